@@ -1,0 +1,19 @@
+"""rnnfast: recurrent networks that train fast on a CPU, every compiled layer checked.
+
+Layers and losses have the interface of the textbook "Deep Learning from Scratch 2"; every public
+name can be imported from here. `rnnfast.reference` has the same layers in NumPy alone.
+"""
+
+from ._version import __version__
+from .info import build_info
+from .layers import LSTM, RNN, TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
+from .losses import TimeSoftmaxWithLoss
+from .models import Rnnlm, SimpleRnnlm
+from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop, clip_grads
+from .runs import Run, Settings
+from .sampling import generate
+from .text import Vocabulary, builtin_corpus, lanes, load_text, split_by_position, unigram_entropy
+from .threads import get_num_threads, set_num_threads
+from .trainer import Trainer, evaluate
+
+from . import reference  # isort: skip  (it is made of the layers above)

@@ -1,0 +1,6 @@
+"""`python -m rnnfast` is the command `rnnfast`."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,77 @@
+"""Checks of arguments. A message says the argument, what was expected, what came, what to do."""
+
+import numpy as np
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def _shape_text(shape):
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def check_shape(name, array, shape, hint=""):
+    """Raise ValueError unless `array` has `shape`, in which a string stands for any size >= 1."""
+    fits = array.ndim == len(shape) and all(
+        got >= 1 if isinstance(want, str) else got == want
+        for got, want in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        empty = " (sizes must be at least 1)" if 0 in array.shape else ""
+        raise ValueError(
+            f"{name}: expected an array of shape {_shape_text(shape)}, "
+            f"got {_shape_text(array.shape)}{empty}{hint and '; ' + hint}"
+        )
+
+
+def as_weights(**arrays):
+    """The arrays themselves (lists are converted), which must share one dtype of `FLOATS`."""
+    weights = {name: np.asarray(array) for name, array in arrays.items()}
+    (first, dtype) = next((name, array.dtype) for name, array in weights.items())
+    for name, array in weights.items():
+        if array.dtype not in FLOATS:
+            raise TypeError(
+                f"{name}: expected dtype float32 or float64, got {array.dtype}; "
+                f"convert it with {name}.astype(numpy.float32)"
+            )
+        if array.dtype != dtype:
+            raise TypeError(
+                f"{name}: expected {dtype} as {first} has, got {array.dtype}; "
+                "give all weights of a layer one dtype"
+            )
+    return tuple(weights.values())
+
+
+def as_floats(name, array, dtype, shape, hint=""):
+    """`array` as an array of `dtype` (the same object where it is one already) and of `shape`."""
+    array = np.asarray(array)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"{name}: expected an array of real numbers, got dtype {array.dtype}; "
+            f"convert it with numpy.asarray({name}, dtype={dtype})"
+        )
+    check_shape(name, array, shape, hint)
+    return array.astype(dtype, copy=False)
+
+
+def as_ids(name, ids, vocab_size, shape, ignore_label=None):
+    """Token ids as a C-contiguous int64 array, each in 0..vocab_size-1 or `ignore_label`."""
+    ids = np.asarray(ids)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(
+            f"{name}: expected token ids of an integer dtype, got {ids.dtype}; "
+            f"convert whole numbers with {name}.astype(numpy.int64)"
+        )
+    check_shape(name, ids, shape)
+    # a uint64 above the int64 range turns negative here, and is caught as such
+    converted = np.ascontiguousarray(ids, np.int64)
+    wrong = (converted < 0) | (converted >= vocab_size)
+    if ignore_label is not None:
+        wrong &= converted != ignore_label
+    if wrong.any():
+        where = tuple(int(index) for index in np.argwhere(wrong)[0])
+        besides = "" if ignore_label is None else f" or the ignored label {ignore_label}"
+        raise ValueError(
+            f"{name}: expected token ids in 0..{vocab_size - 1}{besides}, "
+            f"got {ids[where]} at position {where}; check the vocabulary the ids come from"
+        )
+    return converted

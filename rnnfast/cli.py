@@ -1,0 +1,308 @@
+"""The command `rnnfast`: train, eval, sample, info, selfcheck."""
+
+import argparse
+import math
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ._version import __version__
+from .errors import InputError, TrainingDiverged, TrainingInterrupted
+from .info import build_info
+from .plot import plot_history
+from .progress import Progress
+from .runs import MODELS, OPTIMIZERS, Run, Settings, holds_run, read_text
+from .sampling import generate
+from .selfcheck import TOLERANCES, compare
+from .text import END_OF_LINE, UNKNOWN, checksum, split_by_position, unigram_entropy
+from .threads import default_num_threads, set_num_threads
+from .trainer import evaluate, perplexity
+
+DEFAULT_FOLDER = "rnnfast-run"
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def main(argv=None):
+    """Run one command; returns its exit code. `argv` is without the program's name."""
+    arguments = _parser().parse_args(argv)
+    try:
+        set_num_threads(getattr(arguments, "threads", None) or default_num_threads())
+        return arguments.command(arguments)
+    except (InputError, TrainingDiverged) as error:
+        print(f"rnnfast: error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("rnnfast: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="rnnfast",
+        description="Train recurrent language models on a CPU, and use them.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rnnfast {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, function, help_text):
+        sub = commands.add_parser(name, help=help_text, description=help_text)
+        sub.set_defaults(command=function)
+        return sub
+
+    train = command("train", _train, "Train a language model on a text.")
+    # None where an option was not given: a resumed run keeps its own settings
+    option = train.add_argument
+    option("--text", metavar="FILE", help="UTF-8 text (default: the help texts of Python's pydoc)")
+    option("--level", choices=["char", "word"], help="what a token is (default: char)")
+    option("--cell", choices=list(MODELS), help="kind of recurrent layer (default: lstm)")
+    for name, meaning in (
+        ("hidden", "hidden size"),
+        ("embedding", "embedding size"),
+        ("layers", "recurrent layers"),
+        ("batch", "parallel lanes of text"),
+        ("time", "time steps of a block, through which gradients flow"),
+        ("epochs", "passes over the training part"),
+    ):
+        default = getattr(Settings, name)
+        option(f"--{name}", type=_count, metavar="N", help=f"{meaning} (default: {default})")
+    option("--lr", type=_above_zero, metavar="X", help="learning rate (default: by the optimizer)")
+    option("--optimizer", choices=list(OPTIMIZERS), help="how weights are updated (default: adam)")
+    option("--seed", type=_seed, metavar="N", help="of the random numbers (default: 0)")
+    option("--threads", type=_count, metavar="N", help="CPU threads (default: all usable)")
+    option("--out", metavar="DIR", help=f"run folder (default: {DEFAULT_FOLDER}, or a free number)")
+    option("--resume", action="store_true", help="carry on with the run in --out")
+
+    evaluation = command("eval", _eval, "Loss of a trained model on its own text or another.")
+    evaluation.add_argument("run", metavar="RUN", help="run folder")
+    evaluation.add_argument("--text", metavar="FILE", help="UTF-8 text (default: the run's own)")
+
+    sample = command("sample", _sample, "Let a trained model write.")
+    option = sample.add_argument
+    option("run", metavar="RUN", help="run folder")
+    option("--length", type=_count, default=500, metavar="N", help="tokens (default: 500)")
+    option("--prime", metavar="TEXT", help="beginning to continue (default: a new line)")
+    option("--temperature", type=_not_negative, default=0.8, metavar="X",
+           help="below 1 plays safe, 0 takes the likeliest (default: 0.8)")  # fmt: skip
+    option("--seed", type=_seed, metavar="N", help="for the same text again (default: random)")
+
+    command("info", _info, "What is installed and in use here.")
+    command("selfcheck", _selfcheck, "Compare every compiled kernel with its NumPy twin.")
+    return parser
+
+
+def _number(convert, fits, expected):
+    def parse(text):
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return value
+
+    return parse
+
+
+_count = _number(int, lambda n: n >= 1, "a whole number of at least 1")
+_seed = _number(int, lambda n: n >= 0, "a whole number of at least 0")
+_above_zero = _number(float, lambda x: 0 < x < math.inf, "a finite number above 0")
+_not_negative = _number(float, lambda x: 0 <= x < math.inf, "a finite number of at least 0")
+
+SETTINGS = tuple(Settings.__dataclass_fields__)
+
+
+def _train(arguments):
+    given = {name: getattr(arguments, name) for name in SETTINGS}
+    given = {name: value for name, value in given.items() if value is not None}
+    if arguments.resume:
+        run = _resumed(arguments, given)
+    else:
+        if "text" in given:
+            given["text"] = str(Path(given["text"]).absolute())
+        run = Run.start(arguments.out or _free_folder(), Settings(**given))
+    _describe(run)
+    if run.trainer.epoch >= run.settings.epochs:
+        print(f"all {run.settings.epochs} epochs are done; --epochs with a larger number adds some")
+    _fit(run)
+    best = Run.load(run.folder)
+    test_loss = evaluate(best.model, run.corpus.test) if len(run.corpus.test) > 1 else math.nan
+    print(f"validation, best epoch: {_loss_text(run.trainer.best_loss, run)}")
+    print(f"test, same weights:     {_loss_text(test_loss, run)}")
+    _plot(run)
+    print(f"run saved in {run.folder}: `rnnfast sample {run.folder}` writes more of this:\n")
+    print(_sampled(best, length=500, temperature=0.8, rng=best.rng))
+    return 0
+
+
+def _free_folder():
+    """rnnfast-run, or the first of rnnfast-run-2, -3 ... that holds no run."""
+    number = 1
+    while holds_run(folder := _numbered_folder(number)):
+        number += 1
+    return folder
+
+
+def _numbered_folder(number):
+    return Path(DEFAULT_FOLDER if number == 1 else f"{DEFAULT_FOLDER}-{number}")
+
+
+def _resumed(arguments, given):
+    folder = arguments.out
+    if folder is None:  # the one that was started last
+        number = 1
+        while holds_run(_numbered_folder(number + 1)):
+            number += 1
+        folder = _numbered_folder(number)
+    epochs = given.pop("epochs", None)
+    if given:
+        options = ", ".join(f"--{name}" for name in given)
+        raise InputError(
+            f"{options}: a resumed run keeps its settings, only --epochs and --threads may change; "
+            "leave these options out, or start a new run"
+        )
+    return Run.resume(folder, epochs)
+
+
+def _describe(run):
+    corpus, settings, vocabulary = run.corpus, run.settings, run.vocabulary
+    unit = _unit(vocabulary)
+    ids = np.concatenate((corpus.train, corpus.valid, corpus.test))
+    parameters = sum(W.size for W in run.model.params)
+    print(f"text: {corpus.name}, {len(corpus.text):,} characters, "
+          f"sha256 {checksum(corpus.text)[:16]}")  # fmt: skip
+    print(f"vocabulary: {len(vocabulary):,} {unit}s; training part {len(corpus.train):,}, "
+          f"validation {len(corpus.valid):,}, test {len(corpus.test):,}")  # fmt: skip
+    print(f"without context (unigram entropy): {_loss_text(unigram_entropy(ids), run)}")
+    print(f"model: {settings.cell}, embedding {settings.embedding}, hidden {settings.hidden}, "
+          f"layers {settings.layers}: {parameters:,} parameters; {settings.optimizer}, "
+          f"lr {settings.lr:g}, {settings.batch} lanes x {settings.time} steps")  # fmt: skip
+    print(f"run folder: {run.folder}", flush=True)
+
+
+def _fit(run):
+    """Train to the end, saving after every epoch; Ctrl-C finishes the step, saves and raises."""
+    trainer, epochs = run.trainer, run.settings.epochs
+    stops = []
+
+    def ask_to_stop(*_):
+        stops.append(True)
+        signal.signal(signal.SIGINT, previous)  # who presses it twice does not want to wait
+
+    def after_epoch(record, improved):
+        run.save(best=improved)
+        progress.line(
+            f"epoch {trainer.epoch}/{epochs}: training {record.train_loss:.4f}, "
+            f"validation {_loss_text(record.valid_loss, run)}, "
+            f"lr {record.lr:g}, {record.tokens_per_second:,.0f} tokens/s"
+        )
+
+    per_epoch = trainer.tokens_per_epoch
+    done = int(per_epoch * (trainer.epoch + trainer.block / len(trainer.blocks)))
+    previous = signal.signal(signal.SIGINT, ask_to_stop)
+    try:
+        with Progress(per_epoch * epochs, done) as progress:
+            trainer.fit(
+                epochs,
+                on_step=progress.advance,
+                on_epoch=after_epoch,
+                stop=lambda: bool(stops),
+            )
+    except TrainingInterrupted:
+        run.save()
+        print(f"rnnfast: stopped after step {trainer.step} and saved; "
+              f"`rnnfast train --resume --out {run.folder}` carries on", file=sys.stderr)  # fmt: skip
+        raise KeyboardInterrupt from None
+    except TrainingDiverged as error:
+        raise TrainingDiverged(f"{error}; {run.folder} keeps what was saved last") from None
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _plot(run):
+    path = run.folder / "loss.png"
+    try:
+        plot_history(path, run.trainer.history, _unit(run.vocabulary))
+        print(f"plot: {path}")
+    except ImportError:
+        print("plot: none, since matplotlib is not installed (`pip install matplotlib`)")
+
+
+def _eval(arguments):
+    run = Run.load(arguments.run)
+    if arguments.text:
+        _, text = read_text(Settings(text=arguments.text))
+        parts = {arguments.text: run.vocabulary.encode(text)}
+    else:
+        name, text = read_text(run.settings)
+        _, valid, test = split_by_position(run.vocabulary.encode(text))
+        parts = {f"{name}, validation part": valid, f"{name}, test part": test}
+    for name, ids in parts.items():
+        if len(ids) < 2:
+            raise InputError(f"{name} has {len(ids)} tokens, but needs at least 2")
+        print(f"{name}, {len(ids):,} tokens: {_loss_text(evaluate(run.model, ids), run)}")
+    return 0
+
+
+def _sample(arguments):
+    run = Run.load(arguments.run)
+    print(
+        _sampled(
+            run,
+            length=arguments.length,
+            temperature=arguments.temperature,
+            rng=np.random.default_rng(arguments.seed),
+            prime=arguments.prime,
+        )
+    )
+    return 0
+
+
+def _sampled(run, *, length, temperature, rng, prime=None):
+    """Text that the model writes, after `prime` if there is one."""
+    vocabulary = run.vocabulary
+    start = vocabulary.id_of("\n", vocabulary.id_of(END_OF_LINE, 0))
+    given = vocabulary.encode(prime or "")
+    unknown = vocabulary.id_of(UNKNOWN) if vocabulary.level == "word" else None
+    ids = generate(
+        run.model,
+        given if len(given) else [start],
+        length,
+        temperature=temperature,
+        skip_ids=[] if unknown is None else [unknown],
+        rng=rng,
+    )
+    return vocabulary.decode([*given, *ids])
+
+
+def _info(_):
+    for name, value in build_info().items():
+        print(f"{name:14} {value}")
+    return 0
+
+
+def _selfcheck(_):
+    print("largest difference from the NumPy twin, relative to the largest value\n")
+    failed = False
+    for dtype, tolerance in TOLERANCES.items():
+        for name, difference in compare(dtype).items():
+            good = difference <= tolerance
+            failed |= not good
+            print(f"{name:22} {dtype}  {difference:8.1e}  {'ok' if good else 'WRONG'}")
+    if failed:
+        raise InputError("a kernel disagrees with its twin: do not train with this build")
+    return 0
+
+
+def _unit(vocabulary):
+    return {"char": "character", "word": "word"}[vocabulary.level]
+
+
+def _loss_text(loss, run):
+    return (
+        f"{loss:.4f} nats (perplexity {perplexity(loss):.3f}, "
+        f"{loss / math.log(2):.4f} bits per {_unit(run.vocabulary)})"
+    )

@@ -1,0 +1,13 @@
+"""Errors whose message is written for whoever runs a training, not for whoever calls a layer."""
+
+
+class InputError(ValueError):
+    """A text, a run folder or a setting that cannot be used; the message says what to do."""
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss or its gradient is no longer finite; the weights are those before that step."""
+
+
+class TrainingInterrupted(Exception):
+    """Somebody asked to stop; the step at hand was finished and everything is saved."""

@@ -1,0 +1,26 @@
+"""What is installed here, and what of it is in use."""
+
+import os
+import platform
+
+import numpy as np
+
+from . import kernels
+from ._version import __version__
+from .threads import available_cpus, get_num_threads
+
+
+def build_info():
+    """Versions, build and machine, as a dict of printable values."""
+    return {
+        "rnnfast": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "compiler": kernels.build.COMPILER,
+        "bounds checks": "on (debug build)" if kernels.build.BOUNDS_CHECKED else "off",
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cpu level": "baseline",  # kernels are compiled for every processor of this machine's kind
+        "openmp": "no: the recurrent loops are serial",
+        "cpus": f"{available_cpus()} of {os.cpu_count()}",
+        "threads": get_num_threads(),
+    }

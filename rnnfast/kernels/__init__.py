@@ -1,0 +1,29 @@
+"""The compiled kernels: functions of the same name, arguments and meaning as those of
+`rnnfast.reference.ops`, which documents them. They trust their arguments; the layers check.
+"""
+
+try:
+    from . import build
+    from .embedding import embedding_backward, embedding_forward
+    from .lstm import lstm_backward, lstm_forward
+    from .rnn import rnn_backward, rnn_forward
+    from .softmax_loss import softmax_loss_backward, softmax_loss_forward
+except ImportError as error:
+    raise ImportError(
+        f"this copy of rnnfast ({__path__[0]}) has no usable compiled modules: {error}. "
+        "Build it with `pip install .` in the folder that holds setup.py, or in place with "
+        "`pip install -e .`; if rnnfast is installed already, start Python from another folder, "
+        "since here the source folder hides the installed package."
+    ) from error
+
+__all__ = [
+    "build",
+    "embedding_backward",
+    "embedding_forward",
+    "lstm_backward",
+    "lstm_forward",
+    "rnn_backward",
+    "rnn_forward",
+    "softmax_loss_backward",
+    "softmax_loss_forward",
+]

@@ -1,0 +1,367 @@
+"""Layers with the interface of the textbook "Deep Learning from Scratch 2".
+
+Every layer has `params` and `grads`, lists of arrays that keep their identity: `backward`
+overwrites `grads` in place, and `params[i][...]` may be changed at any time. The dtype of the
+weights, float32 or float64, is the dtype of the layer: inputs are converted to it, outputs have it.
+Arrays may have any strides. Everything that the textbook does not have is keyword-only; `ops` is
+where a layer takes its arithmetic from: the compiled `rnnfast.kernels`, or `rnnfast.reference.ops`,
+which is the same in NumPy.
+
+Letters in shapes: N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
+"""
+
+import numpy as np
+
+from . import kernels
+from ._checks import as_floats, as_ids, as_weights, check_shape
+
+
+class _Layer:
+    """`params`, `grads`, and what `backward` needs of the last `forward`."""
+
+    def __init__(self, ops=kernels, **weights):
+        self.ops = ops
+        self._names = tuple(weights)
+        self.params = list(as_weights(**weights))
+        self.grads = [np.zeros_like(W, subok=False) for W in self.params]
+        self._cache = None
+        self._checked_params()
+
+    @property
+    def dtype(self):
+        """Dtype of the weights, and so of everything that the layer returns."""
+        return self.params[0].dtype
+
+    def _shapes(self):
+        """Shapes that the weights must have, in the order of `params`, from their own sizes."""
+        raise NotImplementedError
+
+    def _checked_params(self):
+        """`params`, whose entries somebody may have replaced since they were last looked at."""
+        weights = as_weights(**dict(zip(self._names, self.params, strict=True)))
+        for name, W, shape in zip(self._names, weights, self._shapes(), strict=True):
+            check_shape(name, W, shape)
+        return weights
+
+    def _require_cache(self):
+        if self._cache is None:
+            raise RuntimeError(
+                f"{type(self).__name__}.backward: expected a forward call before it, got none; "
+                "call forward first"
+            )
+        return self._cache
+
+
+class _Recurrent(_Layer):
+    """Weights Wx (D, G*H), Wh (H, G*H), b (G*H,) of a cell with G gates."""
+
+    gates = 1
+
+    def __init__(self, Wx, Wh, b, ops=kernels):
+        super().__init__(ops, Wx=Wx, Wh=Wh, b=b)
+
+    @property
+    def hidden_size(self):
+        return self.params[1].shape[0]
+
+    def _shapes(self):
+        columns = self.gates * self.params[1].shape[0] if self.params[1].ndim else "G*H"
+        return ("D", columns), ("H", columns), (columns,)
+
+    def _start_forward(self, xs, name, shape, **states):
+        """Checked input and weights, and the initial states, zeros where they are None."""
+        weights = self._checked_params()
+        xs = as_floats(name, xs, self.dtype, (*shape, weights[0].shape[0]))
+        hint = "reset_state() or set_state() fits the state to a batch of another size"
+        return xs, weights, self._checked_states(len(xs), states, hint)
+
+    def _start_backward(self, dhs, name, **states):
+        """Checked gradient, what forward kept, Wx and Wh, and the gradients of the last states."""
+        cache = self._require_cache()
+        shape = self._output_shape
+        Wx, Wh, _ = self._checked_params()
+        hint = "the gradient has the shape of what forward returned last"
+        dhs = as_floats(name, dhs, self.dtype, (*shape, self.hidden_size), hint)
+        return dhs, cache, (Wx, Wh), self._checked_states(shape[0], states, hint)
+
+    def _given_state(self, name, state):
+        """A copy of a state that a caller sets, so that changing the original has no effect."""
+        if state is None:
+            return None
+        return as_floats(name, state, self.dtype, ("N", self.hidden_size)).copy()
+
+    def _checked_states(self, rows, states, hint):
+        shape = (rows, self.hidden_size)
+        return [
+            np.zeros(shape, self.dtype)
+            if state is None
+            else as_floats(name, state, self.dtype, shape, hint)
+            for name, state in states.items()
+        ]
+
+
+class RNN(_Recurrent):
+    """One step of a plain recurrent layer: h = tanh(x Wx + h_prev Wh + b).
+
+    Parameters
+    ----------
+    Wx, Wh, b : arrays of shapes (D, H), (H, H), (H,), float32 or float64
+    ops : module with the arithmetic, keyword-only
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a dtype or a shape does not fit; here and in `forward` and `backward`.
+    """
+
+    def __init__(self, Wx, Wh, b, *, ops=kernels):
+        super().__init__(Wx, Wh, b, ops)
+
+    def forward(self, x, h_prev):
+        """x (N, D), h_prev (N, H) -> h (N, H)."""
+        x, weights, (h_prev,) = self._start_forward(x, "x", ("N",), h_prev=h_prev)
+        _, h, self._cache = self.ops.rnn_forward(x[:, None], *weights, h_prev)
+        self._output_shape = (len(x),)
+        return h
+
+    def backward(self, dh_next):
+        """Gradient of h (N, H) -> gradients of x (N, D) and of h_prev (N, H); fills `grads`."""
+        dhs, cache, weights, (dh,) = self._start_backward(dh_next, "dh_next", dh=None)
+        dxs, dh_prev = self.ops.rnn_backward(dhs[:, None], dh, cache, *weights, *self.grads)
+        return dxs[:, 0], dh_prev
+
+
+class LSTM(_Recurrent):
+    """One step of an LSTM. The columns of a = x Wx + h_prev Wh + b are the gates f, g, i, o:
+
+    c = sigmoid(a_f) c_prev + tanh(a_g) sigmoid(a_i);  h = sigmoid(a_o) tanh(c)
+
+    Parameters
+    ----------
+    Wx, Wh, b : arrays of shapes (D, 4H), (H, 4H), (4H,), float32 or float64
+    ops : module with the arithmetic, keyword-only
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a dtype or a shape does not fit; here and in `forward` and `backward`.
+    """
+
+    gates = 4
+
+    def __init__(self, Wx, Wh, b, *, ops=kernels):
+        super().__init__(Wx, Wh, b, ops)
+
+    def forward(self, x, h_prev, c_prev):
+        """x (N, D), h_prev and c_prev (N, H) -> h, c, both (N, H)."""
+        x, weights, states = self._start_forward(x, "x", ("N",), h_prev=h_prev, c_prev=c_prev)
+        _, h, c, self._cache = self.ops.lstm_forward(x[:, None], *weights, *states)
+        self._output_shape = (len(x),)
+        return h, c
+
+    def backward(self, dh_next, dc_next):
+        """Gradients of h and c, (N, H) -> those of x (N, D), h_prev and c_prev; fills `grads`."""
+        dhs, cache, weights, (dh, dc) = self._start_backward(
+            dh_next, "dh_next", dh=None, dc_next=dc_next
+        )
+        dxs, dh_prev, dc_prev = self.ops.lstm_backward(
+            dhs[:, None], dh, dc, cache, *weights, *self.grads
+        )
+        return dxs[:, 0], dh_prev, dc_prev
+
+
+class TimeRNN(_Recurrent):
+    """A plain recurrent layer over a block of T steps: h_t = tanh(x_t Wx + h_{t-1} Wh + b).
+
+    Parameters
+    ----------
+    Wx, Wh, b : arrays of shapes (D, H), (H, H), (H,), float32 or float64
+    stateful : bool
+        Whether a block starts from the last state of the block before (truncated BPTT) or from
+        zeros. Gradients never flow from one block into another.
+    ops : module with the arithmetic, keyword-only
+
+    Attributes
+    ----------
+    h : last state (N, H) of the last forward, or None
+    dh : gradient (N, H) of the initial state, from the last backward, or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a dtype or a shape does not fit, a carried state of another batch size included;
+        here and in `forward`, `backward` and `set_state`. Nothing has changed then.
+    """
+
+    def __init__(self, Wx, Wh, b, stateful=False, *, ops=kernels):
+        super().__init__(Wx, Wh, b, ops)
+        self.stateful = stateful
+        self.h = self.dh = None
+
+    def forward(self, xs):
+        """xs (N, T, D) -> hs (N, T, H)."""
+        carried = self.h if self.stateful else None
+        xs, weights, (h,) = self._start_forward(xs, "xs", ("N", "T"), h=carried)
+        hs, self.h, self._cache = self.ops.rnn_forward(xs, *weights, h)
+        self._output_shape = xs.shape[:2]
+        return hs
+
+    def backward(self, dhs, *, dh=None):
+        """Gradient of hs (N, T, H) -> gradient of xs (N, T, D); fills `grads` and sets `dh`.
+
+        dh (N, H): gradient that arrives at the last state besides (zero if None).
+        """
+        dhs, cache, weights, (dh,) = self._start_backward(dhs, "dhs", dh=dh)
+        dxs, self.dh = self.ops.rnn_backward(dhs, dh, cache, *weights, *self.grads)
+        return dxs
+
+    def set_state(self, h):
+        """Let the next block start from h (N, H) if the layer is stateful; None is zeros."""
+        self.h = self._given_state("h", h)
+
+    def get_state(self):
+        """The arguments that bring `set_state` back here."""
+        return (self.h,)
+
+    def reset_state(self):
+        """Let the next block start from zeros."""
+        self.h = None
+
+
+class TimeLSTM(_Recurrent):
+    """An LSTM layer over a block of T steps; gate columns f, g, i, o (see `LSTM`).
+
+    Parameters
+    ----------
+    Wx, Wh, b : arrays of shapes (D, 4H), (H, 4H), (4H,), float32 or float64
+    stateful : bool
+        Whether a block starts from the last state and cell of the block before (truncated BPTT)
+        or from zeros. Gradients never flow from one block into another.
+    ops : module with the arithmetic, keyword-only
+
+    Attributes
+    ----------
+    h, c : last state and cell (N, H) of the last forward, or None
+    dh, dc : gradients (N, H) of the initial state and cell, from the last backward, or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a dtype or a shape does not fit, a carried state of another batch size included;
+        here and in `forward`, `backward` and `set_state`. Nothing has changed then.
+    """
+
+    gates = 4
+
+    def __init__(self, Wx, Wh, b, stateful=False, *, ops=kernels):
+        super().__init__(Wx, Wh, b, ops)
+        self.stateful = stateful
+        self.h = self.c = self.dh = self.dc = None
+
+    def forward(self, xs):
+        """xs (N, T, D) -> hs (N, T, H)."""
+        h, c = (self.h, self.c) if self.stateful else (None, None)
+        xs, weights, states = self._start_forward(xs, "xs", ("N", "T"), h=h, c=c)
+        hs, self.h, self.c, self._cache = self.ops.lstm_forward(xs, *weights, *states)
+        self._output_shape = xs.shape[:2]
+        return hs
+
+    def backward(self, dhs, *, dh=None, dc=None):
+        """Gradient of hs (N, T, H) -> gradient of xs (N, T, D); fills `grads`, sets `dh`, `dc`.
+
+        dh, dc (N, H): gradients that arrive at the last state and cell besides (zero if None).
+        """
+        dhs, cache, weights, states = self._start_backward(dhs, "dhs", dh=dh, dc=dc)
+        dxs, self.dh, self.dc = self.ops.lstm_backward(
+            dhs, *states, cache, *weights, *self.grads
+        )
+        return dxs
+
+    def set_state(self, h, c=None):
+        """Let the next block start from h and c, (N, H), if the layer is stateful; None is zeros."""
+        self.h, self.c = self._given_state("h", h), self._given_state("c", c)
+
+    def get_state(self):
+        """The arguments that bring `set_state` back here."""
+        return self.h, self.c
+
+    def reset_state(self):
+        """Let the next block start from zeros."""
+        self.h = self.c = None
+
+
+class TimeEmbedding(_Layer):
+    """Rows of the table W by token id.
+
+    Parameters
+    ----------
+    W : array (V, D), float32 or float64
+    ops : module with the arithmetic, keyword-only
+
+    Raises
+    ------
+    TypeError
+        For ids that are not integers.
+    ValueError
+        For an id outside 0..V-1, with its position.
+    """
+
+    def __init__(self, W, *, ops=kernels):
+        super().__init__(ops, W=W)
+
+    def _shapes(self):
+        return (("V", "D"),)
+
+    def forward(self, xs):
+        """Ids xs (N, T) -> vectors (N, T, D)."""
+        (W,) = self._checked_params()
+        ids = as_ids("xs", xs, len(W), ("N", "T"))
+        # a copy, where the ids are the caller's own array: backward needs them unchanged
+        self._cache = ids.copy() if np.shares_memory(ids, xs) else ids
+        return self.ops.embedding_forward(W, ids)
+
+    def backward(self, dout):
+        """Gradient (N, T, D) of the vectors -> None, since ids have none; fills `grads`."""
+        ids = self._require_cache()
+        (W,) = self._checked_params()
+        dout = as_floats("dout", dout, self.dtype, (*ids.shape, W.shape[1]))
+        self.ops.embedding_backward(dout, ids, self.grads[0])
+
+
+class TimeAffine(_Layer):
+    """x W + b at every position.
+
+    Parameters
+    ----------
+    W : array (D, M), float32 or float64; may be the transpose of an embedding's table, whose
+        memory it then shares (`grads` does not: whoever ties the weights adds the two gradients,
+        as the models of this package do)
+    b : array (M,)
+    """
+
+    def __init__(self, W, b):
+        super().__init__(W=W, b=b)
+
+    def _shapes(self):
+        columns = self.params[0].shape[-1] if self.params[0].ndim else "M"
+        return ("D", columns), (columns,)
+
+    def forward(self, x):
+        """x (N, T, D) -> (N, T, M)."""
+        W, b = self._checked_params()
+        x = as_floats("x", x, self.dtype, ("N", "T", len(W)))
+        self._cache = x
+        out = x.reshape(-1, len(W)) @ W
+        out += b
+        return out.reshape(*x.shape[:2], -1)
+
+    def backward(self, dout):
+        """Gradient (N, T, M) of the output -> gradient of x (N, T, D); fills `grads`."""
+        x = self._require_cache()
+        W, _ = self._checked_params()
+        D, M = W.shape
+        dout = as_floats("dout", dout, self.dtype, (*x.shape[:2], M)).reshape(-1, M)
+        dW, db = self.grads
+        np.matmul(x.reshape(-1, D).T, dout, out=dW)
+        dout.sum(axis=0, out=db)
+        return (dout @ W.T).reshape(x.shape)

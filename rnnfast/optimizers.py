@@ -1,0 +1,144 @@
+"""Optimizers with the textbook's interface: `update(params, grads)` changes the params in place.
+
+State is made at the first update, one entry for each parameter, in the order of the list; hand the
+same list to every call. `state` is what a checkpoint must keep besides `lr`.
+"""
+
+import numpy as np
+
+
+class _Optimizer:
+    """`slots` is how many arrays an optimizer keeps for each parameter."""
+
+    slots = 0
+
+    def __init__(self, lr):
+        self.lr = _above_zero("lr", lr)
+        self.steps = 0
+        self.state = []
+
+    def update(self, params, grads):
+        """Take one step; params and grads are lists of arrays of matching shapes."""
+        if len(params) != len(grads):
+            raise ValueError(f"grads: expected {len(params)} arrays as in params, got {len(grads)}")
+        for k, (W, dW) in enumerate(zip(params, grads, strict=True)):
+            if W.shape != dW.shape:
+                raise ValueError(f"grads[{k}]: expected shape {W.shape}, got {dW.shape}")
+        if not self.steps:
+            self.state = [tuple(np.zeros_like(W) for _ in range(self.slots)) for W in params]
+        elif len(self.state) != len(params):
+            raise ValueError(
+                f"params: expected the {len(self.state)} arrays of the first update, "
+                f"got {len(params)}; use one optimizer for each list of params"
+            )
+        self.steps += 1
+        for W, dW, slots in zip(params, grads, self.state, strict=True):
+            self._step(W, dW, *slots)
+
+    def _step(self, W, dW, *slots):
+        raise NotImplementedError
+
+
+class SGD(_Optimizer):
+    """W -= lr dW"""
+
+    def __init__(self, lr=0.01):
+        super().__init__(lr)
+
+    def _step(self, W, dW):
+        W -= self.lr * dW
+
+
+class Momentum(_Optimizer):
+    """v = momentum v - lr dW;  W += v"""
+
+    slots = 1
+
+    def __init__(self, lr=0.01, momentum=0.9):
+        super().__init__(lr)
+        self.momentum = _fraction("momentum", momentum)
+
+    def _step(self, W, dW, v):
+        v *= self.momentum
+        v -= self.lr * dW
+        W += v
+
+
+class AdaGrad(_Optimizer):
+    """h += dW^2;  W -= lr dW / (sqrt(h) + 1e-7)   (Duchi et al. 2011)"""
+
+    slots = 1
+
+    def __init__(self, lr=0.01):
+        super().__init__(lr)
+
+    def _step(self, W, dW, h):
+        h += dW * dW
+        W -= self.lr * dW / (np.sqrt(h) + 1e-7)
+
+
+class RMSprop(_Optimizer):
+    """h = decay_rate h + (1 - decay_rate) dW^2;  W -= lr dW / (sqrt(h) + 1e-7)
+
+    (Tieleman and Hinton 2012)
+    """
+
+    slots = 1
+
+    def __init__(self, lr=0.01, decay_rate=0.99):
+        super().__init__(lr)
+        self.decay_rate = _fraction("decay_rate", decay_rate)
+
+    def _step(self, W, dW, h):
+        h *= self.decay_rate
+        h += (1 - self.decay_rate) * dW * dW
+        W -= self.lr * dW / (np.sqrt(h) + 1e-7)
+
+
+class Adam(_Optimizer):
+    """m += (1 - beta1) (dW - m);  v += (1 - beta2) (dW^2 - v);  W -= lr_t m / (sqrt(v) + 1e-7)
+
+    with lr_t = lr sqrt(1 - beta2^t) / (1 - beta1^t) at step t (Kingma and Ba 2015, section 2).
+    """
+
+    slots = 2
+
+    def __init__(self, lr=0.001, beta1=0.9, beta2=0.999):
+        super().__init__(lr)
+        self.beta1 = _fraction("beta1", beta1)
+        self.beta2 = _fraction("beta2", beta2)
+
+    def _step(self, W, dW, m, v):
+        t = self.steps
+        lr_t = self.lr * np.sqrt(1 - self.beta2**t) / (1 - self.beta1**t)
+        m += (1 - self.beta1) * (dW - m)
+        v += (1 - self.beta2) * (dW * dW - v)
+        W -= W.dtype.type(lr_t) * m / (np.sqrt(v) + 1e-7)
+
+
+def clip_grads(grads, max_norm):
+    """Scale all grads in place so that their common L2 norm is at most `max_norm`.
+
+    Returns the norm before clipping, a float. The scale is max_norm / (norm + 1e-6) where that is
+    below 1, as in the textbook (Pascanu et al. 2013). A norm that is not finite changes nothing:
+    look at what is returned.
+    """
+    max_norm = _above_zero("max_norm", max_norm)
+    norm = float(np.sqrt(sum(np.sum(np.square(dW, dtype=np.float64)) for dW in grads)))
+    rate = max_norm / (norm + 1e-6)
+    if np.isfinite(norm) and rate < 1:
+        for dW in grads:
+            dW *= rate
+    return norm
+
+
+def _above_zero(name, value):
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
+    return float(value)
+
+
+def _fraction(name, value):
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}: expected a number in 0 <= {name} < 1, got {value!r}")
+    return float(value)

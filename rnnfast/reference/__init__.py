@@ -1,0 +1,48 @@
+"""The NumPy twin of every layer and loss: same names, same signatures, no compiled code at work.
+
+Use it to check the compiled layers, or to read what they compute: the formulas are in
+`rnnfast.reference.ops`, step by step.
+
+>>> import numpy as np, rnnfast
+>>> rng = np.random.default_rng(0)
+>>> weights = rng.normal(size=(3, 8)), rng.normal(size=(2, 8)), np.zeros(8)
+>>> xs = rng.normal(size=(4, 5, 3))
+>>> fast, slow = rnnfast.TimeLSTM(*weights), rnnfast.reference.TimeLSTM(*weights)
+>>> bool(np.allclose(fast.forward(xs), slow.forward(xs), rtol=1e-12, atol=0))
+True
+"""
+
+from .. import layers, losses
+from . import ops
+
+
+def _twin(layer):
+    """The class `layer`, whose objects compute with NumPy unless told otherwise."""
+
+    def __init__(self, *args, **options):
+        layer.__init__(self, *args, **{"ops": ops} | options)
+
+    __init__.__wrapped__ = layer.__init__
+    doc = f"`rnnfast.{layer.__name__}` in NumPy alone.\n\n{layer.__doc__}"
+    body = {"__init__": __init__, "__doc__": doc, "__module__": __name__}
+    return type(layer.__name__, (layer,), body)
+
+
+RNN = _twin(layers.RNN)
+LSTM = _twin(layers.LSTM)
+TimeRNN = _twin(layers.TimeRNN)
+TimeLSTM = _twin(layers.TimeLSTM)
+TimeEmbedding = _twin(layers.TimeEmbedding)
+TimeAffine = layers.TimeAffine  # NumPy already
+TimeSoftmaxWithLoss = _twin(losses.TimeSoftmaxWithLoss)
+
+__all__ = [
+    "LSTM",
+    "RNN",
+    "TimeAffine",
+    "TimeEmbedding",
+    "TimeLSTM",
+    "TimeRNN",
+    "TimeSoftmaxWithLoss",
+    "ops",
+]

@@ -1,0 +1,188 @@
+"""A training run as a folder: `last.npz` to resume from, `best.npz` to use, `history.csv`."""
+
+import csv
+import io
+import platform
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from .checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from .errors import InputError
+from .models import Rnnlm, SimpleRnnlm
+from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop
+from .text import Vocabulary, builtin_corpus, checksum, load_text, split_by_position
+from .trainer import Record, Trainer, restore_params
+
+MODELS = {"rnn": SimpleRnnlm, "lstm": Rnnlm}
+OPTIMIZERS = {"sgd": SGD, "momentum": Momentum, "adagrad": AdaGrad, "rmsprop": RMSprop, "adam": Adam}
+LEARNING_RATES = {"sgd": 1.0, "momentum": 0.1, "adagrad": 0.05, "rmsprop": 0.003, "adam": 0.003}
+MAX_WORDS = 10_000
+
+
+@dataclass
+class Settings:
+    """What a run is made of. `text` is a path, or None for the built-in corpus; `lr` None is a
+    learning rate that suits the optimizer; sizes are those of `models` and `Trainer`."""
+
+    text: str | None = None
+    level: str = "char"
+    cell: str = "lstm"
+    hidden: int = 128
+    embedding: int = 64
+    layers: int = 1
+    batch: int = 32
+    time: int = 64
+    epochs: int = 5
+    lr: float | None = None
+    optimizer: str = "adam"
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, choices in (("cell", MODELS), ("optimizer", OPTIMIZERS)):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
+        if self.lr is None:
+            self.lr = LEARNING_RATES[self.optimizer]
+
+
+@dataclass
+class Corpus:
+    """A text, where it came from, and its ids in three parts."""
+
+    name: str
+    text: str
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+
+
+class Run:
+    """A model with its vocabulary, settings and folder; with `trainer` and `corpus` where it is
+    there to be trained, which `load` leaves out.
+
+    Use `Run.start`, `Run.resume` or `Run.load`; each raises InputError where text, settings or
+    folder do not serve, and leaves nothing behind then.
+    """
+
+    def __init__(self, folder, settings, vocabulary, rng):
+        self.folder = Path(folder)
+        self.settings = settings
+        self.vocabulary = vocabulary
+        self.rng = rng
+        self.model = MODELS[settings.cell](
+            len(vocabulary),
+            settings.embedding,
+            settings.hidden,
+            num_layers=settings.layers,
+            rng=rng,
+        )
+        self.trainer = self.corpus = None
+
+    @classmethod
+    def start(cls, folder, settings):
+        """A new run; its folder is made, and holds the untrained model from then on."""
+        folder = Path(folder)
+        if holds_run(folder):
+            raise InputError(
+                f"{folder} already holds a run; continue it with --resume, or give another --out"
+            )
+        name, text = read_text(settings)
+        vocabulary = Vocabulary.from_text(
+            text, settings.level, max_size=MAX_WORDS, min_count=1 if settings.level == "char" else 2
+        )
+        run = cls(folder, settings, vocabulary, np.random.default_rng(settings.seed))
+        run._make_trainer(name, text)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            run.save()
+        except OSError as error:
+            raise InputError(
+                f"run folder {folder} cannot be written: {error.strerror}; give another --out"
+            ) from error
+        return run
+
+    @classmethod
+    def resume(cls, folder, epochs=None):
+        """The run of a folder as it was when it was saved last; `epochs` changes how many."""
+        run, arrays, meta = cls._read(folder, "last.npz")
+        if epochs is not None:
+            run.settings.epochs = epochs
+        name, text = read_text(run.settings)
+        if checksum(text) != meta["sha256"]:
+            raise InputError(
+                f"{name} is not the text that the run in {folder} was started with; "
+                "put that text back, or start a new run"
+            )
+        run._make_trainer(name, text)
+        run.trainer.restore(arrays, meta["position"])
+        return run
+
+    @classmethod
+    def load(cls, folder):
+        """The run of a folder with the weights that validated best, to evaluate and to sample."""
+        best = (Path(folder) / "best.npz").exists()
+        run, arrays, _ = cls._read(folder, "best.npz" if best else "last.npz")
+        restore_params(run.model, arrays)
+        return run
+
+    @classmethod
+    def _read(cls, folder, name):
+        folder = Path(folder)
+        if not holds_run(folder):
+            raise InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
+        arrays, meta = load_checkpoint(folder / name)
+        rng = np.random.default_rng()
+        run = cls(folder, Settings(**meta["settings"]), Vocabulary(**meta["vocabulary"]), rng)
+        rng.bit_generator.state = meta["random_state"]
+        return run, arrays, meta
+
+    def _make_trainer(self, name, text):
+        ids = self.vocabulary.encode(text)
+        self.corpus = Corpus(name, text, *split_by_position(ids))
+        settings = self.settings
+        self.trainer = Trainer(
+            self.model,
+            OPTIMIZERS[settings.optimizer](settings.lr),
+            self.corpus.train,
+            self.corpus.valid,
+            batch_size=settings.batch,
+            time_size=settings.time,
+        )
+
+    def save(self, *, best=False):
+        """Write `last.npz` and the history, and first `best.npz` if these weights are the best."""
+        arrays, position = self.trainer.state()
+        meta = {
+            "settings": asdict(self.settings),
+            "vocabulary": {"tokens": self.vocabulary.tokens, "level": self.vocabulary.level},
+            "sha256": checksum(self.corpus.text),
+            "random_state": self.rng.bit_generator.state,
+        }
+        if best:
+            weights = {name: array for name, array in arrays.items() if name.startswith("param/")}
+            save_checkpoint(self.folder / "best.npz", weights, meta)
+        self._save_history()
+        save_checkpoint(self.folder / "last.npz", arrays, {**meta, "position": position})
+
+    def _save_history(self):
+        lines = io.StringIO()
+        writer = csv.DictWriter(lines, [field.name for field in fields(Record)])
+        writer.writeheader()
+        writer.writerows(asdict(record) for record in self.trainer.history)
+        content = lines.getvalue().encode()
+        write_atomically(self.folder / "history.csv", lambda file: file.write(content))
+
+
+def holds_run(folder):
+    return (Path(folder) / "last.npz").exists()
+
+
+def read_text(settings):
+    """(name, text) of the text that settings ask for."""
+    if settings.text is None:
+        return f"pydoc_data.topics of Python {platform.python_version()}", builtin_corpus()
+    return str(settings.text), load_text(settings.text)

@@ -1,0 +1,61 @@
+"""Every compiled kernel against its NumPy twin, on the machine at hand."""
+
+import numpy as np
+
+from . import kernels
+from .reference import ops as numpy_ops
+
+# Largest difference that rounding explains, relative to the largest value of an array.
+TOLERANCES = {"float32": 2e-5, "float64": 1e-12}
+SHAPES = [(1, 1, 1, 1, 2), (3, 7, 5, 4, 11), (10, 5, 100, 100, 418), (7, 13, 37, 65, 50)]
+
+
+def compare(dtype, ops=kernels):
+    """Largest difference of each kernel from its twin: {name: difference}.
+
+    A difference is relative to the largest value of the array in which it is, and the largest
+    over several shapes (N, T, D, H, V). `dtype` is "float32" or "float64".
+    """
+    worst = {}
+    for shape in SHAPES:
+        ours, twins = (_results(module, dtype, *shape) for module in (ops, numpy_ops))
+        for name in ours:
+            for a, b in zip(ours[name], twins[name], strict=True):
+                difference = np.max(np.abs(a - b)) / max(np.max(np.abs(b)), 1e-30)
+                # np.maximum and not max(), which may lose a NaN
+                worst[name] = float(np.maximum(worst.get(name, 0.0), difference))
+    return worst
+
+
+def _results(ops, dtype, N, T, D, H, V):
+    """What every kernel of `ops` makes of the same random input: {name: arrays}."""
+    rng = np.random.default_rng(N + T + D + H + V)
+    results = {}
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(dtype)
+
+    xs, dhs = normal(N, T, D), normal(N, T, H)
+    for cell, G, n_states in (("rnn", 1, 1), ("lstm", 4, 2)):
+        forward, backward = (getattr(ops, f"{cell}_{way}") for way in ("forward", "backward"))
+        Wx, Wh, b = normal(D, G * H) / D**0.5, normal(H, G * H) / H**0.5, normal(G * H)
+        states = [normal(N, H) for _ in range(n_states)]
+        dstates = [normal(N, H) for _ in range(n_states)]
+        grads = [np.empty_like(W) for W in (Wx, Wh, b)]
+        *outputs, cache = forward(xs, Wx, Wh, b, *states)
+        gradients = backward(dhs, *dstates, cache, Wx, Wh, *grads)
+        results |= {f"{cell}_forward": outputs, f"{cell}_backward": [*gradients, *grads]}
+
+    W, ids = normal(V, D), rng.integers(0, V, (N, T))
+    dW = np.empty_like(W)
+    ops.embedding_backward(xs, ids, dW)
+    results |= {"embedding_forward": [ops.embedding_forward(W, ids)], "embedding_backward": [dW]}
+
+    logits, targets = 5 * normal(N * T, V), rng.integers(-1, V, N * T)
+    loss, count, probs = ops.softmax_loss_forward(logits, targets, -1)
+    dlogits = ops.softmax_loss_backward(probs, targets, -1, 0.5)
+    results |= {
+        "softmax_loss_forward": [np.array([loss, count]), probs],
+        "softmax_loss_backward": [dlogits],
+    }
+    return results

@@ -1,0 +1,51 @@
+"""How many threads matrix products use."""
+
+import math
+import os
+from pathlib import Path
+
+import threadpoolctl
+
+ENVIRONMENT = "RNNFAST_NUM_THREADS"
+
+
+def available_cpus():
+    """CPUs that this process may use: its affinity, and the quota of its control group."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(affinity or 1, _quota()))
+
+
+def _quota():
+    """CPUs worth of time that the control group grants (Linux, version 2), rounded up."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no such file; or "max", which is no limit
+        return os.cpu_count() or 1
+
+
+def default_num_threads():
+    """RNNFAST_NUM_THREADS where it is set, and `available_cpus()` otherwise."""
+    asked = os.environ.get(ENVIRONMENT, "")
+    if not asked:
+        return available_cpus()
+    if not asked.isdecimal() or int(asked) < 1:
+        raise ValueError(f"{ENVIRONMENT}: expected a whole number of at least 1, got {asked!r}")
+    return int(asked)
+
+
+def set_num_threads(n):
+    """Let matrix products use n threads from now on, in the whole process.
+
+    The recurrent loops of this version are serial; the products around them are NumPy's, so this
+    sets the threads of NumPy's BLAS.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n: expected a whole number of at least 1, got {n!r}")
+    threadpoolctl.threadpool_limits(n, user_api="blas")
+
+
+def get_num_threads():
+    """Threads that matrix products use now."""
+    pools = threadpoolctl.threadpool_info()
+    return max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=1)
