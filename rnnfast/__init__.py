@@ -17,3 +17,37 @@ from .threads import get_num_threads, set_num_threads
 from .trainer import Trainer, evaluate
 
 from . import reference  # isort: skip  (it is made of the layers above)
+
+__all__ = [
+    "LSTM",
+    "RNN",
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "Momentum",
+    "RMSprop",
+    "Rnnlm",
+    "Run",
+    "Settings",
+    "SimpleRnnlm",
+    "TimeAffine",
+    "TimeEmbedding",
+    "TimeLSTM",
+    "TimeRNN",
+    "TimeSoftmaxWithLoss",
+    "Trainer",
+    "Vocabulary",
+    "__version__",
+    "build_info",
+    "builtin_corpus",
+    "clip_grads",
+    "evaluate",
+    "generate",
+    "get_num_threads",
+    "lanes",
+    "load_text",
+    "reference",
+    "set_num_threads",
+    "split_by_position",
+    "unigram_entropy",
+]

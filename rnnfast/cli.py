@@ -213,8 +213,11 @@ def _fit(run):
             )
     except TrainingInterrupted:
         run.save()
-        print(f"rnnfast: stopped after step {trainer.step} and saved; "
-              f"`rnnfast train --resume --out {run.folder}` carries on", file=sys.stderr)  # fmt: skip
+        print(
+            f"rnnfast: stopped after step {trainer.step} and saved; "
+            f"`rnnfast train --resume --out {run.folder}` carries on",
+            file=sys.stderr,
+        )
         raise KeyboardInterrupt from None
     except TrainingDiverged as error:
         raise TrainingDiverged(f"{error}; {run.folder} keeps what was saved last") from None

@@ -216,7 +216,7 @@ class TimeRNN(_Recurrent):
         return dxs
 
     def set_state(self, h):
-        """Let the next block start from h (N, H) if the layer is stateful; None is zeros."""
+        """Let the next block of a stateful layer start from h (N, H); None is zeros."""
         self.h = self._given_state("h", h)
 
     def get_state(self):
@@ -272,13 +272,11 @@ class TimeLSTM(_Recurrent):
         dh, dc (N, H): gradients that arrive at the last state and cell besides (zero if None).
         """
         dhs, cache, weights, states = self._start_backward(dhs, "dhs", dh=dh, dc=dc)
-        dxs, self.dh, self.dc = self.ops.lstm_backward(
-            dhs, *states, cache, *weights, *self.grads
-        )
+        dxs, self.dh, self.dc = self.ops.lstm_backward(dhs, *states, cache, *weights, *self.grads)
         return dxs
 
     def set_state(self, h, c=None):
-        """Let the next block start from h and c, (N, H), if the layer is stateful; None is zeros."""
+        """Let the next block of a stateful layer start from h and c (N, H); None is zeros."""
         self.h, self.c = self._given_state("h", h), self._given_state("c", c)
 
     def get_state(self):

@@ -8,7 +8,7 @@ def plot_history(path, history, unit):
 
     Raises ImportError where matplotlib is not installed.
     """
-    from matplotlib.figure import Figure  # no pyplot: no window, no global state  # noqa: PLC0415
+    from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot(

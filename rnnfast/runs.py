@@ -16,7 +16,13 @@ from .text import Vocabulary, builtin_corpus, checksum, load_text, split_by_posi
 from .trainer import Record, Trainer, restore_params
 
 MODELS = {"rnn": SimpleRnnlm, "lstm": Rnnlm}
-OPTIMIZERS = {"sgd": SGD, "momentum": Momentum, "adagrad": AdaGrad, "rmsprop": RMSprop, "adam": Adam}
+OPTIMIZERS = {
+    "sgd": SGD,
+    "momentum": Momentum,
+    "adagrad": AdaGrad,
+    "rmsprop": RMSprop,
+    "adam": Adam,
+}
 LEARNING_RATES = {"sgd": 1.0, "momentum": 0.1, "adagrad": 0.05, "rmsprop": 0.003, "adam": 0.003}
 MAX_WORDS = 10_000
 

@@ -12,6 +12,8 @@ Use it to check the compiled layers, or to read what they compute: the formulas 
 True
 """
 
+import functools
+
 from .. import layers, losses
 from . import ops
 
@@ -19,13 +21,14 @@ from . import ops
 def _twin(layer):
     """The class `layer`, whose objects compute with NumPy unless told otherwise."""
 
-    def __init__(self, *args, **options):
-        layer.__init__(self, *args, **{"ops": ops} | options)
+    class Twin(layer):
+        @functools.wraps(layer.__init__)
+        def __init__(self, *args, ops=ops, **options):
+            super().__init__(*args, ops=ops, **options)
 
-    __init__.__wrapped__ = layer.__init__
-    doc = f"`rnnfast.{layer.__name__}` in NumPy alone.\n\n{layer.__doc__}"
-    body = {"__init__": __init__, "__doc__": doc, "__module__": __name__}
-    return type(layer.__name__, (layer,), body)
+    Twin.__name__ = Twin.__qualname__ = layer.__name__
+    Twin.__doc__ = f"`rnnfast.{layer.__name__}` in NumPy alone.\n\n{layer.__doc__}"
+    return Twin
 
 
 RNN = _twin(layers.RNN)
