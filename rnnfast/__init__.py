@@ -13,8 +13,11 @@ from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop, clip_grads
 from .runs import Run, Settings
 from .sampling import generate
 from .text import Vocabulary, builtin_corpus, lanes, load_text, split_by_position, unigram_entropy
+from .threads import default_num_threads as _default_num_threads
 from .threads import get_num_threads, set_num_threads
 from .trainer import Trainer, evaluate
+
+set_num_threads(_default_num_threads())
 
 from . import reference  # isort: skip  (it is made of the layers above)
 

@@ -120,7 +120,9 @@ class RNN(_Recurrent):
     def forward(self, x, h_prev):
         """x (N, D), h_prev (N, H) -> h (N, H)."""
         x, weights, (h_prev,) = self._start_forward(x, "x", ("N",), h_prev=h_prev)
-        _, h, self._cache = self.ops.rnn_forward(x[:, None], *weights, h_prev)
+        _, h, self._cache = self.ops.rnn_forward(
+            x[:, None], *weights, h_prev, cache=self._cache
+        )
         self._output_shape = (len(x),)
         return h
 
@@ -155,7 +157,9 @@ class LSTM(_Recurrent):
     def forward(self, x, h_prev, c_prev):
         """x (N, D), h_prev and c_prev (N, H) -> h, c, both (N, H)."""
         x, weights, states = self._start_forward(x, "x", ("N",), h_prev=h_prev, c_prev=c_prev)
-        _, h, c, self._cache = self.ops.lstm_forward(x[:, None], *weights, *states)
+        _, h, c, self._cache = self.ops.lstm_forward(
+            x[:, None], *weights, *states, cache=self._cache
+        )
         self._output_shape = (len(x),)
         return h, c
 
@@ -202,7 +206,7 @@ class TimeRNN(_Recurrent):
         """xs (N, T, D) -> hs (N, T, H)."""
         carried = self.h if self.stateful else None
         xs, weights, (h,) = self._start_forward(xs, "xs", ("N", "T"), h=carried)
-        hs, self.h, self._cache = self.ops.rnn_forward(xs, *weights, h)
+        hs, self.h, self._cache = self.ops.rnn_forward(xs, *weights, h, cache=self._cache)
         self._output_shape = xs.shape[:2]
         return hs
 
@@ -262,7 +266,9 @@ class TimeLSTM(_Recurrent):
         """xs (N, T, D) -> hs (N, T, H)."""
         h, c = (self.h, self.c) if self.stateful else (None, None)
         xs, weights, states = self._start_forward(xs, "xs", ("N", "T"), h=h, c=c)
-        hs, self.h, self.c, self._cache = self.ops.lstm_forward(xs, *weights, *states)
+        hs, self.h, self.c, self._cache = self.ops.lstm_forward(
+            xs, *weights, *states, cache=self._cache
+        )
         self._output_shape = xs.shape[:2]
         return hs
 

@@ -3,10 +3,9 @@
 """
 
 try:
-    from . import build
+    from . import build, engine
     from .embedding import embedding_backward, embedding_forward
-    from .lstm import lstm_backward, lstm_forward
-    from .rnn import rnn_backward, rnn_forward
+    from .recurrent import lstm_backward, lstm_forward, rnn_backward, rnn_forward
     from .softmax_loss import softmax_loss_backward, softmax_loss_forward
 except ImportError as error:
     raise ImportError(
@@ -20,6 +19,7 @@ __all__ = [
     "build",
     "embedding_backward",
     "embedding_forward",
+    "engine",
     "lstm_backward",
     "lstm_forward",
     "rnn_backward",

@@ -12,27 +12,35 @@ Letters: N batch rows, T time steps, D input size, H hidden size, V vocabulary s
 import numpy as np
 
 
-def rnn_forward(xs, Wx, Wh, b, h0):
+def rnn_forward(xs, Wx, Wh, b, h0, *, index=None, cache=None):
     """h_t = tanh(x_t Wx + h_{t-1} Wh + b)
 
     xs (N, T, D), Wx (D, H), Wh (H, H), b (H,), h0 (N, H)
     -> hs (N, T, H), the last state (N, H), cache
+
+    With an index (N, T), int64, the input is xs[index], xs being (U, D): rows that are used often
+    are projected once. A `cache` that is no longer needed may be handed back for its memory.
     """
+    x_rows = xs
+    xs = xs if index is None else xs[index]
     N, T, _ = xs.shape
     hs = np.empty((N, T + 1, h0.shape[1]), h0.dtype)
     hs[:, 0] = h0
     for t in range(T):
         hs[:, t + 1] = np.tanh(xs[:, t] @ Wx + hs[:, t] @ Wh + b)
-    return hs[:, 1:].copy(), hs[:, T].copy(), (xs.copy(), hs)
+    return hs[:, 1:].copy(), hs[:, T].copy(), (x_rows.copy(), index, hs)
 
 
-def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db):
+def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db, *, need_dx=True):
     """Gradients of `rnn_forward`, back through all time steps.
 
     dhs (N, T, H): gradient arriving at the outputs; dh (N, H): at the last state besides;
-    dWx, dWh, db are overwritten -> dxs (N, T, D), gradient of h0 (N, H)
+    dWx, dWh, db are overwritten -> dxs, of the shape of xs, gradient of h0 (N, H)
+
+    Unless `need_dx`, dxs is None.
     """
-    xs, hs = cache
+    x_rows, index, hs = cache
+    xs = x_rows if index is None else x_rows[index]
     dxs = np.empty_like(xs)
     for dW in (dWx, dWh, db):
         dW[...] = 0
@@ -43,17 +51,21 @@ def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db):
         db += da.sum(axis=0)
         dxs[:, t] = da @ Wx.T
         dh = da @ Wh.T
-    return dxs, dh
+    return _gradient_of_rows(dxs, x_rows, index) if need_dx else None, dh
 
 
-def lstm_forward(xs, Wx, Wh, b, h0, c0):
+def lstm_forward(xs, Wx, Wh, b, h0, c0, *, index=None, cache=None):
     """f, g, i, o = sigmoid, tanh, sigmoid, sigmoid of the columns of x_t Wx + h_{t-1} Wh + b;
     c_t = f c_{t-1} + g i;  h_t = o tanh(c_t)   (Hochreiter and Schmidhuber 1997, with the forget
     gate of Gers et al. 2000)
 
     xs (N, T, D), Wx (D, 4H), Wh (H, 4H), b (4H,), h0 and c0 (N, H)
     -> hs (N, T, H), the last state and the last cell (N, H), cache
+
+    `index` and `cache` as in `rnn_forward`.
     """
+    x_rows = xs
+    xs = xs if index is None else xs[index]
     N, T, _ = xs.shape
     H = h0.shape[1]
     hs = np.empty((N, T + 1, H), h0.dtype)
@@ -68,16 +80,20 @@ def lstm_forward(xs, Wx, Wh, b, h0, c0):
         cs[:, t + 1] = f * cs[:, t] + g * i
         hs[:, t + 1] = o * np.tanh(cs[:, t + 1])
         gates[:, t] = np.hstack((f, g, i, o))
-    return hs[:, 1:].copy(), hs[:, T].copy(), cs[:, T].copy(), (xs.copy(), hs, cs, gates)
+    kept = x_rows.copy(), index, hs, cs, gates
+    return hs[:, 1:].copy(), hs[:, T].copy(), cs[:, T].copy(), kept
 
 
-def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db):
+def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db, *, need_dx=True):
     """Gradients of `lstm_forward`, back through all time steps.
 
     dhs (N, T, H): gradient arriving at the outputs; dh, dc (N, H): at the last state and cell
-    besides; dWx, dWh, db are overwritten -> dxs (N, T, D), gradients of h0 and c0 (N, H)
+    besides; dWx, dWh, db are overwritten -> dxs, of the shape of xs, gradients of h0 and c0 (N, H)
+
+    Unless `need_dx`, dxs is None.
     """
-    xs, hs, cs, gates = cache
+    x_rows, index, hs, cs, gates = cache
+    xs = x_rows if index is None else x_rows[index]
     dxs = np.empty_like(xs)
     for dW in (dWx, dWh, db):
         dW[...] = 0
@@ -97,7 +113,16 @@ def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db):
         dxs[:, t] = da @ Wx.T
         dh = da @ Wh.T
         dc = dc * f
-    return dxs, dh, dc
+    return _gradient_of_rows(dxs, x_rows, index) if need_dx else None, dh, dc
+
+
+def _gradient_of_rows(dxs, x_rows, index):
+    """The gradient of rows of which `index` took xs: the sum over their uses."""
+    if index is None:
+        return dxs
+    dx_rows = np.zeros_like(x_rows)
+    np.add.at(dx_rows, index, dxs)
+    return dx_rows
 
 
 def embedding_forward(W, ids):

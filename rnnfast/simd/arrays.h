@@ -1,0 +1,145 @@
+/* Loops over arrays, compiled into vectors. Included by level.h, once for each `real`.
+ *
+ * Sums are kept in a fixed number of parts and added up in a fixed order, so that they are the
+ * same for every call; the parts are doubles where many numbers are added.
+ */
+
+enum { FN(PARTS) = 16 };
+
+/* One vector of columns of a panel, for all its K rows: out[k, j] = in[k, j] where j < n, else 0.
+ * Packing a matrix walks down its rows; packing its transpose exchanges the strides of `in`. */
+static void FN(pack)(ptrdiff_t K, ptrdiff_t n, const real *restrict in, ptrdiff_t in_row,
+                     ptrdiff_t in_column, real *restrict out)
+{
+    if (n == LANES && in_column == 1)
+        for (ptrdiff_t k = 0; k < K; k++)
+            memcpy(out + k * PANEL, in + k * in_row, LANES * sizeof(real));
+    else if (n == LANES)
+        for (ptrdiff_t k = 0; k < K; k++)
+            UNROLL for (int j = 0; j < LANES; j++)
+                out[k * PANEL + j] = in[k * in_row + j * in_column];
+    else
+        for (ptrdiff_t k = 0; k < K; k++)
+            for (int j = 0; j < LANES; j++)
+                out[k * PANEL + j] = j < n ? in[k * in_row + j * in_column] : 0;
+}
+
+/* And back: out[m, j] = in[m, j] for j < n */
+static void FN(unpack)(ptrdiff_t M, ptrdiff_t n, const real *restrict in, real *restrict out,
+                       ptrdiff_t out_row, ptrdiff_t out_column)
+{
+    if (n == LANES && out_column == 1)
+        for (ptrdiff_t m = 0; m < M; m++)
+            memcpy(out + m * out_row, in + m * PANEL, LANES * sizeof(real));
+    else
+        for (ptrdiff_t m = 0; m < M; m++)
+            for (ptrdiff_t j = 0; j < n; j++)
+                out[m * out_row + j * out_column] = in[m * PANEL + j];
+}
+
+static void FN(add)(ptrdiff_t n, const real *restrict x, real *restrict y)
+{
+    for (ptrdiff_t j = 0; j < n; j++)
+        y[j] += x[j];
+}
+
+static void FN(scale)(ptrdiff_t n, real factor, real *restrict x)
+{
+    for (ptrdiff_t j = 0; j < n; j++)
+        x[j] *= factor;
+}
+
+/* A NaN may be passed over: it comes back in whatever is computed with the number it stood for. */
+static real FN(largest)(ptrdiff_t n, const real *restrict x)
+{
+    real part[FN(PARTS)], top;
+    ptrdiff_t j = 0;
+    for (int q = 0; q < FN(PARTS); q++)
+        part[q] = x[0];
+    for (; j + FN(PARTS) <= n; j += FN(PARTS))
+        for (int q = 0; q < FN(PARTS); q++)
+            part[q] = x[j + q] > part[q] ? x[j + q] : part[q];
+    top = part[0];
+    for (int q = 1; q < FN(PARTS); q++)
+        top = part[q] > top ? part[q] : top;
+    for (; j < n; j++)
+        top = x[j] > top ? x[j] : top;
+    return top;
+}
+
+/* x = e^(x - shift); returns the sum */
+static double FN(exp_shifted)(ptrdiff_t n, real shift, real *restrict x)
+{
+    double part[FN(PARTS)] = {0}, total = 0;
+    ptrdiff_t j = 0;
+    for (; j + FN(PARTS) <= n; j += FN(PARTS)) {
+        for (int q = 0; q < FN(PARTS); q++)
+            x[j + q] = FN(exp)(x[j + q] - shift);
+        for (int q = 0; q < FN(PARTS); q++)
+            part[q] += x[j + q];
+    }
+    for (int q = 0; q < FN(PARTS); q++)
+        total += part[q];
+    for (; j < n; j++)
+        total += x[j] = FN(exp)(x[j] - shift);
+    return total;
+}
+
+static double FN(sum_of_squares)(ptrdiff_t n, const real *restrict x)
+{
+    double part[FN(PARTS)] = {0}, total = 0;
+    ptrdiff_t j = 0;
+    for (; j + FN(PARTS) <= n; j += FN(PARTS))
+        for (int q = 0; q < FN(PARTS); q++)
+            part[q] += (double)x[j + q] * (double)x[j + q];
+    for (int q = 0; q < FN(PARTS); q++)
+        total += part[q];
+    for (; j < n; j++)
+        total += (double)x[j] * (double)x[j];
+    return total;
+}
+
+/* The optimizers: the formulas are those of rnnfast/optimizers.py, one number at a time. */
+
+static void FN(sgd)(ptrdiff_t n, real lr, real *restrict W, const real *restrict dW)
+{
+    for (ptrdiff_t j = 0; j < n; j++)
+        W[j] -= lr * dW[j];
+}
+
+static void FN(momentum)(ptrdiff_t n, real lr, real momentum, real *restrict W,
+                         const real *restrict dW, real *restrict v)
+{
+    for (ptrdiff_t j = 0; j < n; j++) {
+        v[j] = momentum * v[j] - lr * dW[j];
+        W[j] += v[j];
+    }
+}
+
+static void FN(adagrad)(ptrdiff_t n, real lr, real *restrict W, const real *restrict dW,
+                        real *restrict h)
+{
+    for (ptrdiff_t j = 0; j < n; j++) {
+        h[j] += dW[j] * dW[j];
+        W[j] -= lr * dW[j] / (FN(square_root)(h[j]) + (real)1e-7);
+    }
+}
+
+static void FN(rmsprop)(ptrdiff_t n, real lr, real decay, real *restrict W,
+                        const real *restrict dW, real *restrict h)
+{
+    for (ptrdiff_t j = 0; j < n; j++) {
+        h[j] = decay * h[j] + (1 - decay) * dW[j] * dW[j];
+        W[j] -= lr * dW[j] / (FN(square_root)(h[j]) + (real)1e-7);
+    }
+}
+
+static void FN(adam)(ptrdiff_t n, real lr, real beta1, real beta2, real *restrict W,
+                     const real *restrict dW, real *restrict m, real *restrict v)
+{
+    for (ptrdiff_t j = 0; j < n; j++) {
+        m[j] += (1 - beta1) * (dW[j] - m[j]);
+        v[j] += (1 - beta2) * (dW[j] * dW[j] - v[j]);
+        W[j] -= lr * m[j] / (FN(square_root)(v[j]) + (real)1e-7);
+    }
+}
