@@ -68,7 +68,7 @@ class Torch:
 
         torch.set_num_threads(threads)
         self.torch = torch
-        N, T, D, H = shape
+        _, _, D, H = shape
         xs, (Wx, Wh, b), dhs = problem(cell, dtype, *shape)
         kind = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM}[cell]
         self.module = kind(D, H, batch_first=True, dtype=getattr(torch, dtype))

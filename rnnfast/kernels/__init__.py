@@ -2,6 +2,15 @@
 `rnnfast.reference.ops`, which documents them. They trust their arguments; the layers check.
 """
 
+import os as _os
+
+# GNU OpenMP lets threads spin for a while where they wait, which is ruinous beside a busy process:
+# measured, ten times the time. It reads how long when it is loaded, which is below; 2000 rounds
+# are some 20 microseconds. Whoever has chosen otherwise, or has loaded it before, is left alone.
+_spinning = not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(_os.environ)
+if _spinning:
+    _os.environ["GOMP_SPINCOUNT"] = "2000"
+
 try:
     from . import build, engine
     from .embedding import embedding_backward, embedding_forward
@@ -14,6 +23,9 @@ except ImportError as error:
         "`pip install -e .`; if rnnfast is installed already, start Python from another folder, "
         "since here the source folder hides the installed package."
     ) from error
+finally:
+    if _spinning:
+        del _os.environ["GOMP_SPINCOUNT"]
 
 __all__ = [
     "build",

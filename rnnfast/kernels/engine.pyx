@@ -259,17 +259,18 @@ cdef void pack_transposed(
     cdef real* B_w
     cdef Py_ssize_t K = columns.panels * 4 * L
     for q in range(first, last):
-        for p in range(columns.panels):
+        for w in range(4):
+            r = (q * 4 + w) * L
             for v in range(4):
-                u = unit_of(columns, p, v)
-                n = clipped(columns.H - u, L)
-                for w in range(4):
-                    r = (q * 4 + w) * L
+                for p in range(columns.panels):  # innermost, since it walks along rows of W
+                    u = unit_of(columns, p, v)
+                    n = clipped(columns.H - u, L)
                     B_w = B + (q * K + (p * 4 + v) * L) * 4 * L + w * L
                     pack_vector(n, clipped(n_rows - r, L),
                                 W + r * row + (v // columns.per_gate * columns.H + u) * column,
                                 column, row, B_w)
-                    pack_vector(L - n, 0, W, 0, 0, B_w + n * 4 * L)
+                    if n < L:
+                        pack_vector(L - n, 0, W, 0, 0, B_w + n * 4 * L)
 
 
 cdef void gradient(

@@ -6,6 +6,43 @@
 
 enum { FN(PARTS) = 16 };
 
+#if REAL_IS_FLOAT
+typedef int32_t FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
+#else
+typedef int64_t FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
+#endif
+
+/* out[k, j] = in[j, k] for L rows of L numbers; rows of out are those of a panel. In log2(L) rounds
+ * that exchange the off-diagonal halves of blocks of 2, 4, 8 ... lanes (Eklundh 1972). */
+static void FN(transpose)(const real *restrict in, ptrdiff_t in_row, real *restrict out)
+{
+#if VECTOR_BYTES > 16 && defined(__GNUC__) && !defined(__clang__)
+    typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+    vec row[LANES];
+    FN(lane_numbers) low[5], high[5];
+    UNROLL for (int round = 0; 1 << round < LANES; round++)
+        UNROLL for (int j = 0; j < LANES; j++) {
+            low[round][j] = j >> round & 1 ? LANES + j - (1 << round) : j;
+            high[round][j] = j >> round & 1 ? LANES + j : j + (1 << round);
+        }
+    UNROLL for (int j = 0; j < LANES; j++)
+        memcpy(&row[j], in + j * in_row, sizeof(vec));
+    UNROLL for (int round = 0; 1 << round < LANES; round++)
+        UNROLL for (int j = 0; j < LANES; j++)
+            if (!(j >> round & 1)) {
+                const vec a = row[j], b = row[j + (1 << round)];
+                row[j] = __builtin_shuffle(a, b, low[round]);
+                row[j + (1 << round)] = __builtin_shuffle(a, b, high[round]);
+            }
+    UNROLL for (int k = 0; k < LANES; k++)
+        memcpy(out + k * PANEL, &row[k], sizeof(vec));
+#else
+    for (int j = 0; j < LANES; j++)
+        for (int k = 0; k < LANES; k++)
+            out[k * PANEL + j] = in[j * in_row + k];
+#endif
+}
+
 /* One vector of columns of a panel, for all its K rows: out[k, j] = in[k, j] where j < n, else 0.
  * Packing a matrix walks down its rows; packing its transpose exchanges the strides of `in`. */
 static void FN(pack)(ptrdiff_t K, ptrdiff_t n, const real *restrict in, ptrdiff_t in_row,
@@ -14,10 +51,8 @@ static void FN(pack)(ptrdiff_t K, ptrdiff_t n, const real *restrict in, ptrdiff_
     if (n == LANES && in_column == 1)
         for (ptrdiff_t k = 0; k < K; k++)
             memcpy(out + k * PANEL, in + k * in_row, LANES * sizeof(real));
-    else if (n == LANES)
-        for (ptrdiff_t k = 0; k < K; k++)
-            UNROLL for (int j = 0; j < LANES; j++)
-                out[k * PANEL + j] = in[k * in_row + j * in_column];
+    else if (n == LANES && in_row == 1 && K == LANES)
+        FN(transpose)(in, in_column, out);
     else
         for (ptrdiff_t k = 0; k < K; k++)
             for (int j = 0; j < LANES; j++)
