@@ -248,3 +248,65 @@ def test_an_instruction_set_that_is_not_there_is_an_error():
 
 def test_cpu_level_is_the_one_asked_for():
     assert os.environ.get("RNNFAST_CPU", engine.CPU_LEVEL) == engine.CPU_LEVEL
+
+
+@DTYPES
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 5), (50, 100, 418), (300, 33, 129), (2, 9, 3000)])
+def test_affine(dtype, threads, transposed, shape):
+    engine.set_num_threads(threads)
+    M, D, V = shape
+    rng = np.random.default_rng(M)
+    x, dout, b = (rng.standard_normal(s).astype(dtype) for s in ((M, D), (M, V), (V,)))
+    W = rng.standard_normal((V, D) if transposed else (D, V)).astype(dtype)
+    W = W.T if transposed else W
+    assert_close(kernels.affine_forward(x, W, b), twins.affine_forward(x, W, b), dtype)
+    results = []
+    for ops in (kernels, twins):
+        dW, db = np.full_like(W, np.nan), np.full_like(b, np.nan)
+        results.append((ops.affine_backward(dout, x, W, dW, db), dW, db))
+    for ours, theirs in zip(*results, strict=True):
+        assert_close(ours, theirs, dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 5), (50, 100, 418), (300, 33, 10007), (100, 9, 64)])
+def test_fused_loss(dtype, threads, transposed, shape):
+    engine.set_num_threads(threads)
+    M, D, V = shape
+    rng = np.random.default_rng(M)
+    x, b = (3 * rng.standard_normal(s).astype(dtype) for s in ((M, D), (V,)))
+    W = rng.standard_normal((V, D) if transposed else (D, V)).astype(dtype)
+    W = W.T if transposed else W
+    targets = rng.integers(-1, V, M)
+    results, cache = [], None
+    for ops in (twins, kernels, kernels):
+        *loss, cache = ops.affine_loss_forward(
+            x, W, b, targets, -1, cache=None if len(results) < 2 else cache
+        )
+        dW, db = np.full_like(W, np.nan), np.full_like(b, np.nan)
+        dx = ops.affine_loss_backward(cache, 0.5, dW, db)
+        results.append((np.array(loss, dtype), dx, dW, db))
+    for theirs, ours, again in zip(*results, strict=True):
+        assert_close(ours, theirs, dtype)
+        np.testing.assert_array_equal(ours, again)
+    total, count, _ = kernels.affine_loss_forward(x, W, b, targets, -1, need_gradient=False)
+    np.testing.assert_array_equal(np.array((total, count), dtype), results[1][0])
+
+
+def test_fused_loss_has_the_same_bits_for_any_number_of_threads():
+    rng = np.random.default_rng(0)
+    x, W, b = (rng.standard_normal(s).astype(np.float32) for s in ((700, 40), (40, 5000), (5000,)))
+    targets = rng.integers(-1, 5000, 700)
+    results = []
+    for threads in (1, 2, 3):
+        engine.set_num_threads(threads)
+        total, _, cache = kernels.affine_loss_forward(x, W, b, targets, -1)
+        dW, db = np.empty_like(W), np.empty_like(b)
+        results.append((total, kernels.affine_loss_backward(cache, 1, dW, db), dW, db))
+    for other in results[1:]:
+        for ours, theirs in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(ours, theirs)

@@ -13,6 +13,12 @@ if _spinning:
 
 try:
     from . import build, engine
+    from .affine import (
+        affine_backward,
+        affine_forward,
+        affine_loss_backward,
+        affine_loss_forward,
+    )
     from .embedding import embedding_backward, embedding_forward
     from .recurrent import lstm_backward, lstm_forward, rnn_backward, rnn_forward
     from .softmax_loss import softmax_loss_backward, softmax_loss_forward
@@ -28,6 +34,10 @@ finally:
         del _os.environ["GOMP_SPINCOUNT"]
 
 __all__ = [
+    "affine_backward",
+    "affine_forward",
+    "affine_loss_backward",
+    "affine_loss_forward",
     "build",
     "embedding_backward",
     "embedding_forward",

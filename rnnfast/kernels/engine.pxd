@@ -28,6 +28,8 @@ cdef extern from "simd.h" nogil:
         void (*add)(Py_ssize_t, const float*, float*) noexcept nogil
         float (*largest)(Py_ssize_t, const float*) noexcept nogil
         double (*exp_shifted)(Py_ssize_t, float, float*) noexcept nogil
+        void (*panel_top)(Py_ssize_t, Py_ssize_t, const float*, float*) noexcept nogil
+        void (*panel_exp)(Py_ssize_t, Py_ssize_t, float*, const float*, double*) noexcept nogil
         void (*scale)(Py_ssize_t, float, float*) noexcept nogil
         double (*sum_of_squares)(Py_ssize_t, const float*) noexcept nogil
         void (*sgd)(Py_ssize_t, float, float*, const float*) noexcept nogil
@@ -54,6 +56,8 @@ cdef extern from "simd.h" nogil:
         void (*add)(Py_ssize_t, const double*, double*) noexcept nogil
         double (*largest)(Py_ssize_t, const double*) noexcept nogil
         double (*exp_shifted)(Py_ssize_t, double, double*) noexcept nogil
+        void (*panel_top)(Py_ssize_t, Py_ssize_t, const double*, double*) noexcept nogil
+        void (*panel_exp)(Py_ssize_t, Py_ssize_t, double*, const double*, double*) noexcept nogil
         void (*scale)(Py_ssize_t, double, double*) noexcept nogil
         double (*sum_of_squares)(Py_ssize_t, const double*) noexcept nogil
         void (*sgd)(Py_ssize_t, double, double*, const double*) noexcept nogil
@@ -183,3 +187,42 @@ cdef inline void add(Py_ssize_t n, const real* x, real* y) noexcept nogil:
         F32.add(n, x, y)
     else:
         F64.add(n, x, y)
+
+
+cdef inline void scale(Py_ssize_t n, real factor, real* x) noexcept nogil:
+    if real is float:
+        F32.scale(n, factor, x)
+    else:
+        F64.scale(n, factor, x)
+
+
+cdef inline void panel_top(
+    Py_ssize_t rows, Py_ssize_t n, const real* panel, real* top,
+) noexcept nogil:
+    if real is float:
+        F32.panel_top(rows, n, panel, top)
+    else:
+        F64.panel_top(rows, n, panel, top)
+
+
+cdef inline void panel_exp(
+    Py_ssize_t rows, Py_ssize_t n, real* panel, const real* largest, double* sum,
+) noexcept nogil:
+    if real is float:
+        F32.panel_exp(rows, n, panel, largest, sum)
+    else:
+        F64.panel_exp(rows, n, panel, largest, sum)
+
+
+cdef inline real largest_of(Py_ssize_t n, const real* x) noexcept nogil:
+    if real is float:
+        return F32.largest(n, x)
+    else:
+        return F64.largest(n, x)
+
+
+cdef inline double exp_shifted(Py_ssize_t n, real shift, real* x) noexcept nogil:
+    if real is float:
+        return F32.exp_shifted(n, shift, x)
+    else:
+        return F64.exp_shifted(n, shift, x)

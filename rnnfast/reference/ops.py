@@ -164,6 +164,39 @@ def softmax_loss_backward(probs, targets, ignore_label, scale):
     return dlogits * probs.dtype.type(scale)
 
 
+def affine_forward(x, W, b):
+    """x W + b: x (M, D), W (D, V), b (V,) -> (M, V)"""
+    return x @ W + b
+
+
+def affine_backward(dout, x, W, dW, db):
+    """Gradients of `affine_forward`: dout (M, V); dW, db are overwritten -> gradient of x (M, D)"""
+    dW[...] = x.T @ dout
+    db[...] = dout.sum(axis=0)
+    return dout @ W.T
+
+
+def affine_loss_forward(x, W, b, targets, ignore_label, *, need_gradient=True, cache=None):
+    """`softmax_loss_forward` of `affine_forward`, in one pass.
+
+    x (M, D), W (D, V), b (V,), targets (M,)
+    -> the sum of the losses as a float64, how many rows it has, cache
+
+    Gradients are taken at the W of this call, and only where `need_gradient`. A `cache` that is no
+    longer needed may be handed back for its memory.
+    """
+    logits = affine_forward(x, W, b)
+    total, count, probs = softmax_loss_forward(logits, targets, ignore_label)
+    dlogits = softmax_loss_backward(probs, targets, ignore_label, 1 / max(count, 1))
+    return total, count, (x.copy(), W.copy(), dlogits) if need_gradient else None
+
+
+def affine_loss_backward(cache, scale, dW, db):
+    """Gradients of `scale` times the mean of the losses: dW, db are overwritten -> gradient of x"""
+    x, W, dlogits = cache
+    return affine_backward(dlogits * dlogits.dtype.type(scale), x, W, dW, db)
+
+
 def sigmoid(x):
     """1 / (1 + e^-x) by the side of 0 on which the exponential cannot overflow."""
     e = np.exp(-np.abs(x))

@@ -51,12 +51,15 @@ static void FN(pack)(ptrdiff_t K, ptrdiff_t n, const real *restrict in, ptrdiff_
     if (n == LANES && in_column == 1)
         for (ptrdiff_t k = 0; k < K; k++)
             memcpy(out + k * PANEL, in + k * in_row, LANES * sizeof(real));
-    else if (n == LANES && in_row == 1 && K == LANES)
-        FN(transpose)(in, in_column, out);
-    else
-        for (ptrdiff_t k = 0; k < K; k++)
+    else {
+        ptrdiff_t k = 0;
+        if (n == LANES && in_row == 1)
+            for (; k + LANES <= K; k += LANES)
+                FN(transpose)(in + k, in_column, out + k * PANEL);
+        for (; k < K; k++)
             for (int j = 0; j < LANES; j++)
                 out[k * PANEL + j] = j < n ? in[k * in_row + j * in_column] : 0;
+    }
 }
 
 /* And back: out[m, j] = in[m, j] for j < n */
@@ -118,6 +121,42 @@ static double FN(exp_shifted)(ptrdiff_t n, real shift, real *restrict x)
     for (; j < n; j++)
         total += x[j] = FN(exp)(x[j] - shift);
     return total;
+}
+
+/* For the softmax of rows that stand in panels: L running maxima of each row, top (rows, L), and
+ * once their largest is known, panel = e^(panel - largest) and L running sums, sum (rows, L). */
+static void FN(panel_top)(ptrdiff_t rows, ptrdiff_t n, const real *restrict panel,
+                          real *restrict top)
+{
+    for (ptrdiff_t r = 0; r < rows; r++, panel += PANEL, top += LANES)
+        if (n == PANEL)
+            for (int j = 0; j < LANES; j++) {
+                const real a = panel[j], b = panel[LANES + j];
+                const real c = panel[2 * LANES + j], d = panel[3 * LANES + j];
+                const real ab = a > b ? a : b, cd = c > d ? c : d;
+                const real all = ab > cd ? ab : cd;
+                top[j] = all > top[j] ? all : top[j];
+            }
+        else
+            for (ptrdiff_t j = 0; j < n; j++)
+                top[j % LANES] = panel[j] > top[j % LANES] ? panel[j] : top[j % LANES];
+}
+
+static void FN(panel_exp)(ptrdiff_t rows, ptrdiff_t n, real *restrict panel,
+                          const real *restrict largest, double *restrict sum)
+{
+    for (ptrdiff_t r = 0; r < rows; r++, panel += PANEL, sum += LANES) {
+        const real shift = largest[r];
+        if (n == PANEL) {
+            for (int j = 0; j < PANEL; j++)
+                panel[j] = FN(exp)(panel[j] - shift);
+            for (int j = 0; j < LANES; j++)
+                sum[j] += (panel[j] + panel[LANES + j])
+                    + (panel[2 * LANES + j] + panel[3 * LANES + j]);
+        } else
+            for (ptrdiff_t j = 0; j < n; j++)
+                sum[j % LANES] += panel[j] = FN(exp)(panel[j] - shift);
+    }
 }
 
 static double FN(sum_of_squares)(ptrdiff_t n, const real *restrict x)

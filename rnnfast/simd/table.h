@@ -32,6 +32,8 @@ typedef struct {
     void (*add)(ptrdiff_t n, const real *x, real *y);
     real (*largest)(ptrdiff_t n, const real *x);
     double (*exp_shifted)(ptrdiff_t n, real shift, real *x);
+    void (*panel_top)(ptrdiff_t rows, ptrdiff_t n, const real *panel, real *top);
+    void (*panel_exp)(ptrdiff_t rows, ptrdiff_t n, real *panel, const real *largest, double *sum);
     void (*scale)(ptrdiff_t n, real factor, real *x);
     double (*sum_of_squares)(ptrdiff_t n, const real *x);
     void (*sgd)(ptrdiff_t n, real lr, real *W, const real *dW);
