@@ -6,6 +6,9 @@ same list to every call. `state` is what a checkpoint must keep besides `lr`.
 
 import numpy as np
 
+from . import kernels
+from ._checks import FLOATS
+
 
 class _Optimizer:
     """`slots` is how many arrays an optimizer keeps for each parameter."""
@@ -33,9 +36,17 @@ class _Optimizer:
             )
         self.steps += 1
         for W, dW, slots in zip(params, grads, self.state, strict=True):
-            self._step(W, dW, *slots)
+            flat = _flat(W, dW, *slots)
+            if flat:
+                self._compiled_step(*flat)
+            else:
+                self._step(W, dW, *slots)
 
     def _step(self, W, dW, *slots):
+        raise NotImplementedError
+
+    def _compiled_step(self, W, dW, *slots):
+        """`_step` in one pass over flat arrays."""
         raise NotImplementedError
 
 
@@ -47,6 +58,9 @@ class SGD(_Optimizer):
 
     def _step(self, W, dW):
         W -= self.lr * dW
+
+    def _compiled_step(self, W, dW):
+        kernels.sgd_step(W, dW, self.lr)
 
 
 class Momentum(_Optimizer):
@@ -63,6 +77,9 @@ class Momentum(_Optimizer):
         v -= self.lr * dW
         W += v
 
+    def _compiled_step(self, W, dW, v):
+        kernels.momentum_step(W, dW, v, self.lr, self.momentum)
+
 
 class AdaGrad(_Optimizer):
     """h += dW^2;  W -= lr dW / (sqrt(h) + 1e-7)   (Duchi et al. 2011)"""
@@ -75,6 +92,9 @@ class AdaGrad(_Optimizer):
     def _step(self, W, dW, h):
         h += dW * dW
         W -= self.lr * dW / (np.sqrt(h) + 1e-7)
+
+    def _compiled_step(self, W, dW, h):
+        kernels.adagrad_step(W, dW, h, self.lr)
 
 
 class RMSprop(_Optimizer):
@@ -94,6 +114,9 @@ class RMSprop(_Optimizer):
         h += (1 - self.decay_rate) * dW * dW
         W -= self.lr * dW / (np.sqrt(h) + 1e-7)
 
+    def _compiled_step(self, W, dW, h):
+        kernels.rmsprop_step(W, dW, h, self.lr, self.decay_rate)
+
 
 class Adam(_Optimizer):
     """m += (1 - beta1) (dW - m);  v += (1 - beta2) (dW^2 - v);  W -= lr_t m / (sqrt(v) + 1e-7)
@@ -108,12 +131,17 @@ class Adam(_Optimizer):
         self.beta1 = _fraction("beta1", beta1)
         self.beta2 = _fraction("beta2", beta2)
 
-    def _step(self, W, dW, m, v):
+    def _lr_t(self):
         t = self.steps
-        lr_t = self.lr * np.sqrt(1 - self.beta2**t) / (1 - self.beta1**t)
+        return float(self.lr * np.sqrt(1 - self.beta2**t) / (1 - self.beta1**t))
+
+    def _step(self, W, dW, m, v):
         m += (1 - self.beta1) * (dW - m)
         v += (1 - self.beta2) * (dW * dW - v)
-        W -= W.dtype.type(lr_t) * m / (np.sqrt(v) + 1e-7)
+        W -= self._lr_t() * m / (np.sqrt(v) + 1e-7)
+
+    def _compiled_step(self, W, dW, m, v):
+        kernels.adam_step(W, dW, m, v, self._lr_t(), self.beta1, self.beta2)
 
 
 def clip_grads(grads, max_norm):
@@ -124,12 +152,34 @@ def clip_grads(grads, max_norm):
     look at what is returned.
     """
     max_norm = _above_zero("max_norm", max_norm)
-    norm = float(np.sqrt(sum(np.sum(np.square(dW, dtype=np.float64)) for dW in grads)))
+    norm = float(np.sqrt(sum(map(_sum_of_squares, grads))))
     rate = max_norm / (norm + 1e-6)
     if np.isfinite(norm) and rate < 1:
         for dW in grads:
-            dW *= rate
+            flat = _flat(dW)
+            if flat:
+                kernels.scale_array(*flat, rate)
+            else:
+                dW *= rate
     return norm
+
+
+def _sum_of_squares(dW):
+    flat = _flat(dW)
+    return kernels.sum_of_squares(*flat) if flat else np.sum(np.square(dW, dtype=np.float64))
+
+
+def _flat(*arrays):
+    """The arrays as flat views that agree in dtype and in the order of their numbers, or None
+    where they are not contiguous, differ, or are neither float32 nor float64."""
+    dtype = arrays[0].dtype
+    if dtype not in FLOATS or any(array.dtype != dtype for array in arrays):
+        return None
+    if all(array.flags.c_contiguous for array in arrays):
+        return [array.reshape(-1) for array in arrays]
+    if all(array.flags.f_contiguous for array in arrays):
+        return [array.T.reshape(-1) for array in arrays]
+    return None
 
 
 def _above_zero(name, value):

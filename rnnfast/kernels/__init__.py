@@ -19,7 +19,16 @@ try:
         affine_loss_backward,
         affine_loss_forward,
     )
-    from .embedding import embedding_backward, embedding_forward
+    from .embedding import distinct, embedding_backward, embedding_forward
+    from .optimizer_steps import (
+        adagrad_step,
+        adam_step,
+        momentum_step,
+        rmsprop_step,
+        scale_array,
+        sgd_step,
+        sum_of_squares,
+    )
     from .recurrent import lstm_backward, lstm_forward, rnn_backward, rnn_forward
     from .softmax_loss import softmax_loss_backward, softmax_loss_forward
 except ImportError as error:
@@ -34,18 +43,26 @@ finally:
         del _os.environ["GOMP_SPINCOUNT"]
 
 __all__ = [
+    "adagrad_step",
+    "adam_step",
     "affine_backward",
     "affine_forward",
     "affine_loss_backward",
     "affine_loss_forward",
     "build",
+    "distinct",
     "embedding_backward",
     "embedding_forward",
     "engine",
     "lstm_backward",
     "lstm_forward",
+    "momentum_step",
+    "rmsprop_step",
     "rnn_backward",
     "rnn_forward",
+    "scale_array",
+    "sgd_step",
     "softmax_loss_backward",
     "softmax_loss_forward",
+    "sum_of_squares",
 ]

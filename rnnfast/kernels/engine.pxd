@@ -35,7 +35,8 @@ cdef extern from "simd.h" nogil:
         void (*sgd)(Py_ssize_t, float, float*, const float*) noexcept nogil
         void (*momentum)(Py_ssize_t, float, float, float*, const float*, float*) noexcept nogil
         void (*adagrad)(Py_ssize_t, float, float*, const float*, float*) noexcept nogil
-        void (*rmsprop)(Py_ssize_t, float, float, float*, const float*, float*) noexcept nogil
+        void (*rmsprop)(Py_ssize_t, float, float, float, float*, const float*,
+                        float*) noexcept nogil
         void (*adam)(Py_ssize_t, float, float, float, float*, const float*, float*,
                      float*) noexcept nogil
     ctypedef struct simd_f64:
@@ -63,7 +64,8 @@ cdef extern from "simd.h" nogil:
         void (*sgd)(Py_ssize_t, double, double*, const double*) noexcept nogil
         void (*momentum)(Py_ssize_t, double, double, double*, const double*, double*) noexcept nogil
         void (*adagrad)(Py_ssize_t, double, double*, const double*, double*) noexcept nogil
-        void (*rmsprop)(Py_ssize_t, double, double, double*, const double*, double*) noexcept nogil
+        void (*rmsprop)(Py_ssize_t, double, double, double, double*, const double*,
+                        double*) noexcept nogil
         void (*adam)(Py_ssize_t, double, double, double, double*, const double*, double*,
                      double*) noexcept nogil
     ctypedef struct simd_level:

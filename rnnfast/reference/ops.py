@@ -130,10 +130,21 @@ def embedding_forward(W, ids):
     return W[ids]
 
 
-def embedding_backward(dout, ids, dW):
-    """dout (..., D), ids (...); dW (V, D) is overwritten: row v collects every dout of id v."""
-    dW[...] = 0
+def embedding_backward(dout, ids, dW, *, touched=None):
+    """dout (..., D), ids (...); dW (V, D) is overwritten: row v collects every dout of id v.
+
+    With `touched` (M,), all rows but these are known to be 0 already.
+    """
+    dW[slice(None) if touched is None else touched] = 0
     np.add.at(dW, ids, dout)
+
+
+def distinct(ids, V):
+    """ids (...) -> tokens (U,), those that occur, in the order of their first places, and index
+    (...), with tokens[index] == ids"""
+    tokens, first, index = np.unique(ids, return_index=True, return_inverse=True)
+    order = first.argsort()
+    return tokens[order], order.argsort()[index].reshape(ids.shape)
 
 
 def softmax_loss_forward(logits, targets, ignore_label):

@@ -173,7 +173,8 @@ static double FN(sum_of_squares)(ptrdiff_t n, const real *restrict x)
     return total;
 }
 
-/* The optimizers: the formulas are those of rnnfast/optimizers.py, one number at a time. */
+/* The optimizers: the formulas are those of rnnfast/optimizers.py, one number at a time. What they
+ * write as 1 - beta comes as `rate`: in float, 1 - beta would not be it. */
 
 static void FN(sgd)(ptrdiff_t n, real lr, real *restrict W, const real *restrict dW)
 {
@@ -199,21 +200,21 @@ static void FN(adagrad)(ptrdiff_t n, real lr, real *restrict W, const real *rest
     }
 }
 
-static void FN(rmsprop)(ptrdiff_t n, real lr, real decay, real *restrict W,
+static void FN(rmsprop)(ptrdiff_t n, real lr, real decay, real rate, real *restrict W,
                         const real *restrict dW, real *restrict h)
 {
     for (ptrdiff_t j = 0; j < n; j++) {
-        h[j] = decay * h[j] + (1 - decay) * dW[j] * dW[j];
+        h[j] = decay * h[j] + rate * dW[j] * dW[j];
         W[j] -= lr * dW[j] / (FN(square_root)(h[j]) + (real)1e-7);
     }
 }
 
-static void FN(adam)(ptrdiff_t n, real lr, real beta1, real beta2, real *restrict W,
+static void FN(adam)(ptrdiff_t n, real lr, real rate1, real rate2, real *restrict W,
                      const real *restrict dW, real *restrict m, real *restrict v)
 {
     for (ptrdiff_t j = 0; j < n; j++) {
-        m[j] += (1 - beta1) * (dW[j] - m[j]);
-        v[j] += (1 - beta2) * (dW[j] * dW[j] - v[j]);
+        m[j] += rate1 * (dW[j] - m[j]);
+        v[j] += rate2 * (dW[j] * dW[j] - v[j]);
         W[j] -= lr * m[j] / (FN(square_root)(v[j]) + (real)1e-7);
     }
 }

@@ -39,7 +39,8 @@ typedef struct {
     void (*sgd)(ptrdiff_t n, real lr, real *W, const real *dW);
     void (*momentum)(ptrdiff_t n, real lr, real momentum, real *W, const real *dW, real *v);
     void (*adagrad)(ptrdiff_t n, real lr, real *W, const real *dW, real *h);
-    void (*rmsprop)(ptrdiff_t n, real lr, real decay, real *W, const real *dW, real *h);
-    void (*adam)(ptrdiff_t n, real lr, real beta1, real beta2, real *W, const real *dW, real *m,
+    void (*rmsprop)(ptrdiff_t n, real lr, real decay, real rate, real *W, const real *dW,
+                    real *h);
+    void (*adam)(ptrdiff_t n, real lr, real rate1, real rate2, real *W, const real *dW, real *m,
                  real *v);
 } SIMD_TABLE;
