@@ -210,8 +210,9 @@ def main():
     from importlib.metadata import version
 
     rows = []
-    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, "
-          f"NumPy {np.__version__}, PyTorch {version('torch')}; ms, ratio = PyTorch / rnnfast")  # fmt: skip
+    versions = f"NumPy {np.__version__}, PyTorch {version('torch')}"
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
+    print(f"{versions}; ms, ratio = PyTorch / rnnfast")
     print(f"{'cell':5} {'dtype':8} thr  {'N,T,D,H':18} {'forward':>9} {'ratio':>6}   "
           f"{'fwd+bwd':>9} {'ratio':>6} {'GF/s':>6}")  # fmt: skip
     for cell in arguments.cell:

@@ -7,17 +7,14 @@ name can be imported from here. `rnnfast.reference` has the same layers in NumPy
 from ._version import __version__
 from .info import build_info
 from .layers import LSTM, RNN, TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
-from .losses import TimeSoftmaxWithLoss
+from .losses import TimeAffineWithLoss, TimeSoftmaxWithLoss
 from .models import Rnnlm, SimpleRnnlm
 from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop, clip_grads
 from .runs import Run, Settings
 from .sampling import generate
 from .text import Vocabulary, builtin_corpus, lanes, load_text, split_by_position, unigram_entropy
-from .threads import default_num_threads as _default_num_threads
 from .threads import get_num_threads, set_num_threads
 from .trainer import Trainer, evaluate
-
-set_num_threads(_default_num_threads())
 
 from . import reference  # isort: skip  (it is made of the layers above)
 
@@ -34,6 +31,7 @@ __all__ = [
     "Settings",
     "SimpleRnnlm",
     "TimeAffine",
+    "TimeAffineWithLoss",
     "TimeEmbedding",
     "TimeLSTM",
     "TimeRNN",

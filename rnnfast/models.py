@@ -6,8 +6,8 @@ Letters: N batch rows, T time steps, D embedding size, H hidden size, V vocabula
 import numpy as np
 
 from . import kernels
-from .layers import TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
-from .losses import TimeSoftmaxWithLoss
+from .layers import TimeEmbedding, TimeLSTM, TimeRNN
+from .losses import TimeAffineWithLoss
 
 
 class _LanguageModel:
@@ -54,30 +54,45 @@ class _LanguageModel:
 
         self.vocab_size = V
         self.tie_weights = tie_weights
-        self.embedding = TimeEmbedding(embed_W, ops=ops)
-        self.affine = TimeAffine(affine_W, np.zeros(V, dtype))
+        # with tied weights the gradient of the affine layer is added to all of it
+        self.embedding = TimeEmbedding(embed_W, keep_zeros=not tie_weights, ops=ops)
+        self.affine = TimeAffineWithLoss(affine_W, np.zeros(V, dtype), ops=ops)
         self.layers = [self.embedding, *self.recurrent_layers, self.affine]
-        self.loss_layer = TimeSoftmaxWithLoss(ops=ops)
         self.params = [W for layer in self.layers for W in layer.params]
         self.grads = [dW for layer in self.layers for dW in layer.grads]
         if tie_weights:  # one array, one entry: backward adds both gradients into the embedding's
             del self.params[-2], self.grads[-2]
 
+    def _hidden(self, xs):
+        """Ids xs (N, T) -> outputs (N, T, H) of the last recurrent layer."""
+        first, *others = self.recurrent_layers
+        vectors, index = self.embedding.forward_distinct(xs)
+        hs = first.forward(vectors, index=index)
+        for layer in others:
+            hs = layer.forward(hs)
+        return hs
+
     def predict(self, xs):
         """Ids xs (N, T) -> logits (N, T, V) of the token that follows each."""
-        for layer in self.layers:
-            xs = layer.forward(xs)
-        return xs
+        return self.affine.logits(self._hidden(xs))
 
-    def forward(self, xs, ts):
-        """Ids xs and targets ts, (N, T) -> mean cross entropy in nats, a float."""
-        return self.loss_layer.forward(self.predict(xs), ts)
+    def forward(self, xs, ts, *, need_gradient=True):
+        """Ids xs and targets ts, (N, T) -> mean cross entropy in nats, a float.
+
+        Without `need_gradient` this is faster, and backward cannot follow.
+        """
+        return self.affine.forward(self._hidden(xs), ts, need_gradient=need_gradient)
 
     def backward(self, dout=1):
-        """Fill `grads` with the gradients of the last forward, times `dout`."""
-        dout = self.loss_layer.backward(dout)
-        for layer in reversed(self.layers):
+        """Fill `grads` with the gradients of the last forward, times `dout`.
+
+        Between calls, the embedding's gradient may be scaled but not otherwise written to, unless
+        weights are tied.
+        """
+        dout = self.affine.backward(dout)
+        for layer in reversed(self.recurrent_layers):
             dout = layer.backward(dout)
+        self.embedding.backward(dout)
         if self.tie_weights:
             self.embedding.grads[0] += self.affine.grads[0].T
 

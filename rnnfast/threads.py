@@ -48,3 +48,6 @@ def set_num_threads(n):
 def get_num_threads():
     """Threads that a call of a layer may use."""
     return engine.get_num_threads()
+
+
+set_num_threads(default_num_threads())

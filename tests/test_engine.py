@@ -116,9 +116,7 @@ def problem(cell, dtype, N, T, D, H, U=None):
 def run(ops, cell, xs, weights, states, index, dhs, dstates, **options):
     """Everything that forward and backward return and write, by name, and the cache."""
     forward, backward = getattr(ops, f"{cell}_forward"), getattr(ops, f"{cell}_backward")
-    *outputs, cache = forward(
-        xs, *weights, *states, index=index, cache=options.pop("cache", None)
-    )
+    *outputs, cache = forward(xs, *weights, *states, index=index, cache=options.pop("cache", None))
     grads = [np.full_like(W, np.nan) for W in weights]
     dxs, *dfirst = backward(dhs, *dstates, cache, *weights[:2], *grads, **options)
     results = dict(zip(("hs", "h", "c"), outputs, strict=False))
@@ -127,8 +125,10 @@ def run(ops, cell, xs, weights, states, index, dhs, dstates, **options):
     return results | ({} if dxs is None else {"dxs": dxs}), cache
 
 
-SHAPES = [(1, 1, 1, 1), (1, 25, 65, 100), (2, 3, 5, 17), (3, 4, 16, 64), (7, 13, 37, 193),
-          (10, 5, 100, 100), (5, 2, 3, 16), (20, 3, 70, 130), (33, 2, 600, 33), (2, 300, 4, 8)]  # fmt: skip
+SHAPES = [
+    *((1, 1, 1, 1), (1, 25, 65, 100), (2, 3, 5, 17), (3, 4, 16, 64), (7, 13, 37, 193)),
+    *((10, 5, 100, 100), (5, 2, 3, 16), (20, 3, 70, 130), (33, 2, 600, 33), (2, 300, 4, 8)),
+]
 
 
 @DTYPES
@@ -207,9 +207,7 @@ def test_weights_may_change_between_any_two_calls(cell):
             *outputs, cache = getattr(ops, f"{cell}_forward")(xs, *changed, *states, cache=cache)
             changed[1] *= 1.5  # between forward and backward
             grads = [np.empty_like(W) for W in changed]
-            outputs += getattr(ops, f"{cell}_backward")(
-                dhs, *dstates, cache, *changed[:2], *grads
-            )
+            outputs += getattr(ops, f"{cell}_backward")(dhs, *dstates, cache, *changed[:2], *grads)
             changed[0] -= 0.25  # between backward and forward
             results[ops] += [*outputs, *grads]
     for a, b in zip(results[kernels], results[twins], strict=True):
@@ -238,9 +236,8 @@ def test_fork():
 
 def test_an_instruction_set_that_is_not_there_is_an_error():
     environment = {**os.environ, "RNNFAST_CPU": "avx1024"}
-    result = subprocess.run(
-        [sys.executable, "-c", "import rnnfast"], env=environment, text=True, capture_output=True
-    )
+    command = [sys.executable, "-c", "import rnnfast"]
+    result = subprocess.run(command, check=False, env=environment, text=True, capture_output=True)
     assert result.returncode
     assert "avx1024" in result.stderr
     assert "baseline" in result.stderr
@@ -253,7 +250,9 @@ def test_cpu_level_is_the_one_asked_for():
 @DTYPES
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 5), (50, 100, 418), (300, 33, 129), (2, 9, 3000)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (3, 7, 5), (50, 100, 418), (300, 33, 129), (2, 9, 3000)]
+)
 def test_affine(dtype, threads, transposed, shape):
     engine.set_num_threads(threads)
     M, D, V = shape
@@ -273,7 +272,9 @@ def test_affine(dtype, threads, transposed, shape):
 @DTYPES
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 5), (50, 100, 418), (300, 33, 10007), (100, 9, 64)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (3, 7, 5), (50, 100, 418), (300, 33, 10007), (100, 9, 64)]
+)
 def test_fused_loss(dtype, threads, transposed, shape):
     engine.set_num_threads(threads)
     M, D, V = shape

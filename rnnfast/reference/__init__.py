@@ -36,13 +36,15 @@ LSTM = _twin(layers.LSTM)
 TimeRNN = _twin(layers.TimeRNN)
 TimeLSTM = _twin(layers.TimeLSTM)
 TimeEmbedding = _twin(layers.TimeEmbedding)
-TimeAffine = layers.TimeAffine  # NumPy already
+TimeAffine = _twin(layers.TimeAffine)
+TimeAffineWithLoss = _twin(losses.TimeAffineWithLoss)
 TimeSoftmaxWithLoss = _twin(losses.TimeSoftmaxWithLoss)
 
 __all__ = [
     "LSTM",
     "RNN",
     "TimeAffine",
+    "TimeAffineWithLoss",
     "TimeEmbedding",
     "TimeLSTM",
     "TimeRNN",
