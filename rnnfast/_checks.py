@@ -54,7 +54,7 @@ def as_floats(name, array, dtype, shape, hint=""):
 
 
 def as_ids(name, ids, vocab_size, shape, ignore_label=None):
-    """Token ids as a C-contiguous int64 array, each in 0..vocab_size-1 or `ignore_label`."""
+    """A C-contiguous int64 copy of token ids, each in 0..vocab_size-1 or `ignore_label`."""
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
         raise TypeError(
@@ -63,7 +63,7 @@ def as_ids(name, ids, vocab_size, shape, ignore_label=None):
         )
     check_shape(name, ids, shape)
     # a uint64 above the int64 range turns negative here, and is caught as such
-    converted = np.ascontiguousarray(ids, np.int64)
+    converted = np.array(ids, np.int64, order="C")
     wrong = (converted < 0) | (converted >= vocab_size)
     if ignore_label is not None:
         wrong &= converted != ignore_label

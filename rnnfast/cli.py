@@ -202,7 +202,7 @@ def _fit(run):
     def after_epoch(record, improved):
         run.save(best=improved)
         progress.line(
-            f"epoch {trainer.epoch}/{epochs}: training {record.train_loss:.4f}, "
+            f"epoch {trainer.epoch}/{epochs}: training {record.train_loss:.4f} at its end, "
             f"validation {_loss_text(record.valid_loss, run)}, "
             f"lr {record.lr:g}, {record.tokens_per_second:,.0f} tokens/s"
         )

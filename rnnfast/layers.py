@@ -313,10 +313,8 @@ class TimeEmbedding(_Layer):
     def forward(self, xs):
         """Ids xs (N, T) -> vectors (N, T, D)."""
         (W,) = self._checked_params()
-        ids = as_ids("xs", xs, len(W), ("N", "T"))
-        # a copy, where the ids are the caller's own array: backward needs them unchanged
-        self._cache = ids.copy() if np.shares_memory(ids, xs) else ids
-        return self.ops.embedding_forward(W, ids)
+        self._cache = as_ids("xs", xs, len(W), ("N", "T"))
+        return self.ops.embedding_forward(W, self._cache)
 
     def backward(self, dout):
         """Gradient (N, T, D) of the vectors -> None, since ids have none; fills `grads`."""
