@@ -345,8 +345,9 @@ class TimeAffine(_Layer):
     def forward(self, x):
         """x (N, T, D) -> (N, T, M)."""
         W, b = self._checked_params()
-        x = as_floats("x", x, self.dtype, ("N", "T", len(W)))
-        self._cache = x
+        given, x = x, as_floats("x", x, self.dtype, ("N", "T", len(W)))
+        # a copy, where x is the caller's own array: backward needs it unchanged
+        self._cache = x.copy() if np.shares_memory(x, given) else x
         out = x.reshape(-1, len(W)) @ W
         out += b
         return out.reshape(*x.shape[:2], -1)
