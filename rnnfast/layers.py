@@ -39,8 +39,16 @@ class _Layer:
     def _checked_params(self):
         """`params`, whose entries somebody may have replaced since they were last looked at."""
         weights = as_weights(**dict(zip(self._names, self.params, strict=True)))
-        for name, W, shape in zip(self._names, weights, self._shapes(), strict=True):
+        for name, W, shape, dW in zip(
+            self._names, weights, self._shapes(), self.grads, strict=True
+        ):
             check_shape(name, W, shape)
+            # the kernels trust that a gradient and what forward kept fit the weights of now
+            if W.shape != dW.shape or W.dtype != dW.dtype:
+                raise ValueError(
+                    f"{name}: expected shape {dW.shape} and dtype {dW.dtype} as when the layer was "
+                    f"made, got {W.shape} and {W.dtype}; make a new layer for other weights"
+                )
         return weights
 
     def _require_cache(self):
