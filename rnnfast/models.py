@@ -65,13 +65,24 @@ class _LanguageModel:
 
     def predict(self, xs):
         """Ids xs (N, T) -> logits (N, T, V) of the token that follows each."""
-        for layer in self.layers:
-            xs = layer.forward(xs)
+        carried = self.get_state()
+        try:
+            for layer in self.layers:
+                xs = layer.forward(xs)
+        except Exception:
+            self.set_state(carried)
+            raise
         return xs
 
     def forward(self, xs, ts):
         """Ids xs and targets ts, (N, T) -> mean cross entropy in nats, a float."""
-        return self.loss_layer.forward(self.predict(xs), ts)
+        carried = self.get_state()
+        logits = self.predict(xs)
+        try:
+            return self.loss_layer.forward(logits, ts)
+        except Exception:  # the targets do not fit: the block has not been read
+            self.set_state(carried)
+            raise
 
     def backward(self, dout=1):
         """Fill `grads` with the gradients of the last forward, times `dout`."""
