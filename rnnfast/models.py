@@ -6,6 +6,7 @@ Letters: N batch rows, T time steps, D embedding size, H hidden size, V vocabula
 import numpy as np
 
 from . import kernels
+from ._checks import FLOATS
 from .layers import TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
 from .losses import TimeSoftmaxWithLoss
 
@@ -33,6 +34,8 @@ class _LanguageModel:
             _positive("hidden_size", hidden_size),
         )
         _positive("num_layers", num_layers)
+        if np.dtype(dtype) not in FLOATS:
+            raise TypeError(f"dtype: expected float32 or float64, got {np.dtype(dtype)}")
         if tie_weights and D != H:
             raise ValueError(
                 f"tie_weights: expected wordvec_size equal to hidden_size, got {D} and {H}; "
