@@ -64,6 +64,7 @@ class _Recurrent(_Layer):
     """Weights Wx (D, G*H), Wh (H, G*H), b (G*H,) of a cell with G gates."""
 
     gates = 1
+    state_hint = "a state has a row for every row of x"
 
     def __init__(self, Wx, Wh, b, ops=kernels):
         super().__init__(ops, Wx=Wx, Wh=Wh, b=b)
@@ -80,8 +81,7 @@ class _Recurrent(_Layer):
         """Checked input and weights, and the initial states, zeros where they are None."""
         weights = self._checked_params()
         xs = as_floats(name, xs, self.dtype, (*shape, weights[0].shape[0]))
-        hint = "reset_state() or set_state() fits the state to a batch of another size"
-        return xs, weights, self._checked_states(len(xs), states, hint)
+        return xs, weights, self._checked_states(len(xs), states, self.state_hint)
 
     def _start_backward(self, dhs, name, **states):
         """Checked gradient, what forward kept, Wx and Wh, and the gradients of the last states."""
@@ -178,7 +178,11 @@ class LSTM(_Recurrent):
         return dxs[:, 0], dh_prev, dc_prev
 
 
-class TimeRNN(_Recurrent):
+class _TimeRecurrent(_Recurrent):
+    state_hint = "reset_state() or set_state() fits the state to a batch of another size"
+
+
+class TimeRNN(_TimeRecurrent):
     """A plain recurrent layer over a block of T steps: h_t = tanh(x_t Wx + h_{t-1} Wh + b).
 
     Parameters
@@ -236,7 +240,7 @@ class TimeRNN(_Recurrent):
         self.h = None
 
 
-class TimeLSTM(_Recurrent):
+class TimeLSTM(_TimeRecurrent):
     """An LSTM layer over a block of T steps; gate columns f, g, i, o (see `LSTM`).
 
     Parameters
