@@ -6,7 +6,7 @@ that both share.
 
 import numpy as np
 import pytest
-from conftest import assert_close, make_cell, make_problem, run_cell
+from conftest import CELLS, assert_close, make_cell, make_problem, run_cell
 
 import rnnfast
 from rnnfast import kernels, reference
@@ -39,8 +39,7 @@ def dot(a, b):
 @pytest.mark.parametrize("sizes", [(2, 4, 3, 5, 1), (1, 1, 1, 1, 1), (3, 1, 2, 4, 1)], ids=str)
 @pytest.mark.parametrize(
     ("cell", "incoming"),
-    [("rnn", "dhs"), ("rnn", "dh"), ("rnn", "all")]
-    + [("lstm", "dhs"), ("lstm", "dh"), ("lstm", "dc"), ("lstm", "all")],
+    [(c, d) for c in CELLS for d in ("dhs", "dh", "dc", "all") if (c, d) != ("rnn", "dc")],
 )
 def test_recurrent_kernels(cell, incoming, sizes, ops):
     """Weights, inputs and initial states, for a gradient arriving at each output on its own."""
