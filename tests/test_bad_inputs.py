@@ -4,7 +4,7 @@ argument, what was expected, what came, what to do), and that nothing has change
 
 import numpy as np
 import pytest
-from conftest import assert_all_close, make_problem
+from conftest import LAYERS, assert_all_close, make_problem, named, states_of
 
 import rnnfast
 from rnnfast import reference
@@ -28,7 +28,7 @@ def assert_says(error, *parts):
 
 # Making a layer. ------------------------------------------------------------------------------
 
-RECURRENT = [  # G gates, in units of H
+RNN_WEIGHTS = [
     ("Wx", (A((3, 5)), A((4, 4)), A(4)), "expected an array of shape (D, 4)", "got (3, 5)"),
     ("Wx", (A(3), A((4, 4)), A(4)), "expected an array of shape (D, 4)", "got (3,)"),
     ("Wx", (A((0, 4)), A((4, 4)), A(4)), "(D, 4)", "got (0, 4) (sizes must be at least 1)"),
@@ -40,7 +40,7 @@ RECURRENT = [  # G gates, in units of H
 
 @modules
 @pytest.mark.parametrize("name", ["RNN", "TimeRNN"])
-@pytest.mark.parametrize(("argument", "weights", "expected", "got"), RECURRENT)
+@pytest.mark.parametrize(("argument", "weights", "expected", "got"), RNN_WEIGHTS)
 def test_shapes_of_rnn_weights(name, argument, weights, expected, got, module):
     with pytest.raises(ValueError, match=f"^{argument}: ") as error:
         getattr(module, name)(*weights)
@@ -100,25 +100,22 @@ def test_one_dtype_for_all_weights(module):
 # Calling a layer. -----------------------------------------------------------------------------
 
 
-def results_of(problem, layer):
-    """Copies of all that an error may not touch: gradients, states, what backward returns next."""
-    states = {key: getattr(layer, key, None) for key in ("h", "c", "dh", "dc")}
-    now = {f"grads[{k}]": dW for k, dW in enumerate(layer.grads)}
-    now |= {key: state for key, state in states.items() if state is not None}
-    return {key: np.array(value) for key, value in now.items()}
+def results_of(layer):
+    """Copies of what an error may not touch."""
+    states = states_of(layer, "h", "c", "dh", "dc")
+    return {key: np.copy(a) for key, a in (named("grads", layer.grads) | states).items()}
 
 
 def assert_nothing_changes(problem, module, error_type, call, *parts):
     """`call(layer)` fails, `parts` stand in the message, and the layer is as it was."""
     layer = problem.layer(module)
     problem.forward(layer)
-    gradients = problem.backward(layer)
-    gradients = {key: np.array(value) for key, value in gradients.items()}
-    before = results_of(problem, layer)
+    gradients = {key: np.copy(a) for key, a in problem.backward(layer).items()}
+    before = results_of(layer)
     with pytest.raises(error_type) as error:
         call(layer)
     assert_says(error, *parts)
-    assert_all_close(results_of(problem, layer), before, 1e-30)
+    assert_all_close(results_of(layer), before, 1e-30)
     assert_all_close(problem.backward(layer), gradients, 1e-30)
 
 
@@ -252,10 +249,7 @@ def test_ids_that_are_no_integers(dtype, module):
 
 
 @modules
-@pytest.mark.parametrize(
-    "name",
-    ["RNN", "LSTM", "TimeRNN", "TimeLSTM", "TimeEmbedding", "TimeAffine", "TimeSoftmaxWithLoss"],
-)
+@pytest.mark.parametrize("name", LAYERS)
 def test_backward_before_forward(name, module):
     problem = make_problem(name)
     layer = problem.layer(module)
