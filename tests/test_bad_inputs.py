@@ -4,7 +4,7 @@ argument, what was expected, what came, what to do), and that nothing has change
 
 import numpy as np
 import pytest
-from conftest import LAYERS, assert_all_close, make_problem, named, states_of
+from problems import LAYERS, assert_all_close, make_problem, named, states_of
 
 import rnnfast
 from rnnfast import reference

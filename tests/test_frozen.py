@@ -39,7 +39,7 @@ for cell, G in (("rnn", 1), ("lstm", 4)):
 
 import numpy as np
 import pytest
-from conftest import run_cell
+from problems import run_cell
 
 from rnnfast import kernels
 from rnnfast.reference import ops as numpy_ops

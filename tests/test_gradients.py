@@ -6,7 +6,7 @@ that both share.
 
 import numpy as np
 import pytest
-from conftest import CELLS, assert_close, make_cell, make_problem, run_cell
+from problems import CELLS, assert_close, make_cell, make_problem, run_cell
 
 import rnnfast
 from rnnfast import kernels, reference

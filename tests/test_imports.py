@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LAYERS
+from problems import LAYERS
 
 import rnnfast
 from rnnfast import kernels, layers, losses, models, optimizers, reference

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import DTYPES, assert_close, make_problem
+from problems import DTYPES, assert_close, make_problem
 
 import rnnfast
 from rnnfast import reference

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import assert_close
+from problems import assert_close
 
 import rnnfast
 from rnnfast.reference import ops as numpy_ops

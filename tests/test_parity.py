@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import (
+from problems import (
     CELLS,
     DTYPES,
     INPUTS,

@@ -152,7 +152,7 @@ def run_cell(ops, cell, arrays):
 def assert_close(actual, expected, tolerance=None, name=""):
     """Equal shape, and a difference of at most `tolerance` of the largest expected value."""
     actual, expected = np.asarray(actual), np.asarray(expected)
-    assert actual.shape == expected.shape, name
+    assert actual.shape == expected.shape, f"{name}: {actual.shape}, not {expected.shape}"
     tolerance = tolerance or TOLERANCES[actual.dtype]
     difference, size = np.abs(actual - expected).max(), np.abs(expected).max()
     # "not <=" and not ">": a NaN is a difference
@@ -161,7 +161,7 @@ def assert_close(actual, expected, tolerance=None, name=""):
 
 def assert_all_close(actual, expected, tolerance=None):
     """`assert_close` for results by name, of which there must be the same."""
-    assert actual.keys() == expected.keys()
+    assert actual.keys() == expected.keys(), f"{actual.keys()}, not {expected.keys()}"
     for name in actual:
         assert_close(actual[name], expected[name], tolerance, name)
 
