@@ -1,5 +1,7 @@
 """Every compiled kernel and every layer gives what its NumPy twin gives, whatever the strides."""
 
+import itertools
+
 import numpy as np
 import pytest
 from problems import (
@@ -148,6 +150,22 @@ def test_backward_depends_on_nothing_that_the_caller_can_reach(name, dtype, modu
     second = problem.backward(layer)
     for which, value in first.items():
         np.testing.assert_array_equal(second[which], value, err_msg=which)
+
+
+@pytest.mark.parametrize("ops", [kernels, numpy_ops], ids=["compiled", "numpy"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_recurrent_kernels_share_no_memory(cell, ops):
+    """Inputs, outputs, what is kept for backward, and gradients are arrays of their own."""
+    arrays = make_cell(cell)
+    inputs = [arrays[name] for name in INPUTS if name in arrays]
+    *outputs, cache = getattr(ops, f"{cell}_forward")(*inputs)
+    incoming = [arrays[name] for name in ("dhs", "dh", "dc") if name in arrays]
+    grads = [np.empty_like(arrays[name]) for name in WEIGHTS]
+    Wx, Wh, _ = inputs[1:4]
+    gradients = getattr(ops, f"{cell}_backward")(*incoming, cache, Wx, Wh, *grads)
+    everything = [*inputs, *outputs, *cache, *incoming, *grads, *gradients]
+    for a, b in itertools.combinations(everything, 2):
+        assert not np.shares_memory(a, b)
 
 
 @dtypes
