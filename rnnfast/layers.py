@@ -359,7 +359,7 @@ class TimeAffine(_Layer):
         W, b = self._checked_params()
         given, x = x, as_floats("x", x, self.dtype, ("N", "T", len(W)))
         # a copy, where x is the caller's own array: backward needs it unchanged
-        self._cache = x.copy() if np.shares_memory(x, given) else x
+        self._cache = x.copy() if np.may_share_memory(x, given) else x
         out = x.reshape(-1, len(W)) @ W
         out += b
         return out.reshape(*x.shape[:2], -1)
