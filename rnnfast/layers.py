@@ -39,8 +39,16 @@ class _Layer:
     def _checked_params(self):
         """`params`, whose entries somebody may have replaced since they were last looked at."""
         weights = as_weights(**dict(zip(self._names, self.params, strict=True)))
-        for name, W, shape in zip(self._names, weights, self._shapes(), strict=True):
+        for name, W, shape, dW in zip(
+            self._names, weights, self._shapes(), self.grads, strict=True
+        ):
             check_shape(name, W, shape)
+            # the kernels trust that a gradient and what forward kept fit the weights of now
+            if W.shape != dW.shape or W.dtype != dW.dtype:
+                raise ValueError(
+                    f"{name}: expected shape {dW.shape} and dtype {dW.dtype} as when the layer was "
+                    f"made, got {W.shape} and {W.dtype}; make a new layer for other weights"
+                )
         return weights
 
     def _require_cache(self):
@@ -56,6 +64,7 @@ class _Recurrent(_Layer):
     """Weights Wx (D, G*H), Wh (H, G*H), b (G*H,) of a cell with G gates."""
 
     gates = 1
+    state_hint = "a state has a row for every row of x"
 
     def __init__(self, Wx, Wh, b, ops=kernels):
         super().__init__(ops, Wx=Wx, Wh=Wh, b=b)
@@ -76,9 +85,10 @@ class _Recurrent(_Layer):
         xs = as_floats(name, xs, self.dtype, (*shape, weights[0].shape[0]))
         if index is not None:
             index = as_ids("index", index, len(xs), ("N", "T"))
-        self._output_shape = xs.shape[:-1] if index is None else index.shape
-        hint = "reset_state() or set_state() fits the state to a batch of another size"
-        return xs, index, weights, self._checked_states(self._output_shape[0], states, hint)
+        output_shape = xs.shape[:-1] if index is None else index.shape
+        states = self._checked_states(output_shape[0], states, self.state_hint)
+        self._output_shape = output_shape
+        return xs, index, weights, states
 
     def _start_backward(self, dhs, name, **states):
         """Checked gradient, what forward kept, Wx and Wh, and the gradients of the last states."""
@@ -175,7 +185,11 @@ class LSTM(_Recurrent):
         return dxs[:, 0], dh_prev, dc_prev
 
 
-class TimeRNN(_Recurrent):
+class _TimeRecurrent(_Recurrent):
+    state_hint = "reset_state() or set_state() fits the state to a batch of another size"
+
+
+class TimeRNN(_TimeRecurrent):
     """A plain recurrent layer over a block of T steps: h_t = tanh(x_t Wx + h_{t-1} Wh + b).
 
     Parameters
@@ -239,7 +253,7 @@ class TimeRNN(_Recurrent):
         self.h = None
 
 
-class TimeLSTM(_Recurrent):
+class TimeLSTM(_TimeRecurrent):
     """An LSTM layer over a block of T steps; gate columns f, g, i, o (see `LSTM`).
 
     Parameters
@@ -334,15 +348,10 @@ class TimeEmbedding(_Layer):
     def _shapes(self):
         return (("V", "D"),)
 
-    def _checked_ids(self, xs, W):
-        ids = as_ids("xs", xs, len(W), ("N", "T"))
-        # a copy, where the ids are the caller's own array: backward needs them unchanged
-        return ids.copy() if np.shares_memory(ids, xs) else ids
-
     def forward(self, xs):
         """Ids xs (N, T) -> vectors (N, T, D)."""
         (W,) = self._checked_params()
-        self._cache = self._checked_ids(xs, W)
+        self._cache = as_ids("xs", xs, len(W), ("N", "T"))
         return self.ops.embedding_forward(W, self._cache)
 
     def forward_distinct(self, xs):
@@ -352,7 +361,7 @@ class TimeEmbedding(_Layer):
         takes the gradient (U, D) that this layer returns.
         """
         (W,) = self._checked_params()
-        self._cache, index = self.ops.distinct(self._checked_ids(xs, W), len(W))
+        self._cache, index = self.ops.distinct(as_ids("xs", xs, len(W), ("N", "T")), len(W))
         return self.ops.embedding_forward(W, self._cache), index
 
     def backward(self, dout):
@@ -387,8 +396,9 @@ class TimeAffine(_Layer):
     def forward(self, x):
         """x (N, T, D) -> (N, T, M)."""
         W, b = self._checked_params()
-        x = as_floats("x", x, self.dtype, ("N", "T", len(W)))
-        self._cache = x
+        given, x = x, as_floats("x", x, self.dtype, ("N", "T", len(W)))
+        # a copy, where x is the caller's own array: backward needs it unchanged
+        self._cache = x.copy() if np.may_share_memory(x, given) else x
         return self.ops.affine_forward(x.reshape(-1, len(W)), W, b).reshape(*x.shape[:2], -1)
 
     def backward(self, dout):

@@ -6,6 +6,7 @@ Letters: N batch rows, T time steps, D embedding size, H hidden size, V vocabula
 import numpy as np
 
 from . import kernels
+from ._checks import FLOATS
 from .layers import TimeEmbedding, TimeLSTM, TimeRNN
 from .losses import TimeAffineWithLoss
 
@@ -33,6 +34,8 @@ class _LanguageModel:
             _positive("hidden_size", hidden_size),
         )
         _positive("num_layers", num_layers)
+        if np.dtype(dtype) not in FLOATS:
+            raise TypeError(f"dtype: expected float32 or float64, got {np.dtype(dtype)}")
         if tie_weights and D != H:
             raise ValueError(
                 f"tie_weights: expected wordvec_size equal to hidden_size, got {D} and {H}; "
@@ -74,14 +77,24 @@ class _LanguageModel:
 
     def predict(self, xs):
         """Ids xs (N, T) -> logits (N, T, V) of the token that follows each."""
-        return self.affine.logits(self._hidden(xs))
+        carried = self.get_state()
+        try:
+            return self.affine.logits(self._hidden(xs))
+        except Exception:
+            self.set_state(carried)
+            raise
 
     def forward(self, xs, ts, *, need_gradient=True):
         """Ids xs and targets ts, (N, T) -> mean cross entropy in nats, a float.
 
         Without `need_gradient` this is faster, and backward cannot follow.
         """
-        return self.affine.forward(self._hidden(xs), ts, need_gradient=need_gradient)
+        carried = self.get_state()
+        try:
+            return self.affine.forward(self._hidden(xs), ts, need_gradient=need_gradient)
+        except Exception:  # the targets do not fit: the block has not been read
+            self.set_state(carried)
+            raise
 
     def backward(self, dout=1):
         """Fill `grads` with the gradients of the last forward, times `dout`.
