@@ -21,7 +21,10 @@ MSVC = sys.platform == "win32"
 X86 = platform.machine().lower() in ("x86_64", "amd64") and not MSVC
 
 # NumPy is no build-time dependency: the kernels see arrays through memoryviews only.
-MODULES = ["engine", "recurrent", "affine", "embedding", "softmax_loss", "optimizer_steps", "build"]
+MODULES = [
+    *("engine", "recurrent", "affine", "embedding", "generation", "softmax_loss"),
+    *("optimizer_steps", "build"),
+]
 
 # Each instruction set is one file with flags of its own; nothing else is compiled with them.
 SIMD = Path("rnnfast/simd")

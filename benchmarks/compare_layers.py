@@ -11,11 +11,10 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
-import time
+import tempfile
 
 import numpy as np
+from duel import Contestant, race, serve
 
 SHAPES = [
     (1, 25, 65, 100),
@@ -109,44 +108,7 @@ CONTESTANTS = {"rnnfast": Ours, "torch": Torch}
 
 
 def worker(name, cell, dtype, shape, threads):
-    """Answers requests on stdin: results -> .npz on disk, forward or both -> median seconds."""
-    contestant = CONTESTANTS[name](cell, dtype, shape, threads)
-    for line in sys.stdin:
-        what, argument = line.split()
-        if what == "results":
-            np.savez(argument, *contestant.results())
-            print("done", flush=True)
-        else:
-            print(_median(getattr(contestant, what), float(argument)), flush=True)
-
-
-def _median(function, seconds):
-    function()
-    times, end = [], time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-class Worker:
-    def __init__(self, *arguments, environment=None):
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", json.dumps(arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(environment or {})},
-        )
-
-    def ask(self, what, argument):
-        print(what, argument, file=self.process.stdin, flush=True)
-        return self.process.stdout.readline().strip()
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+    serve(CONTESTANTS[name](cell, dtype, shape, threads))
 
 
 def check(pair, dtype, folder):
@@ -163,25 +125,22 @@ def check(pair, dtype, folder):
 
 
 def compare(cell, dtype, shape, threads, rounds, seconds, torch_environment):
-    import tempfile
-
     pair = [
-        Worker("rnnfast", cell, dtype, shape, threads),
-        Worker("torch", cell, dtype, shape, threads, environment=torch_environment),
+        Contestant(__file__, "rnnfast", cell, dtype, shape, threads),
+        Contestant(__file__, "torch", cell, dtype, shape, threads, environment=torch_environment),
     ]
     with tempfile.TemporaryDirectory() as folder:
         check(pair, dtype, folder)
     row = {"cell": cell, "dtype": dtype, "shape": shape, "threads": threads}
     for what in ("forward", "both"):
-        times = [[float(c.ask(what, seconds)) for c in pair] for _ in range(rounds)]
-        ours, theirs = map(list, zip(*times, strict=True))
+        (ours, theirs), (_, ratio) = race(pair, what, rounds, seconds)
         N, T, D, H = shape
         flops = 2 * N * T * (D + H) * GATES[cell] * H * (3 if what == "both" else 1)
         row[what] = {
-            "rnnfast_ms": 1e3 * statistics.median(ours),
-            "torch_ms": 1e3 * statistics.median(theirs),
-            "ratio": statistics.median(t / o for o, t in times),
-            "gflops": flops / statistics.median(ours) / 1e9,
+            "rnnfast_ms": 1e3 * ours,
+            "torch_ms": 1e3 * theirs,
+            "ratio": ratio,
+            "gflops": flops / ours / 1e9,
         }
     for contestant in pair:
         contestant.close()

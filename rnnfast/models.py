@@ -55,6 +55,7 @@ class _LanguageModel:
             self.recurrent_layers.append(self.Cell(Wx, Wh, b, stateful=True, ops=ops))
         affine_W = embed_W.T if tie_weights else weights(H, V, np.sqrt(H))
 
+        self.ops = ops
         self.vocab_size = V
         self.tie_weights = tie_weights
         # with tied weights the gradient of the affine layer is added to all of it
@@ -95,6 +96,26 @@ class _LanguageModel:
         except Exception:  # the targets do not fit: the block has not been read
             self.set_state(carried)
             raise
+
+    def read(self, xs):
+        """Let the recurrent layers read ids xs (N, T); nothing comes back but their states."""
+        self._hidden(xs)
+
+    def continued(self, first, length, temperature, skip_ids, uniforms):
+        """Ids (length,) that follow `first` and the states carried, which stay as they are.
+
+        See `rnnfast.generate`, and `rnnfast.reference.ops.generate` for the arguments.
+        """
+        layers = [(self.cell, *layer.params) for layer in self.recurrent_layers]
+        zeros = [np.zeros((1, layer.hidden_size), layer.dtype) for layer in self.recurrent_layers]
+        states = [
+            tuple(zero if state is None else state for state in states)
+            for zero, states in zip(zeros, self.get_state(), strict=True)
+        ]
+        return self.ops.generate(
+            *self.embedding.params, layers, *self.affine.params, states, int(first), length,
+            temperature, skip_ids, uniforms,
+        )  # fmt: skip
 
     def backward(self, dout=1):
         """Fill `grads` with the gradients of the last forward, times `dout`.
@@ -150,12 +171,14 @@ class SimpleRnnlm(_LanguageModel):
     """
 
     Cell = TimeRNN
+    cell = "rnn"
 
 
 class Rnnlm(_LanguageModel):
     """Language model on `TimeLSTM`; everything else is as in `SimpleRnnlm`."""
 
     Cell = TimeLSTM
+    cell = "lstm"
 
 
 def _positive(name, value):

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+import rnnfast
 from rnnfast import kernels
 from rnnfast.kernels import engine
 from rnnfast.reference import ops as twins
@@ -311,3 +312,24 @@ def test_fused_loss_has_the_same_bits_for_any_number_of_threads():
     for other in results[1:]:
         for ours, theirs in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@DTYPES
+@pytest.mark.parametrize("Model", [rnnfast.SimpleRnnlm, rnnfast.Rnnlm])
+@pytest.mark.parametrize(("V", "length"), [(13, 200), (300, 50)])
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_generation(dtype, Model, V, length, num_layers, temperature):
+    results = []
+    for ops in (kernels, twins):
+        model = Model(
+            V, 20, 33, num_layers=num_layers, dtype=dtype, rng=np.random.default_rng(0), ops=ops
+        )
+        model.affine.params[0][...] *= 10
+        rng = np.random.default_rng(1)
+        ids = rnnfast.generate(
+            model, [1, 2, 3], length, temperature=temperature, skip_ids=[5], rng=rng
+        )
+        results.append(ids)
+    np.testing.assert_array_equal(*results)
+    assert 5 not in results[0]

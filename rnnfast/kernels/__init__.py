@@ -20,6 +20,7 @@ try:
         affine_loss_forward,
     )
     from .embedding import distinct, embedding_backward, embedding_forward
+    from .generation import generate
     from .optimizer_steps import (
         adagrad_step,
         adam_step,
@@ -54,6 +55,7 @@ __all__ = [
     "embedding_backward",
     "embedding_forward",
     "engine",
+    "generate",
     "lstm_backward",
     "lstm_forward",
     "momentum_step",
