@@ -104,8 +104,8 @@ class TimeAffineWithLoss(TimeAffine):
         """Gradient of xs (N, T, D), times `dout`, that of the loss; fills `grads`."""
         if self._loss_shape is None:
             raise RuntimeError(
-                "TimeAffineWithLoss.backward: expected a forward call with need_gradient before "
-                "it, got none; call forward first"
+                "TimeAffineWithLoss.backward: expected a forward call before it, got none with "
+                "need_gradient; call forward first"
             )
         dx = self.ops.affine_loss_backward(self._loss_cache, float(dout), *self.grads)
         return dx.reshape(self._loss_shape)

@@ -1,7 +1,6 @@
 """Steps of the optimizers, one pass over each array, and the norm of the gradients.
 
-The formulas stand in rnnfast/optimizers.py, which keeps them in NumPy too, for arrays that are
-not what these functions take: all flat, contiguous and of one dtype.
+`rnnfast.reference.ops` has the same for arrays of any kind; these take flat ones of one dtype.
 """
 
 from cython.parallel cimport parallel, threadid
