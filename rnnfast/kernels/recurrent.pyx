@@ -31,6 +31,7 @@ from .engine cimport (
 
 cdef enum:
     M_BLOCK = 126                 # rows of a gradient's scratch, as in engine.pyx
+    SECOND_LEVEL = 2097152        # bytes, about, of a second-level cache
     ROWS_WORTH = 4                # rows of the batch that make up for a thread of their own
 
 
@@ -47,6 +48,7 @@ ctypedef struct Layer:
     int threads
     bint by_rows                  # whether threads take rows of the batch, or units
     bint indexed
+    bint step_by_step             # whether the input is projected step by step
 
 
 cdef class Cache:
@@ -145,6 +147,7 @@ def _run_forward(
     s.state = (s.T + 1) * s.N * s.h_row
     s.threads = threads_for(2.0 * s.N * s.T * (s.D + s.H) * G * s.H)
     s.by_rows = s.N >= ROWS_WORTH * s.threads
+    s.step_by_step = not s.indexed and _better_step_by_step(s, size)
 
     cdef Py_ssize_t P = s.columns.panels
     cdef real* x = <real*> cache.x.reserve(s.U * s.x_row, size)
@@ -221,21 +224,23 @@ cdef void _forward_task(
     barrier(threads)
 
     # a = [x 1] [Wx b]
-    product(m1 - m0, computed(s.columns), s.D + 1, x + m0 * s.x_row, rows_of(s.x_row), Wx_p,
-            (s.D + 1) * s.W, zeros, 0, 0, projected + m0 * s.W, s.W, s.U * s.W)
+    if not s.step_by_step:
+        product(m1 - m0, computed(s.columns), s.D + 1, x + m0 * s.x_row, rows_of(s.x_row),
+                Wx_p, (s.D + 1) * s.W, zeros, 0, 0, projected + m0 * s.W, s.W, s.U * s.W)
     barrier(threads)
     if s.by_rows:
         p0, p1 = 0, P
         n0, n1 = part(s.N, 1, thread, threads), part(s.N, 1, thread + 1, threads)
-    _forward_steps(s, threads, n0, n1, p0, p1, index, states, gates, projected, Wh_p, hs)
+    _forward_steps(s, threads, n0, n1, p0, p1, x, index, states, gates,
+                   projected, Wx_p, Wh_p, zeros, hs)
 
 
 cdef void _forward_steps(
     Layer s, int threads,
     Py_ssize_t n0, Py_ssize_t n1,                  # rows of the batch, n0 ... n1 - 1
     Py_ssize_t p0, Py_ssize_t p1,                  # panels, and so units
-    const int64_t* index, real* states, real* gates, const real* projected, const real* Wh_p,
-    real[:, :, ::1] hs,
+    const real* x, const int64_t* index, real* states, real* gates, const real* projected,
+    const real* Wx_p, const real* Wh_p, const real* zeros, real[:, :, ::1] hs,
 ) noexcept nogil:
     """a_t += h_{t-1} Wh;  h_t = cell(a_t)"""
     cdef Py_ssize_t size = sizeof(real), TN = s.T * s.N, per_panel = s.columns.units
@@ -253,6 +258,11 @@ cdef void _forward_steps(
             a = gates + p * TN * s.W + (t * s.N + n0) * s.W
             if s.indexed:
                 _gather(s, p, q, t * s.N + n0, t * s.N + n1, index, projected, gates)
+            if s.step_by_step:
+                product(n1 - n0, min(computed(s.columns), q * s.W) - p * s.W, s.D + 1,
+                        x + (t * s.N + n0) * s.x_row, rows_of(s.x_row),
+                        Wx_p + p * (s.D + 1) * s.W, (s.D + 1) * s.W, zeros, 0, 0,
+                        a, s.W, TN * s.W)
             product(n1 - n0, min(computed(s.columns), q * s.W) - p * s.W, s.H, h, rows_of(s.h_row),
                     Wh_p + p * s.H * s.W, s.H * s.W, a, s.W, TN * s.W, a, s.W, TN * s.W)
             while p < q:
@@ -264,6 +274,14 @@ cdef void _forward_steps(
             memcpy(&hs[n, t, u0], h_next + (n - n0) * s.h_row + u0, (u1 - u0) * size)
         if not s.by_rows:
             barrier(threads)
+
+
+cdef bint _better_step_by_step(Layer s, Py_ssize_t size) noexcept nogil:
+    """Whether the products that could be done for all steps at once are better done step by step:
+    where the weights stay in the second-level cache and the gates of all steps would not."""
+    cdef Py_ssize_t columns = s.columns.panels * s.W
+    return s.N >= 12 and s.T * s.N * columns * size > SECOND_LEVEL and (
+        (s.D + s.H) * columns * size < SECOND_LEVEL // 2)
 
 
 cdef void _gather(

@@ -22,8 +22,8 @@ static void FN(spread)(ptrdiff_t units, const real *restrict panel, real *restri
 
 static void FN(gather)(ptrdiff_t units, const real *restrict vectors, real *restrict panel)
 {
-    for (int g = 0; g < 4; g++)
-        for (ptrdiff_t j = 0; j < units; j++)
+    for (int g = 0; g < 4; g++) /* whole vectors: what is too much, the next gate overwrites */
+        for (int j = 0; j < LANES; j++)
             panel[g * units + j] = vectors[g * LANES + j];
 }
 
