@@ -30,9 +30,6 @@ cdef enum:
 
 # ---------------------------------------------------------------- the layer alone
 
-cdef Buffer _WEIGHTS = Buffer(), _INPUT = Buffer(), _SCRATCH = Buffer()   # used under the GIL only
-
-
 def affine_forward(x, W, b):
     """x W + b. See `rnnfast.reference.ops.affine_forward` for the contract."""
     out = np.empty((len(x), W.shape[1]), W.dtype)
@@ -55,7 +52,7 @@ def _run_forward(
 ):
     cdef Py_ssize_t size = sizeof(real), M = x.shape[0], D = x.shape[1], V = out.shape[1]
     cdef Columns columns = columns_of(1, V, lanes_of(&x[0, 0]))
-    cdef Buffer weights = _WEIGHTS
+    cdef Buffer weights = Buffer()
     cdef real* W_p = <real*> weights.reserve(columns.panels * (D + 2) * 4 * columns.lanes, size)
     cdef int n = threads_for(2.0 * M * D * V)
     with nogil:
@@ -101,7 +98,7 @@ def _run_backward(
     cdef Columns inputs = columns_of(1, D, columns.lanes)
     cdef Py_ssize_t P = columns.panels, width = 4 * columns.lanes
     cdef int n = threads_for(4.0 * M * D * V)
-    cdef Buffer weights = _WEIGHTS, packed = _INPUT, scratch = _SCRATCH
+    cdef Buffer weights = Buffer(), packed = Buffer(), scratch = Buffer()
     cdef real* WT = <real*> weights.reserve(inputs.panels * P * width * width, size)
     cdef real* dout_p = <real*> packed.reserve(P * M * width, size)
     cdef real* rest = <real*> scratch.reserve((n * P * M_BLOCK + 2) * width, size)

@@ -156,7 +156,7 @@ def _generate(
     int64_t[::1] ids,             # OUT (length)
 ):
     cdef Py_ssize_t k, t
-    cdef Step* s
+    cdef Step* s = model.steps
     cdef real *h
     with nogil:
         for t in range(ids.shape[0]):
@@ -174,9 +174,8 @@ def _generate(
                 _step(s, <real*> s.before, <real*> s.after, <real*> s.gates)
                 s.before, s.after = s.after, s.before
                 h = <real*> s.before
-                h[s.H] = 1
+                h[s.H] = 1        # for [h 1]; no step reads it
             _affine(model, s.H, h, <real*> model.logits)
-            h[s.H] = 0
             token = _draw(model.V, <real*> model.logits, temperature, skip,
                           uniforms[t] if temperature > 0 else 0, p)
             ids[t] = token
@@ -199,8 +198,8 @@ cdef void _step(Step* s, real* before, real* after, real* a) noexcept nogil:
     """a += h Wh;  h = cell(a)"""
     cdef Py_ssize_t W = 4 * s.columns.lanes, P = s.columns.panels, p
     cdef Py_ssize_t units = s.columns.units
-    before[s.H] = 0
-    product(1, computed(s.columns), s.H, before, rows_of(0), <const real*> s.Wh, s.H * W, a, 0, W, a, 0, W)
+    product(1, computed(s.columns), s.H, before, rows_of(0), <const real*> s.Wh, s.H * W, a, 0, W,
+            a, 0, W)
     for p in range(P):
         cell_forward(s.cell, 1, units_of(s.columns, p), a + p * W, before + p * units,
                      after + p * units, s.row, s.state)
