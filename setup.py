@@ -92,7 +92,7 @@ extensions = [
         [f"rnnfast/kernels/{name}.pyx"],
         include_dirs=[str(SIMD)],
         depends=[str(header) for header in SIMD.glob("*.h")],
-        extra_compile_args=["/O2"] if MSVC else ["-O3"],
+        extra_compile_args=["/O2"] if MSVC else ["-O3", *([] if DEBUG else ["-g0"])],
         define_macros=[("RNNFAST_DEBUG", str(int(DEBUG)))],
     )
     for name in MODULES
