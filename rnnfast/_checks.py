@@ -75,3 +75,13 @@ def as_ids(name, ids, vocab_size, shape, ignore_label=None):
             f"got {ids[where]} at position {where}; check the vocabulary the ids come from"
         )
     return converted
+
+
+def as_count(name, value, least=1, hint=""):
+    """A whole number of at least `least`, as an int."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(
+            f"{name}: expected a whole number of at least {least}, got {value!r}"
+            f"{hint and '; ' + hint}"
+        )
+    return int(value)

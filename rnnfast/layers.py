@@ -13,7 +13,7 @@ Letters in shapes: N batch rows, T time steps, D input size, H hidden size, V vo
 import numpy as np
 
 from . import kernels
-from ._checks import as_floats, as_ids, as_weights, check_shape
+from ._checks import as_count, as_floats, as_ids, as_weights, check_shape
 
 
 class _Layer:
@@ -63,6 +63,16 @@ class _Recurrent(_Layer):
     @property
     def hidden_size(self):
         return self.params[1].shape[0]
+
+    @property
+    def truncate_size(self):
+        """Steps between two cuts of the gradient through time, or None for no cut."""
+        return self._truncate or None
+
+    @truncate_size.setter
+    def truncate_size(self, size):
+        hint = "None lets gradients flow through the whole block"
+        self._truncate = 0 if size is None else as_count("truncate_size", size, hint=hint)
 
     def _shapes(self):
         columns = self.gates * self.params[1].shape[0] if self.params[1].ndim else "G*H"
@@ -179,6 +189,9 @@ class TimeRNN(_Recurrent):
     stateful : bool
         Whether a block starts from the last state of the block before (truncated BPTT) or from
         zeros. Gradients never flow from one block into another.
+    truncate_size : int or None, keyword-only
+        k >= 1: in the backward pass nothing flows from step t+1 into step t where (t+1) % k == 0,
+        as if blocks of k steps had been run one by one; the forward pass is the same.
     ops : module with the arithmetic, keyword-only
 
     Attributes
@@ -193,9 +206,10 @@ class TimeRNN(_Recurrent):
         here and in `forward`, `backward` and `set_state`. Nothing has changed then.
     """
 
-    def __init__(self, Wx, Wh, b, stateful=False, *, ops=kernels):
+    def __init__(self, Wx, Wh, b, stateful=False, *, truncate_size=None, ops=kernels):
         super().__init__(Wx, Wh, b, ops)
         self.stateful = stateful
+        self.truncate_size = truncate_size
         self.h = self.dh = None
 
     def forward(self, xs):
@@ -212,7 +226,9 @@ class TimeRNN(_Recurrent):
         dh (N, H): gradient that arrives at the last state besides (zero if None).
         """
         dhs, cache, weights, (dh,) = self._start_backward(dhs, "dhs", dh=dh)
-        dxs, self.dh = self.ops.rnn_backward(dhs, dh, cache, *weights, *self.grads)
+        dxs, self.dh = self.ops.rnn_backward(
+            dhs, dh, cache, *weights, *self.grads, self._truncate
+        )
         return dxs
 
     def set_state(self, h):
@@ -237,6 +253,9 @@ class TimeLSTM(_Recurrent):
     stateful : bool
         Whether a block starts from the last state and cell of the block before (truncated BPTT)
         or from zeros. Gradients never flow from one block into another.
+    truncate_size : int or None, keyword-only
+        k >= 1: in the backward pass nothing flows from step t+1 into step t where (t+1) % k == 0,
+        as if blocks of k steps had been run one by one; the forward pass is the same.
     ops : module with the arithmetic, keyword-only
 
     Attributes
@@ -253,9 +272,10 @@ class TimeLSTM(_Recurrent):
 
     gates = 4
 
-    def __init__(self, Wx, Wh, b, stateful=False, *, ops=kernels):
+    def __init__(self, Wx, Wh, b, stateful=False, *, truncate_size=None, ops=kernels):
         super().__init__(Wx, Wh, b, ops)
         self.stateful = stateful
+        self.truncate_size = truncate_size
         self.h = self.c = self.dh = self.dc = None
 
     def forward(self, xs):
@@ -272,7 +292,9 @@ class TimeLSTM(_Recurrent):
         dh, dc (N, H): gradients that arrive at the last state and cell besides (zero if None).
         """
         dhs, cache, weights, states = self._start_backward(dhs, "dhs", dh=dh, dc=dc)
-        dxs, self.dh, self.dc = self.ops.lstm_backward(dhs, *states, cache, *weights, *self.grads)
+        dxs, self.dh, self.dc = self.ops.lstm_backward(
+            dhs, *states, cache, *weights, *self.grads, self._truncate
+        )
         return dxs
 
     def set_state(self, h, c=None):

@@ -30,7 +30,7 @@ def lstm_forward(xs, Wx, Wh, b, h0, c0):
     return out, hs[T].copy(), cs[T].copy(), (xs, hs, cs, tanh_cs, gates)
 
 
-def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db):
+def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db, truncate=0):
     """Gradients of the block. See `rnnfast.reference.ops.lstm_backward` for the contract."""
     xs, hs, cs, tanh_cs, gates = cache
     T, N, D = xs.shape
@@ -38,7 +38,7 @@ def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db):
     das = np.empty_like(gates)
     dh = dh.copy()
     dc = dc.copy()
-    _backward_steps(dhs, gates, cs, tanh_cs, np.ascontiguousarray(Wh.T), das, dh, dc)
+    _backward_steps(dhs, gates, cs, tanh_cs, np.ascontiguousarray(Wh.T), truncate, das, dh, dc)
     das = das.reshape(T * N, 4 * H)
     dWx[...] = xs.reshape(T * N, D).T @ das
     dWh[...] = hs[:T].reshape(T * N, H).T @ das
@@ -84,6 +84,7 @@ def _backward_steps(
     const real[:, :, ::1] cs,     # IN (T+1, N, H)
     const real[:, :, ::1] tanh_cs,  # IN (T, N, H)
     const real[:, ::1] WhT,       # IN (4H, H): Wh transposed
+    Py_ssize_t truncate,          # steps between cuts of the gradient, 0: none
     real[:, :, ::1] das,          # OUT (T, N, 4H): gradients of the pre-activations
     real[:, ::1] dh,              # INOUT (N, H): gradient of the last state -> of the initial one
     real[:, ::1] dc,              # INOUT (N, H): the same of the cell
@@ -102,6 +103,9 @@ def _backward_steps(
     cdef real f, g, i, o, u, dh_t, dc_t
     with nogil:
         for t in range(T - 1, -1, -1):
+            if truncate > 0 and t + 1 < T and (t + 1) % truncate == 0:
+                dh[:, :] = 0
+                dc[:, :] = 0
             for n in range(N):
                 gate = &gates[t, n, 0]
                 da = &das[t, n, 0]

@@ -25,14 +25,14 @@ def rnn_forward(xs, Wx, Wh, b, h0):
     return hs[1:].transpose(1, 0, 2).copy(), hs[T].copy(), (xs, hs)
 
 
-def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db):
+def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db, truncate=0):
     """Gradients of the block. See `rnnfast.reference.ops.rnn_backward` for the contract."""
     xs, hs = cache
     T, N, D = xs.shape
     H = hs.shape[2]
     das = np.empty((T, N, H), hs.dtype)
     dh = dh.copy()
-    _backward_steps(dhs, hs, np.ascontiguousarray(Wh.T), das, dh)
+    _backward_steps(dhs, hs, np.ascontiguousarray(Wh.T), truncate, das, dh)
     das = das.reshape(T * N, H)
     dWx[...] = xs.reshape(T * N, D).T @ das
     dWh[...] = hs[:T].reshape(T * N, H).T @ das
@@ -61,6 +61,7 @@ def _backward_steps(
     const real[:, :, :] dhs,      # IN (N, T, H): gradients arriving at the outputs
     const real[:, :, ::1] hs,     # IN (T+1, N, H)
     const real[:, ::1] WhT,       # IN (H, H): Wh transposed
+    Py_ssize_t truncate,          # steps between cuts of the gradient, 0: none
     real[:, :, ::1] das,          # OUT (T, N, H): gradients of the pre-activations
     real[:, ::1] dh,              # INOUT (N, H): gradient of the last state -> of the initial one
 ):
@@ -70,6 +71,8 @@ def _backward_steps(
     cdef real h
     with nogil:
         for t in range(T - 1, -1, -1):
+            if truncate > 0 and t + 1 < T and (t + 1) % truncate == 0:
+                dh[:, :] = 0
             for n in range(N):
                 for j in range(H):
                     h = hs[t + 1, n, j]

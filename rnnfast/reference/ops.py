@@ -26,17 +26,21 @@ def rnn_forward(xs, Wx, Wh, b, h0):
     return hs[:, 1:].copy(), hs[:, T].copy(), (xs.copy(), hs)
 
 
-def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db):
+def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db, truncate=0):
     """Gradients of `rnn_forward`, back through all time steps.
 
     dhs (N, T, H): gradient arriving at the outputs; dh (N, H): at the last state besides;
-    dWx, dWh, db are overwritten -> dxs (N, T, D), gradient of h0 (N, H)
+    dWx, dWh, db are overwritten; truncate: see `cut_after`
+    -> dxs (N, T, D), gradient of h0 (N, H)
     """
     xs, hs = cache
+    T = xs.shape[1]
     dxs = np.empty_like(xs)
     for dW in (dWx, dWh, db):
         dW[...] = 0
-    for t in reversed(range(xs.shape[1])):
+    for t in reversed(range(T)):
+        if cut_after(t, T, truncate):
+            dh = np.zeros_like(dh)
         da = (dhs[:, t] + dh) * (1 - hs[:, t + 1] ** 2)
         dWx += xs[:, t].T @ da
         dWh += hs[:, t].T @ da
@@ -71,17 +75,21 @@ def lstm_forward(xs, Wx, Wh, b, h0, c0):
     return hs[:, 1:].copy(), hs[:, T].copy(), cs[:, T].copy(), (xs.copy(), hs, cs, gates)
 
 
-def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db):
+def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db, truncate=0):
     """Gradients of `lstm_forward`, back through all time steps.
 
     dhs (N, T, H): gradient arriving at the outputs; dh, dc (N, H): at the last state and cell
-    besides; dWx, dWh, db are overwritten -> dxs (N, T, D), gradients of h0 and c0 (N, H)
+    besides; dWx, dWh, db are overwritten; truncate: see `cut_after`
+    -> dxs (N, T, D), gradients of h0 and c0 (N, H)
     """
     xs, hs, cs, gates = cache
+    T = xs.shape[1]
     dxs = np.empty_like(xs)
     for dW in (dWx, dWh, db):
         dW[...] = 0
-    for t in reversed(range(xs.shape[1])):
+    for t in reversed(range(T)):
+        if cut_after(t, T, truncate):
+            dh, dc = np.zeros_like(dh), np.zeros_like(dc)
         f, g, i, o = np.split(gates[:, t], 4, axis=1)
         tanh_c = np.tanh(cs[:, t + 1])
         dh = dhs[:, t] + dh
@@ -98,6 +106,16 @@ def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db):
         dh = da @ Wh.T
         dc = dc * f
     return dxs, dh, dc
+
+
+def cut_after(t, T, truncate):
+    """Whether truncated back-propagation lets nothing flow from step t+1 into step t.
+
+    With `truncate` = k > 0 that is so where (t+1) % k == 0, as if blocks of k steps had been run
+    one by one; 0 is never. What arrives at the last state from outside, and the gradient of the
+    initial one, are not cut.
+    """
+    return truncate > 0 and t + 1 < T and (t + 1) % truncate == 0
 
 
 def embedding_forward(W, ids):
