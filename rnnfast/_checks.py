@@ -85,3 +85,14 @@ def as_count(name, value, least=1, hint=""):
             f"{hint and '; ' + hint}"
         )
     return int(value)
+
+
+def check_finite(name, array, hint=""):
+    """Raise ValueError where an array holds NaN or an infinity, with the first one's position."""
+    wrong = ~np.isfinite(array)
+    if wrong.any():
+        where = tuple(int(index) for index in np.argwhere(wrong)[0])
+        raise ValueError(
+            f"{name}: expected finite numbers, got {array[where]} at position {where}"
+            f"{hint and '; ' + hint}"
+        )

@@ -1,7 +1,9 @@
-"""Language models: embedding, recurrent layers, affine, softmax with cross entropy.
+"""Networks: layers one after the other with a loss at the end; and the language models.
 
 Letters: N batch rows, T time steps, D embedding size, H hidden size, V vocabulary size.
 """
+
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -11,7 +13,81 @@ from .layers import TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
 from .losses import TimeSoftmaxWithLoss
 
 
-class _LanguageModel:
+class Network:
+    """Layers, each taking what the one before returns, and a loss of the last output.
+
+    Parameters
+    ----------
+    layers : list of layers
+    loss_layer : loss, as in `rnnfast.losses`
+
+    Attributes
+    ----------
+    layers, loss_layer : as given
+    recurrent_layers : the layers that carry a state
+    params, grads : lists of arrays, in the order of the layers
+    """
+
+    def __init__(self, layers, loss_layer):
+        self.layers, self.loss_layer = list(layers), loss_layer
+        self.recurrent_layers = [layer for layer in self.layers if hasattr(layer, "reset_state")]
+        self.params = [W for layer in self.layers for W in layer.params]
+        self.grads = [dW for layer in self.layers for dW in layer.grads]
+
+    def predict(self, xs):
+        """Input of the first layer -> output of the last.
+
+        In language models, ids (N, T) -> logits (N, T, V) of the token that follows each.
+        """
+        for layer in self.layers:
+            xs = layer.forward(xs)
+        return xs
+
+    def forward(self, xs, ts):
+        """Input xs and targets ts -> loss, a float.
+
+        In language models, ids xs and ts, both (N, T) -> mean cross entropy in nats.
+        """
+        return self.loss_layer.forward(self.predict(xs), ts)
+
+    def backward(self, dout=1):
+        """Fill `grads` with the gradients of the last forward, times `dout`."""
+        dout = self.loss_layer.backward(dout)
+        for layer in reversed(self.layers):
+            dout = layer.backward(dout)
+
+    def reset_state(self):
+        """Let every recurrent layer start its next block from zeros."""
+        for layer in self.recurrent_layers:
+            layer.reset_state()
+
+    def get_state(self):
+        """The carried states, for `set_state`: a tuple per recurrent layer of (N, H) or None."""
+        return [layer.get_state() for layer in self.recurrent_layers]
+
+    def set_state(self, states):
+        """Carry on from states that `get_state` returned."""
+        for layer, state in zip(self.recurrent_layers, states, strict=True):
+            layer.set_state(*state)
+
+    @contextmanager
+    def carrying_state(self):
+        """Within it, a block starts from the state that the block before left, the first from
+        zeros; afterwards the layers are as stateful, and in the state, as they were."""
+        carried = self.get_state()
+        stateful = [layer.stateful for layer in self.recurrent_layers]
+        try:
+            self.reset_state()
+            for layer in self.recurrent_layers:
+                layer.stateful = True
+            yield
+        finally:
+            for layer, before in zip(self.recurrent_layers, stateful, strict=True):
+                layer.stateful = before
+            self.set_state(carried)
+
+
+class _LanguageModel(Network):
     """What the language models share; they differ in their recurrent layer `Cell`."""
 
     Cell = None
@@ -45,56 +121,25 @@ class _LanguageModel:
             return (normal((rows, columns)) / scale).astype(dtype)
 
         embed_W = weights(V, D, 100)
-        self.recurrent_layers = []
+        cells = []
         for size in [D] + [H] * (num_layers - 1):
             G = self.Cell.gates
             Wx, Wh = weights(size, G * H, np.sqrt(size)), weights(H, G * H, np.sqrt(H))
-            b = np.zeros(G * H, dtype)
-            self.recurrent_layers.append(self.Cell(Wx, Wh, b, stateful=True, ops=ops))
+            cells.append(self.Cell(Wx, Wh, np.zeros(G * H, dtype), stateful=True, ops=ops))
         affine_W = embed_W.T if tie_weights else weights(H, V, np.sqrt(H))
 
         self.vocab_size = V
         self.tie_weights = tie_weights
         self.embedding = TimeEmbedding(embed_W, ops=ops)
         self.affine = TimeAffine(affine_W, np.zeros(V, dtype))
-        self.layers = [self.embedding, *self.recurrent_layers, self.affine]
-        self.loss_layer = TimeSoftmaxWithLoss(ops=ops)
-        self.params = [W for layer in self.layers for W in layer.params]
-        self.grads = [dW for layer in self.layers for dW in layer.grads]
+        super().__init__([self.embedding, *cells, self.affine], TimeSoftmaxWithLoss(ops=ops))
         if tie_weights:  # one array, one entry: backward adds both gradients into the embedding's
             del self.params[-2], self.grads[-2]
 
-    def predict(self, xs):
-        """Ids xs (N, T) -> logits (N, T, V) of the token that follows each."""
-        for layer in self.layers:
-            xs = layer.forward(xs)
-        return xs
-
-    def forward(self, xs, ts):
-        """Ids xs and targets ts, (N, T) -> mean cross entropy in nats, a float."""
-        return self.loss_layer.forward(self.predict(xs), ts)
-
     def backward(self, dout=1):
-        """Fill `grads` with the gradients of the last forward, times `dout`."""
-        dout = self.loss_layer.backward(dout)
-        for layer in reversed(self.layers):
-            dout = layer.backward(dout)
+        super().backward(dout)
         if self.tie_weights:
             self.embedding.grads[0] += self.affine.grads[0].T
-
-    def reset_state(self):
-        """Let every recurrent layer start its next block from zeros."""
-        for layer in self.recurrent_layers:
-            layer.reset_state()
-
-    def get_state(self):
-        """The carried states, for `set_state`: a tuple per recurrent layer of (N, H) or None."""
-        return [layer.get_state() for layer in self.recurrent_layers]
-
-    def set_state(self, states):
-        """Carry on from states that `get_state` returned."""
-        for layer, state in zip(self.recurrent_layers, states, strict=True):
-            layer.set_state(*state)
 
 
 class SimpleRnnlm(_LanguageModel):

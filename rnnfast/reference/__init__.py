@@ -36,8 +36,12 @@ LSTM = _twin(layers.LSTM)
 TimeRNN = _twin(layers.TimeRNN)
 TimeLSTM = _twin(layers.TimeLSTM)
 TimeEmbedding = _twin(layers.TimeEmbedding)
-TimeAffine = layers.TimeAffine  # NumPy already
 TimeSoftmaxWithLoss = _twin(losses.TimeSoftmaxWithLoss)
+# NumPy already
+TimeAffine = layers.TimeAffine
+TimeSoftmax = losses.TimeSoftmax
+TimePerplexityLoss = losses.TimePerplexityLoss
+TimeSquaredLoss = losses.TimeSquaredLoss
 
 __all__ = [
     "LSTM",
@@ -45,7 +49,10 @@ __all__ = [
     "TimeAffine",
     "TimeEmbedding",
     "TimeLSTM",
+    "TimePerplexityLoss",
     "TimeRNN",
+    "TimeSoftmax",
     "TimeSoftmaxWithLoss",
+    "TimeSquaredLoss",
     "ops",
 ]
