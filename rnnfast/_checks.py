@@ -9,6 +9,17 @@ def _shape_text(shape):
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
+def as_float_dtype(name, dtype):
+    """One of `FLOATS`, given as NumPy takes it."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in FLOATS:
+        raise TypeError(f"{name}: expected float32 or float64, got {dtype!r}")
+    return found
+
+
 def check_shape(name, array, shape, hint=""):
     """Raise ValueError unless `array` has `shape`, in which a string stands for any size >= 1."""
     fits = array.ndim == len(shape) and all(

@@ -1,4 +1,4 @@
-"""The command `rnnfast`: train, eval, sample, info, selfcheck."""
+"""The command `rnnfast`: train, eval, sample, info, selfcheck, reproduce."""
 
 import argparse
 import math
@@ -13,6 +13,7 @@ from .errors import InputError, TrainingDiverged, TrainingInterrupted
 from .info import build_info
 from .plot import plot_history
 from .progress import Progress
+from .reproduce import ABOUT_004, rows, table
 from .runs import MODELS, OPTIMIZERS, Run, Settings, holds_run, read_text
 from .sampling import generate
 from .selfcheck import TOLERANCES, compare
@@ -91,6 +92,11 @@ def _parser():
 
     command("info", _info, "What is installed and in use here.")
     command("selfcheck", _selfcheck, "Compare every compiled kernel with its NumPy twin.")
+    reproduce = command(
+        "reproduce", _reproduce, "Run the systems of the five notebooks, and compare."
+    )
+    # these networks are small: more threads only wait for each other
+    reproduce.set_defaults(threads=1)
     return parser
 
 
@@ -297,6 +303,21 @@ def _selfcheck(_):
             print(f"{name:22} {dtype}  {difference:8.1e}  {'ok' if good else 'WRONG'}")
     if failed:
         raise InputError("a kernel disagrees with its twin: do not train with this build")
+    return 0
+
+
+def _reproduce(_):
+    print(
+        "The systems of five notebooks: published or reference values, and ours on the compiled\n"
+        "kernels. Differences are relative, or absolute where 0 is expected.\n"
+    )
+    rows64, rows32 = list(rows("float64")), list(rows("float32"))
+    for line in table(rows64, rows32):
+        print(line)
+    print(f"\n{ABOUT_004}")
+    if wrong := sum(not (a.ok and b.ok) for a, b in zip(rows64, rows32, strict=True)):
+        raise InputError(f"{wrong} of {len(rows64)} rows are out of tolerance")
+    print(f"\nall {len(rows64)} rows are within tolerance in float64 and in float32")
     return 0
 
 

@@ -39,8 +39,9 @@ class Network:
 
         In language models, ids (N, T) -> logits (N, T, V) of the token that follows each.
         """
-        for layer in self.layers:
-            xs = layer.forward(xs)
+        with self._state_kept_on_error():
+            for layer in self.layers:
+                xs = layer.forward(xs)
         return xs
 
     def forward(self, xs, ts):
@@ -48,7 +49,8 @@ class Network:
 
         In language models, ids xs and ts, both (N, T) -> mean cross entropy in nats.
         """
-        return self.loss_layer.forward(self.predict(xs), ts)
+        with self._state_kept_on_error():
+            return self.loss_layer.forward(self.predict(xs), ts)
 
     def backward(self, dout=1):
         """Fill `grads` with the gradients of the last forward, times `dout`."""
@@ -85,6 +87,16 @@ class Network:
             for layer, before in zip(self.recurrent_layers, stateful, strict=True):
                 layer.stateful = before
             self.set_state(carried)
+
+    @contextmanager
+    def _state_kept_on_error(self):
+        """A block that an error ends, such as a target out of range, has not been read."""
+        carried = self.get_state()
+        try:
+            yield
+        except Exception:
+            self.set_state(carried)
+            raise
 
 
 class _LanguageModel(Network):

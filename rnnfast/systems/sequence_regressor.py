@@ -8,7 +8,7 @@ import inspect
 import numpy as np
 
 from .. import kernels
-from .._checks import as_count, as_floats, check_finite, check_shape
+from .._checks import as_count, as_float_dtype, as_floats, check_finite, check_shape
 from ..layers import TimeAffine, TimeRNN
 from ..losses import TimeSquaredLoss
 from ..optimizers import SGD
@@ -260,7 +260,7 @@ def _numbers(name, array, dtype):
             f"{name}: expected 1 dimension (T), 2 (N, T) or 3 (N, T, D), got {array.ndim}; "
             "reshape it"
         )
-    array = as_floats(name, array, np.dtype(dtype), tuple("NTD"[: array.ndim]))
+    array = as_floats(name, array, as_float_dtype("dtype", dtype), tuple("NTD"[: array.ndim]))
     check_finite(name, array, "leave such sequences out, or fill the gaps")
     return array
 
