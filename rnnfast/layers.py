@@ -14,9 +14,10 @@ import numpy as np
 
 from . import kernels
 from ._checks import as_count, as_floats, as_ids, as_weights, check_shape
+from ._ops import HasOps
 
 
-class _Layer:
+class _Layer(HasOps):
     """`params`, `grads`, and what `backward` needs of the last `forward`."""
 
     def __init__(self, ops=kernels, **weights):
@@ -226,9 +227,7 @@ class TimeRNN(_Recurrent):
         dh (N, H): gradient that arrives at the last state besides (zero if None).
         """
         dhs, cache, weights, (dh,) = self._start_backward(dhs, "dhs", dh=dh)
-        dxs, self.dh = self.ops.rnn_backward(
-            dhs, dh, cache, *weights, *self.grads, self._truncate
-        )
+        dxs, self.dh = self.ops.rnn_backward(dhs, dh, cache, *weights, *self.grads, self._truncate)
         return dxs
 
     def set_state(self, h):

@@ -7,9 +7,10 @@ import numpy as np
 
 from . import kernels
 from ._checks import as_floats, as_ids, check_shape
+from ._ops import HasOps
 
 
-class TimeSoftmaxWithLoss:
+class TimeSoftmaxWithLoss(HasOps):
     """Mean cross entropy of the softmax over all positions whose target is not ignored, in nats.
 
     Computed from the logits as log(sum e^x) - x_target, so that it stays finite where the

@@ -72,15 +72,18 @@ def embedded_rnn(X, targets, W_embed, weights, loss, *, truncate=None, h0=None):
     return total / X.size, {name: g / X.size for name, g in grads.items()}, np.array(last)
 
 
-def lstm(ids, targets, p):
+def lstm(ids, targets, p, state=None):
     """One sequence of characters in the form of notebook 004, on column vectors: (sum of losses,
-    gradients by name). p: W_f, W_i, W_C, W_o (H, H+V), W_v (V, H), biases (H, 1) and (V, 1)."""
+    gradients by name, last h and C).
+
+    p: W_f, W_i, W_C, W_o (H, H+V), W_v (V, H), biases (H, 1) and (V, 1)
+    """
     V, H = p["W_v"].shape
 
     def sigmoid(x):
         return 1 / (1 + np.exp(-x))
 
-    h = C = np.zeros((H, 1))
+    h, C = (np.zeros((H, 1)), np.zeros((H, 1))) if state is None else state
     steps = []
     for token in ids:
         z = np.vstack((h, np.eye(V)[:, [token]]))
@@ -89,6 +92,7 @@ def lstm(ids, targets, p):
         C_prev, C = C, f * C + i * C_bar
         h = o * np.tanh(C)
         steps.append((z, f, i, o, C_bar, C_prev, C, h))
+    last = h, C
     grads = {name: np.zeros_like(W) for name, W in p.items()}
     dh = dC = np.zeros((H, 1))
     total = 0.0
@@ -114,7 +118,7 @@ def lstm(ids, targets, p):
             grads[f"b_{gate}"] += da
             dz += p[f"W_{gate}"].T @ da
         dh, dC = dz[:H], dC * f
-    return total, grads
+    return total, grads, last
 
 
 def descend(weights, grads, lr):

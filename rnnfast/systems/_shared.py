@@ -8,7 +8,7 @@ import numpy as np
 from .._checks import as_ids, as_weights, check_shape
 from ..errors import TrainingDiverged
 from ..models import Network
-from ..optimizers import clip_grads
+from ..optimizers import _above_zero, clip_grads
 
 
 class NamedNetwork(Network):
@@ -114,9 +114,10 @@ def take_step(network, optimizer, xs, ts, max_grad=None):
 
     Raises TrainingDiverged where the loss or its gradient is not finite; nothing is updated then.
     """
+    limit = sys.float_info.max if max_grad is None else _above_zero("max_grad", max_grad)
     loss = network.forward(xs, ts)
     network.backward()
-    norm = clip_grads(network.grads, sys.float_info.max if max_grad is None else max_grad)
+    norm = clip_grads(network.grads, limit)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise TrainingDiverged(
             f"the loss is {loss} and the norm of its gradient {norm}, after {optimizer.steps} "

@@ -124,7 +124,8 @@ class CharLstm(NamedNetwork):
 
         xs, ts : ids (T,) or (N, T), or one-hot vectors (T, V) in floating point or (N, T, V)
         """
-        ts = as_tokens("ts", ts, self.vocab_size)
+        V = self.vocab_size
+        xs, ts = as_tokens("xs", xs, V), as_tokens("ts", ts, V)
         self._positions = ts.size
         return super().forward(xs, ts) * ts.size
 
@@ -132,7 +133,7 @@ class CharLstm(NamedNetwork):
         """Fill `grads` with the gradients of the last forward, times `dout`; -> `gradients`."""
         return super().backward(dout * self._positions)
 
-    def fit(self, ids, epochs=20, lr=1e-4, *, T_steps=25, max_grad=None, on_epoch=None):
+    def fit(self, ids, epochs=200, lr=0.1, *, T_steps=25, max_grad=None, on_epoch=None):
         """Gradient descent over a text in blocks of `T_steps` characters.
 
         The state is carried from block to block, and is zero at the beginning of every epoch.
@@ -140,9 +141,9 @@ class CharLstm(NamedNetwork):
         Parameters
         ----------
         ids : int array (M,), at least 2
-        epochs : int
-        lr : float
-            Learning rate. The default is the notebook's; 0.1 suits the zero-mean weights.
+        epochs, lr : int, float
+            How often to go over the text, and the learning rate. The notebook's 20 and 1e-4 change
+            next to nothing.
         T_steps : int, keyword-only (like what follows)
             Characters through which gradients flow.
         max_grad : float or None

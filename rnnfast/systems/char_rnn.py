@@ -88,7 +88,8 @@ class CharRnn(NamedNetwork):
 
         xs, ts : ids (T,) or (N, T), or one-hot vectors (T, V) in floating point or (N, T, V)
         """
-        return super().forward(xs, as_tokens("ts", ts, self.vocab_size))
+        V = self.vocab_size
+        return super().forward(as_tokens("xs", xs, V), as_tokens("ts", ts, V))
 
     def published_gradients(self, xs, ts):
         """The gradients of one sample in the notebook's own arithmetic: dict of float32 arrays.

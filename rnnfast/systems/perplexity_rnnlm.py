@@ -98,6 +98,11 @@ class PerplexityRnnlm(NamedNetwork):
         eps=1e-8,
         ops=kernels,
     ):
+        if len(init_W) != 4 or len(init_b) != 2:
+            raise ValueError(
+                "init_W, init_b: expected the arrays (We, Wx, Wh, Wa) and (Br, Ba), "
+                f"got {len(init_W)} and {len(init_b)} of them"
+            )
         (We, Wx, Wh, Wa), (Br, Ba) = init_W, init_b
         given = {"We": We, "Wx": Wx, "Wh": Wh, "Br": Br, "Wa": Wa, "Ba": Ba}
         weights = own_weights(given, SHAPES)

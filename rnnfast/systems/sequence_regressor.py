@@ -11,7 +11,7 @@ from .. import kernels
 from .._checks import as_count, as_float_dtype, as_floats, check_finite, check_shape
 from ..layers import TimeAffine, TimeRNN
 from ..losses import TimeSquaredLoss
-from ..optimizers import SGD
+from ..optimizers import SGD, _above_zero
 from ._shared import NamedNetwork, take_step
 
 
@@ -111,7 +111,7 @@ class SequenceRegressor:
         if xs.shape[1] < 2:
             raise ValueError(
                 "X: expected sequences of at least 2 steps, got 1, which has no course to learn; "
-                "give longer sequences (in two dimensions, rows are sequences)"
+                "give longer sequences (rows of X are sequences; steps, where y has one dimension)"
             )
         if y.ndim == 3:
             check_shape("y", y, (*xs.shape[:2], "M"), "y has a value for every step of X")
@@ -120,7 +120,7 @@ class SequenceRegressor:
             check_shape("y", y, want, "y has a value for every step of X")
         ts = y if y.ndim == 3 else y.reshape(*xs.shape[:2], 1)
         network = _RegressionRnn(self, xs.shape[2], ts.shape[2])
-        optimizer = SGD(self.learning_rate)
+        optimizer = SGD(_above_zero("learning_rate", self.learning_rate))
         losses = [take_step(network, optimizer, xs, ts, self.max_grad) for _ in range(epochs)]
         self.network_, self.weights_, self.loss_curve_ = network, network.weights, losses
         self.n_features_in_, self.n_outputs_, self.n_iter_ = xs.shape[2], ts.shape[2], epochs
@@ -191,6 +191,18 @@ class SequenceRegressor:
             setattr(self, name, value)
         return self
 
+    def __sklearn_tags__(self):
+        """What scikit-learn asks an estimator about itself before it tunes or scores it."""
+        # nobody but scikit-learn calls this, so that it is there to be imported
+        from sklearn.utils import InputTags, RegressorTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="regressor",
+            target_tags=TargetTags(required=True, multi_output=True),
+            regressor_tags=RegressorTags(),
+            input_tags=InputTags(three_d_array=True),
+        )
+
     def __repr__(self):
         defaults = inspect.signature(type(self)).parameters
         changed = (
@@ -250,7 +262,7 @@ def _numbers(name, array, dtype):
     try:
         array = np.asarray(array)
     except ValueError:
-        lengths = sorted({np.size(sequence) for sequence in array})
+        lengths = sorted({len(sequence) if np.iterable(sequence) else 1 for sequence in array})
         raise ValueError(
             f"{name}: expected sequences of one length, got lengths {lengths}; "
             "cut them to one length, or fit them one by one"
