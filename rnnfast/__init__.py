@@ -8,7 +8,7 @@ from ._version import __version__
 from .info import build_info
 from .layers import LSTM, RNN, TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
 from .losses import TimePerplexityLoss, TimeSoftmax, TimeSoftmaxWithLoss, TimeSquaredLoss
-from .models import Rnnlm, SimpleRnnlm
+from .models import Network, Rnnlm, SimpleRnnlm
 from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop, clip_grads
 from .runs import Run, Settings
 from .sampling import generate
@@ -39,6 +39,7 @@ __all__ = [
     "CharLstm",
     "CharRnn",
     "Momentum",
+    "Network",
     "PerplexityRnnlm",
     "RMSprop",
     "Rnnlm",

@@ -11,12 +11,9 @@ def _shape_text(shape):
 
 def as_float_dtype(name, dtype):
     """One of `FLOATS`, given as NumPy takes it."""
-    try:
-        found = np.dtype(dtype)
-    except TypeError:
-        found = None
+    found = np.dtype(dtype)
     if found not in FLOATS:
-        raise TypeError(f"{name}: expected float32 or float64, got {dtype!r}")
+        raise TypeError(f"{name}: expected float32 or float64, got {found}")
     return found
 
 
@@ -65,7 +62,7 @@ def as_floats(name, array, dtype, shape, hint=""):
 
 
 def as_ids(name, ids, vocab_size, shape, ignore_label=None):
-    """Token ids as a C-contiguous int64 array, each in 0..vocab_size-1 or `ignore_label`."""
+    """A C-contiguous int64 copy of token ids, each in 0..vocab_size-1 or `ignore_label`."""
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
         raise TypeError(
@@ -73,11 +70,10 @@ def as_ids(name, ids, vocab_size, shape, ignore_label=None):
             f"convert whole numbers with {name}.astype(numpy.int64)"
         )
     check_shape(name, ids, shape)
-    # a uint64 above the int64 range turns negative here, and is caught as such
-    converted = np.ascontiguousarray(ids, np.int64)
-    wrong = (converted < 0) | (converted >= vocab_size)
+    # in the caller's dtype: a uint64 above the int64 range would turn negative, into a label
+    wrong = (ids < 0) | (ids >= vocab_size)
     if ignore_label is not None:
-        wrong &= converted != ignore_label
+        wrong &= ids != ignore_label
     if wrong.any():
         where = tuple(int(index) for index in np.argwhere(wrong)[0])
         besides = "" if ignore_label is None else f" or the ignored label {ignore_label}"
@@ -85,7 +81,7 @@ def as_ids(name, ids, vocab_size, shape, ignore_label=None):
             f"{name}: expected token ids in 0..{vocab_size - 1}{besides}, "
             f"got {ids[where]} at position {where}; check the vocabulary the ids come from"
         )
-    return converted
+    return np.array(ids, np.int64, order="C")
 
 
 def as_count(name, value, least=1, hint=""):

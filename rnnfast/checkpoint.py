@@ -49,8 +49,9 @@ def save_checkpoint(path, arrays, meta):
 def load_checkpoint(path):
     """What `save_checkpoint` wrote: (arrays, meta). Raises InputError for any other file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        # opened here, since np.load leaves a damaged archive open
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(arrays.pop("meta.json").tobytes())
         if meta.pop("format") != FORMAT:
             raise InputError(f"{path} was written by another version of rnnfast; use that one")

@@ -14,14 +14,14 @@ from .info import build_info
 from .plot import plot_history
 from .progress import Progress
 from .reproduce import ABOUT_004, rows, table
-from .runs import MODELS, OPTIMIZERS, Run, Settings, holds_run, read_text
-from .sampling import generate
+from .runs import MODELS, OPTIMIZERS, Run, Settings, holds_run
 from .selfcheck import TOLERANCES, compare
-from .text import END_OF_LINE, UNKNOWN, checksum, split_by_position, unigram_entropy
+from .text import load_text, unigram_entropy
 from .threads import default_num_threads, set_num_threads
 from .trainer import evaluate, perplexity
 
 DEFAULT_FOLDER = "rnnfast-run"
+SAMPLE_TEMPERATURE = 0.7
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -32,11 +32,11 @@ def main(argv=None):
     try:
         set_num_threads(getattr(arguments, "threads", None) or default_num_threads())
         return arguments.command(arguments)
-    except (InputError, TrainingDiverged) as error:
+    except (InputError, TrainingDiverged, OSError) as error:
         print(f"rnnfast: error: {error}", file=sys.stderr)
         return EXIT_ERROR
-    except KeyboardInterrupt:
-        print("rnnfast: interrupted", file=sys.stderr)
+    except (TrainingInterrupted, KeyboardInterrupt) as stop:
+        print(f"rnnfast: {str(stop) or 'interrupted'}", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -85,9 +85,15 @@ def _parser():
     option = sample.add_argument
     option("run", metavar="RUN", help="run folder")
     option("--length", type=_count, default=500, metavar="N", help="tokens (default: 500)")
-    option("--prime", metavar="TEXT", help="beginning to continue (default: a new line)")
-    option("--temperature", type=_not_negative, default=0.8, metavar="X",
-           help="below 1 plays safe, 0 takes the likeliest (default: 0.8)")  # fmt: skip
+    option("--prime", metavar="TEXT", default="", help="beginning to continue (default: none)")
+    careful = f"low plays safe, 0 takes the likeliest (default: {SAMPLE_TEMPERATURE})"
+    option(
+        "--temperature",
+        type=_not_negative,
+        default=SAMPLE_TEMPERATURE,
+        metavar="X",
+        help=careful,
+    )
     option("--seed", type=_seed, metavar="N", help="for the same text again (default: random)")
 
     command("info", _info, "What is installed and in use here.")
@@ -135,12 +141,11 @@ def _train(arguments):
         print(f"all {run.settings.epochs} epochs are done; --epochs with a larger number adds some")
     _fit(run)
     best = Run.load(run.folder)
-    test_loss = evaluate(best.model, run.corpus.test) if len(run.corpus.test) > 1 else math.nan
     print(f"validation, best epoch: {_loss_text(run.trainer.best_loss, run)}")
-    print(f"test, same weights:     {_loss_text(test_loss, run)}")
+    print(f"test, same weights:     {_loss_text(evaluate(best.model, run.corpus.test), run)}")
     _plot(run)
     print(f"run saved in {run.folder}: `rnnfast sample {run.folder}` writes more of this:\n")
-    print(_sampled(best, length=500, temperature=0.8, rng=best.rng))
+    print(best.sample(500, temperature=SAMPLE_TEMPERATURE, rng=best.rng))
     return 0
 
 
@@ -175,18 +180,20 @@ def _resumed(arguments, given):
 
 def _describe(run):
     corpus, settings, vocabulary = run.corpus, run.settings, run.vocabulary
-    unit = _unit(vocabulary)
+    unit = vocabulary.unit
     ids = np.concatenate((corpus.train, corpus.valid, corpus.test))
     parameters = sum(W.size for W in run.model.params)
-    print(f"text: {corpus.name}, {len(corpus.text):,} characters, "
-          f"sha256 {checksum(corpus.text)[:16]}")  # fmt: skip
-    print(f"vocabulary: {len(vocabulary):,} {unit}s; training part {len(corpus.train):,}, "
-          f"validation {len(corpus.valid):,}, test {len(corpus.test):,}")  # fmt: skip
-    print(f"without context (unigram entropy): {_loss_text(unigram_entropy(ids), run)}")
-    print(f"model: {settings.cell}, embedding {settings.embedding}, hidden {settings.hidden}, "
-          f"layers {settings.layers}: {parameters:,} parameters; {settings.optimizer}, "
-          f"lr {settings.lr:g}, {settings.batch} lanes x {settings.time} steps")  # fmt: skip
-    print(f"run folder: {run.folder}", flush=True)
+    lines = [
+        f"text: {corpus.name}, {len(corpus.text):,} characters, sha256 {run.sha256}",
+        f"vocabulary: {len(vocabulary):,} {unit}s; training part {len(corpus.train):,}, "
+        f"validation {len(corpus.valid):,}, test {len(corpus.test):,}",
+        f"without context (unigram entropy): {_loss_text(unigram_entropy(ids), run)}",
+        f"model: {settings.cell}, embedding {settings.embedding}, hidden {settings.hidden}, "
+        f"layers {settings.layers}: {parameters:,} parameters; {settings.optimizer}, "
+        f"lr {settings.lr:g}, {settings.batch} lanes x {settings.time} steps",
+        f"run folder: {run.folder}",
+    ]
+    print(*lines, sep="\n", flush=True)
 
 
 def _fit(run):
@@ -201,7 +208,7 @@ def _fit(run):
     def after_epoch(record, improved):
         run.save(best=improved)
         progress.line(
-            f"epoch {trainer.epoch}/{epochs}: training {record.train_loss:.4f}, "
+            f"epoch {trainer.epoch}/{epochs}: training {record.train_loss:.4f} at its end, "
             f"validation {_loss_text(record.valid_loss, run)}, "
             f"lr {record.lr:g}, {record.tokens_per_second:,.0f} tokens/s"
         )
@@ -219,12 +226,10 @@ def _fit(run):
             )
     except TrainingInterrupted:
         run.save()
-        print(
-            f"rnnfast: stopped after step {trainer.step} and saved; "
-            f"`rnnfast train --resume --out {run.folder}` carries on",
-            file=sys.stderr,
-        )
-        raise KeyboardInterrupt from None
+        raise TrainingInterrupted(
+            f"stopped after step {trainer.step} and saved; "
+            f"`rnnfast train --resume --out {run.folder}` carries on"
+        ) from None
     except TrainingDiverged as error:
         raise TrainingDiverged(f"{error}; {run.folder} keeps what was saved last") from None
     finally:
@@ -234,7 +239,7 @@ def _fit(run):
 def _plot(run):
     path = run.folder / "loss.png"
     try:
-        plot_history(path, run.trainer.history, _unit(run.vocabulary))
+        plot_history(path, run.trainer.history, run.vocabulary.unit)
         print(f"plot: {path}")
     except ImportError:
         print("plot: none, since matplotlib is not installed (`pip install matplotlib`)")
@@ -243,48 +248,29 @@ def _plot(run):
 def _eval(arguments):
     run = Run.load(arguments.run)
     if arguments.text:
-        _, text = read_text(Settings(text=arguments.text))
-        parts = {arguments.text: run.vocabulary.encode(text)}
+        parts = {arguments.text: run.vocabulary.encode(load_text(arguments.text))}
     else:
-        name, text = read_text(run.settings)
-        _, valid, test = split_by_position(run.vocabulary.encode(text))
-        parts = {f"{name}, validation part": valid, f"{name}, test part": test}
+        run.read_corpus()
+        corpus = run.corpus
+        parts = {
+            f"{corpus.name}, validation part": corpus.valid,
+            f"{corpus.name}, test part": corpus.test,
+        }
     for name, ids in parts.items():
-        if len(ids) < 2:
-            raise InputError(f"{name} has {len(ids)} tokens, but needs at least 2")
         print(f"{name}, {len(ids):,} tokens: {_loss_text(evaluate(run.model, ids), run)}")
     return 0
 
 
 def _sample(arguments):
     run = Run.load(arguments.run)
-    print(
-        _sampled(
-            run,
-            length=arguments.length,
-            temperature=arguments.temperature,
-            rng=np.random.default_rng(arguments.seed),
-            prime=arguments.prime,
-        )
+    text = run.sample(
+        arguments.length,
+        prime=arguments.prime,
+        temperature=arguments.temperature,
+        rng=np.random.default_rng(arguments.seed),
     )
+    print(text)
     return 0
-
-
-def _sampled(run, *, length, temperature, rng, prime=None):
-    """Text that the model writes, after `prime` if there is one."""
-    vocabulary = run.vocabulary
-    start = vocabulary.id_of("\n", vocabulary.id_of(END_OF_LINE, 0))
-    given = vocabulary.encode(prime or "")
-    unknown = vocabulary.id_of(UNKNOWN) if vocabulary.level == "word" else None
-    ids = generate(
-        run.model,
-        given if len(given) else [start],
-        length,
-        temperature=temperature,
-        skip_ids=[] if unknown is None else [unknown],
-        rng=rng,
-    )
-    return vocabulary.decode([*given, *ids])
 
 
 def _info(_):
@@ -321,12 +307,8 @@ def _reproduce(_):
     return 0
 
 
-def _unit(vocabulary):
-    return {"char": "character", "word": "word"}[vocabulary.level]
-
-
 def _loss_text(loss, run):
     return (
         f"{loss:.4f} nats (perplexity {perplexity(loss):.3f}, "
-        f"{loss / math.log(2):.4f} bits per {_unit(run.vocabulary)})"
+        f"{loss / math.log(2):.4f} bits per {run.vocabulary.unit})"
     )

@@ -40,8 +40,16 @@ class _Layer(HasOps):
     def _checked_params(self):
         """`params`, whose entries somebody may have replaced since they were last looked at."""
         weights = as_weights(**dict(zip(self._names, self.params, strict=True)))
-        for name, W, shape in zip(self._names, weights, self._shapes(), strict=True):
+        for name, W, shape, dW in zip(
+            self._names, weights, self._shapes(), self.grads, strict=True
+        ):
             check_shape(name, W, shape)
+            # the kernels trust that a gradient and what forward kept fit the weights of now
+            if W.shape != dW.shape or W.dtype != dW.dtype:
+                raise ValueError(
+                    f"{name}: expected shape {dW.shape} and dtype {dW.dtype} as when the layer was "
+                    f"made, got {W.shape} and {W.dtype}; make a new layer for other weights"
+                )
         return weights
 
     def _require_cache(self):
@@ -57,6 +65,7 @@ class _Recurrent(_Layer):
     """Weights Wx (D, G*H), Wh (H, G*H), b (G*H,) of a cell with G gates."""
 
     gates = 1
+    state_hint = "a state has a row for every row of x"
 
     def __init__(self, Wx, Wh, b, ops=kernels):
         super().__init__(ops, Wx=Wx, Wh=Wh, b=b)
@@ -83,8 +92,7 @@ class _Recurrent(_Layer):
         """Checked input and weights, and the initial states, zeros where they are None."""
         weights = self._checked_params()
         xs = as_floats(name, xs, self.dtype, (*shape, weights[0].shape[0]))
-        hint = "reset_state() or set_state() fits the state to a batch of another size"
-        return xs, weights, self._checked_states(len(xs), states, hint)
+        return xs, weights, self._checked_states(len(xs), states, self.state_hint)
 
     def _start_backward(self, dhs, name, **states):
         """Checked gradient, what forward kept, Wx and Wh, and the gradients of the last states."""
@@ -181,7 +189,11 @@ class LSTM(_Recurrent):
         return dxs[:, 0], dh_prev, dc_prev
 
 
-class TimeRNN(_Recurrent):
+class _TimeRecurrent(_Recurrent):
+    state_hint = "reset_state() or set_state() fits the state to a batch of another size"
+
+
+class TimeRNN(_TimeRecurrent):
     """A plain recurrent layer over a block of T steps: h_t = tanh(x_t Wx + h_{t-1} Wh + b).
 
     Parameters
@@ -243,7 +255,7 @@ class TimeRNN(_Recurrent):
         self.h = None
 
 
-class TimeLSTM(_Recurrent):
+class TimeLSTM(_TimeRecurrent):
     """An LSTM layer over a block of T steps; gate columns f, g, i, o (see `LSTM`).
 
     Parameters
@@ -334,10 +346,8 @@ class TimeEmbedding(_Layer):
     def forward(self, xs):
         """Ids xs (N, T) -> vectors (N, T, D)."""
         (W,) = self._checked_params()
-        ids = as_ids("xs", xs, len(W), ("N", "T"))
-        # a copy, where the ids are the caller's own array: backward needs them unchanged
-        self._cache = ids.copy() if np.shares_memory(ids, xs) else ids
-        return self.ops.embedding_forward(W, ids)
+        self._cache = as_ids("xs", xs, len(W), ("N", "T"))
+        return self.ops.embedding_forward(W, self._cache)
 
     def backward(self, dout):
         """Gradient (N, T, D) of the vectors -> None, since ids have none; fills `grads`."""
@@ -368,8 +378,9 @@ class TimeAffine(_Layer):
     def forward(self, x):
         """x (N, T, D) -> (N, T, M)."""
         W, b = self._checked_params()
-        x = as_floats("x", x, self.dtype, ("N", "T", len(W)))
-        self._cache = x
+        given, x = x, as_floats("x", x, self.dtype, ("N", "T", len(W)))
+        # a copy, where x is the caller's own array: backward needs it unchanged
+        self._cache = x.copy() if np.may_share_memory(x, given) else x
         out = x.reshape(-1, len(W)) @ W
         out += b
         return out.reshape(*x.shape[:2], -1)

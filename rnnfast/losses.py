@@ -41,7 +41,7 @@ class TimeSoftmaxWithLoss(HasOps):
         if ts.ndim == 3:
             check_shape("ts", ts, xs.shape, "one-hot targets have the shape of the logits")
             ts = ts.argmax(axis=2)
-        targets = as_ids("ts", ts, V, (N, T), self.ignore_label).flatten()
+        targets = as_ids("ts", ts, V, (N, T), self.ignore_label).reshape(-1)
         logits = np.ascontiguousarray(xs.reshape(N * T, V))
         total, count, probs = self.ops.softmax_loss_forward(logits, targets, self.ignore_label)
         self._cache = (xs.shape, probs, targets, count, self.ignore_label)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from . import kernels
-from ._checks import as_count
+from ._checks import as_count, as_float_dtype
 from .layers import TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
 from .losses import TimeSoftmaxWithLoss
 
@@ -122,6 +122,7 @@ class _LanguageModel(Network):
             as_count("hidden_size", hidden_size),
         )
         as_count("num_layers", num_layers)
+        as_float_dtype("dtype", dtype)
         if tie_weights and D != H:
             raise ValueError(
                 f"tie_weights: expected wordvec_size equal to hidden_size, got {D} and {H}; "

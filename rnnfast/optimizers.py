@@ -4,6 +4,8 @@ State is made at the first update, one entry for each parameter, in the order of
 same list to every call. `state` is what a checkpoint must keep besides `lr`.
 """
 
+from numbers import Real
+
 import numpy as np
 
 
@@ -24,6 +26,11 @@ class _Optimizer:
         for k, (W, dW) in enumerate(zip(params, grads, strict=True)):
             if W.shape != dW.shape:
                 raise ValueError(f"grads[{k}]: expected shape {W.shape}, got {dW.shape}")
+            if W.dtype.kind != "f" or not W.flags.writeable:
+                raise ValueError(
+                    f"params[{k}]: expected a writable array of floats, got "
+                    f"{'' if W.flags.writeable else 'read-only '}{W.dtype}; hand over a copy of it"
+                )
         if not self.steps:
             self.state = [tuple(np.zeros_like(W) for _ in range(self.slots)) for W in params]
         elif len(self.state) != len(params):
@@ -31,6 +38,12 @@ class _Optimizer:
                 f"params: expected the {len(self.state)} arrays of the first update, "
                 f"got {len(params)}; use one optimizer for each list of params"
             )
+        for k, (W, slots) in enumerate(zip(params, self.state, strict=True)):
+            if any(slot.shape != W.shape for slot in slots):
+                raise ValueError(
+                    f"params[{k}]: expected shape {slots[0].shape} as in the first update, "
+                    f"got {W.shape}; use one optimizer for each list of params"
+                )
         self.steps += 1
         for W, dW, slots in zip(params, grads, self.state, strict=True):
             self._step(W, dW, *slots)
@@ -133,12 +146,12 @@ def clip_grads(grads, max_norm):
 
 
 def _above_zero(name, value):
-    if not 0 < value < float("inf"):
+    if not (isinstance(value, Real) and 0 < value < float("inf")):
         raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
     return float(value)
 
 
 def _fraction(name, value):
-    if not 0 <= value < 1:
+    if not (isinstance(value, Real) and 0 <= value < 1):
         raise ValueError(f"{name}: expected a number in 0 <= {name} < 1, got {value!r}")
     return float(value)

@@ -20,8 +20,9 @@ class Progress:
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
         )
-        self._total, self._done, self._initial = total, initial, initial
-        self._started = self._last_line = time.perf_counter()
+        self._total = total
+        self._done = self._done_at_line = initial
+        self._last_line = time.perf_counter()
 
     def __enter__(self):
         return self
@@ -34,14 +35,15 @@ class Progress:
         self._done += tokens
         self._bar.update(tokens)
         self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-        now = time.perf_counter()
-        if self._bar.disable and now - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            rate = (self._done - self._initial) / (now - self._started)
+        seconds = time.perf_counter() - self._last_line
+        if self._bar.disable and seconds >= SECONDS_BETWEEN_LINES:
+            rate = (self._done - self._done_at_line) / seconds
             self.line(
                 f"{self._done / self._total:4.0%}  loss {loss:.3f}  {rate:,.0f} tokens/s  "
                 f"{(self._total - self._done) / rate:.0f} s left"
             )
+            self._done_at_line = self._done
+            self._last_line += seconds
 
     def line(self, text):
         """Print a line of its own above the bar."""

@@ -12,7 +12,16 @@ from .checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from .errors import InputError
 from .models import Rnnlm, SimpleRnnlm
 from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop
-from .text import Vocabulary, builtin_corpus, checksum, load_text, split_by_position
+from .sampling import generate
+from .text import (
+    END_OF_LINE,
+    UNKNOWN,
+    Vocabulary,
+    builtin_corpus,
+    checksum,
+    load_text,
+    split_by_position,
+)
 from .trainer import Record, Trainer, restore_params
 
 MODELS = {"rnn": SimpleRnnlm, "lstm": Rnnlm}
@@ -40,7 +49,7 @@ class Settings:
     layers: int = 1
     batch: int = 32
     time: int = 64
-    epochs: int = 5
+    epochs: int = 8
     lr: float | None = None
     optimizer: str = "adam"
     seed: int = 0
@@ -67,11 +76,11 @@ class Corpus:
 
 
 class Run:
-    """A model with its vocabulary, settings and folder; with `trainer` and `corpus` where it is
-    there to be trained, which `load` leaves out.
+    """A model with its vocabulary, settings and folder.
 
-    Use `Run.start`, `Run.resume` or `Run.load`; each raises InputError where text, settings or
-    folder do not serve, and leaves nothing behind then.
+    Use `Run.start` and `Run.resume` to train (`trainer` and `corpus` are set then), `Run.load` to
+    evaluate and to sample. Each raises InputError where text, settings or folder do not serve, and
+    leaves nothing behind then.
     """
 
     def __init__(self, folder, settings, vocabulary, rng):
@@ -87,6 +96,7 @@ class Run:
             rng=rng,
         )
         self.trainer = self.corpus = None
+        self.sha256 = self.context = None  # of the text; ids that are read before sampling
 
     @classmethod
     def start(cls, folder, settings):
@@ -97,11 +107,15 @@ class Run:
                 f"{folder} already holds a run; continue it with --resume, or give another --out"
             )
         name, text = read_text(settings)
+        min_count = 1 if settings.level == "char" else 2
         vocabulary = Vocabulary.from_text(
-            text, settings.level, max_size=MAX_WORDS, min_count=1 if settings.level == "char" else 2
+            text, settings.level, max_size=MAX_WORDS, min_count=min_count
         )
         run = cls(folder, settings, vocabulary, np.random.default_rng(settings.seed))
-        run._make_trainer(name, text)
+        run.sha256 = checksum(text)
+        run.corpus = Corpus(name, text, *split_by_position(vocabulary.encode(text)))
+        run.context = run._end_of_training_part()
+        run._make_trainer()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             run.save()
@@ -117,13 +131,8 @@ class Run:
         run, arrays, meta = cls._read(folder, "last.npz")
         if epochs is not None:
             run.settings.epochs = epochs
-        name, text = read_text(run.settings)
-        if checksum(text) != meta["sha256"]:
-            raise InputError(
-                f"{name} is not the text that the run in {folder} was started with; "
-                "put that text back, or start a new run"
-            )
-        run._make_trainer(name, text)
+        run.read_corpus()
+        run._make_trainer()
         run.trainer.restore(arrays, meta["position"])
         return run
 
@@ -144,11 +153,20 @@ class Run:
         rng = np.random.default_rng()
         run = cls(folder, Settings(**meta["settings"]), Vocabulary(**meta["vocabulary"]), rng)
         rng.bit_generator.state = meta["random_state"]
+        run.sha256, run.context = meta["sha256"], meta["context"]
         return run, arrays, meta
 
-    def _make_trainer(self, name, text):
-        ids = self.vocabulary.encode(text)
-        self.corpus = Corpus(name, text, *split_by_position(ids))
+    def read_corpus(self):
+        """Set `corpus` to the text that the run was started with, if it is still the same."""
+        name, text = read_text(self.settings)
+        if checksum(text) != self.sha256:
+            raise InputError(
+                f"{name} is not the text that the run in {self.folder} was started with; "
+                "put that text back, or start a new run"
+            )
+        self.corpus = Corpus(name, text, *split_by_position(self.vocabulary.encode(text)))
+
+    def _make_trainer(self):
         settings = self.settings
         self.trainer = Trainer(
             self.model,
@@ -159,13 +177,41 @@ class Run:
             time_size=settings.time,
         )
 
+    def _end_of_training_part(self):
+        """The last ids of the training part, up to the end of a line where there is one."""
+        ids = self.corpus.train[-4 * self.settings.time :].tolist()
+        newline = self.vocabulary.id_of("\n" if self.settings.level == "char" else END_OF_LINE)
+        while newline in ids and ids[-1] != newline:
+            ids.pop()
+        return ids
+
+    def sample(self, length, *, prime="", temperature=1.0, rng=None):
+        """Text that continues `prime`, `length` tokens long; see `generate` for the rest.
+
+        The model first reads the end of its training text, since a model that was trained on
+        carried states knows little of how to start from none.
+        """
+        vocabulary = self.vocabulary
+        given = vocabulary.encode(prime)
+        unknown = vocabulary.id_of(UNKNOWN) if vocabulary.level == "word" else None
+        ids = generate(
+            self.model,
+            [*self.context, *given],
+            length,
+            temperature=temperature,
+            skip_ids=[] if unknown is None else [unknown],
+            rng=rng,
+        )
+        return vocabulary.decode([*given, *ids])
+
     def save(self, *, best=False):
         """Write `last.npz` and the history, and first `best.npz` if these weights are the best."""
         arrays, position = self.trainer.state()
         meta = {
             "settings": asdict(self.settings),
             "vocabulary": {"tokens": self.vocabulary.tokens, "level": self.vocabulary.level},
-            "sha256": checksum(self.corpus.text),
+            "sha256": self.sha256,
+            "context": self.context,
             "random_state": self.rng.bit_generator.state,
         }
         if best:

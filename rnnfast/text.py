@@ -102,6 +102,11 @@ class Vocabulary:
         tokens = [word for word in counts if word in kept]
         return cls(tokens if len(kept) == len(counts) else [*tokens, UNKNOWN], level)
 
+    @property
+    def unit(self):
+        """What to call a token in a sentence."""
+        return {"char": "character", "word": "word"}[self.level]
+
     def __len__(self):
         return len(self.tokens)
 
@@ -118,9 +123,9 @@ class Vocabulary:
             where = ids.index(None)
             others = len(set(tokens) - self._ids.keys()) - 1
             raise InputError(
-                f"{tokens[where]!r} ({self.level} {where} of the text)"
+                f"{tokens[where]!r} ({self.unit} {where} of the text)"
                 f"{f' and {others} others' if others else ''} not in the vocabulary of "
-                f"{len(self)} {self.level}s; remove them, or train on text that has them"
+                f"{len(self)} {self.unit}s; remove them, or train on text that has them"
             )
         return np.array(ids, np.int64)
 

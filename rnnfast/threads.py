@@ -6,6 +6,8 @@ from pathlib import Path
 
 import threadpoolctl
 
+from .errors import InputError
+
 ENVIRONMENT = "RNNFAST_NUM_THREADS"
 
 
@@ -30,7 +32,7 @@ def default_num_threads():
     if not asked:
         return available_cpus()
     if not asked.isdecimal() or int(asked) < 1:
-        raise ValueError(f"{ENVIRONMENT}: expected a whole number of at least 1, got {asked!r}")
+        raise InputError(f"{ENVIRONMENT}: expected a whole number of at least 1, got {asked!r}")
     return int(asked)
 
 

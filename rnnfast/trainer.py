@@ -33,6 +33,8 @@ def evaluate(model, ids, *, batch_size=32, time_size=64):
     The text is read in `batch_size` parallel lanes, each starting from zeros (fewer where lanes
     would be shorter than `time_size`). Every token but the first counts once.
     """
+    if len(ids) < 2:
+        raise InputError(f"the text has {len(ids)} tokens, but at least 2 are needed to evaluate")
     batch_size = max(1, min(batch_size, len(ids) // time_size))
     carried = model.get_state()
     model.reset_state()

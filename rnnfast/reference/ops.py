@@ -136,12 +136,15 @@ def softmax_loss_forward(logits, targets, ignore_label):
     logits (M, V) C-contiguous, targets (M,)
     -> the sum as a float64, how many rows it has, probabilities (M, V)
     """
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    probs = np.exp(shifted)
+    top = logits.max(axis=1, keepdims=True)
+    with np.errstate(over="ignore", invalid="ignore"):  # to -inf, and to NaN where top is inf
+        probs = np.exp(logits - top)
     total = probs.sum(axis=1, keepdims=True)
     (rows,) = np.nonzero(targets != ignore_label)
-    losses = np.log(total[rows, 0]) - shifted[rows, targets[rows]]
-    return float(losses.sum(dtype=np.float64)), len(rows), probs / total
+    with np.errstate(invalid="ignore"):
+        distances = top[rows, 0].astype(np.float64) - logits[rows, targets[rows]]
+    losses = np.log(total[rows, 0]) + distances
+    return float(losses.sum()), len(rows), probs / total
 
 
 def softmax_loss_backward(probs, targets, ignore_label, scale):

@@ -1,0 +1,4 @@
+"""How the compiled modules were built."""
+
+COMPILER: str
+BOUNDS_CHECKED: bool

@@ -1,0 +1,212 @@
+"""What the tests share: random problems for every layer and kernel, and how results are compared.
+
+Letters in sizes: N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+LAYERS = [
+    "RNN",
+    "LSTM",
+    "TimeRNN",
+    "TimeLSTM",
+    "TimeEmbedding",
+    "TimeAffine",
+    "TimeSoftmaxWithLoss",
+    "TimeSoftmax",
+    "TimePerplexityLoss",
+    "TimeSquaredLoss",
+]
+LOSSES = [name for name in LAYERS if name.endswith("Loss")]
+WEIGHTLESS = ["TimeSoftmax", *LOSSES]  # their dtype is that of their input
+CELLS = ["rnn", "lstm"]
+WEIGHTS = ("Wx", "Wh", "b")
+INPUTS = ("xs", *WEIGHTS, "h0", "c0")
+DTYPES = ["float32", "float64"]
+# Largest difference that rounding explains, relative to the largest value of an array.
+TOLERANCES = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-12}
+# (N, T, D, H, V): all 1, each letter 1 in turn, and sizes on both sides of the unrolled loops
+SIZES = [
+    (1, 1, 1, 1, 1),
+    (1, 6, 3, 5, 7),
+    (4, 1, 3, 5, 7),
+    (4, 6, 1, 5, 7),
+    (4, 6, 3, 1, 7),
+    (4, 6, 3, 5, 1),
+    (2, 3, 4, 4, 8),
+    (3, 5, 7, 11, 13),
+    (5, 2, 17, 33, 19),
+]
+
+
+@dataclass
+class Problem:
+    """A layer's weights, and the arguments of one forward and one backward call."""
+
+    name: str
+    weights: list
+    inputs: list
+    gradients: list
+    state: list = field(default_factory=list)  # what set_state takes
+    last: dict = field(default_factory=dict)  # gradients that arrive at the last state
+
+    def arrays(self):
+        """Every array of the problem, by name."""
+        groups = ("weights", "inputs", "gradients", "state")
+        named = {f"{g}[{k}]": a for g in groups for k, a in enumerate(getattr(self, g))}
+        return {k: a for k, a in (named | self.last).items() if isinstance(a, np.ndarray)}
+
+    def map(self, change):
+        """The same problem with `change` applied to every array."""
+
+        def changed(values):
+            return [change(a) if isinstance(a, np.ndarray) else a for a in values]
+
+        groups = (self.weights, self.inputs, self.gradients, self.state)
+        last = {k: change(a) for k, a in self.last.items()}
+        return Problem(self.name, *map(changed, groups), last)
+
+    def layer(self, module):
+        """The layer of that name from `module`, ready for `forward`."""
+        options = {"stateful": True} if self.state else {}
+        layer = getattr(module, self.name)(*self.weights, **options)
+        if self.state:
+            layer.set_state(*self.state)
+        return layer
+
+    def forward(self, layer):
+        return named("output", layer.forward(*self.inputs)) | states_of(layer, "h", "c")
+
+    def backward(self, layer):
+        gradients = named("gradient", layer.backward(*self.gradients, **self.last))
+        copies = [dW.copy() for dW in layer.grads]  # the next backward overwrites them
+        return gradients | named("grads", copies) | states_of(layer, "dh", "dc")
+
+    def run(self, module):
+        """Results of forward and backward, by name."""
+        layer = self.layer(module)
+        return self.forward(layer) | self.backward(layer)
+
+
+def named(stem, values):
+    values = values if isinstance(values, (tuple, list)) else [values]
+    return {f"{stem}[{k}]": value for k, value in enumerate(values) if value is not None}
+
+
+def states_of(layer, *names):
+    return {name: getattr(layer, name) for name in names if hasattr(layer, name)}
+
+
+def make_problem(name, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):
+    """A random problem for the layer `name`; ids repeat and some targets are ignored."""
+    N, T, D, H, V = sizes
+    rng = np.random.default_rng([seed, *sizes])
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(dtype)
+
+    def cell(G):
+        return [normal(D, G * H) / D**0.5, normal(H, G * H) / H**0.5, normal(G * H)]
+
+    ids = rng.integers(0, V, (N, T))
+    match name:
+        case "RNN":
+            return Problem(name, cell(1), [normal(N, D), normal(N, H)], [normal(N, H)])
+        case "LSTM":
+            inputs = [normal(N, D), normal(N, H), normal(N, H)]
+            return Problem(name, cell(4), inputs, [normal(N, H), normal(N, H)])
+        case "TimeRNN":
+            state, last = [normal(N, H)], {"dh": normal(N, H)}
+            return Problem(name, cell(1), [normal(N, T, D)], [normal(N, T, H)], state, last)
+        case "TimeLSTM":
+            state, last = [normal(N, H), normal(N, H)], {"dh": normal(N, H), "dc": normal(N, H)}
+            return Problem(name, cell(4), [normal(N, T, D)], [normal(N, T, H)], state, last)
+        case "TimeEmbedding":
+            return Problem(name, [normal(V, D)], [ids], [normal(N, T, D)])
+        case "TimeAffine":
+            return Problem(name, [normal(D, V), normal(V)], [normal(N, T, D)], [normal(N, T, V)])
+        case "TimeSoftmaxWithLoss":
+            ids[rng.random((N, T)) < 0.2] = -1
+            return Problem(name, [], [5 * normal(N, T, V), ids], [0.7])
+        case "TimeSoftmax":
+            return Problem(name, [], [5 * normal(N, T, V)], [normal(N, T, V)])
+        case "TimePerplexityLoss":
+            ps = rng.dirichlet(np.ones(V), (N, T)).astype(dtype)
+            return Problem(name, [], [ps, ids], [0.7])
+        case "TimeSquaredLoss":
+            return Problem(name, [], [normal(N, T, V), normal(N, T, V)], [0.7])
+
+
+def make_cell(cell, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):
+    """Inputs of the forward kernel of `cell`, by name, and gradients d* of what it returns."""
+    problem = make_problem({"rnn": "TimeRNN", "lstm": "TimeLSTM"}[cell], dtype, sizes, seed)
+    inputs = zip(INPUTS, problem.inputs + problem.weights + problem.state, strict=False)
+    return dict(inputs) | {"dhs": problem.gradients[0]} | problem.last
+
+
+def run_cell(ops, cell, arrays):
+    """Results of both kernels of `cell`, by name."""
+    inputs = [arrays[name] for name in INPUTS if name in arrays]
+    dstates = [arrays[name] for name in ("dh", "dc") if name in arrays]
+    # what the buffers of the weight gradients hold beforehand must not matter
+    dWx, dWh, db = (np.full(arrays[name].shape, np.nan, arrays[name].dtype) for name in WEIGHTS)
+    *outputs, cache = getattr(ops, f"{cell}_forward")(*inputs)
+    Wx, Wh = arrays["Wx"], arrays["Wh"]
+    backward = getattr(ops, f"{cell}_backward")
+    gradients = backward(arrays["dhs"], *dstates, cache, Wx, Wh, dWx, dWh, db)
+    results = dict(zip(("hs", "h", "c"), outputs, strict=False))
+    results |= dict(zip(("dxs", "dh0", "dc0"), gradients, strict=False))
+    return results | {"dWx": dWx, "dWh": dWh, "db": db}
+
+
+def assert_close(actual, expected, tolerance=None, name=""):
+    """Equal shape, and a difference of at most `tolerance` of the largest expected value."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape, f"{name}: {actual.shape}, not {expected.shape}"
+    tolerance = tolerance or TOLERANCES[actual.dtype]
+    difference, size = np.abs(actual - expected).max(), np.abs(expected).max()
+    # "not <=" and not ">": a NaN is a difference
+    assert difference <= tolerance * max(size, 1e-3), f"{name}: {difference:.2e} of {size:.2e}"
+
+
+def assert_all_close(actual, expected, tolerance=None):
+    """`assert_close` for results by name, of which there must be the same."""
+    assert actual.keys() == expected.keys(), f"{actual.keys()}, not {expected.keys()}"
+    for name in actual:
+        assert_close(actual[name], expected[name], tolerance, name)
+
+
+# The same values with other strides. ----------------------------------------------------------
+
+
+def fortran(array):
+    return np.asfortranarray(array)
+
+
+def flipped(array):
+    """Negative strides along every axis."""
+    return np.flip(np.flip(array).copy())
+
+
+def swapped(array):
+    """The first two axes exchanged in memory: time-major sequences, transposed matrices."""
+    return array.swapaxes(0, 1).copy().swapaxes(0, 1) if array.ndim > 1 else array
+
+
+def spaced(array):
+    """Every second element of a larger array along every axis, garbage in between."""
+    large = np.full([2 * size for size in array.shape], 99, array.dtype)
+    view = large[(slice(None, None, 2),) * array.ndim]
+    view[...] = array
+    return view
+
+
+def read_only(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+LAYOUTS = [fortran, flipped, swapped, spaced, read_only]

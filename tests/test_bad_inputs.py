@@ -1,0 +1,448 @@
+"""Every error of layers, losses, models and optimizers: its type, what its message says (the
+argument, what was expected, what came, what to do), and that nothing has changed after it.
+"""
+
+import numpy as np
+import pytest
+from problems import LAYERS, assert_all_close, make_problem, named, states_of
+
+import rnnfast
+from rnnfast import reference
+
+modules = pytest.mark.parametrize("module", [rnnfast, reference], ids=["compiled", "numpy"])
+A = np.zeros
+
+
+def zero_ids(*shape):
+    return np.zeros(shape, int)
+
+
+def assert_says(error, *parts):
+    """The parts stand in the message in that order."""
+    message, at = str(error.value), -1
+    for part in parts:
+        found = message.find(part, at + 1)
+        assert found > at, f"{part!r} is missing, or out of place, in {message!r}"
+        at = found
+
+
+# Making a layer. ------------------------------------------------------------------------------
+
+RNN_WEIGHTS = [
+    ("Wx", (A((3, 5)), A((4, 4)), A(4)), "expected an array of shape (D, 4)", "got (3, 5)"),
+    ("Wx", (A(3), A((4, 4)), A(4)), "expected an array of shape (D, 4)", "got (3,)"),
+    ("Wx", (A((0, 4)), A((4, 4)), A(4)), "(D, 4)", "got (0, 4) (sizes must be at least 1)"),
+    ("Wh", (A((3, 4)), A((4, 5)), A(4)), "expected an array of shape (H, 4)", "got (4, 5)"),
+    ("b", (A((3, 4)), A((4, 4)), A(5)), "expected an array of shape (4,)", "got (5,)"),
+    ("b", (A((3, 4)), A((4, 4)), A((1, 4))), "expected an array of shape (4,)", "got (1, 4)"),
+]
+
+
+@modules
+@pytest.mark.parametrize("name", ["RNN", "TimeRNN"])
+@pytest.mark.parametrize(("argument", "weights", "expected", "got"), RNN_WEIGHTS)
+def test_shapes_of_rnn_weights(name, argument, weights, expected, got, module):
+    with pytest.raises(ValueError, match=f"^{argument}: ") as error:
+        getattr(module, name)(*weights)
+    assert_says(error, expected, got)
+
+
+@modules
+@pytest.mark.parametrize("name", ["LSTM", "TimeLSTM"])
+@pytest.mark.parametrize(
+    ("argument", "weights", "expected", "got"),
+    [
+        ("Wx", (A((3, 4)), A((4, 16)), A(16)), "(D, 16)", "got (3, 4)"),
+        ("Wh", (A((3, 16)), A((4, 4)), A(16)), "(H, 16)", "got (4, 4)"),
+        ("b", (A((3, 16)), A((4, 16)), A(4)), "(16,)", "got (4,)"),
+    ],
+)
+def test_shapes_of_lstm_weights(name, argument, weights, expected, got, module):
+    with pytest.raises(ValueError, match=f"^{argument}: ") as error:
+        getattr(module, name)(*weights)
+    assert_says(error, expected, got)
+
+
+@modules
+@pytest.mark.parametrize(
+    ("name", "argument", "weights", "expected", "got"),
+    [
+        ("TimeEmbedding", "W", (A(3),), "expected an array of shape (V, D)", "got (3,)"),
+        ("TimeEmbedding", "W", (A((3, 0)),), "(V, D)", "got (3, 0) (sizes must be at least 1)"),
+        ("TimeAffine", "W", (A((2, 3, 4)), A(4)), "(D, 4)", "got (2, 3, 4)"),
+        ("TimeAffine", "b", (A((3, 4)), A(3)), "expected an array of shape (4,)", "got (3,)"),
+    ],
+)
+def test_shapes_of_other_weights(name, argument, weights, expected, got, module):
+    with pytest.raises(ValueError, match=f"^{argument}: ") as error:
+        getattr(module, name)(*weights)
+    assert_says(error, expected, got)
+
+
+@modules
+@pytest.mark.parametrize("dtype", ["int64", "float16", "complex64", "bool", "O", ">f4"])
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "TimeRNN", "TimeLSTM", "TimeAffine"])
+def test_dtype_of_weights(name, dtype, module):
+    weights = [W.astype(dtype) for W in make_problem(name).weights]
+    with pytest.raises(TypeError, match=r"^Wx?: expected dtype float32 or float64") as error:
+        getattr(module, name)(*weights)
+    assert_says(error, f"got {np.dtype(dtype)}", "convert it with W", ".astype(numpy.float32)")
+
+
+@modules
+def test_one_dtype_for_all_weights(module):
+    Wx, Wh, b = make_problem("TimeLSTM").weights
+    with pytest.raises(TypeError, match=r"^Wh: ") as error:
+        module.TimeLSTM(Wx, Wh.astype("f"), b)
+    assert_says(error, "expected float64 as Wx has", "got float32", "give all weights of a layer")
+
+
+# Calling a layer. -----------------------------------------------------------------------------
+
+
+def results_of(layer):
+    """Copies of what an error may not touch."""
+    states = states_of(layer, "h", "c", "dh", "dc")
+    return {key: np.copy(a) for key, a in (named("grads", layer.grads) | states).items()}
+
+
+def assert_nothing_changes(problem, module, error_type, call, *parts):
+    """`call(layer)` fails, `parts` stand in the message, and the layer is as it was."""
+    layer = problem.layer(module)
+    problem.forward(layer)
+    gradients = {key: np.copy(a) for key, a in problem.backward(layer).items()}
+    before = results_of(layer)
+    with pytest.raises(error_type) as error:
+        call(layer)
+    assert_says(error, *parts)
+    assert_all_close(results_of(layer), before, 1e-30)
+    assert_all_close(problem.backward(layer), gradients, 1e-30)
+
+
+N, T, D, H, V = 3, 5, 4, 6, 7  # the sizes of every problem
+EXPECTED = "expected an array of shape "
+LAST = "the gradient has the shape of what forward returned last"
+RESET = "reset_state() or set_state() fits the state to a batch of another size"
+CALLS = [
+    # layer, method, arguments, options, the parts of the message
+    ("TimeRNN", "forward", [A((N, T, 9))], {}, ["xs: ", EXPECTED, "(N, T, 4)", "got (3, 5, 9)"]),
+    ("TimeRNN", "forward", [A((N, D))], {}, ["xs: ", EXPECTED, "(N, T, 4)", "got (3, 4)"]),
+    ("TimeRNN", "forward", [A((N, 0, D))], {}, ["xs: ", "got (3, 0, 4)", "at least 1"]),
+    ("TimeRNN", "forward", [A((0, T, D))], {}, ["xs: ", "got (0, 5, 4)", "at least 1"]),
+    ("TimeRNN", "forward", [A((2, T, D))], {}, ["h: ", EXPECTED, "(2, 6)", "got (3, 6)", RESET]),
+    ("TimeRNN", "backward", [A((N, 4, H))], {}, ["dhs: ", "(3, 5, 6)", "got (3, 4, 6)", LAST]),
+    ("TimeRNN", "backward", [A((1, T, H))], {}, ["dhs: ", "(3, 5, 6)", "got (1, 5, 6)", LAST]),
+    ("TimeRNN", "backward", [A((N, T, H))], {"dh": A(H)}, ["dh: ", "(3, 6)", "got (6,)", LAST]),
+    ("TimeRNN", "set_state", [A((N, 5))], {}, ["h: ", EXPECTED, "(N, 6)", "got (3, 5)"]),
+    ("TimeLSTM", "forward", [A((N, T, 9))], {}, ["xs: ", EXPECTED, "(N, T, 4)", "got (3, 5, 9)"]),
+    ("TimeLSTM", "forward", [A((2, T, D))], {}, ["h: ", EXPECTED, "(2, 6)", "got (3, 6)", RESET]),
+    ("TimeLSTM", "backward", [A((N, T, 5))], {}, ["dhs: ", "(3, 5, 6)", "got (3, 5, 5)", LAST]),
+    ("TimeLSTM", "backward", [A((N, T, H))], {"dc": A((N, 1))}, ["dc: ", "(3, 6)", "got (3, 1)"]),
+    ("TimeLSTM", "set_state", [A((N, H)), A((N, 5))], {}, ["c: ", "(N, 6)", "got (3, 5)"]),
+    ("RNN", "forward", [A((N, 9)), A((N, H))], {}, ["x: ", EXPECTED, "(N, 4)", "got (3, 9)"]),
+    ("RNN", "forward", [A((N, D)), A((2, H))], {}, ["h_prev: ", "(3, 6)", "got (2, 6)", "row"]),
+    ("RNN", "backward", [A((N, 5))], {}, ["dh_next: ", EXPECTED, "(3, 6)", "got (3, 5)", LAST]),
+    ("LSTM", "forward", [A((N, D)), A((N, H)), A(H)], {}, ["c_prev: ", "(3, 6)", "got (6,)"]),
+    ("LSTM", "backward", [A((N, H)), A((1, H))], {}, ["dc_next: ", "(3, 6)", "got (1, 6)", LAST]),
+    ("TimeEmbedding", "forward", [zero_ids(N)], {}, ["xs: ", EXPECTED, "(N, T)", "got (3,)"]),
+    ("TimeEmbedding", "backward", [A((N, T, 5))], {}, ["dout: ", "(3, 5, 4)", "got (3, 5, 5)"]),
+    ("TimeAffine", "forward", [A((N, T, 9))], {}, ["x: ", EXPECTED, "(N, T, 4)", "got (3, 5, 9)"]),
+    ("TimeAffine", "backward", [A((N, T, 9))], {}, ["dout: ", "(3, 5, 7)", "got (3, 5, 9)"]),
+    (
+        "TimeSoftmaxWithLoss",
+        "forward",
+        [A((N, V)), zero_ids(N)],
+        {},
+        ["xs: ", "(N, T, V)", "got (3, 7)"],
+    ),
+    (
+        "TimeSoftmaxWithLoss",
+        "forward",
+        [A((N, T, V)), zero_ids(N)],
+        {},
+        ["ts: ", "(3, 5)", "got (3,)"],
+    ),
+    (
+        "TimeSoftmaxWithLoss",
+        "forward",
+        [A((N, T, V)), zero_ids(N, T, 1)],
+        {},
+        ["ts: ", "(3, 5, 7)", "got (3, 5, 1)", "one-hot targets have the shape of the logits"],
+    ),
+]
+
+
+@modules
+@pytest.mark.parametrize(("name", "method", "arguments", "options", "parts"), CALLS)
+def test_shapes_of_arguments(name, method, arguments, options, parts, module):
+    def call(layer):
+        getattr(layer, method)(*arguments, **options)
+
+    assert_nothing_changes(make_problem(name), module, ValueError, call, *parts)
+
+
+@modules
+@pytest.mark.parametrize("value", [np.full((N, T, D), "a"), np.full((N, T, D), 1j), None, "text"])
+@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeAffine"])
+def test_arguments_that_are_no_numbers(name, value, module):
+    says = "expected an array of real numbers", "got dtype", "convert it with numpy.asarray(x"
+    problem = make_problem(name)
+    assert_nothing_changes(problem, module, TypeError, lambda layer: layer.forward(value), *says)
+    says = says[:2]
+    assert_nothing_changes(problem, module, TypeError, lambda layer: layer.backward(value), *says)
+
+
+@modules
+@pytest.mark.parametrize("value", [-2, 7, 2**40, -(2**40)])
+def test_ids_out_of_range(value, module):
+    """With the first position at which that is, and the value."""
+    ids = zero_ids(N, T)
+    ids[1, 3] = ids[2, 0] = value
+    says = ["token ids in 0..6", f"got {value} at position (1, 3)", "check the vocabulary"]
+    problem = make_problem("TimeEmbedding")
+    assert_nothing_changes(
+        problem, module, ValueError, lambda layer: layer.forward(ids), "xs: ", *says
+    )
+    problem = make_problem("TimeSoftmaxWithLoss")
+
+    def call(layer):
+        layer.forward(problem.inputs[0], ids)
+
+    says.insert(1, "or the ignored label -1")
+    assert_nothing_changes(problem, module, ValueError, call, "ts: ", *says)
+
+
+@modules
+def test_ignored_label_is_no_id_of_an_embedding(module):
+    with pytest.raises(ValueError, match=r"xs: .* 0\.\.2, got -1 at position \(0, 1\)"):
+        module.TimeEmbedding(A((3, 2))).forward([[0, -1]])
+    layer = module.TimeSoftmaxWithLoss()
+    layer.ignore_label = 5
+    with pytest.raises(ValueError, match=r"ts: .* or the ignored label 5, got -1 at"):
+        layer.forward(A((1, 2, 3)), [[5, -1]])
+
+
+@modules
+def test_unsigned_ids_do_not_wrap_around(module):
+    """2**64 - 1 is no -1, neither for ids nor for the ignored label."""
+    ids = np.array([[1, 2**64 - 1]], np.uint64)
+    for call in (
+        lambda: module.TimeEmbedding(A((3, 2))).forward(ids),
+        lambda: module.TimeSoftmaxWithLoss().forward(A((1, 2, 3)), ids),
+    ):
+        with pytest.raises(ValueError, match=r"got 18446744073709551615 at position \(0, 1\)"):
+            call()
+
+
+@modules
+@pytest.mark.parametrize("dtype", ["float64", "bool", "O", "U1"])
+def test_ids_that_are_no_integers(dtype, module):
+    ids = zero_ids(N, T).astype(dtype)
+    for name, argument in (("TimeEmbedding", "xs"), ("TimeSoftmaxWithLoss", "ts")):
+        problem = make_problem(name)
+
+        def call(layer, problem=problem):
+            layer.forward(*problem.inputs[:-1], ids)
+
+        says = f"{argument}: expected token ids of an integer dtype", f"got {ids.dtype}", "astype"
+        assert_nothing_changes(problem, module, TypeError, call, *says)
+
+
+@modules
+@pytest.mark.parametrize("name", LAYERS)
+def test_backward_before_forward(name, module):
+    problem = make_problem(name)
+    layer = problem.layer(module)
+    with pytest.raises(RuntimeError, match=f"^{name}.backward: ") as error:
+        layer.backward(*problem.gradients)
+    assert_says(error, "expected a forward call before it", "got none", "call forward first")
+    assert not any(dW.any() for dW in layer.grads)
+
+
+@modules
+@pytest.mark.parametrize(
+    "other", [{"dtype": "float32"}, {"sizes": (3, 5, 8, 12, 14)}], ids=["dtype", "sizes"]
+)
+@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeEmbedding", "TimeAffine"])
+def test_weights_replaced_by_others_that_do_not_fit(name, other, module):
+    """Below, a kernel would read and write behind the arrays of the layer as it was."""
+    problem, other = make_problem(name), make_problem(name, **other)
+    layer = problem.layer(module)
+    problem.forward(layer)
+    layer.params[:] = other.weights
+    for call in (problem.forward, problem.backward, other.forward, other.backward):
+        with pytest.raises(ValueError, match=r"^Wx?: expected shape .*, got .*; make a new layer"):
+            call(layer)
+    assert not any(dW.any() for dW in layer.grads)
+
+
+# Models. --------------------------------------------------------------------------------------
+
+models = pytest.mark.parametrize("Model", [rnnfast.SimpleRnnlm, rnnfast.Rnnlm])
+
+
+@models
+@pytest.mark.parametrize("value", [0, -1, 2.0, "3", None, True])
+@pytest.mark.parametrize("argument", ["vocab_size", "wordvec_size", "hidden_size", "num_layers"])
+def test_sizes_of_models(Model, argument, value):
+    sizes = {"vocab_size": 5, "wordvec_size": 3, "hidden_size": 3, argument: value}
+    with pytest.raises(ValueError, match=f"^{argument}: ") as error:
+        Model(**sizes)
+    assert_says(error, "expected a whole number of at least 1", f"got {value!r}")
+
+
+@models
+def test_tied_weights_need_equal_sizes(Model):
+    with pytest.raises(ValueError, match=r"^tie_weights: ") as error:
+        Model(5, 3, 4, tie_weights=True)
+    assert_says(error, "wordvec_size equal to hidden_size", "got 3 and 4", "embedding's table")
+
+
+@models
+@pytest.mark.parametrize("dtype", [int, "float16", complex])
+def test_dtype_of_models(Model, dtype):
+    """Found before any random number is drawn."""
+    np.random.seed(0)
+    with pytest.raises(TypeError, match=r"^dtype: ") as error:
+        Model(5, 3, 4, dtype=dtype)
+    assert_says(error, "expected float32 or float64", f"got {np.dtype(dtype)}")
+    drawn = np.random.randn()
+    np.random.seed(0)
+    assert np.random.randn() == drawn
+
+
+@models
+@pytest.mark.parametrize(
+    ("xs", "ts", "says"),
+    [
+        (np.full((2, 3), 5), zero_ids(2, 3), "xs: .* got 5 at position"),
+        (zero_ids(2, 3), np.full((2, 3), 5), "ts: .* got 5 at position"),
+        (zero_ids(2, 3), zero_ids(2, 4), r"ts: .*\(2, 3\), got \(2, 4\)"),
+        (zero_ids(2, 3), A((2, 3)), "ts: .* integer dtype, got float64"),
+        (zero_ids(4, 3), zero_ids(4, 3), r"h: .*\(4, 4\), got \(2, 4\); reset_state"),
+    ],
+)
+def test_models_keep_their_state_after_an_error(Model, xs, ts, says):
+    model = Model(5, 3, 4, num_layers=2, dtype=np.float64)
+    rng = np.random.default_rng(0)
+    good = rng.integers(0, 5, (2, 2, 3))
+    model.forward(*good)
+    model.backward()
+    states = [np.array(part) for part in model.get_state()]
+    grads = [dW.copy() for dW in model.grads]
+    with pytest.raises((ValueError, TypeError), match=says):
+        model.forward(xs, ts)
+    for now, before in zip(model.get_state(), states, strict=True):
+        np.testing.assert_array_equal(np.array(now), before)
+    for now, before in zip(model.grads, grads, strict=True):
+        np.testing.assert_array_equal(now, before)
+
+
+@models
+def test_a_deeper_layer_that_fails_rolls_back_the_first(Model):
+    model = Model(5, 3, 4, num_layers=2)
+    model.predict(zero_ids(2, 3))
+    first, second = model.get_state()
+    model.set_state([first, [part[:1] for part in second]])
+    with pytest.raises(ValueError, match=r"h: .*\(2, 4\), got \(1, 4\)"):
+        model.predict(zero_ids(2, 3))
+    np.testing.assert_array_equal(np.array(model.get_state()[0]), np.array(first))
+
+
+@models
+def test_model_backward_before_forward(Model):
+    with pytest.raises(RuntimeError, match="expected a forward call before it, got none"):
+        Model(5, 3, 4).backward()
+
+
+# Optimizers. ----------------------------------------------------------------------------------
+
+OPTIMIZERS = [rnnfast.SGD, rnnfast.Momentum, rnnfast.AdaGrad, rnnfast.RMSprop, rnnfast.Adam]
+optimizers = pytest.mark.parametrize("Optimizer", OPTIMIZERS)
+
+
+@optimizers
+@pytest.mark.parametrize("value", [0, -1, np.inf, np.nan, "0.1", None])
+def test_learning_rates(Optimizer, value):
+    with pytest.raises(ValueError, match=r"^lr: expected a finite number above 0, got ") as error:
+        Optimizer(value)
+    assert_says(error, repr(value))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1, 1.5, np.nan, "0.9", None])
+@pytest.mark.parametrize(
+    ("Optimizer", "argument"),
+    [
+        (rnnfast.Momentum, "momentum"),
+        (rnnfast.RMSprop, "decay_rate"),
+        (rnnfast.Adam, "beta1"),
+        (rnnfast.Adam, "beta2"),
+    ],
+)
+def test_fractions(Optimizer, argument, value):
+    with pytest.raises(ValueError, match=f"^{argument}: expected a number in 0 <= ") as error:
+        Optimizer(**{argument: value})
+    assert_says(error, f"got {value!r}")
+
+
+def frozen(array):
+    array.flags.writeable = False
+    return array
+
+
+@optimizers
+@pytest.mark.parametrize(
+    ("params", "grads", "says"),
+    [
+        ([np.ones(2)] * 2, [np.ones(2)], "^grads: expected 2 arrays as in params, got 1"),
+        (
+            [np.ones(2), np.ones((1, 2))],
+            [np.ones(2)] * 2,
+            r"^grads\[1\]: expected shape \(1, 2\), got \(2,\)",
+        ),
+        (
+            [np.ones(2), frozen(np.ones(2))],
+            [np.ones(2)] * 2,
+            r"^params\[1\]: expected a writable array of floats, got read-only float64; ",
+        ),
+        (
+            [np.ones(2), np.ones(2, int)],
+            [np.ones(2)] * 2,
+            r"^params\[1\]: expected a writable array of floats, got int64; ",
+        ),
+    ],
+)
+def test_updates_that_do_not_fit(Optimizer, params, grads, says):
+    """Nothing has moved: neither params, nor the state, nor the step count."""
+    optimizer = Optimizer()
+    with pytest.raises(ValueError, match=says):
+        optimizer.update(params, grads)
+    assert all((W == 1).all() for W in params)
+    assert (optimizer.steps, optimizer.state) == (0, [])
+
+
+@optimizers
+def test_updates_of_another_list(Optimizer):
+    optimizer = Optimizer()
+    optimizer.update([np.ones(2), np.ones(3)], [np.ones(2), np.ones(3)])
+    kept = [[slot.copy() for slot in slots] for slots in optimizer.state]
+    W = np.ones(2)
+    with pytest.raises(ValueError, match=r"^params: ") as error:
+        optimizer.update([W], [np.ones(2)])
+    assert_says(error, "expected the 2 arrays of the first update", "got 1", "use one optimizer")
+    if optimizer.slots:
+        with pytest.raises(ValueError, match=r"^params\[1\]: ") as error:
+            optimizer.update([W, W], [np.ones(2)] * 2)
+        assert_says(error, "expected shape (3,) as in the first update", "got (2,)", "use one")
+    assert optimizer.steps == 1
+    assert (W == 1).all()
+    for slots, before in zip(optimizer.state, kept, strict=True):
+        np.testing.assert_array_equal(slots, before)
+
+
+@pytest.mark.parametrize("value", [0, -1, np.inf, np.nan, "1", None])
+def test_clip_grads(value):
+    grads = [np.ones(2)]
+    with pytest.raises(ValueError, match=r"^max_norm: expected a finite number above 0, got"):
+        rnnfast.clip_grads(grads, value)
+    np.testing.assert_array_equal(grads[0], 1)

@@ -1,0 +1,301 @@
+"""The command, as a user types it; each test works in an empty folder of its own."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import rnnfast
+from rnnfast.checkpoint import load_checkpoint
+from rnnfast.cli import main
+
+TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
+TINY = ["--hidden", "12", "--embedding", "6", "--batch", "4", "--time", "10"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty working folder, with a text in it."""
+    monkeypatch.chdir(tmp_path)
+    threads = rnnfast.get_num_threads()
+    (tmp_path / "text.txt").write_text(TEXT)
+    yield tmp_path
+    rnnfast.set_num_threads(threads)
+
+
+def train(*options):
+    return main(["train", "--text", "text.txt", *TINY, *options])
+
+
+def in_background(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "rnnfast", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_train_ends_with_figures_a_sample_and_a_saved_run(folder, capsys):
+    assert train("--epochs", "2") == 0
+    out, err = capsys.readouterr()
+    assert "text.txt, 2,700 characters, sha256" in out
+    assert "without context (unigram entropy): 3." in out
+    assert re.search(r"validation, best epoch: \d\.\d+ nats \(perplexity .* bits per char", out)
+    assert re.search(r"test, same weights: +\d\.\d+ nats", out)
+    assert len(out.split("writes more of this:")[1]) > 400
+    assert "epoch 2/2: training" in err
+    assert "tokens/s" in err
+    assert {path.name for path in (folder / "rnnfast-run").iterdir()} >= {
+        "last.npz",
+        "best.npz",
+        "history.csv",
+    }
+
+
+def test_the_plot_is_a_png_or_a_line_that_says_why_not(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert train("--epochs", "1", "--out", "a") == 0
+    assert "matplotlib is not installed" in capsys.readouterr().out
+    assert not (folder / "a" / "loss.png").exists()
+    monkeypatch.undo()
+    pytest.importorskip("matplotlib", reason="matplotlib draws the plot, and is not installed")
+    monkeypatch.chdir(folder)
+    assert train("--epochs", "1", "--out", "b") == 0
+    assert (folder / "b" / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_history_is_a_table(folder):
+    train("--epochs", "2")
+    with open(folder / "rnnfast-run" / "history.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert float(lines[-1]["epoch"]) == 2
+    ends = [line for line in lines if line["valid_loss"]]
+    assert len(ends) == 2
+    for line in ends:
+        assert np.log(float(line["valid_perplexity"])) == pytest.approx(float(line["valid_loss"]))
+
+
+def test_without_out_every_run_gets_a_folder_of_its_own(folder, capsys):
+    for name in ("rnnfast-run", "rnnfast-run-2"):
+        assert train("--epochs", "1") == 0
+        assert (folder / name / "last.npz").exists()
+    assert main(["train", "--resume", "--epochs", "2"]) == 0
+    assert "run folder: rnnfast-run-2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_resume_equals_the_uninterrupted_run_bit_for_bit(folder, cell, level):
+    options = ["--cell", cell, "--level", level, "--layers", "2"]
+    train(*options, "--epochs", "3", "--out", "whole")
+    train(*options, "--epochs", "1", "--out", "parts")
+    assert main(["train", "--resume", "--out", "parts", "--epochs", "2"]) == 0
+    assert main(["train", "--resume", "--out", "parts", "--epochs", "3"]) == 0
+    _require_equal_runs(folder / "whole", folder / "parts")
+
+
+def _require_equal_runs(one, other):
+    for name in ("last.npz", "best.npz"):
+        (arrays, meta), (other_arrays, other_meta) = map(
+            load_checkpoint, (one / name, other / name)
+        )
+        assert arrays.keys() == other_arrays.keys()
+        for key, array in arrays.items():
+            assert np.array_equal(array, other_arrays[key]), (name, key)
+        assert meta["random_state"] == other_meta["random_state"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_finishes_the_step_saves_and_resumes(folder):
+    options = ["--text", "text.txt", *TINY, "--epochs", "40"]
+    process = in_background("train", *options, "--out", "stopped")
+    deadline = time.monotonic() + 60
+    while not (folder / "stopped" / "best.npz").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert re.search(r"stopped after step \d+ and saved; .*--resume --out stopped", err)
+    assert "Traceback" not in err
+    assert main(["train", "--resume", "--out", "stopped"]) == 0
+    assert main(["train", *options, "--out", "whole"]) == 0
+    _require_equal_runs(folder / "whole", folder / "stopped")
+
+
+def test_eval_repeats_the_figures_of_training(capsys):
+    train("--epochs", "1")
+    figures = re.findall(r"(?:best epoch|same weights): *(\d\.\d+)", capsys.readouterr().out)
+    assert main(["eval", "rnnfast-run"]) == 0
+    out = capsys.readouterr().out
+    for part, figure in zip(("validation", "test"), figures, strict=True):
+        found = re.search(rf"{part} part, \d+ tokens: (\d\.\d+)", out)[1]
+        assert float(found) == pytest.approx(float(figure), abs=2e-2)  # lanes of other lengths
+    assert main(["eval", "rnnfast-run", "--text", "text.txt"]) == 0
+    assert "text.txt, 2,700 tokens" in capsys.readouterr().out
+
+
+def test_sample_is_repeatable_and_starts_with_the_prime(capsys):
+    train("--epochs", "1")
+    capsys.readouterr()
+    texts = []
+    for seed in ("1", "1", "2"):
+        command = ["sample", "rnnfast-run", "--length", "40", "--prime", "the q", "--seed", seed]
+        assert main(command) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].startswith("the q")
+    assert len(texts[0]) == len("the q") + 40 + len("\n")
+
+
+def test_words_are_sampled_without_the_unknown_one(capsys):
+    train("--epochs", "1", "--level", "word")
+    capsys.readouterr()
+    main(["sample", "rnnfast-run", "--length", "200", "--temperature", "5", "--seed", "0"])
+    out = capsys.readouterr().out
+    assert "fox" in out
+    assert "<unk>" not in out
+
+
+def test_info_and_selfcheck(capsys):
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert rnnfast.__version__ in out
+    assert "threads" in out
+    assert main(["selfcheck"]) == 0
+    out = capsys.readouterr().out
+    assert out.count(" ok\n") == 16
+    assert "WRONG" not in out
+
+
+def test_selfcheck_finds_a_wrong_kernel(monkeypatch, capsys):
+    def without_repeats(dout, ids, dW):
+        dW[...] = 0
+        dW[ids] += dout
+
+    monkeypatch.setattr(rnnfast.kernels, "embedding_backward", without_repeats)
+    assert main(["selfcheck"]) == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"embedding_backward +float32 .*WRONG", out)
+    assert "disagrees" in err
+
+
+def test_threads_are_set(capsys):
+    train("--epochs", "1", "--threads", "1")
+    assert rnnfast.get_num_threads() == 1
+
+
+def test_environment_sets_the_threads(monkeypatch, capsys):
+    monkeypatch.setenv("RNNFAST_NUM_THREADS", "1")
+    main(["info"])
+    assert re.search(r"threads +1\n", capsys.readouterr().out)
+    monkeypatch.setenv("RNNFAST_NUM_THREADS", "none")
+    assert main(["info"]) == 1
+    assert "RNNFAST_NUM_THREADS: expected" in capsys.readouterr().err
+
+
+def test_module_and_version():
+    process = in_background("--version")
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, f"rnnfast {rnnfast.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"", "is empty"),
+        (b"\0\1\2", "is binary"),
+        (b"\xff\xfe", "is not UTF-8"),
+        (b"too short", r"training part has 8 tokens, but 4 lanes of 10 need at least 41"),
+    ],
+)
+def test_a_bad_text_leaves_nothing_behind(folder, capsys, content, message):
+    os.remove(folder / "text.txt")
+    if content is not None:
+        (folder / "text.txt").write_bytes(content)
+    before = set(folder.iterdir())
+    assert train() == 1
+    assert re.search(rf"^rnnfast: error: .*{message}", capsys.readouterr().err)
+    assert set(folder.iterdir()) == before
+
+
+def test_a_folder_that_holds_a_run_is_not_touched(folder, capsys):
+    train("--epochs", "1", "--out", "run")
+    content = (folder / "run" / "last.npz").read_bytes()
+    assert train("--epochs", "1", "--out", "run") == 1
+    assert "run already holds a run; continue it with --resume" in capsys.readouterr().err
+    assert (folder / "run" / "last.npz").read_bytes() == content
+
+
+def test_an_unwritable_folder(folder, capsys):
+    (folder / "file").write_text("in the way")
+    assert train("--out", "file/run") == 1
+    assert re.search(r"error: run folder file.run cannot be written", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", [["sample"], ["eval"], ["train", "--resume", "--out"]])
+def test_a_folder_without_a_run(command, capsys):
+    assert main([*command, "nothing"]) == 1
+    assert "nothing holds no run" in capsys.readouterr().err
+
+
+def test_resume_keeps_settings_and_text(folder, capsys):
+    train("--epochs", "1")
+    assert main(["train", "--resume", "--hidden", "5", "--lr", "1"]) == 1
+    assert "--hidden, --lr: a resumed run keeps its settings" in capsys.readouterr().err
+    (folder / "text.txt").write_text(TEXT + "more")
+    for command in (["train", "--resume", "--epochs", "2"], ["eval", "rnnfast-run"]):
+        assert main(command) == 1
+        assert "is not the text that the run" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint(folder, capsys):
+    train("--epochs", "1")
+    path = folder / "rnnfast-run" / "best.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert main(["sample", "rnnfast-run"]) == 1
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_an_unknown_character(capsys):
+    train("--epochs", "1")
+    assert main(["sample", "rnnfast-run", "--prime", "fox€"]) == 1
+    assert "'€' (character 3 of the text) not in the vocabulary" in capsys.readouterr().err
+
+
+def test_a_diverged_run_says_the_step_and_keeps_its_checkpoint(folder, capsys):
+    options = ["--optimizer", "sgd", "--cell", "rnn", "--lr", "1e39", "--epochs", "3"]
+    with np.errstate(all="ignore"):
+        assert train(*options) == 1
+    err = capsys.readouterr().err
+    assert re.search(r"error: the .* at step \d+ \(epoch 1, block .*smaller learning rate", err)
+    assert "rnnfast-run keeps what was saved last" in err
+    arrays, meta = load_checkpoint(folder / "rnnfast-run" / "last.npz")
+    assert meta["position"]["step"] == 0
+    assert all(np.isfinite(array).all() for array in arrays.values())
+    assert main(["sample", "rnnfast-run", "--length", "5"]) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--hidden", "0"],
+        ["--epochs", "x"],
+        ["--lr", "nan"],
+        ["--lr", "-1"],
+        ["--cell", "gru?"],
+        ["--seed", "-1"],
+    ],
+)
+def test_bad_options_are_usage_errors(options, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train(*options)
+    assert caught.value.code == 2
+    assert options[0] in capsys.readouterr().err

@@ -1,0 +1,95 @@
+"""Forward and backward against numbers that were computed once, by PyTorch 2.13's autograd.
+
+The program, whose inputs are closed formulas and so never change:
+
+import torch
+
+def results(cell, G, N=2, T=3, D=3, H=2):
+    def wave(k, *shape):
+        n = torch.arange(1, 1 + torch.tensor(shape).prod(), dtype=torch.float64)
+        return torch.sin(k * n).reshape(shape).requires_grad_()
+
+    xs, Wx, Wh, b = wave(1.1, N, T, D), wave(1.3, D, G * H), wave(1.7, H, G * H), wave(1.9, G * H)
+    h0, c0, dhs = wave(2.3, N, H), wave(2.9, N, H), wave(3.1, N, T, H)
+    dh, dc = wave(3.7, N, H), wave(4.1, N, H)
+    h, c, hs = h0, c0, []
+    for t in range(T):
+        a = xs[:, t] @ Wx + h @ Wh + b
+        if cell == "rnn":
+            h = torch.tanh(a)
+        else:
+            f, g, i, o = a.chunk(4, dim=1)
+            c = torch.sigmoid(f) * c + torch.tanh(g) * torch.sigmoid(i)
+            h = torch.sigmoid(o) * torch.tanh(c)
+        hs.append(h)
+    hs = torch.stack(hs, dim=1)
+    loss, outputs = (hs * dhs).sum() + (h * dh).sum(), {"hs": hs, "h": h}
+    inputs = {"xs": xs, "Wx": Wx, "Wh": Wh, "b": b, "h0": h0}
+    if cell == "lstm":
+        loss, outputs, inputs = loss + (c * dc).sum(), outputs | {"c": c}, inputs | {"c0": c0}
+    gradients = torch.autograd.grad(loss, list(inputs.values()))
+    return outputs | {f"d{name}": gradient for name, gradient in zip(inputs, gradients)}
+
+for cell, G in (("rnn", 1), ("lstm", 4)):
+    for name, array in results(cell, G).items():
+        array = array.detach().flatten()
+        numbers = array[0], array[-1], array.sum(), array.norm()
+        print(cell, name, *(f"{number:.15f}" for number in numbers))
+"""
+
+import numpy as np
+import pytest
+from problems import run_cell
+
+from rnnfast import kernels
+from rnnfast.reference import ops as numpy_ops
+
+# cell, array: its first and last entry, its sum, its norm
+FROZEN = {
+    ("rnn", "hs"): (0.993648342089369, -0.684745220376615, 1.274410419502227, 2.964654633580486),
+    ("rnn", "h"): (0.995345359417067, -0.684745220376615, 0.347841328175986, 1.808276526202314),
+    ("rnn", "dxs"): (-0.006639110123090, 0.157131060847391, -0.083780177131398, 0.461806477124780),
+    ("rnn", "dWx"): (-0.143202023137897, -0.084282584802750, 0.229841080496434, 0.382615742975636),
+    ("rnn", "dWh"): (0.079031655179561, -0.200669266002623, -0.136285423166020, 0.239126453348121),
+    ("rnn", "db"): (0.157860610751252, -0.255753868305144, -0.097893257553892, 0.300549519347151),
+    ("rnn", "dh0"): (0.004406610437885, -0.344024551267332, -0.077403789423957, 0.437404689901878),
+    ("lstm", "hs"): (-0.092391332275950, 0.073313556703467, -1.249478562190832, 0.572195512666616),
+    ("lstm", "h"): (-0.349747535748693, 0.073313556703467, -0.377598727218392, 0.367202653353087),
+    ("lstm", "c"): (-0.425244836952115, 0.111641177084906, -0.559680228572056, 0.489385837809203),
+    ("lstm", "dxs"): (-0.085110318981684, 0.098496285387006, 0.100619745303202, 1.065936794962823),
+    ("lstm", "dWx"): (-0.031076826863511, -0.000522867278979, 0.660783623646428, 0.763775941248503),
+    ("lstm", "dWh"): (0.002977782705118, -0.018434304937462, 0.134806605116531, 0.241184354089081),
+    ("lstm", "db"): (0.158480075155649, 0.045021262722449, 0.144336338130406, 0.925092051594564),
+    ("lstm", "dh0"): (0.105862944394146, 0.009967604689149, 0.171650842895611, 0.165778205253568),
+    ("lstm", "dc0"): (-0.087069188277498, -0.047290510075052, 0.238254922816267, 0.291178193466811),
+}
+GATES = {"rnn": 1, "lstm": 4}
+
+
+def frozen_arrays(cell, N=2, T=3, D=3, H=2):
+    def wave(k, *shape):
+        return np.sin(k * np.arange(1, 1 + np.prod(shape))).reshape(shape)
+
+    G = GATES[cell]
+    arrays = {
+        "xs": wave(1.1, N, T, D),
+        "Wx": wave(1.3, D, G * H),
+        "Wh": wave(1.7, H, G * H),
+        "b": wave(1.9, G * H),
+        "h0": wave(2.3, N, H),
+        "dhs": wave(3.1, N, T, H),
+        "dh": wave(3.7, N, H),
+    }
+    return arrays if cell == "rnn" else arrays | {"c0": wave(2.9, N, H), "dc": wave(4.1, N, H)}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 2e-6)])
+@pytest.mark.parametrize("ops", [kernels, numpy_ops], ids=["compiled", "numpy"])
+@pytest.mark.parametrize("cell", GATES)
+def test_frozen_numbers(cell, ops, dtype, tolerance):
+    arrays = {name: array.astype(dtype) for name, array in frozen_arrays(cell).items()}
+    results = run_cell(ops, cell, arrays)
+    assert {(cell, name) for name in results} == {key for key in FROZEN if key[0] == cell}
+    for name, array in results.items():
+        numbers = array.flat[0], array.flat[-1], array.sum(), np.linalg.norm(array)
+        assert numbers == pytest.approx(FROZEN[cell, name], rel=0, abs=tolerance), name

@@ -1,0 +1,144 @@
+"""What can be imported, what importing it costs, and what a copy without kernels says."""
+
+import ast
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+from problems import LAYERS
+
+import rnnfast
+from rnnfast import kernels, layers, losses, models, optimizers, reference
+
+PACKAGE = Path(rnnfast.__file__).parent
+KERNELS = ["rnn", "lstm", "embedding", "softmax_loss", "build"]
+
+
+def run_python(code, folder, *options, **environment):
+    return subprocess.run(
+        [sys.executable, *options, "-c", code],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def public_classes(module):
+    return [
+        name
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__ and name[0] != "_"
+    ]
+
+
+@pytest.mark.parametrize("module", [rnnfast, reference, kernels])
+def test_all_is_what_there_is(module):
+    assert sorted(set(module.__all__)) == sorted(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+
+
+@pytest.mark.parametrize("module", [layers, losses, models, optimizers])
+def test_every_public_class_can_be_imported_from_the_top(module):
+    names = public_classes(module)
+    assert names
+    for name in names:
+        assert name in rnnfast.__all__
+        assert getattr(rnnfast, name) is getattr(module, name)
+        assert getattr(module, name).__doc__
+
+
+def test_reference_has_the_same_names_and_signatures():
+    assert set(LAYERS) == {*public_classes(layers), *public_classes(losses)}
+    assert set(LAYERS) == set(reference.__all__) - {"ops"}
+    for name in LAYERS:
+        ours, twin = getattr(rnnfast, name), getattr(reference, name)
+        assert inspect.signature(twin) == inspect.signature(ours)
+        assert (twin.__name__, issubclass(twin, ours)) == (name, True)
+        for method in ("forward", "backward"):
+            ours_method, twin_method = getattr(ours, method), getattr(twin, method)
+            assert inspect.signature(twin_method) == inspect.signature(ours_method)
+
+
+def test_reference_computes_with_numpy(monkeypatch):
+    """No kernel is called by a twin, and one is by every compiled layer but TimeAffine."""
+    called = []
+    for name in kernels.__all__:
+        if name != "build":
+            function = getattr(kernels, name)
+            monkeypatch.setattr(
+                kernels, name, lambda *a, f=function: (called.append(f.__name__), f(*a))[1]
+            )
+    x, weights = np.zeros((1, 1, 2)), (np.zeros((2, 8)), np.zeros((2, 8)), np.zeros(8))
+    reference.TimeLSTM(*weights).forward(x)
+    reference.TimeSoftmaxWithLoss().forward(x, [[0]])
+    assert called == []
+    rnnfast.TimeLSTM(*weights).forward(x)
+    rnnfast.TimeSoftmaxWithLoss().forward(x, [[0]])
+    assert called == ["lstm_forward", "softmax_loss_forward"]
+
+
+@pytest.mark.parametrize("name", [name for name in kernels.__all__ if name != "build"])
+def test_kernels_have_the_signatures_of_their_twins(name):
+    ours, twin = getattr(kernels, name), getattr(reference.ops, name)
+    assert list(inspect.signature(ours).parameters) == list(inspect.signature(twin).parameters)
+    assert not inspect.isfunction(ours), f"{name} is not compiled"
+    assert twin.__doc__
+
+
+def test_import_is_light():
+    """Large optional packages are imported where they are used."""
+    code = "import rnnfast, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = run_python(code, PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "rnnfast" in loaded
+    assert not loaded & {"torch", "matplotlib", "scipy", "pandas", "onnx", "Cython", "setuptools"}
+
+
+def test_copy_without_compiled_modules_says_how_to_build(tmp_path):
+    for source in PACKAGE.rglob("*.py"):
+        copy = tmp_path / "rnnfast" / source.relative_to(PACKAGE)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, copy)
+    # -S: an editable install's import hook, set up by site, would find the compiled modules
+    path = os.pathsep.join([str(tmp_path), str(Path(np.__file__).parents[1])])
+    done = run_python("import rnnfast", tmp_path, "-S", PYTHONPATH=path)
+    assert done.returncode != 0
+    last_line = done.stderr.strip().splitlines()[-1]
+    assert last_line.startswith("ImportError: this copy of rnnfast")
+    for part in (str(tmp_path), "has no usable compiled modules", "pip install ."):
+        assert part in last_line
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_type_stubs_match_the_compiled_modules(name):
+    """Same public names and, for functions, same arguments, every one of them annotated."""
+    stub = ast.parse((PACKAGE / "kernels" / f"{name}.pyi").read_text(encoding="utf-8"))
+    module = import_module(f"rnnfast.kernels.{name}")
+    described = set()
+    for node in stub.body:
+        if isinstance(node, ast.AnnAssign) and not node.target.id.startswith("_"):
+            described.add(node.target.id)
+            assert type(getattr(module, node.target.id)).__name__ == node.annotation.id
+        if isinstance(node, ast.FunctionDef):
+            described.add(node.name)
+            arguments = [argument.arg for argument in node.args.args]
+            assert list(inspect.signature(getattr(module, node.name)).parameters) == arguments
+            assert node.returns
+            assert all(argument.annotation for argument in node.args.args)
+    public = {n for n in vars(module) if n[0] != "_" and not inspect.ismodule(vars(module)[n])}
+    assert described == public
+
+
+def test_package_says_that_it_is_typed():
+    assert (PACKAGE / "py.typed").is_file()
+    assert {path.stem for path in (PACKAGE / "kernels").glob("*.pyi")} == set(KERNELS)

@@ -1,0 +1,282 @@
+"""The interface that code of the textbook relies on, and what every layer promises besides."""
+
+import numpy as np
+import pytest
+from problems import DTYPES, LAYERS, WEIGHTLESS, assert_all_close, assert_close, make_problem
+
+import rnnfast
+from rnnfast import reference
+
+TIME_LAYERS = ["TimeRNN", "TimeLSTM"]
+modules = pytest.mark.parametrize("module", [rnnfast, reference], ids=["compiled", "numpy"])
+time_layers = pytest.mark.parametrize("name", TIME_LAYERS)
+
+
+@modules
+@pytest.mark.parametrize("name", LAYERS)
+def test_params_and_grads_keep_their_identity(name, module):
+    problem = make_problem(name)
+    layer = problem.layer(module)
+    params, grads = layer.params, layer.grads
+    members = [*params, *grads]
+    assert all(W is given for W, given in zip(params, problem.weights, strict=True))
+    assert [dW.shape for dW in grads] == [W.shape for W in params]
+    assert [dW.dtype for dW in grads] == [W.dtype for W in params]
+    assert not any(dW.any() for dW in grads)
+
+    for dW in grads:
+        dW[...] = np.nan  # overwritten, not added to
+    problem.forward(layer)
+    problem.backward(layer)
+    assert (layer.params, layer.grads) == (params, grads) or not members
+    assert all(a is b for a, b in zip(members, [*layer.params, *layer.grads], strict=True))
+    assert all(np.isfinite(dW).all() for dW in grads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("given", ["float16", "float32", "float64", ">f4", "int64", "list"])
+@pytest.mark.parametrize("name", [name for name in LAYERS if name not in WEIGHTLESS])
+def test_dtype_is_that_of_the_weights(name, given, dtype):
+    """Whatever real numbers come in, here small multiples of a quarter or whole ones."""
+    problem = make_problem(name, dtype)
+    weights, step = problem.weights, 1 if given == "int64" else 0.25
+    exact = problem.map(lambda a: a if a.dtype.kind == "i" else step * np.round(a / step))
+    other = exact.map(np.ndarray.tolist if given == "list" else lambda a: convert(a, given))
+    exact.weights = other.weights = weights
+    results = other.run(rnnfast)
+    assert_all_close(results, exact.run(rnnfast))
+    assert {array.dtype for array in results.values()} == {np.dtype(dtype)}
+
+
+def convert(array, dtype):
+    return array if array.dtype.kind == "i" else array.astype(dtype)
+
+
+@time_layers
+def test_signature_is_positional(name):
+    problem = make_problem(name)
+    Layer = getattr(rnnfast, name)
+    assert Layer(*problem.weights).stateful is False
+    assert Layer(*problem.weights, True).stateful is True
+    with pytest.raises(TypeError, match="positional"):
+        Layer(*problem.weights, True, rnnfast.kernels)
+
+
+@modules
+@time_layers
+def test_blocks_equal_one_long_run(name, module):
+    problem = make_problem(name, sizes=(3, 12, 4, 6, 1))
+    (xs,) = problem.inputs
+    whole = problem.layer(module)
+    expected = whole.forward(xs)
+
+    layer = problem.layer(module)
+    blocks = [layer.forward(block) for block in np.split(xs, [1, 5, 7], axis=1)]
+    assert_close(np.concatenate(blocks, axis=1), expected)
+    for ours, theirs in zip(layer.get_state(), whole.get_state(), strict=True):
+        assert_close(ours, theirs)
+    assert_close(layer.h, expected[:, -1])
+
+
+@time_layers
+def test_gradients_chain_over_blocks(name):
+    """dh and dc of a block, given to the block before it, make the gradient of one long run."""
+    problem = make_problem(name, sizes=(3, 8, 4, 6, 1))
+    expected = problem.run(rnnfast)
+    layer = problem.layer(rnnfast)
+    (xs,), (dhs,) = problem.inputs, problem.gradients
+    start, cut = problem.state, 3
+    layer.forward(xs[:, :cut])
+    middle = layer.get_state()
+    last, grads, dxs = problem.last, [0, 0, 0], []
+    for state, block in ((middle, slice(cut, None)), (start, slice(cut))):
+        layer.set_state(*state)
+        layer.forward(xs[:, block])
+        dxs.insert(0, layer.backward(dhs[:, block], **last))
+        grads = [total + dW for total, dW in zip(grads, layer.grads, strict=True)]
+        last = {key: getattr(layer, key) for key in last}
+    results = {f"grads[{k}]": dW for k, dW in enumerate(grads)} | last
+    results["gradient[0]"] = np.concatenate(dxs, axis=1)
+    assert_all_close(results, {key: expected[key] for key in results})
+
+
+@modules
+@time_layers
+def test_states(name, module):
+    problem = make_problem(name)
+    (xs,) = problem.inputs
+    layer = getattr(module, name)(*problem.weights, True)
+    names = ["h", "c"][: len(problem.state)]
+    assert layer.h is None
+    assert layer.dh is None
+    from_zeros = layer.forward(xs)
+    carried = layer.forward(xs)
+    assert not np.allclose(from_zeros, carried)
+
+    layer.reset_state()
+    assert [getattr(layer, which) for which in names] == [None] * len(names)
+    np.testing.assert_array_equal(layer.forward(xs), from_zeros)
+
+    mine = [state.copy() for state in problem.state]
+    layer.set_state(*mine)
+    for which, state in zip(names, mine, strict=True):
+        np.testing.assert_array_equal(getattr(layer, which), state)
+        state[...] = 9  # the layer has a copy
+    expected = problem.layer(module).forward(xs)
+    np.testing.assert_array_equal(layer.forward(xs), expected)
+
+    layer.stateful = False
+    np.testing.assert_array_equal(layer.forward(xs), from_zeros)
+    np.testing.assert_array_equal(layer.h, from_zeros[:, -1])
+
+
+def test_lstm_state_without_a_cell_is_zeros():
+    problem = make_problem("TimeLSTM")
+    layer = problem.layer(rnnfast)
+    h, c = problem.state
+    layer.set_state(h)
+    assert layer.c is None
+    without = layer.forward(*problem.inputs)
+    layer.set_state(h, np.zeros_like(c))
+    np.testing.assert_array_equal(layer.forward(*problem.inputs), without)
+
+
+@time_layers
+def test_stateless_layer_gives_its_state_to_a_decoder(name):
+    """As in the textbook's Encoder and Decoder: h of one, set_state of the other, dh back."""
+    problem = make_problem(name)
+    encoder = getattr(rnnfast, name)(*problem.weights, False)
+    hs = encoder.forward(*problem.inputs)
+    encoder.forward(*problem.inputs)
+    np.testing.assert_array_equal(encoder.h, hs[:, -1])
+    at_last = np.zeros_like(hs)
+    at_last[:, -1] = problem.last["dh"]
+    expected = encoder.backward(at_last)
+    assert_close(encoder.backward(np.zeros_like(hs), dh=problem.last["dh"]), expected)
+
+
+@modules
+@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeEmbedding", "TimeAffine"])
+def test_params_changed_before_forward_are_seen(name, module):
+    problem, changed = make_problem(name), make_problem(name)
+    layer = problem.layer(module)
+    problem.forward(layer)
+    problem.backward(layer)
+    for W in [*layer.params, *changed.weights]:
+        W *= -0.5
+    if problem.state:
+        layer.set_state(*problem.state)
+    assert_all_close(problem.forward(layer) | problem.backward(layer), changed.run(module))
+
+
+@modules
+@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeAffine"])
+def test_params_changed_before_backward_are_seen(name, module):
+    """With one time step the gradient of xs is linear in the weights."""
+    problem = make_problem(name, sizes=(3, 1, 4, 6, 7))
+    layer = problem.layer(module)
+    problem.forward(layer)
+    before = problem.backward(layer)["gradient[0]"]
+    for W in layer.params:
+        W *= -0.5
+    assert_close(problem.backward(layer)["gradient[0]"], -0.5 * before)
+
+
+@modules
+@pytest.mark.parametrize("cell", ["RNN", "LSTM"])
+def test_single_steps_equal_the_time_layer(cell, module):
+    """Outputs step by step, and the gradients, added up from the last step to the first."""
+    problem = make_problem(f"Time{cell}")
+    expected = problem.run(module)
+    (xs,), (dhs,) = problem.inputs, problem.gradients
+    steps, states, hs = [], tuple(problem.state), []
+    for t in range(xs.shape[1]):
+        step = getattr(module, cell)(*problem.weights)
+        states = step.forward(xs[:, t], *states)
+        states = states if isinstance(states, tuple) else (states,)
+        steps.append(step)
+        hs.append(states[0])
+    assert_close(np.stack(hs, axis=1), expected["output[0]"])
+
+    dstates, dxs, grads = list(problem.last.values()), [], [0, 0, 0]
+    for t, step in reversed(list(enumerate(steps))):
+        dx, *dstates = step.backward(dhs[:, t] + dstates[0], *dstates[1:])
+        dxs.insert(0, dx)
+        grads = [total + dW for total, dW in zip(grads, step.grads, strict=True)]
+    results = dict(zip(("dh", "dc"), dstates, strict=False))
+    results |= {f"grads[{k}]": dW for k, dW in enumerate(grads)}
+    results["gradient[0]"] = np.stack(dxs, axis=1)
+    assert_all_close(results, {key: expected[key] for key in results})
+
+
+def test_affine_on_a_transposed_table_shares_its_memory():
+    table = np.random.default_rng(0).standard_normal((7, 4))
+    embedding, affine = rnnfast.TimeEmbedding(table), rnnfast.TimeAffine(table.T, np.zeros(7))
+    assert np.shares_memory(affine.params[0], embedding.params[0])
+    ids = np.array([[1, 2, 1]])
+    before = affine.forward(embedding.forward(ids))
+    embedding.params[0] *= 2
+    assert_close(affine.forward(embedding.forward(ids)), 4 * before)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint32, np.int64, np.uint64])
+def test_ids_of_any_integer_dtype(dtype):
+    layer = rnnfast.TimeEmbedding(np.arange(6.0).reshape(3, 2))
+    ids = np.array([[2, 0], [1, 2]], dtype)
+    np.testing.assert_array_equal(layer.forward(ids), layer.params[0][ids])
+    layer.backward(np.ones((2, 2, 2)))
+    np.testing.assert_array_equal(layer.grads[0], [[1, 1], [1, 1], [2, 2]])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@time_layers
+def test_values_that_are_not_finite(name, value):
+    """NaN stays NaN in its own row and reaches no other; infinities saturate."""
+    problem = make_problem(name)
+    problem.weights[0][...] = np.abs(problem.weights[0])
+    (xs,) = problem.inputs
+    expected = problem.layer(rnnfast).forward(xs)
+    xs[1, 2] = value
+    hs = problem.layer(rnnfast).forward(xs)
+    np.testing.assert_array_equal(hs[[0, 2]], expected[[0, 2]])
+    np.testing.assert_array_equal(hs[1, :2], expected[1, :2])
+    assert np.isnan(hs[1, 2:]).all() == np.isnan(value)
+    assert np.isnan(value) or (np.abs(hs) <= 1).all()
+
+
+@modules
+@time_layers
+def test_textbook_style_training(name, module):
+    """Layers by hand, plain gradient descent: learns to repeat what it read one step ago."""
+    rng = np.random.default_rng(0)
+    N, T, D, H, V = 8, 6, 5, 16, 4
+    G = getattr(module, name).gates
+
+    def init(*shape):
+        return rng.standard_normal(shape) / np.sqrt(shape[0])
+
+    layers = [
+        module.TimeEmbedding(init(V, D)),
+        getattr(module, name)(init(D, G * H), init(H, G * H), np.zeros(G * H), stateful=True),
+        module.TimeAffine(init(H, V), np.zeros(V)),
+    ]
+    loss_layer = module.TimeSoftmaxWithLoss()
+    params, grads = [], []
+    for layer in layers:
+        params += layer.params
+        grads += layer.grads
+
+    ids = rng.integers(0, V, (N, 150 * T + 1))
+    losses = []
+    for start in range(0, 150 * T, T):
+        xs, ts = ids[:, start + 1 : start + T + 1], ids[:, start : start + T]
+        for layer in layers:
+            xs = layer.forward(xs)
+        losses.append(loss_layer.forward(xs, ts))
+        dout = loss_layer.backward()
+        for layer in reversed(layers):
+            dout = layer.backward(dout)
+        for W, dW in zip(params, grads, strict=True):
+            W -= 1.0 * dW
+    assert losses[0] > 0.8 * np.log(V)
+    assert np.mean(losses[-10:]) < 0.1

@@ -1,0 +1,197 @@
+"""The loss: exact where it is easy to get it wrong."""
+
+import numpy as np
+import pytest
+from problems import DTYPES, assert_close, make_problem
+
+import rnnfast
+from rnnfast import reference
+
+both = pytest.mark.parametrize("module", [rnnfast, reference], ids=["compiled", "numpy"])
+
+
+@both
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_improbable_targets(dtype, module):
+    """The probability of the target underflows in float32; its logarithm must not."""
+    layer = module.TimeSoftmaxWithLoss()
+    assert layer.forward(np.array([[[0, -200]]], dtype), np.array([[1]])) == 200
+    np.testing.assert_allclose(layer.backward(), [[[1, -1]]], atol=1e-80)
+    assert layer.forward(np.array([[[0, -200]]], dtype), np.array([[0]])) < 1e-80
+
+
+@both
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_adding_a_constant_changes_nothing(dtype, module):
+    logits, targets = np.array([[[1, 3, 2], [0, 0, 4]]], dtype), np.array([[2, 0]])
+    layer = module.TimeSoftmaxWithLoss()
+    expected = layer.forward(logits, targets), layer.backward()
+    by_hand = (np.log(np.exp([1, 3, 2]).sum()) - 2 + np.log(np.exp([0, 0, 4]).sum())) / 2
+    assert expected[0] == pytest.approx(by_hand, rel=1e-6)
+    for constant in (-4096, 4096):  # exact in both dtypes
+        shifted = layer.forward(logits + np.array(constant, dtype), targets), layer.backward()
+        assert shifted[0] == expected[0]
+        np.testing.assert_array_equal(shifted[1], expected[1])
+
+
+@both
+def test_all_ignored(module):
+    layer = module.TimeSoftmaxWithLoss()
+    assert layer.forward(np.ones((2, 3, 4)), np.full((2, 3), -1)) == 0
+    np.testing.assert_array_equal(layer.backward(), np.zeros((2, 3, 4)), strict=True)
+
+
+@both
+@pytest.mark.parametrize("ignore_label", [-1, 0, 3, 77])
+def test_ignored_positions_do_not_count(ignore_label, module):
+    """The mean is over what is left, and ignored logits have no influence."""
+    logits, targets = make_problem("TimeSoftmaxWithLoss").inputs
+    targets = np.where(targets == -1, ignore_label, targets)
+    kept = targets != ignore_label
+    assert 0 < kept.sum() < kept.size
+    layer = module.TimeSoftmaxWithLoss()
+    layer.ignore_label = ignore_label
+    loss, gradient = layer.forward(logits, targets), layer.backward()
+    shifted = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
+    assert loss == pytest.approx(-shifted[kept, targets[kept]].mean(), rel=1e-12)
+    assert not gradient[~kept].any()
+
+    logits[~kept] += np.arange(7)
+    assert layer.forward(logits, targets) == loss
+    np.testing.assert_array_equal(layer.backward(), gradient)
+
+
+@both
+@pytest.mark.parametrize("dtype", [int, bool, float])
+def test_one_hot_targets_equal_ids(dtype, module):
+    logits, targets = make_problem("TimeSoftmaxWithLoss").inputs
+    targets = targets % 7
+    one_hot = np.eye(7)[targets].astype(dtype)
+    layer = module.TimeSoftmaxWithLoss()
+    expected = layer.forward(logits, targets), layer.backward()
+    assert layer.forward(logits, one_hot) == expected[0]
+    np.testing.assert_array_equal(layer.backward(), expected[1])
+
+
+@both
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("f4", "f4"), ("f8", "f8"), ("f2", "f4"), ("i8", "f4"), (">f4", "f4")],
+)
+def test_dtypes(given, expected, module):
+    layer = module.TimeSoftmaxWithLoss()
+    loss = layer.forward(np.arange(12).reshape(1, 3, 4).astype(given), np.array([[3, 3, 3]]))
+    assert isinstance(loss, float)
+    assert loss == pytest.approx(0.44018969856119533, rel=1e-12 if expected == "f8" else 1e-6)
+    assert layer.backward().dtype == expected
+
+
+@both
+def test_gradient_is_scaled_by_what_arrives(module):
+    problem = make_problem("TimeSoftmaxWithLoss")
+    layer = problem.layer(module)
+    layer.forward(*problem.inputs)
+    assert_close(layer.backward(-3), -3 * layer.backward())
+    np.testing.assert_array_equal(layer.backward(), layer.backward(1.0))
+
+
+@both
+def test_huge_logits_stay_finite(module):
+    """Their difference overflows float32, the loss does not."""
+    layer = module.TimeSoftmaxWithLoss()
+    logits = np.array([[[3e38, -3e38], [-3e38, 3e38]]], np.float32)
+    assert layer.forward(logits, np.array([[1, 1]])) == pytest.approx(3e38)
+    np.testing.assert_array_equal(layer.backward(), [[[0.5, -0.5], [0, 0]]])
+    assert layer.forward(np.full((1, 1, 4), -np.finfo("f4").max), [[0]]) == pytest.approx(np.log(4))
+
+
+@both
+@pytest.mark.parametrize("column", [0, 1, 2])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_and_inf_are_not_hidden(value, column, module):
+    """The loss is NaN, which the trainer stops at, wherever the culprit stands; unless ignored."""
+    logits = np.zeros((1, 2, 3))
+    logits[0, 1, column] = value
+    layer = module.TimeSoftmaxWithLoss()
+    assert np.isnan(layer.forward(logits, np.array([[0, 0]])))
+    assert np.isnan(layer.backward()[0, 1]).any()
+    assert layer.forward(logits, np.array([[0, -1]])) == pytest.approx(np.log(3))
+    assert np.isfinite(layer.backward()).all()
+
+
+@both
+def test_minus_infinity_is_probability_zero(module):
+    layer = module.TimeSoftmaxWithLoss()
+    logits = np.array([[[0, -np.inf, 0]]])
+    assert layer.forward(logits, np.array([[0]])) == pytest.approx(np.log(2))
+    np.testing.assert_array_equal(layer.backward(), [[[-0.5, 0, 0.5]]])
+    assert layer.forward(logits, np.array([[1]])) == np.inf
+
+
+# The losses of the notebooks, which have no compiled kernel. --------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softmax_of_huge_logits(dtype):
+    xs = np.array([[[1e4, 0, -1e4], [5, 5, 5]]], dtype)
+    ps = rnnfast.TimeSoftmax().forward(xs)
+    assert ps.dtype == dtype
+    assert_close(ps, [[[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]], 1e-7)
+
+
+@pytest.mark.parametrize("eps", [1e-8, 0.1])
+def test_perplexity_loss(eps):
+    rng = np.random.default_rng(0)
+    ps = rng.dirichlet(np.ones(5), size=(2, 3))
+    ts = rng.integers(0, 5, (2, 3, 1))
+    loss_layer = rnnfast.TimePerplexityLoss(eps)
+    p = np.array([[ps[n, t, ts[n, t, 0]] for t in range(3)] for n in range(2)])
+    assert loss_layer.forward(ps, ts) == pytest.approx(np.mean(1 / (p + eps)), rel=1e-14)
+    assert loss_layer.perplexity == pytest.approx(np.exp(-np.log(p).mean()), rel=1e-14)
+    assert loss_layer.forward(ps, ts[:, :, 0]) == loss_layer.forward(ps, ts)
+    expected = np.zeros_like(ps)
+    np.put_along_axis(expected, ts, -1 / (6 * (p[:, :, None] + eps) ** 2), axis=2)
+    assert_close(loss_layer.backward(), expected, 1e-14)
+    assert_close(loss_layer.backward(3), 3 * loss_layer.backward(), 1e-15)
+
+
+def test_perplexity_loss_of_impossible_targets():
+    ps = np.array([[[1.0, 0.0]]])
+    loss_layer = rnnfast.TimePerplexityLoss()
+    assert loss_layer.forward(ps, [[1]]) == pytest.approx(1e8)
+    assert loss_layer.perplexity == np.inf
+    assert np.isfinite(loss_layer.backward()).all()
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 4, 3)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_squared_loss(shape, dtype):
+    rng = np.random.default_rng(0)
+    ys, ts = rng.normal(size=shape), rng.normal(size=shape)
+    positions = np.prod(shape[:2])
+    loss_layer = rnnfast.TimeSquaredLoss()
+    loss = loss_layer.forward(ys.astype(dtype), ts.astype(dtype))
+    assert loss == pytest.approx(((ys - ts) ** 2).sum() / 2 / positions, rel=1e-6)
+    gradient = loss_layer.backward()
+    assert gradient.dtype == dtype
+    assert_close(gradient, (ys - ts) / positions, {"float64": 1e-15, "float32": 1e-6}[dtype])
+    assert_close(loss_layer.backward(2), 2 * gradient, 1e-15)
+
+
+def test_losses_reject_what_does_not_fit():
+    ps = np.full((2, 3, 4), 0.25)
+    with pytest.raises(ValueError, match=r"ts: .* in 0\.\.3, got 4 at position \(1, 2\)"):
+        rnnfast.TimePerplexityLoss().forward(ps, [[0, 0, 0], [0, 0, 4]])
+    with pytest.raises(TypeError, match="ts: expected token ids of an integer dtype, got float64"):
+        rnnfast.TimePerplexityLoss().forward(ps, np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"ps: expected an array of shape \(N, T, V\)"):
+        rnnfast.TimePerplexityLoss().forward(ps[0], [[0, 0, 0]])
+    with pytest.raises(ValueError, match="eps: expected a finite number of at least 0, got -1"):
+        rnnfast.TimePerplexityLoss(-1)
+    with pytest.raises(ValueError, match=r"ts: expected an array of shape \(3,\), got \(2,\)"):
+        rnnfast.TimeSquaredLoss().forward([1.0, 2.0, 3.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match=r"ys: expected an array of shape \(N, T, M\)"):
+        rnnfast.TimeSquaredLoss().forward(np.zeros((1, 2, 3, 4)), np.zeros((1, 2, 3, 4)))
+    for loss in (rnnfast.TimeSoftmax, rnnfast.TimePerplexityLoss, rnnfast.TimeSquaredLoss):
+        with pytest.raises(RuntimeError, match=f"{loss.__name__}.backward: .* call forward first"):
+            loss().backward(np.zeros((1, 1, 1)))

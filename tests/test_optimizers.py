@@ -1,0 +1,148 @@
+"""Optimizers against their formulas, written out for one number, and clipping of gradients."""
+
+import numpy as np
+import pytest
+
+import rnnfast
+
+
+def sgd(W, grads, lr=0.1):
+    for dW in grads:
+        W = W - lr * dW
+    return W
+
+
+def momentum(W, grads, lr=0.1, momentum=0.8):
+    v = 0
+    for dW in grads:
+        v = momentum * v - lr * dW
+        W = W + v
+    return W
+
+
+def adagrad(W, grads, lr=0.1):
+    h = 0
+    for dW in grads:
+        h = h + dW**2
+        W = W - lr * dW / (h**0.5 + 1e-7)
+    return W
+
+
+def rmsprop(W, grads, lr=0.1, decay_rate=0.9):
+    h = 0
+    for dW in grads:
+        h = decay_rate * h + (1 - decay_rate) * dW**2
+        W = W - lr * dW / (h**0.5 + 1e-7)
+    return W
+
+
+def adam(W, grads, lr=0.1, beta1=0.7, beta2=0.95):
+    m = v = 0
+    for t, dW in enumerate(grads, start=1):
+        m = beta1 * m + (1 - beta1) * dW
+        v = beta2 * v + (1 - beta2) * dW**2
+        lr_t = lr * (1 - beta2**t) ** 0.5 / (1 - beta1**t)
+        W = W - lr_t * m / (v**0.5 + 1e-7)
+    return W
+
+
+CASES = [
+    (lambda: rnnfast.SGD(0.1), sgd),
+    (lambda: rnnfast.Momentum(0.1, 0.8), momentum),
+    (lambda: rnnfast.AdaGrad(0.1), adagrad),
+    (lambda: rnnfast.RMSprop(0.1, 0.9), rmsprop),
+    (lambda: rnnfast.Adam(0.1, 0.7, 0.95), adam),
+]
+cases = pytest.mark.parametrize(("make", "formula"), CASES, ids=[f.__name__ for _, f in CASES])
+OPTIMIZERS = [rnnfast.SGD, rnnfast.Momentum, rnnfast.AdaGrad, rnnfast.RMSprop, rnnfast.Adam]
+DEFAULTS = {
+    "SGD": {"lr": 0.01},
+    "Momentum": {"lr": 0.01, "momentum": 0.9},
+    "AdaGrad": {"lr": 0.01},
+    "RMSprop": {"lr": 0.01, "decay_rate": 0.99},
+    "Adam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999},
+}
+
+
+@cases
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 2e-6)])
+def test_formulas_over_several_steps(make, formula, dtype, tolerance):
+    """Every parameter has a state of its own; arrays keep identity, dtype and, for grads, value."""
+    rng = np.random.default_rng(0)
+    starts = [rng.standard_normal(shape).astype(dtype) for shape in [(2, 3), (4,), (3, 2)]]
+    history = [[rng.standard_normal(W.shape).astype(dtype) for W in starts] for _ in range(5)]
+    history[2][1][0] = 0
+    params = [np.asfortranarray(W.copy()) for W in starts]
+    same = list(params)
+    optimizer = make()
+    for grads in history:
+        before = [dW.copy() for dW in grads]
+        optimizer.update(params, grads)
+        for dW, kept in zip(grads, before, strict=True):
+            np.testing.assert_array_equal(dW, kept)
+    assert optimizer.steps == 5
+    for k, (W, start) in enumerate(zip(params, starts, strict=True)):
+        assert W is same[k]
+        assert W.dtype == dtype
+        expected = formula(start.astype(float), [grads[k].astype(float) for grads in history])
+        np.testing.assert_allclose(W, expected, rtol=0, atol=tolerance)
+
+
+@cases
+def test_first_step_with_a_zero_gradient_stays(make, formula):
+    W = np.ones(2)
+    make().update([W], [np.zeros(2)])
+    np.testing.assert_array_equal(W, 1)
+
+
+@pytest.mark.parametrize("Optimizer", OPTIMIZERS)
+def test_defaults_are_the_textbooks(Optimizer):
+    attributes = vars(Optimizer())
+    assert DEFAULTS[Optimizer.__name__].items() <= attributes.items()
+
+
+@pytest.mark.parametrize("Optimizer", OPTIMIZERS)
+def test_learning_rate_may_change_between_steps(Optimizer):
+    optimizer, W = Optimizer(0.1), np.ones(2)
+    optimizer.update([W], [np.full(2, 0.5)])
+    moved = W.copy()
+    optimizer.lr = 1e-9
+    optimizer.update([W], [np.full(2, 0.5)])
+    rest = -0.9 * 0.05 if Optimizer is rnnfast.Momentum else 0
+    np.testing.assert_allclose(W, moved + rest, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_clip_grads(dtype):
+    """Norm over all of them: (3, 4) and 12 have norm 13."""
+    grads = [np.array([[3, 4]], dtype), np.array([12], dtype)]
+    same = list(grads)
+    norm = rnnfast.clip_grads(grads, 6.5)
+    assert norm == pytest.approx(13, rel=1e-12)
+    assert isinstance(norm, float)
+    assert all(a is b for a, b in zip(grads, same, strict=True))
+    np.testing.assert_allclose(np.hstack([dW.ravel() for dW in grads]), [1.5, 2, 6], rtol=1e-6)
+    assert {dW.dtype for dW in grads} == {np.dtype(dtype)}
+    assert rnnfast.clip_grads(grads, 6.5) <= 6.5
+
+
+@pytest.mark.parametrize("max_norm", [13.1, 100])
+def test_clip_grads_leaves_small_ones_alone(max_norm):
+    grads = [np.array([3.0, 4.0]), np.array([12.0])]
+    assert rnnfast.clip_grads(grads, max_norm) == 13
+    np.testing.assert_array_equal(grads[0], [3, 4])
+    np.testing.assert_array_equal(grads[1], [12])
+
+
+def test_clip_grads_does_not_overflow_in_float32():
+    grads = [np.full(4, 1e30, np.float32)]
+    assert rnnfast.clip_grads(grads, 1) == pytest.approx(2e30)
+    np.testing.assert_allclose(grads[0], 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_clip_grads_reports_what_is_not_finite_and_changes_nothing(value):
+    grads = [np.array([1.0, value]), np.array([5.0])]
+    assert not np.isfinite(rnnfast.clip_grads(grads, 1))
+    np.testing.assert_array_equal(grads[0], [1, value])
+    np.testing.assert_array_equal(grads[1], [5])

@@ -1,0 +1,189 @@
+"""Every compiled kernel and every layer gives what its NumPy twin gives, whatever the strides."""
+
+import itertools
+
+import numpy as np
+import pytest
+from problems import (
+    CELLS,
+    DTYPES,
+    INPUTS,
+    LAYERS,
+    LAYOUTS,
+    SIZES,
+    WEIGHTS,
+    assert_all_close,
+    assert_close,
+    make_cell,
+    make_problem,
+    run_cell,
+)
+
+import rnnfast
+from rnnfast import kernels, reference, selfcheck
+from rnnfast.reference import ops as numpy_ops
+
+RANDOM_SIZES = [tuple(map(int, s)) for s in np.random.default_rng(7).integers(1, 24, (6, 5))]
+sizes = pytest.mark.parametrize("sizes", SIZES + RANDOM_SIZES, ids=str)
+dtypes = pytest.mark.parametrize("dtype", DTYPES)
+layers = pytest.mark.parametrize("name", LAYERS)
+layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+
+
+@sizes
+@dtypes
+@pytest.mark.parametrize("cell", CELLS)
+def test_recurrent_kernels(cell, dtype, sizes):
+    arrays = make_cell(cell, dtype, sizes)
+    ours, twins = run_cell(kernels, cell, arrays), run_cell(numpy_ops, cell, arrays)
+    assert_all_close(ours, twins)
+    assert {array.dtype for array in (ours | twins).values()} == {np.dtype(dtype)}
+
+
+@layouts
+@pytest.mark.parametrize("cell", CELLS)
+def test_recurrent_kernels_take_any_strides(cell, layout):
+    arrays = make_cell(cell)
+    strided = {name: layout(array) for name, array in arrays.items()}
+    assert_all_close(run_cell(kernels, cell, strided), run_cell(kernels, cell, arrays))
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(strided[name], array, err_msg=f"{name} was modified")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:-1], ids=lambda layout: layout.__name__)
+def test_gradient_buffers_may_have_any_strides(layout):
+    """They are allocated like the weights, so those of W.T have the order of W."""
+    arrays = make_cell("lstm")
+    *_, cache = kernels.lstm_forward(*(arrays[name] for name in INPUTS))
+    expected = run_cell(kernels, "lstm", arrays)
+    grads = {f"d{name}": layout(np.full_like(arrays[name], 9)) for name in WEIGHTS}
+    incoming = (arrays[name] for name in ("dhs", "dh", "dc"))
+    kernels.lstm_backward(*incoming, cache, arrays["Wx"], arrays["Wh"], *grads.values())
+    assert_all_close(grads, {name: expected[name] for name in grads})
+
+    dout, ids = arrays["xs"], np.zeros((3, 5), np.int64)
+    dW = layout(np.full((7, 4), 9.0))
+    kernels.embedding_backward(dout, ids, dW)
+    assert_close(dW[0], dout.sum(axis=(0, 1)))
+
+
+@dtypes
+@sizes
+def test_embedding_kernels(dtype, sizes):
+    N, T, D, _, V = sizes
+    rng = np.random.default_rng(sizes)
+    W, dout = rng.standard_normal((V, D)).astype(dtype), rng.standard_normal((N, T, D))
+    dout = dout.astype(dtype)
+    ids = rng.integers(0, V, (N, T)) // 2  # most of them more than once
+    np.testing.assert_array_equal(kernels.embedding_forward(W, ids), W[ids], strict=True)
+    ours, twin = (np.full_like(W, np.nan) for _ in range(2))
+    kernels.embedding_backward(dout, ids, ours)
+    numpy_ops.embedding_backward(dout, ids, twin)
+    assert_close(ours, twin)
+
+
+@dtypes
+@sizes
+@pytest.mark.parametrize("ignore_label", [-1, 0, 999])
+def test_softmax_loss_kernels(dtype, sizes, ignore_label):
+    N, T, _, _, V = sizes
+    rng = np.random.default_rng(sizes)
+    logits = (10 * rng.standard_normal((N * T, V))).astype(dtype)
+    targets = rng.integers(0, V, N * T)
+    targets[:: max(2, V)] = ignore_label
+    loss, count, probs = kernels.softmax_loss_forward(logits, targets, ignore_label)
+    twin_loss, twin_count, twin_probs = numpy_ops.softmax_loss_forward(
+        logits, targets, ignore_label
+    )
+    assert count == twin_count == (targets != ignore_label).sum()
+    assert loss == pytest.approx(twin_loss, rel=1e-5 if dtype == "float32" else 1e-12)
+    assert_close(probs, twin_probs)
+    ours, twin = (
+        ops.softmax_loss_backward(twin_probs, targets, ignore_label, 0.3)
+        for ops in (kernels, numpy_ops)
+    )
+    assert_close(ours, twin)
+    assert ours.dtype == probs.dtype == dtype
+
+
+@sizes
+@dtypes
+@layers
+def test_layers(name, dtype, sizes):
+    problem = make_problem(name, dtype, sizes)
+    ours, twins = problem.run(rnnfast), problem.run(reference)
+    assert_all_close(ours, twins, tolerance=2e-5 if dtype == "float32" else 1e-12)
+    arrays = [result for result in (ours | twins).values() if isinstance(result, np.ndarray)]
+    assert {array.dtype for array in arrays} == {np.dtype(dtype)}
+
+
+@pytest.mark.parametrize("module", [rnnfast, reference], ids=["compiled", "numpy"])
+@layouts
+@layers
+def test_layers_take_any_strides_and_leave_inputs_alone(name, layout, module):
+    problem = make_problem(name)
+    strided = problem.map(layout)
+    assert_all_close(strided.run(module), problem.run(module))
+    for which, array in problem.arrays().items():
+        np.testing.assert_array_equal(strided.arrays()[which], array, err_msg=which)
+
+
+@pytest.mark.parametrize("module", [rnnfast, reference], ids=["compiled", "numpy"])
+@dtypes
+@layers
+def test_backward_depends_on_nothing_that_the_caller_can_reach(name, dtype, module):
+    """Neither what was passed to forward nor what was returned is what backward reads."""
+    problem = make_problem(name, dtype)
+    expected = problem.run(module)
+
+    mine = problem.map(np.copy)
+    layer = mine.layer(module)
+    outputs = mine.forward(layer)
+    for array in [*outputs.values(), *mine.inputs, *mine.state]:
+        if isinstance(array, np.ndarray):
+            array[...] = 0
+    first = {k: np.copy(v) for k, v in mine.backward(layer).items()}
+    assert_all_close(first, {k: expected[k] for k in first}, tolerance=1e-30)
+
+    for array in problem.backward(layer).values():  # its results are the caller's as well
+        array[...] = 0
+    second = problem.backward(layer)
+    for which, value in first.items():
+        np.testing.assert_array_equal(second[which], value, err_msg=which)
+
+
+@pytest.mark.parametrize("ops", [kernels, numpy_ops], ids=["compiled", "numpy"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_recurrent_kernels_share_no_memory(cell, ops):
+    """Inputs, outputs, what is kept for backward, and gradients are arrays of their own."""
+    arrays = make_cell(cell)
+    inputs = [arrays[name] for name in INPUTS if name in arrays]
+    *outputs, cache = getattr(ops, f"{cell}_forward")(*inputs)
+    incoming = [arrays[name] for name in ("dhs", "dh", "dc") if name in arrays]
+    grads = [np.empty_like(arrays[name]) for name in WEIGHTS]
+    Wx, Wh, _ = inputs[1:4]
+    gradients = getattr(ops, f"{cell}_backward")(*incoming, cache, Wx, Wh, *grads)
+    everything = [*inputs, *outputs, *cache, *incoming, *grads, *gradients]
+    for a, b in itertools.combinations(everything, 2):
+        assert not np.shares_memory(a, b)
+
+
+@dtypes
+def test_selfcheck_agrees(dtype):
+    """The check that users run covers every kernel, and finds one that is wrong."""
+    worst = selfcheck.compare(dtype)
+    assert set(worst) == {name for name in kernels.__all__ if name != "build"}
+    assert max(worst.values()) <= selfcheck.TOLERANCES[dtype]
+
+    class Broken:
+        def __getattr__(self, name):
+            if name != "embedding_backward":
+                return getattr(kernels, name)
+
+            def loses_repeated_ids(dout, ids, dW):
+                dW[...] = 0
+                dW[ids] += dout
+
+            return loses_repeated_ids
+
+    assert selfcheck.compare(dtype, Broken())["embedding_backward"] > 0.1

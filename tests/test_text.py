@@ -1,0 +1,119 @@
+"""Texts, vocabularies, lanes."""
+
+import hashlib
+import math
+
+import numpy as np
+import pytest
+
+import rnnfast
+from rnnfast.errors import InputError
+from rnnfast.text import END_OF_LINE, UNKNOWN, checksum
+
+
+def test_builtin_corpus_is_a_long_english_text():
+    text = rnnfast.builtin_corpus()
+    assert len(text) > 100_000
+    assert "the" in text.split()
+    assert checksum(text) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_python_without_topics_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pydoc_data.topics", None)
+    with pytest.raises(InputError, match="not part of this Python"):
+        rnnfast.builtin_corpus()
+
+
+def test_load_text_reads_utf8_and_line_ends(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes("\ufeffGrüße\r\nan\ralle\n".encode())
+    assert rnnfast.load_text(path) == "Grüße\nan\nalle\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"", "is empty"),
+        (b"abc\0def", "is binary: byte 3"),
+        (b"abc\xff", "is not UTF-8: byte 3 is 0xff"),
+    ],
+)
+def test_load_text_names_what_is_wrong(tmp_path, content, message):
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        rnnfast.load_text(path)
+    assert str(path) in str(caught.value)
+
+
+def test_load_text_of_a_folder(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        rnnfast.load_text(tmp_path)
+
+
+def test_characters_are_sorted_and_round_trip():
+    text = "I am learning RNN"
+    vocabulary = rnnfast.Vocabulary.from_text(text)
+    assert vocabulary.tokens == sorted(set(text))
+    ids = vocabulary.encode(text)
+    assert ids.dtype == np.int64
+    assert ids[:3].tolist() == [1, 0, 4]
+    assert vocabulary.decode(ids) == text
+
+
+def test_words_stand_in_order_of_first_use_with_ends_of_lines():
+    vocabulary = rnnfast.Vocabulary.from_text("the cat\nthe  dog\n", "word")
+    assert vocabulary.tokens == ["the", "cat", END_OF_LINE, "dog"]
+    assert vocabulary.encode("dog the\n").tolist() == [3, 0, 2]
+    assert vocabulary.decode([0, 1, 2, 0, 3, 2]) == "the cat\nthe dog\n"
+
+
+def test_rare_words_become_unknown():
+    text = "a b a c a b d"
+    vocabulary = rnnfast.Vocabulary.from_text(text, "word", min_count=2)
+    assert vocabulary.tokens == ["a", "b", UNKNOWN]
+    assert vocabulary.encode("d a z").tolist() == [2, 0, 2]
+    assert rnnfast.Vocabulary.from_text(text, "word", max_size=2).tokens == ["a", UNKNOWN]
+    assert len(rnnfast.Vocabulary.from_text(text, "word", max_size=4)) == 4
+
+
+def test_a_token_without_id_is_named_with_its_place():
+    vocabulary = rnnfast.Vocabulary.from_text("abc")
+    with pytest.raises(InputError, match=r"'x' \(character 2 of the text\) and 1 others"):
+        vocabulary.encode("abxy")
+    with pytest.raises(ValueError, match="level"):
+        rnnfast.Vocabulary("ab", "byte")
+    with pytest.raises(ValueError, match="'a' more than once"):
+        rnnfast.Vocabulary("aba", "char")
+
+
+def test_parts_follow_each_other():
+    parts = rnnfast.split_by_position(np.arange(100), valid=0.1, test=0.2)
+    assert [len(part) for part in parts] == [70, 10, 20]
+    assert np.array_equal(np.concatenate(parts), np.arange(100))
+    with pytest.raises(ValueError, match="fractions"):
+        rnnfast.split_by_position(np.arange(9), valid=0.5, test=0.5)
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(2, 1), (13, 4), (12, 3), (5, 7)])
+def test_every_token_but_the_first_is_a_target_once(size, batch_size):
+    ids = np.arange(10, 10 + size)
+    xs, ts = rnnfast.lanes(ids, batch_size)
+    assert xs.shape == ts.shape
+    assert len(xs) == batch_size
+    counted = ts != -1
+    assert np.array_equal(ts[counted], ids[1:])
+    assert np.array_equal(xs[counted], ids[:-1])
+
+
+def test_lanes_need_two_tokens():
+    with pytest.raises(ValueError, match="at least 2"):
+        rnnfast.lanes(np.array([1]), 2)
+
+
+def test_unigram_entropy_of_fair_and_loaded_coins():
+    assert rnnfast.unigram_entropy(np.array([0, 1, 0, 1])) == pytest.approx(math.log(2), rel=1e-15)
+    expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert rnnfast.unigram_entropy(np.array([5, 5, 5, 9])) == pytest.approx(expected, rel=1e-15)
