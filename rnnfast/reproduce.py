@@ -45,11 +45,11 @@ SHAKESPEARE = (
 SHAKESPEARE_CHARACTERS = "\n !$&',-.3:;?" + string.ascii_uppercase + string.ascii_lowercase
 PUBLISHED_004 = 103.29016184582763
 
-ABOUT_004 = f"""\
-Why the {PUBLISHED_004:.2f} of notebook 004 is the loss of an untrained model: to guess 25 times
-among V equally likely characters costs 25 ln V, which is 103.18 for V = 62 and 104.36 for V = 65.
-The notebook steps along the gradient instead of against it, lets nothing back through h, and takes
-20 steps at a rate of 1e-4: in all of 150 runs with V = 65 its loss rose. Nothing was learnt, and
+ABOUT_004 = """\
+Why the 103.29 of notebook 004 is the loss of an untrained model: to guess 25 times among V
+equally likely characters costs 25 ln V, which is 103.18 for V = 62 and 104.36 for V = 65. The
+notebook steps along the gradient instead of against it, lets nothing back through h, and takes 20
+steps at a rate of 1e-4: in all of 150 runs with V = 65 its loss rose. Nothing was learnt, and
 since neither its seed nor its text is known, there are no digits to reproduce. With the right
 gradient the same 20 steps go from 104.51 to 104.29; with weights of mean 0 and a rate of 0.1 the
 25 characters are memorised, and the loss in epoch 200 is 0.09."""

@@ -228,6 +228,7 @@ def test_as_an_estimator_of_scikit_learn():
     [
         ([[1, 2, 3], [1, 2]], Y, ValueError, r"X: .* one length, got lengths \[2, 3\]; cut them"),
         (X, [[1, 2, 3], [1, 2]], ValueError, r"y: .* one length, got lengths \[2, 3\]"),
+        (np.array([X, X[1:]], object), [Y, Y], ValueError, r"X: .* got lengths \[4, 5\]"),
         (X, Y[1:], ValueError, r"y: .*shape \(5,\), got \(4,\); .* value for every step of X"),
         ([X, X], [Y], ValueError, r"y: expected an array of shape \(2, 5\), got \(1, 5\)"),
         ([1], [2], ValueError, "X: expected sequences of at least 2 steps, got 1"),

@@ -261,6 +261,8 @@ def _numbers(name, array, dtype):
     """`array` as finite numbers in up to three dimensions; ragged lists are told apart."""
     try:
         array = np.asarray(array)
+        if array.dtype == object:  # sequences of different lengths, or numbers nobody converted
+            array = np.asarray(array.tolist())
     except ValueError:
         lengths = sorted({len(sequence) if np.iterable(sequence) else 1 for sequence in array})
         raise ValueError(
