@@ -358,6 +358,8 @@ def test_001_bad_input():
         model.forward(np.array([], int), np.array([], int))
     with pytest.raises(ValueError, match=r"xs: expected token ids in 0\.\.11, got 12"):
         model.forward([12], [0])
+    with pytest.raises(ValueError, match=r"xs: .*\(1, T\), got \(2, 3\); give one sample"):
+        model.published_gradients([[0, 1, 2]] * 2, [[0, 1, 2]] * 2)
     weights = model.weights
     with pytest.raises(ValueError, match=r"weights: .*missing or unknown: Whh"):
         rnnfast.CharRnn({name: W for name, W in weights.items() if name != "Whh"})
@@ -573,6 +575,15 @@ def test_004_bad_input():
         ValueError, match=r"W_f: expected .* \(20, 4\d\), got \(20, 30\); .*\[h; x\]"
     ):
         rnnfast.CharLstm(weights | {f"W_{gate}": np.zeros((20, 30)) for gate in GATES})
+    with pytest.raises(ValueError, match="missing or unknown: W_o, b_o"):
+        rnnfast.pack_gates({name: W for name, W in weights.items() if name[-1] != "o"})
+    Wx, Wh, b = rnnfast.pack_gates(weights)
+    with pytest.raises(
+        ValueError, match=r"Wh: expected an array of shape \(H, 76\), got \(19, 80\)"
+    ):
+        rnnfast.unpack_gates(Wx, Wh[1:], b)
+    with pytest.raises(ValueError, match=r"b: expected an array of shape \(80,\), got \(79,\)"):
+        rnnfast.unpack_gates(Wx, Wh, b[1:])
     with pytest.raises(ValueError, match="missing or unknown: b_o"):
         rnnfast.CharLstm({name: W for name, W in weights.items() if name != "b_o"})
 

@@ -6,7 +6,7 @@ Letters: N batch rows, T time steps, H hidden size, V characters.
 import numpy as np
 
 from .. import kernels
-from .._checks import as_count, as_ids, check_shape
+from .._checks import as_count, as_ids, as_weights, check_shape
 from ..layers import TimeAffine, TimeLSTM
 from ..losses import TimeSoftmaxWithLoss
 from ..optimizers import SGD
@@ -14,15 +14,18 @@ from ..sampling import generate
 from ._shared import NamedNetwork, TimeOneHot, as_tokens, own_weights, take_step
 
 GATES = "fCio"  # in the order of the layer's columns, where C is called g
-SHAPES = {"W_v": "VH", "b_v": "V"}
-SHAPES |= {f"W_{gate}": "HZ" for gate in GATES} | {f"b_{gate}": "H" for gate in GATES}
+GATE_SHAPES = {f"W_{gate}": "HZ" for gate in GATES} | {f"b_{gate}": "H" for gate in GATES}
+SHAPES = {"W_v": "VH", "b_v": "V"} | GATE_SHAPES
 
 
 def pack_gates(gates):
     """Per-gate weights, or gradients -> those of `TimeLSTM`: Wx (V, 4H), Wh (H, 4H), b (4H,).
 
-    gates : dict of W_f, W_i, W_C, W_o (H, H+V), on z = [h; x], and b_f, b_i, b_C, b_o (H, 1)
+    gates : dict of W_f, W_i, W_C, W_o (H, H+V), on z = [h; x], and b_f, b_i, b_C, b_o (H, 1);
+        other names are left alone
     """
+    gates = {name: W for name, W in gates.items() if name in GATE_SHAPES}
+    gates = own_weights(gates, GATE_SHAPES)
     H = len(gates["W_f"])
     W = np.concatenate([gates[f"W_{gate}"].T for gate in GATES], axis=1)
     b = np.concatenate([gates[f"b_{gate}"].reshape(-1) for gate in GATES])
@@ -31,6 +34,11 @@ def pack_gates(gates):
 
 def unpack_gates(Wx, Wh, b):
     """The inverse of `pack_gates`: a dict of new arrays."""
+    Wx, Wh, b = as_weights(Wx=Wx, Wh=Wh, b=b)
+    width = 4 * len(Wh)
+    check_shape("Wh", Wh, ("H", width))
+    check_shape("Wx", Wx, ("V", width))
+    check_shape("b", b, (width,))
     columns = np.split(np.concatenate((Wh, Wx)), 4, axis=1)
     biases = np.split(b, 4)
     return {f"W_{gate}": W.T.copy() for gate, W in zip(GATES, columns, strict=True)} | {

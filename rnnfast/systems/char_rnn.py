@@ -6,7 +6,7 @@ Letters: N batch rows, T time steps, H hidden size, V characters.
 import numpy as np
 
 from .. import kernels
-from .._checks import as_count
+from .._checks import as_count, check_shape
 from ..layers import RNN, TimeAffine, TimeRNN
 from ..losses import TimeSoftmaxWithLoss
 from ._shared import NamedNetwork, TimeOneHot, as_tokens, own_weights
@@ -100,19 +100,22 @@ class CharRnn(NamedNetwork):
 
         xs, ts : ids (T,), or one-hot vectors (T, V) in floating point
         """
-        one_hot = TimeOneHot(self.vocab_size, np.float64)
-        xs, ts = one_hot.forward(xs), one_hot.forward(ts)
+        V, ops = self.vocab_size, self.loss_layer.ops
+        xs, ts = as_tokens("xs", xs, V), as_tokens("ts", ts, V)
+        check_shape("xs", xs, (1, "T"), "give one sample")
+        check_shape("ts", ts, xs.shape, "every character has one that follows")
+        xs = np.eye(V)[xs]
         W = {name: W.astype(np.float32).astype(np.float64) for name, W in self.weights.items()}
         sums = {name: np.zeros(W[name].shape, np.float32) for name in W}
         cells, hs = [], [np.zeros((len(xs), len(W["Whh"])))]
         for t in range(xs.shape[1]):
-            cells.append(RNN(W["Wxh"], W["Whh"], W["bh"].reshape(-1), ops=self.layers[1].ops))
+            cells.append(RNN(W["Wxh"], W["Whh"], W["bh"].reshape(-1), ops=ops))
             hs.append(cells[t].forward(xs[:, t], hs[t]))
-        dh = 0
+        dh, loss_layer = 0, TimeSoftmaxWithLoss(ops=ops)
         for t in reversed(range(xs.shape[1])):
             logits = hs[t + 1] @ W["Why"] + W["by"].reshape(-1)
-            probs = np.exp(logits - logits.max())
-            dlogits = probs / probs.sum() - ts[:, t]
+            loss_layer.forward(logits[None], ts[:, t : t + 1])
+            (dlogits,) = loss_layer.backward()
             _, dh = cells[t].backward(dlogits @ W["Why"].T + dh)
             shares = (*cells[t].grads, hs[t + 1].T @ dlogits, dlogits)
             for name, share in zip(SHAPES, shares, strict=True):
