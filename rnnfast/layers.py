@@ -74,16 +74,6 @@ class _Recurrent(_Layer):
     def hidden_size(self):
         return self.params[1].shape[0]
 
-    @property
-    def truncate_size(self):
-        """Steps between two cuts of the gradient through time, or None for no cut."""
-        return self._truncate or None
-
-    @truncate_size.setter
-    def truncate_size(self, size):
-        hint = "None lets gradients flow through the whole block"
-        self._truncate = 0 if size is None else as_count("truncate_size", size, hint=hint)
-
     def _shapes(self):
         columns = self.gates * self.params[1].shape[0] if self.params[1].ndim else "G*H"
         return ("D", columns), ("H", columns), (columns,)
@@ -191,6 +181,16 @@ class LSTM(_Recurrent):
 
 class _TimeRecurrent(_Recurrent):
     state_hint = "reset_state() or set_state() fits the state to a batch of another size"
+
+    @property
+    def truncate_size(self):
+        """Steps between two cuts of the gradient through time, or None for no cut."""
+        return self._truncate or None
+
+    @truncate_size.setter
+    def truncate_size(self, size):
+        hint = "None lets gradients flow through the whole block"
+        self._truncate = 0 if size is None else as_count("truncate_size", size, hint=hint)
 
 
 class TimeRNN(_TimeRecurrent):
