@@ -239,7 +239,9 @@ class TimeRNN(_TimeRecurrent):
         dh (N, H): gradient that arrives at the last state besides (zero if None).
         """
         dhs, cache, weights, (dh,) = self._start_backward(dhs, "dhs", dh=dh)
-        dxs, self.dh = self.ops.rnn_backward(dhs, dh, cache, *weights, *self.grads, self._truncate)
+        dxs, self.dh = self.ops.rnn_backward(
+            dhs, dh, cache, *weights, *self.grads, truncate=self._truncate
+        )
         return dxs
 
     def set_state(self, h):
@@ -304,7 +306,7 @@ class TimeLSTM(_TimeRecurrent):
         """
         dhs, cache, weights, states = self._start_backward(dhs, "dhs", dh=dh, dc=dc)
         dxs, self.dh, self.dc = self.ops.lstm_backward(
-            dhs, *states, cache, *weights, *self.grads, self._truncate
+            dhs, *states, cache, *weights, *self.grads, truncate=self._truncate
         )
         return dxs
 

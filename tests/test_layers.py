@@ -33,18 +33,19 @@ def test_params_and_grads_keep_their_identity(name, module):
     assert all(np.isfinite(dW).all() for dW in grads)
 
 
+@modules
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("given", ["float16", "float32", "float64", ">f4", "int64", "list"])
 @pytest.mark.parametrize("name", [name for name in LAYERS if name not in WEIGHTLESS])
-def test_dtype_is_that_of_the_weights(name, given, dtype):
+def test_dtype_is_that_of_the_weights(name, given, dtype, module):
     """Whatever real numbers come in, here small multiples of a quarter or whole ones."""
     problem = make_problem(name, dtype)
     weights, step = problem.weights, 1 if given == "int64" else 0.25
     exact = problem.map(lambda a: a if a.dtype.kind == "i" else step * np.round(a / step))
     other = exact.map(np.ndarray.tolist if given == "list" else lambda a: convert(a, given))
     exact.weights = other.weights = weights
-    results = other.run(rnnfast)
-    assert_all_close(results, exact.run(rnnfast))
+    results = other.run(module)
+    assert_all_close(results, exact.run(module))
     assert {array.dtype for array in results.values()} == {np.dtype(dtype)}
 
 

@@ -40,6 +40,7 @@ def lstm_backward(
     dWx: NDArray[_Real],  # (D, 4H), overwritten
     dWh: NDArray[_Real],  # (H, 4H), overwritten
     db: NDArray[_Real],  # (4H,), overwritten
+    *,
     truncate: int = 0,  # steps between cuts of the gradient, 0: none
 ) -> tuple[
     NDArray[_Real],  # dxs (N, T, D)

@@ -30,7 +30,7 @@ def lstm_forward(xs, Wx, Wh, b, h0, c0):
     return out, hs[T].copy(), cs[T].copy(), (xs, hs, cs, tanh_cs, gates)
 
 
-def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db, truncate=0):
+def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db, *, truncate=0):
     """Gradients of the block. See `rnnfast.reference.ops.lstm_backward` for the contract."""
     xs, hs, cs, tanh_cs, gates = cache
     T, N, D = xs.shape

@@ -31,6 +31,7 @@ def rnn_backward(
     dWx: NDArray[_Real],  # (D, H), overwritten
     dWh: NDArray[_Real],  # (H, H), overwritten
     db: NDArray[_Real],  # (H,), overwritten
+    *,
     truncate: int = 0,  # steps between cuts of the gradient, 0: none
 ) -> tuple[
     NDArray[_Real],  # dxs (N, T, D)

@@ -25,7 +25,7 @@ def rnn_forward(xs, Wx, Wh, b, h0):
     return hs[1:].transpose(1, 0, 2).copy(), hs[T].copy(), (xs, hs)
 
 
-def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db, truncate=0):
+def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db, *, truncate=0):
     """Gradients of the block. See `rnnfast.reference.ops.rnn_backward` for the contract."""
     xs, hs = cache
     T, N, D = xs.shape

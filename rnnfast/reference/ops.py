@@ -26,7 +26,7 @@ def rnn_forward(xs, Wx, Wh, b, h0):
     return hs[:, 1:].copy(), hs[:, T].copy(), (xs.copy(), hs)
 
 
-def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db, truncate=0):
+def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db, *, truncate=0):
     """Gradients of `rnn_forward`, back through all time steps.
 
     dhs (N, T, H): gradient arriving at the outputs; dh (N, H): at the last state besides;
@@ -75,7 +75,7 @@ def lstm_forward(xs, Wx, Wh, b, h0, c0):
     return hs[:, 1:].copy(), hs[:, T].copy(), cs[:, T].copy(), (xs.copy(), hs, cs, gates)
 
 
-def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db, truncate=0):
+def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db, *, truncate=0):
     """Gradients of `lstm_forward`, back through all time steps.
 
     dhs (N, T, H): gradient arriving at the outputs; dh, dc (N, H): at the last state and cell
