@@ -37,7 +37,7 @@ class SequenceRegressor:
     max_grad : float or None
         Norm at which the gradient is clipped.
     truncate_size : int or None, as in `TimeRNN`
-    random_state : int, numpy.random.RandomState or Generator, or None for a random one
+    random_state : int, or numpy.random.RandomState or Generator; None is NumPy's global state
     dtype : "float64" or "float32"
     ops : module with the arithmetic, see `rnnfast.layers`; None is `rnnfast.kernels`
 
