@@ -200,7 +200,9 @@ def test_000_gradients(truncate, dtype, ops):
 def test_000_training(truncate, losses, dtype, ops):
     """Losses at iterations 10, 50, 100, 200 and 300, from the second implementation."""
     model = perplexity_model(dtype, ops, truncate_size=truncate)
-    history = model.train(IDS, 301)
+    seen = []
+    history = model.train(IDS, 301, on_record=seen.append)
+    assert seen == history == model.history
     assert [record.iteration for record in history] == list(range(0, 301, 10))
     ours = [history[n // 10].loss for n in (10, 50, 100, 200, 300)]
     assert_close(ours, losses, by_dtype(dtype, 1e-8, 1e-4))
@@ -504,7 +506,9 @@ def test_004_learning_curve_over_carried_blocks(dtype, ops):
     """Three blocks of a text in 40 epochs: state carried within an epoch, zero at its beginning."""
     model, ids = char_lstm(dtype, ops)
     weights = char_lstm()[0].weights
-    losses, expected = model.fit(ids, 40, 0.05), []
+    seen, expected = [], []
+    losses = model.fit(ids, 40, 0.05, on_epoch=lambda epoch, loss: seen.append((epoch, loss)))
+    assert seen == list(enumerate(losses, 1))
     for _ in range(40):
         total, state = 0.0, None
         for start in range(0, len(ids) - 1, 25):
@@ -515,6 +519,14 @@ def test_004_learning_curve_over_carried_blocks(dtype, ops):
         expected.append(total)
     assert len(ids) > 51
     assert_close(losses, expected, by_dtype(dtype, 1e-9, 1e-3))
+
+
+def test_004_clipping_bounds_the_step():
+    model, ids = char_lstm()
+    before = [W.copy() for W in model.params]
+    model.fit(ids[:26], epochs=1, lr=2.0, max_grad=0.25)
+    moved = np.sqrt(sum(((W - V) ** 2).sum() for W, V in zip(model.params, before, strict=True)))
+    assert moved == pytest.approx(0.5, rel=1e-5)
 
 
 def test_004_gates_are_columns_of_the_layer():
