@@ -53,6 +53,13 @@ def as_floats(name, array, dtype, shape, hint=""):
     return array.astype(dtype, copy=False)
 
 
+def as_size(name, value):
+    """`value` as an int; it must be a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
 def as_ids(name, ids, vocab_size, shape, ignore_label=None):
     """A C-contiguous int64 copy of token ids, each in 0..vocab_size-1 or `ignore_label`."""
     ids = np.asarray(ids)

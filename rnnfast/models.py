@@ -6,7 +6,7 @@ Letters: N batch rows, T time steps, D embedding size, H hidden size, V vocabula
 import numpy as np
 
 from . import kernels
-from ._checks import FLOATS
+from ._checks import FLOATS, as_size
 from .layers import TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
 from .losses import TimeSoftmaxWithLoss
 
@@ -29,11 +29,11 @@ class _LanguageModel:
         ops=kernels,
     ):
         V, D, H = (
-            _positive("vocab_size", vocab_size),
-            _positive("wordvec_size", wordvec_size),
-            _positive("hidden_size", hidden_size),
+            as_size("vocab_size", vocab_size),
+            as_size("wordvec_size", wordvec_size),
+            as_size("hidden_size", hidden_size),
         )
-        _positive("num_layers", num_layers)
+        as_size("num_layers", num_layers)
         if np.dtype(dtype) not in FLOATS:
             raise TypeError(f"dtype: expected float32 or float64, got {np.dtype(dtype)}")
         if tie_weights and D != H:
@@ -142,9 +142,3 @@ class Rnnlm(_LanguageModel):
     """Language model on `TimeLSTM`; everything else is as in `SimpleRnnlm`."""
 
     Cell = TimeLSTM
-
-
-def _positive(name, value):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
-    return int(value)
