@@ -103,7 +103,7 @@ def _parser():
     sample = command("sample", _sample, "Let a trained model write.")
     option = sample.add_argument
     option("run", metavar="RUN", help="run folder")
-    option("--length", type=_count, default=500, metavar="N", help="tokens (default: 500)")
+    option("--length", type=_length, default=500, metavar="N", help="tokens (default: 500)")
     option("--prime", metavar="TEXT", default="", help="beginning to continue (default: none)")
     careful = f"low plays safe, 0 takes the likeliest (default: {SAMPLE_TEMPERATURE})"
     option(
@@ -134,6 +134,7 @@ def _number(convert, fits, expected):
 
 
 _count = _number(int, lambda n: n >= 1, "a whole number of at least 1")
+_length = _number(int, lambda n: 1 <= n <= 10**9, "a whole number from 1 to 1,000,000,000")
 _seed = _number(int, lambda n: n >= 0, "a whole number of at least 0")
 _above_zero = _number(float, lambda x: 0 < x < math.inf, "a finite number above 0")
 _not_negative = _number(float, lambda x: 0 <= x < math.inf, "a finite number of at least 0")

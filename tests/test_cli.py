@@ -427,3 +427,11 @@ def test_bad_options_are_usage_errors(options, capsys):
         train(*options)
     assert caught.value.code == 2
     assert options[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("length", ["0", "-3", "1.5", str(10**21)])
+def test_a_length_that_cannot_be(length, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["sample", "nothing", "--length", length])
+    assert caught.value.code == 2
+    assert "--length: expected a whole number from 1 to" in capsys.readouterr().err
