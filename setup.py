@@ -18,6 +18,9 @@ extensions = [
     Extension(
         f"rnnfast.kernels.{name}",
         [f"rnnfast/kernels/{name}.pyx"],
+        # the sources again, since cythonize puts generated C in their place: a source
+        # distribution takes its files from here
+        depends=[f"rnnfast/kernels/{name}.pyx", "rnnfast/kernels/_scalar.pxd"],
         extra_compile_args=["/O2"] if sys.platform == "win32" else ["-O3"],
         define_macros=[("RNNFAST_DEBUG", str(int(DEBUG)))],
     )

@@ -59,8 +59,8 @@ def load_checkpoint(path):
         raise InputError(f"{path} does not exist; check the path") from None
     except InputError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no checkpoint, or is damaged: {error}") from error
     except (zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is damaged: {error}") from error
+    except Exception as error:  # whatever zipfile, NumPy and json make of arbitrary bytes
+        raise InputError(f"{path} is no checkpoint, or is damaged: {error}") from error
     return arrays, meta

@@ -25,6 +25,7 @@ class _Layer(HasOps):
         self._names = tuple(weights)
         self.params = list(as_weights(**weights))
         self.grads = [np.zeros_like(W, subok=False) for W in self.params]
+        self._sizes = [W.shape for W in self.params]
         self._cache = None
         self._checked_params()
 
@@ -40,15 +41,20 @@ class _Layer(HasOps):
     def _checked_params(self):
         """`params`, whose entries somebody may have replaced since they were last looked at."""
         weights = as_weights(**dict(zip(self._names, self.params, strict=True)))
-        for name, W, shape, dW in zip(
-            self._names, weights, self._shapes(), self.grads, strict=True
-        ):
+        for name, W, shape in zip(self._names, weights, self._shapes(), strict=True):
             check_shape(name, W, shape)
-            # the kernels trust that a gradient and what forward kept fit the weights of now
-            if W.shape != dW.shape or W.dtype != dW.dtype:
+        # the kernels trust that gradients, and what forward kept, fit the weights of now
+        for name, W, dW, size in zip(self._names, weights, self.grads, self._sizes, strict=True):
+            if not isinstance(dW, np.ndarray) or not dW.flags.writeable:
+                raise TypeError(
+                    f"gradient of {name}: expected a writable array, got {type(dW).__name__}; "
+                    "leave the arrays in grads, and write into them"
+                )
+            if W.shape != size or (W.shape, W.dtype) != (dW.shape, dW.dtype):
                 raise ValueError(
-                    f"{name}: expected shape {dW.shape} and dtype {dW.dtype} as when the layer was "
-                    f"made, got {W.shape} and {W.dtype}; make a new layer for other weights"
+                    f"{name}: expected shape {size} and dtype {dW.dtype} as when the layer was "
+                    f"made, got {W.shape} and {W.dtype} with a gradient of shape {dW.shape}; "
+                    "make a new layer for other weights"
                 )
         return weights
 
