@@ -1,33 +1,105 @@
 """Build the compiled kernels; everything else about the package is in pyproject.toml.
 
 RNNFAST_DEBUG=1 builds them with bounds checks, for tests of the kernels themselves.
+RNNFAST_OPENMP=0 builds them without OpenMP, and so serial.
 """
 
 import os
+import platform
 import sys
+import tempfile
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
 
 DEBUG = os.environ.get("RNNFAST_DEBUG", "0") not in ("", "0")
+OPENMP = os.environ.get("RNNFAST_OPENMP", "1") not in ("", "0")
+MSVC = sys.platform == "win32"
+X86 = platform.machine().lower() in ("x86_64", "amd64") and not MSVC
 
 # NumPy is no build-time dependency: the kernels see arrays through memoryviews only.
-MODULES = ["rnn", "lstm", "embedding", "softmax_loss", "build"]
+MODULES = [
+    *("engine", "recurrent", "affine", "embedding", "generation", "softmax_loss"),
+    *("optimizer_steps", "build"),
+]
+
+# Each instruction set is one file with flags of its own; nothing else is compiled with them.
+SIMD = Path("rnnfast/simd")
+SIMD_FLAGS = {"baseline.c": [], "dispatch.c": []}
+if X86:
+    SIMD_FLAGS["avx2.c"] = ["-mavx2", "-mfma"]
+    SIMD_FLAGS["avx512.c"] = [
+        *("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx2", "-mfma"),
+        "-mprefer-vector-width=512",
+    ]
+# Neither errno nor the floating point exceptions are looked at, so loops may become vectors;
+# results are those of IEEE arithmetic (this is not -ffast-math).
+OPTIMISE = ["/O2"] if MSVC else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+
+
+class BuildExt(build_ext):
+    """Compiles the instruction sets into the engine, and uses OpenMP where there is one."""
+
+    def build_extensions(self):
+        openmp = self._openmp_flags()
+        for extension in self.extensions:
+            extension.extra_compile_args += openmp
+            extension.extra_link_args += openmp
+            if extension.name == "rnnfast.kernels.engine":
+                extension.extra_objects += self._simd_objects()
+        super().build_extensions()
+
+    def _simd_objects(self):
+        macros = [("RNNFAST_X86", "1")] if X86 else []
+        objects = []
+        for name, flags in SIMD_FLAGS.items():
+            objects += self.compiler.compile(
+                [str(SIMD / name)],
+                output_dir=self.build_temp,
+                macros=macros,
+                extra_postargs=[*OPTIMISE, *flags],
+                depends=[str(header) for header in SIMD.glob("*.h")],
+            )
+        return objects
+
+    def _openmp_flags(self):
+        """The flags with which a program that uses OpenMP compiles and links, or none."""
+        if not OPENMP:
+            return []
+        for flags in (["/openmp"],) if MSVC else (["-fopenmp"],):
+            with tempfile.TemporaryDirectory() as folder:
+                source = Path(folder) / "probe.c"
+                source.write_text("#include <omp.h>\nint main(void) { return omp_in_parallel(); }")
+                try:
+                    objects = self.compiler.compile(
+                        [str(source)], output_dir=folder, extra_postargs=flags
+                    )
+                    self.compiler.link_executable(
+                        objects, str(Path(folder) / "probe"), extra_postargs=flags
+                    )
+                except (CompileError, LinkError):
+                    continue
+                return flags
+        return []
+
 
 extensions = [
     Extension(
         f"rnnfast.kernels.{name}",
         [f"rnnfast/kernels/{name}.pyx"],
-        # the sources again, since cythonize puts generated C in their place: a source
-        # distribution takes its files from here
-        depends=[f"rnnfast/kernels/{name}.pyx", "rnnfast/kernels/_scalar.pxd"],
-        extra_compile_args=["/O2"] if sys.platform == "win32" else ["-O3"],
+        include_dirs=[str(SIMD)],
+        depends=[str(header) for header in SIMD.glob("*.h")],
+        extra_compile_args=["/O2"] if MSVC else ["-O3"],
         define_macros=[("RNNFAST_DEBUG", str(int(DEBUG)))],
     )
     for name in MODULES
 ]
 
 setup(
+    cmdclass={"build_ext": BuildExt},
     ext_modules=cythonize(
         extensions,
         build_dir="build/cython-debug" if DEBUG else "build/cython",

@@ -7,7 +7,13 @@ name can be imported from here. `rnnfast.reference` has the same layers in NumPy
 from ._version import __version__
 from .info import build_info
 from .layers import LSTM, RNN, TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
-from .losses import TimePerplexityLoss, TimeSoftmax, TimeSoftmaxWithLoss, TimeSquaredLoss
+from .losses import (
+    TimeAffineWithLoss,
+    TimePerplexityLoss,
+    TimeSoftmax,
+    TimeSoftmaxWithLoss,
+    TimeSquaredLoss,
+)
 from .models import Network, Rnnlm, SimpleRnnlm
 from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop, clip_grads
 from .runs import Run, Settings
@@ -48,6 +54,7 @@ __all__ = [
     "Settings",
     "SimpleRnnlm",
     "TimeAffine",
+    "TimeAffineWithLoss",
     "TimeEmbedding",
     "TimeLSTM",
     "TimePerplexityLoss",

@@ -5,11 +5,15 @@ from types import ModuleType
 
 
 class HasOps:
-    """Has an attribute `ops`. A module cannot be copied or pickled, so its name stands for it."""
+    """Has an attribute `ops`. A module cannot be copied or pickled, so its name stands for it.
+
+    What the kernels keep for backward is not copied: a copy needs a forward of its own.
+    """
 
     def __getstate__(self):
         named = {"ops": self.ops.__name__} if isinstance(self.ops, ModuleType) else {}
-        return self.__dict__ | named
+        kept = dict.fromkeys(self.__dict__.keys() & {"_cache", "_loss_cache", "_loss_shape"})
+        return self.__dict__ | named | kept
 
     def __setstate__(self, state):
         self.__dict__.update(state)

@@ -19,8 +19,8 @@ def build_info():
         "compiler": kernels.build.COMPILER,
         "bounds checks": "on (debug build)" if kernels.build.BOUNDS_CHECKED else "off",
         "machine": f"{platform.system()} {platform.machine()}",
-        "cpu level": "baseline",  # kernels are compiled for every processor of this machine's kind
-        "openmp": "no: the recurrent loops are serial",
+        "cpu level": kernels.engine.CPU_LEVEL,
+        "openmp": "yes" if kernels.engine.HAS_OPENMP else "no: everything is serial",
         "cpus": f"{available_cpus()} of {os.cpu_count()}",
         "threads": get_num_threads(),
     }

@@ -84,11 +84,18 @@ class _Recurrent(_Layer):
         columns = self.gates * self.params[1].shape[0] if self.params[1].ndim else "G*H"
         return ("D", columns), ("H", columns), (columns,)
 
-    def _start_forward(self, xs, name, shape, **states):
+    def _start_forward(self, xs, name, shape, index=None, **states):
         """Checked input and weights, and the initial states, zeros where they are None."""
         weights = self._checked_params()
+        if index is not None:
+            shape = ("U",)
         xs = as_floats(name, xs, self.dtype, (*shape, weights[0].shape[0]))
-        return xs, weights, self._checked_states(len(xs), states, self.state_hint)
+        if index is not None:
+            index = as_ids("index", index, len(xs), ("N", "T"))
+        output_shape = xs.shape[:-1] if index is None else index.shape
+        states = self._checked_states(output_shape[0], states, self.state_hint)
+        self._output_shape = output_shape
+        return xs, index, weights, states
 
     def _start_backward(self, dhs, name, **states):
         """Checked gradient, what forward kept, Wx and Wh, and the gradients of the last states."""
@@ -134,9 +141,8 @@ class RNN(_Recurrent):
 
     def forward(self, x, h_prev):
         """x (N, D), h_prev (N, H) -> h (N, H)."""
-        x, weights, (h_prev,) = self._start_forward(x, "x", ("N",), h_prev=h_prev)
-        _, h, self._cache = self.ops.rnn_forward(x[:, None], *weights, h_prev)
-        self._output_shape = (len(x),)
+        x, _, weights, (h_prev,) = self._start_forward(x, "x", ("N",), h_prev=h_prev)
+        _, h, self._cache = self.ops.rnn_forward(x[:, None], *weights, h_prev, cache=self._cache)
         return h
 
     def backward(self, dh_next):
@@ -169,9 +175,10 @@ class LSTM(_Recurrent):
 
     def forward(self, x, h_prev, c_prev):
         """x (N, D), h_prev and c_prev (N, H) -> h, c, both (N, H)."""
-        x, weights, states = self._start_forward(x, "x", ("N",), h_prev=h_prev, c_prev=c_prev)
-        _, h, c, self._cache = self.ops.lstm_forward(x[:, None], *weights, *states)
-        self._output_shape = (len(x),)
+        x, _, weights, states = self._start_forward(x, "x", ("N",), h_prev=h_prev, c_prev=c_prev)
+        _, h, c, self._cache = self.ops.lstm_forward(
+            x[:, None], *weights, *states, cache=self._cache
+        )
         return h, c
 
     def backward(self, dh_next, dc_next):
@@ -231,22 +238,28 @@ class TimeRNN(_TimeRecurrent):
         self.truncate_size = truncate_size
         self.h = self.dh = None
 
-    def forward(self, xs):
-        """xs (N, T, D) -> hs (N, T, H)."""
+    def forward(self, xs, *, index=None):
+        """xs (N, T, D) -> hs (N, T, H).
+
+        With an index (N, T) of integers the input is xs[index], xs being (U, D), and its gradient
+        is (U, D) too: rows that are used often are multiplied with Wx once.
+        """
         carried = self.h if self.stateful else None
-        xs, weights, (h,) = self._start_forward(xs, "xs", ("N", "T"), h=carried)
-        hs, self.h, self._cache = self.ops.rnn_forward(xs, *weights, h)
-        self._output_shape = xs.shape[:2]
+        xs, index, weights, (h,) = self._start_forward(xs, "xs", ("N", "T"), index, h=carried)
+        hs, self.h, self._cache = self.ops.rnn_forward(
+            xs, *weights, h, index=index, cache=self._cache
+        )
         return hs
 
-    def backward(self, dhs, *, dh=None):
+    def backward(self, dhs, *, dh=None, need_dx=True):
         """Gradient of hs (N, T, H) -> gradient of xs (N, T, D); fills `grads` and sets `dh`.
 
         dh (N, H): gradient that arrives at the last state besides (zero if None).
+        Unless `need_dx`, the gradient of xs is not computed, and None is returned.
         """
         dhs, cache, weights, (dh,) = self._start_backward(dhs, "dhs", dh=dh)
         dxs, self.dh = self.ops.rnn_backward(
-            dhs, dh, cache, *weights, *self.grads, truncate=self._truncate
+            dhs, dh, cache, *weights, *self.grads, truncate=self._truncate, need_dx=need_dx
         )
         return dxs
 
@@ -297,22 +310,28 @@ class TimeLSTM(_TimeRecurrent):
         self.truncate_size = truncate_size
         self.h = self.c = self.dh = self.dc = None
 
-    def forward(self, xs):
-        """xs (N, T, D) -> hs (N, T, H)."""
+    def forward(self, xs, *, index=None):
+        """xs (N, T, D) -> hs (N, T, H).
+
+        With an index (N, T) of integers the input is xs[index], xs being (U, D), and its gradient
+        is (U, D) too: rows that are used often are multiplied with Wx once.
+        """
         h, c = (self.h, self.c) if self.stateful else (None, None)
-        xs, weights, states = self._start_forward(xs, "xs", ("N", "T"), h=h, c=c)
-        hs, self.h, self.c, self._cache = self.ops.lstm_forward(xs, *weights, *states)
-        self._output_shape = xs.shape[:2]
+        xs, index, weights, states = self._start_forward(xs, "xs", ("N", "T"), index, h=h, c=c)
+        hs, self.h, self.c, self._cache = self.ops.lstm_forward(
+            xs, *weights, *states, index=index, cache=self._cache
+        )
         return hs
 
-    def backward(self, dhs, *, dh=None, dc=None):
+    def backward(self, dhs, *, dh=None, dc=None, need_dx=True):
         """Gradient of hs (N, T, H) -> gradient of xs (N, T, D); fills `grads`, sets `dh`, `dc`.
 
         dh, dc (N, H): gradients that arrive at the last state and cell besides (zero if None).
+        Unless `need_dx`, the gradient of xs is not computed, and None is returned.
         """
         dhs, cache, weights, states = self._start_backward(dhs, "dhs", dh=dh, dc=dc)
         dxs, self.dh, self.dc = self.ops.lstm_backward(
-            dhs, *states, cache, *weights, *self.grads, truncate=self._truncate
+            dhs, *states, cache, *weights, *self.grads, truncate=self._truncate, need_dx=need_dx
         )
         return dxs
 
@@ -335,6 +354,9 @@ class TimeEmbedding(_Layer):
     Parameters
     ----------
     W : array (V, D), float32 or float64
+    keep_zeros : bool, keyword-only
+        Promises that nobody but this layer writes into its gradient other than to scale it, so
+        that backward need not set all of it to zero but only the rows that it wrote last.
     ops : module with the arithmetic, keyword-only
 
     Raises
@@ -345,8 +367,10 @@ class TimeEmbedding(_Layer):
         For an id outside 0..V-1, with its position.
     """
 
-    def __init__(self, W, *, ops=kernels):
+    def __init__(self, W, *, keep_zeros=False, ops=kernels):
         super().__init__(ops, W=W)
+        self._keep_zeros = keep_zeros
+        self._touched = np.zeros(0, np.int64)
 
     def _shapes(self):
         return (("V", "D"),)
@@ -357,12 +381,24 @@ class TimeEmbedding(_Layer):
         self._cache = as_ids("xs", xs, len(W), ("N", "T"))
         return self.ops.embedding_forward(W, self._cache)
 
+    def forward_distinct(self, xs):
+        """Ids xs (N, T) -> vectors (U, D) of the tokens that occur, index (N, T) into them.
+
+        They are the input of a recurrent layer's `forward(vectors, index=index)`. Backward then
+        takes the gradient (U, D) that this layer returns.
+        """
+        (W,) = self._checked_params()
+        self._cache, index = self.ops.distinct(as_ids("xs", xs, len(W), ("N", "T")), len(W))
+        return self.ops.embedding_forward(W, self._cache), index
+
     def backward(self, dout):
-        """Gradient (N, T, D) of the vectors -> None, since ids have none; fills `grads`."""
+        """Gradient of the vectors, (N, T, D) or (U, D) -> None: ids have none; fills `grads`."""
         ids = self._require_cache()
         (W,) = self._checked_params()
         dout = as_floats("dout", dout, self.dtype, (*ids.shape, W.shape[1]))
-        self.ops.embedding_backward(dout, ids, self.grads[0])
+        touched = self._touched if self._keep_zeros else None
+        self.ops.embedding_backward(dout, ids, self.grads[0], touched=touched)
+        self._touched = ids.reshape(-1)
 
 
 class TimeAffine(_Layer):
@@ -374,10 +410,11 @@ class TimeAffine(_Layer):
         memory it then shares (`grads` does not: whoever ties the weights adds the two gradients,
         as the models of this package do)
     b : array (M,)
+    ops : module with the arithmetic, keyword-only
     """
 
-    def __init__(self, W, b):
-        super().__init__(W=W, b=b)
+    def __init__(self, W, b, *, ops=kernels):
+        super().__init__(ops, W=W, b=b)
 
     def _shapes(self):
         columns = self.params[0].shape[-1] if self.params[0].ndim else "M"
@@ -389,9 +426,7 @@ class TimeAffine(_Layer):
         given, x = x, as_floats("x", x, self.dtype, ("N", "T", len(W)))
         # a copy, where x is the caller's own array: backward needs it unchanged
         self._cache = x.copy() if np.may_share_memory(x, given) else x
-        out = x.reshape(-1, len(W)) @ W
-        out += b
-        return out.reshape(*x.shape[:2], -1)
+        return self.ops.affine_forward(x.reshape(-1, len(W)), W, b).reshape(*x.shape[:2], -1)
 
     def backward(self, dout):
         """Gradient (N, T, M) of the output -> gradient of x (N, T, D); fills `grads`."""
@@ -399,7 +434,4 @@ class TimeAffine(_Layer):
         W, _ = self._checked_params()
         D, M = W.shape
         dout = as_floats("dout", dout, self.dtype, (*x.shape[:2], M)).reshape(-1, M)
-        dW, db = self.grads
-        np.matmul(x.reshape(-1, D).T, dout, out=dW)
-        dout.sum(axis=0, out=db)
-        return (dout @ W.T).reshape(x.shape)
+        return self.ops.affine_backward(dout, x.reshape(-1, D), W, *self.grads).reshape(x.shape)

@@ -8,6 +8,7 @@ import numpy as np
 from . import kernels
 from ._checks import as_floats, as_ids, check_shape
 from ._ops import HasOps
+from .layers import TimeAffine
 
 
 class TimeSoftmaxWithLoss(HasOps):
@@ -52,6 +53,59 @@ class TimeSoftmaxWithLoss(HasOps):
         shape, probs, targets, count, ignore_label = _cache_of(self)
         scale = float(dout) / max(count, 1)
         return self.ops.softmax_loss_backward(probs, targets, ignore_label, scale).reshape(shape)
+
+
+class TimeAffineWithLoss(TimeAffine):
+    """`TimeAffine` and `TimeSoftmaxWithLoss` in one, which never hold all logits in memory.
+
+    The rows go through affine layer, softmax and cross entropy in blocks, forward and backward
+    at once; see `rnnfast.kernels.affine`.
+
+    Parameters
+    ----------
+    W : array (D, V), float32 or float64; may be the transpose of an embedding's table
+    b : array (V,)
+    ops : module with the arithmetic, keyword-only
+
+    Attributes
+    ----------
+    ignore_label : int
+        Target that marks a position to leave out; -1, and may be set.
+    """
+
+    def __init__(self, W, b, *, ops=kernels):
+        super().__init__(W, b, ops=ops)
+        self.ignore_label = -1
+        self._loss_cache = self._loss_shape = None
+
+    def logits(self, x):
+        """x (N, T, D) -> x W + b, (N, T, V): what `TimeAffine.forward` returns."""
+        return super().forward(x)
+
+    def forward(self, xs, ts, *, need_gradient=True):
+        """xs (N, T, D), targets ts: ids (N, T) -> mean cross entropy in nats, a float.
+
+        Without `need_gradient` this takes a third of the time, and backward cannot follow.
+        """
+        W, b = self._checked_params()
+        xs = as_floats("xs", xs, self.dtype, ("N", "T", len(W)))
+        targets = as_ids("ts", ts, len(b), xs.shape[:2], self.ignore_label).reshape(-1)
+        total, count, self._loss_cache = self.ops.affine_loss_forward(
+            xs.reshape(-1, len(W)), W, b, targets, self.ignore_label,
+            need_gradient=need_gradient, cache=self._loss_cache,
+        )  # fmt: skip
+        self._loss_shape = xs.shape if need_gradient else None
+        return total / max(count, 1)
+
+    def backward(self, dout=1):
+        """Gradient of xs (N, T, D), times `dout`, that of the loss; fills `grads`."""
+        if self._loss_shape is None:
+            raise RuntimeError(
+                "TimeAffineWithLoss.backward: expected a forward call before it, got none with "
+                "need_gradient; call forward first"
+            )
+        dx = self.ops.affine_loss_backward(self._loss_cache, float(dout), *self.grads)
+        return dx.reshape(self._loss_shape)
 
 
 class TimeSoftmax:

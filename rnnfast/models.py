@@ -9,8 +9,8 @@ import numpy as np
 
 from . import kernels
 from ._checks import as_count, as_float_dtype
-from .layers import TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
-from .losses import TimeSoftmaxWithLoss
+from .layers import TimeEmbedding, TimeLSTM, TimeRNN
+from .losses import TimeAffineWithLoss
 
 
 class Network:
@@ -31,8 +31,9 @@ class Network:
     def __init__(self, layers, loss_layer):
         self.layers, self.loss_layer = list(layers), loss_layer
         self.recurrent_layers = [layer for layer in self.layers if hasattr(layer, "reset_state")]
-        self.params = [W for layer in self.layers for W in layer.params]
-        self.grads = [dW for layer in self.layers for dW in layer.grads]
+        with_loss = [*self.layers, loss_layer]
+        self.params = [W for layer in with_loss for W in layer.params]
+        self.grads = [dW for layer in with_loss for dW in layer.grads]
 
     def predict(self, xs):
         """Input of the first layer -> output of the last.
@@ -141,13 +142,57 @@ class _LanguageModel(Network):
             cells.append(self.Cell(Wx, Wh, np.zeros(G * H, dtype), stateful=True, ops=ops))
         affine_W = embed_W.T if tie_weights else weights(H, V, np.sqrt(H))
 
+        self.ops = ops
         self.vocab_size = V
         self.tie_weights = tie_weights
         self.embedding = TimeEmbedding(embed_W, ops=ops)
-        self.affine = TimeAffine(affine_W, np.zeros(V, dtype))
-        super().__init__([self.embedding, *cells, self.affine], TimeSoftmaxWithLoss(ops=ops))
+        self.affine = TimeAffineWithLoss(affine_W, np.zeros(V, dtype), ops=ops)
+        super().__init__([self.embedding, *cells], self.affine)
         if tie_weights:  # one array, one entry: backward adds both gradients into the embedding's
             del self.params[-2], self.grads[-2]
+
+    def _hidden(self, xs):
+        """Ids xs (N, T) -> outputs (N, T, H) of the last recurrent layer."""
+        first, *others = self.recurrent_layers
+        vectors, index = self.embedding.forward_distinct(xs)
+        hs = first.forward(vectors, index=index)
+        for layer in others:
+            hs = layer.forward(hs)
+        return hs
+
+    def predict(self, xs):
+        """Ids xs (N, T) -> logits (N, T, V) of the token that follows each."""
+        with self._state_kept_on_error():
+            return self.affine.logits(self._hidden(xs))
+
+    def forward(self, xs, ts, *, need_gradient=True):
+        """Ids xs and targets ts, (N, T) -> mean cross entropy in nats, a float.
+
+        Without `need_gradient` this is faster, and backward cannot follow.
+        """
+        with self._state_kept_on_error():
+            return self.affine.forward(self._hidden(xs), ts, need_gradient=need_gradient)
+
+    def read(self, xs):
+        """Let the recurrent layers read ids xs (N, T); nothing comes back but their states."""
+        with self._state_kept_on_error():
+            self._hidden(xs)
+
+    def continued(self, first, length, temperature, skip_ids, uniforms):
+        """Ids (length,) that follow `first` and the states carried, which stay as they are.
+
+        See `rnnfast.generate`, and `rnnfast.reference.ops.generate` for the arguments.
+        """
+        layers = [(self.cell, *layer.params) for layer in self.recurrent_layers]
+        zeros = [np.zeros((1, layer.hidden_size), layer.dtype) for layer in self.recurrent_layers]
+        states = [
+            tuple(zero if state is None else state for state in states)
+            for zero, states in zip(zeros, self.get_state(), strict=True)
+        ]
+        return self.ops.generate(
+            *self.embedding.params, layers, *self.affine.params, states, int(first), length,
+            temperature, skip_ids, uniforms,
+        )  # fmt: skip
 
     def backward(self, dout=1):
         super().backward(dout)
@@ -181,9 +226,11 @@ class SimpleRnnlm(_LanguageModel):
     """
 
     Cell = TimeRNN
+    cell = "rnn"
 
 
 class Rnnlm(_LanguageModel):
     """Language model on `TimeLSTM`; everything else is as in `SimpleRnnlm`."""
 
     Cell = TimeLSTM
+    cell = "lstm"

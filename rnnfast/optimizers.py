@@ -8,6 +8,10 @@ from numbers import Real
 
 import numpy as np
 
+from . import kernels
+from ._checks import FLOATS
+from .reference import ops as numpy_ops
+
 
 class _Optimizer:
     """`slots` is how many arrays an optimizer keeps for each parameter."""
@@ -46,9 +50,9 @@ class _Optimizer:
                 )
         self.steps += 1
         for W, dW, slots in zip(params, grads, self.state, strict=True):
-            self._step(W, dW, *slots)
+            self._step(*_ops_for(W, dW, *slots))
 
-    def _step(self, W, dW, *slots):
+    def _step(self, ops, W, dW, *slots):
         raise NotImplementedError
 
 
@@ -58,8 +62,8 @@ class SGD(_Optimizer):
     def __init__(self, lr=0.01):
         super().__init__(lr)
 
-    def _step(self, W, dW):
-        W -= self.lr * dW
+    def _step(self, ops, W, dW):
+        ops.sgd_step(W, dW, self.lr)
 
 
 class Momentum(_Optimizer):
@@ -71,10 +75,8 @@ class Momentum(_Optimizer):
         super().__init__(lr)
         self.momentum = _fraction("momentum", momentum)
 
-    def _step(self, W, dW, v):
-        v *= self.momentum
-        v -= self.lr * dW
-        W += v
+    def _step(self, ops, W, dW, v):
+        ops.momentum_step(W, dW, v, self.lr, self.momentum)
 
 
 class AdaGrad(_Optimizer):
@@ -85,9 +87,8 @@ class AdaGrad(_Optimizer):
     def __init__(self, lr=0.01):
         super().__init__(lr)
 
-    def _step(self, W, dW, h):
-        h += dW * dW
-        W -= self.lr * dW / (np.sqrt(h) + 1e-7)
+    def _step(self, ops, W, dW, h):
+        ops.adagrad_step(W, dW, h, self.lr)
 
 
 class RMSprop(_Optimizer):
@@ -102,10 +103,8 @@ class RMSprop(_Optimizer):
         super().__init__(lr)
         self.decay_rate = _fraction("decay_rate", decay_rate)
 
-    def _step(self, W, dW, h):
-        h *= self.decay_rate
-        h += (1 - self.decay_rate) * dW * dW
-        W -= self.lr * dW / (np.sqrt(h) + 1e-7)
+    def _step(self, ops, W, dW, h):
+        ops.rmsprop_step(W, dW, h, self.lr, self.decay_rate)
 
 
 class Adam(_Optimizer):
@@ -121,12 +120,10 @@ class Adam(_Optimizer):
         self.beta1 = _fraction("beta1", beta1)
         self.beta2 = _fraction("beta2", beta2)
 
-    def _step(self, W, dW, m, v):
+    def _step(self, ops, W, dW, m, v):
         t = self.steps
-        lr_t = self.lr * np.sqrt(1 - self.beta2**t) / (1 - self.beta1**t)
-        m += (1 - self.beta1) * (dW - m)
-        v += (1 - self.beta2) * (dW * dW - v)
-        W -= W.dtype.type(lr_t) * m / (np.sqrt(v) + 1e-7)
+        lr_t = float(self.lr * np.sqrt(1 - self.beta2**t) / (1 - self.beta1**t))
+        ops.adam_step(W, dW, m, v, lr_t, self.beta1, self.beta2)
 
 
 def clip_grads(grads, max_norm):
@@ -137,12 +134,26 @@ def clip_grads(grads, max_norm):
     look at what is returned.
     """
     max_norm = _above_zero("max_norm", max_norm)
-    norm = float(np.sqrt(sum(np.sum(np.square(dW, dtype=np.float64)) for dW in grads)))
+    flat = [_ops_for(dW) for dW in grads]
+    norm = float(np.sqrt(sum(ops.sum_of_squares(dW) for ops, dW in flat)))
     rate = max_norm / (norm + 1e-6)
     if np.isfinite(norm) and rate < 1:
-        for dW in grads:
-            dW *= rate
+        for ops, dW in flat:
+            ops.scale_array(dW, rate)
     return norm
+
+
+def _ops_for(*arrays):
+    """The compiled steps, and the arrays as flat views, where they agree in dtype and in the order
+    of their numbers; where they are not contiguous, differ, or are neither float32 nor float64,
+    the steps in NumPy, and the arrays as they are."""
+    dtype = arrays[0].dtype
+    if dtype in FLOATS and all(array.dtype == dtype for array in arrays):
+        if all(array.flags.c_contiguous for array in arrays):
+            return kernels, *(array.reshape(-1) for array in arrays)
+        if all(array.flags.f_contiguous for array in arrays):
+            return kernels, *(array.T.reshape(-1) for array in arrays)
+    return numpy_ops, *arrays
 
 
 def _above_zero(name, value):

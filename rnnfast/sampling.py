@@ -6,6 +6,7 @@ from numbers import Real
 import numpy as np
 
 from ._checks import as_ids
+from .reference.ops import draw
 
 
 def generate(model, prime, length, *, temperature=1.0, skip_ids=(), rng=None):
@@ -40,28 +41,25 @@ def generate(model, prime, length, *, temperature=1.0, skip_ids=(), rng=None):
     if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 0:
         raise ValueError(f"length: expected a whole number >= 0, got {length!r}")
     rng = rng or np.random.default_rng()
-    generated = np.empty(length, np.int64)
+    uniforms = rng.random(length if temperature else 0)
     carried = model.get_state()
     model.reset_state()
     try:
-        given = prime
-        for k in range(length):
-            logits = model.predict(given[None])[0, -1].astype(np.float64)
-            logits[skip_ids] = -np.inf
-            generated[k] = _draw(logits, temperature, rng)
-            given = generated[k : k + 1]
+        if not hasattr(model, "continued"):  # not one of this package
+            return _continued(model, prime, length, temperature, skip_ids, uniforms)
+        if len(prime) > 1:
+            model.read(prime[None, :-1])
+        return model.continued(prime[-1], length, float(temperature), skip_ids, uniforms)
     finally:
         model.set_state(carried)
+
+
+def _continued(model, given, length, temperature, skip_ids, uniforms):
+    """What `ops.generate` does, for any model that has `predict`."""
+    generated = np.empty(length, np.int64)
+    for k in range(length):
+        logits = model.predict(given[None])[0, -1].astype(np.float64)
+        logits[skip_ids] = -np.inf
+        generated[k] = draw(logits, temperature, uniforms[k] if temperature else None)
+        given = generated[k : k + 1]
     return generated
-
-
-def _draw(logits, temperature, rng):
-    """One index, with probability proportional to e^(logit / temperature)."""
-    if temperature == 0:
-        return logits.argmax()
-    # subtracted before the division, so that a tiny temperature cannot overflow to inf - inf
-    with np.errstate(over="ignore"):  # -inf is as good as any very negative number here
-        p = np.exp((logits - logits.max()) / temperature)
-    cumulated = p.cumsum()
-    # side="right": a draw of exactly 0 must not select a first token of probability 0
-    return min(np.searchsorted(cumulated, rng.random() * cumulated[-1], "right"), len(p) - 1)

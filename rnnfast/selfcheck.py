@@ -58,4 +58,36 @@ def _results(ops, dtype, N, T, D, H, V):
         "softmax_loss_forward": [np.array([loss, count]), probs],
         "softmax_loss_backward": [dlogits],
     }
+
+    x, W, b, dout = dhs.reshape(N * T, H), normal(H, V), normal(V), normal(N * T, V)
+    grads = [np.empty_like(W), np.empty_like(b)]
+    dx = ops.affine_backward(dout, x, W, *grads)
+    results |= {"affine_forward": [ops.affine_forward(x, W, b)], "affine_backward": [dx, *grads]}
+    loss, count, cache = ops.affine_loss_forward(x, W, b, targets, -1)
+    grads = [np.empty_like(W), np.empty_like(b)]
+    dx = ops.affine_loss_backward(cache, 0.5, *grads)
+    results |= {
+        "affine_loss_forward": [np.array([loss, count])],
+        "affine_loss_backward": [dx, *grads],
+        "distinct": list(ops.distinct(ids, V)),
+        "sum_of_squares": [np.array([ops.sum_of_squares(W.reshape(-1))])],
+    }
+
+    layers = [("lstm", normal(D, 4 * H), normal(H, 4 * H), normal(4 * H))]
+    states, uniforms = [(normal(1, H), normal(1, H))], rng.random(3)
+    embed_W = normal(V, D)
+    results["generate"] = [
+        ops.generate(embed_W, layers, W, b, states, 0, 3, 1.0, [0] if V > 1 else [], uniforms)
+    ]
+    for name, n_slots, options in (
+        ("sgd_step", 0, (0.1,)),
+        ("momentum_step", 1, (0.1, 0.9)),
+        ("adagrad_step", 1, (0.1,)),
+        ("rmsprop_step", 1, (0.1, 0.99)),
+        ("adam_step", 2, (0.1, 0.9, 0.999)),
+        ("scale_array", -1, (0.3,)),
+    ):
+        arrays = [np.abs(normal(V * H)) for _ in range(n_slots + 2)]
+        getattr(ops, name)(*arrays, *options)
+        results[name] = arrays
     return results

@@ -1,12 +1,11 @@
-"""How many threads matrix products use."""
+"""How many threads the layers use."""
 
 import math
 import os
 from pathlib import Path
 
-import threadpoolctl
-
 from .errors import InputError
+from .kernels import engine
 
 ENVIRONMENT = "RNNFAST_NUM_THREADS"
 
@@ -37,17 +36,19 @@ def default_num_threads():
 
 
 def set_num_threads(n):
-    """Let matrix products use n threads from now on, in the whole process.
+    """Let a call of a layer use up to n threads from now on, in the whole process.
 
-    The recurrent loops of this version are serial; the products around them are NumPy's, so this
-    sets the threads of NumPy's BLAS.
+    Results are the same bits for any n. Small layers stay on one thread, as does everything in a
+    child process made by fork, or where rnnfast was built without OpenMP.
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"n: expected a whole number of at least 1, got {n!r}")
-    threadpoolctl.threadpool_limits(n, user_api="blas")
+    engine.set_num_threads(n)
 
 
 def get_num_threads():
-    """Threads that matrix products use now."""
-    pools = threadpoolctl.threadpool_info()
-    return max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=1)
+    """Threads that a call of a layer may use."""
+    return engine.get_num_threads()
+
+
+set_num_threads(default_num_threads())

@@ -46,7 +46,7 @@ def evaluate(model, ids, *, batch_size=32, time_size=64):
     try:
         for xs, ts in _blocks(*lanes(ids, batch_size), time_size):
             n = _counted(ts)
-            total += model.forward(xs, ts) * n
+            total += model.forward(xs, ts, need_gradient=False) * n
             count += n
     finally:
         model.set_state(carried)

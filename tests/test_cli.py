@@ -169,7 +169,7 @@ def test_info_and_selfcheck(capsys):
     assert "threads" in out
     assert main(["selfcheck"]) == 0
     out = capsys.readouterr().out
-    assert out.count(" ok\n") == 16
+    assert out.count(" ok\n") == 42
     assert "WRONG" not in out
 
 

@@ -163,7 +163,9 @@ def test_recurrent_kernels_share_no_memory(cell, ops):
     grads = [np.empty_like(arrays[name]) for name in WEIGHTS]
     Wx, Wh, _ = inputs[1:4]
     gradients = getattr(ops, f"{cell}_backward")(*incoming, cache, Wx, Wh, *grads)
-    everything = [*inputs, *outputs, *cache, *incoming, *grads, *gradients]
+    # what the compiled kernels keep is memory that Python does not see
+    kept = [array for array in cache if array is not None] if ops is numpy_ops else []
+    everything = [*inputs, *outputs, *kept, *incoming, *grads, *gradients]
     for a, b in itertools.combinations(everything, 2):
         assert not np.shares_memory(a, b)
 
@@ -172,7 +174,7 @@ def test_recurrent_kernels_share_no_memory(cell, ops):
 def test_selfcheck_agrees(dtype):
     """The check that users run covers every kernel, and finds one that is wrong."""
     worst = selfcheck.compare(dtype)
-    assert set(worst) == {name for name in kernels.__all__ if name != "build"}
+    assert set(worst) == set(kernels.__all__) - {"build", "engine"}
     assert max(worst.values()) <= selfcheck.TOLERANCES[dtype]
 
     class Broken:
@@ -180,7 +182,7 @@ def test_selfcheck_agrees(dtype):
             if name != "embedding_backward":
                 return getattr(kernels, name)
 
-            def loses_repeated_ids(dout, ids, dW):
+            def loses_repeated_ids(dout, ids, dW, *, touched=None):
                 dW[...] = 0
                 dW[ids] += dout
 

@@ -2,11 +2,35 @@
 `rnnfast.reference.ops`, which documents them. They trust their arguments; the layers check.
 """
 
+import os as _os
+
+# GNU OpenMP lets threads spin for a while where they wait, which is ruinous beside a busy process:
+# measured, ten times the time. It reads how long when it is loaded, which is below; 2000 rounds
+# are some 20 microseconds. Whoever has chosen otherwise, or has loaded it before, is left alone.
+_spinning = not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(_os.environ)
+if _spinning:
+    _os.environ["GOMP_SPINCOUNT"] = "2000"
+
 try:
-    from . import build
-    from .embedding import embedding_backward, embedding_forward
-    from .lstm import lstm_backward, lstm_forward
-    from .rnn import rnn_backward, rnn_forward
+    from . import build, engine
+    from .affine import (
+        affine_backward,
+        affine_forward,
+        affine_loss_backward,
+        affine_loss_forward,
+    )
+    from .embedding import distinct, embedding_backward, embedding_forward
+    from .generation import generate
+    from .optimizer_steps import (
+        adagrad_step,
+        adam_step,
+        momentum_step,
+        rmsprop_step,
+        scale_array,
+        sgd_step,
+        sum_of_squares,
+    )
+    from .recurrent import lstm_backward, lstm_forward, rnn_backward, rnn_forward
     from .softmax_loss import softmax_loss_backward, softmax_loss_forward
 except ImportError as error:
     raise ImportError(
@@ -15,15 +39,32 @@ except ImportError as error:
         "`pip install -e .`; if rnnfast is installed already, start Python from another folder, "
         "since here the source folder hides the installed package."
     ) from error
+finally:
+    if _spinning:
+        del _os.environ["GOMP_SPINCOUNT"]
 
 __all__ = [
+    "adagrad_step",
+    "adam_step",
+    "affine_backward",
+    "affine_forward",
+    "affine_loss_backward",
+    "affine_loss_forward",
     "build",
+    "distinct",
     "embedding_backward",
     "embedding_forward",
+    "engine",
+    "generate",
     "lstm_backward",
     "lstm_forward",
+    "momentum_step",
+    "rmsprop_step",
     "rnn_backward",
     "rnn_forward",
+    "scale_array",
+    "sgd_step",
     "softmax_loss_backward",
     "softmax_loss_forward",
+    "sum_of_squares",
 ]

@@ -10,12 +10,18 @@ from numpy.typing import NDArray
 
 _Real = TypeVar("_Real", float32, float64)
 
-def embedding_forward(
-    W: NDArray[_Real],  # (V, D)
+def distinct(
     ids: NDArray[int64],  # (...), C-contiguous, each in 0..V-1
-) -> NDArray[_Real]: ...  # (..., D)
+    V: int,
+) -> tuple[NDArray[int64], NDArray[int64]]: ...
 def embedding_backward(
     dout: NDArray[_Real],  # (..., D)
     ids: NDArray[int64],  # (...), C-contiguous, each in 0..V-1
     dW: NDArray[_Real],  # (V, D), overwritten
+    *,
+    touched: NDArray[int64] | None = ...,  # (M,)
 ) -> None: ...
+def embedding_forward(
+    W: NDArray[_Real],  # (V, D)
+    ids: NDArray[int64],  # (...), C-contiguous, each in 0..V-1
+) -> NDArray[_Real]: ...

@@ -3,8 +3,9 @@
 import numpy as np
 
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy
 
-from ._scalar cimport real
+from .engine cimport add, real
 
 
 def embedding_forward(W, ids):
@@ -14,10 +15,20 @@ def embedding_forward(W, ids):
     return out.reshape(*ids.shape, W.shape[1])
 
 
-def embedding_backward(dout, ids, dW):
+def embedding_backward(dout, ids, dW, *, touched=None):
     """Scatter-add. See `rnnfast.reference.ops.embedding_backward` for the contract."""
-    dW[...] = 0
+    if touched is None:
+        dW[...] = 0
+    else:
+        dW[touched] = 0
     _scatter_add(dout.reshape(-1, dW.shape[1]), ids.reshape(-1), dW)
+
+
+def distinct(ids, V):
+    """Tokens that occur. See `rnnfast.reference.ops.distinct` for the contract."""
+    tokens, index = np.empty(min(V, ids.size), np.int64), np.empty(ids.shape, np.int64)
+    count = _number(ids.reshape(-1), np.full(V, -1, np.int64), tokens, index.reshape(-1))
+    return tokens[:count], index
 
 
 def _gather(
@@ -26,11 +37,15 @@ def _gather(
     real[:, ::1] out,             # OUT (M, D)
 ):
     """out_m = W[id_m]"""
-    cdef Py_ssize_t m, j
+    cdef Py_ssize_t m, j, D = W.shape[1]
+    cdef bint contiguous = W.strides[1] == sizeof(real)
     with nogil:
         for m in range(out.shape[0]):
-            for j in range(out.shape[1]):
-                out[m, j] = W[ids[m], j]
+            if contiguous:
+                memcpy(&out[m, 0], &W[ids[m], 0], D * sizeof(real))
+            else:
+                for j in range(D):
+                    out[m, j] = W[ids[m], j]
 
 
 def _scatter_add(
@@ -39,8 +54,32 @@ def _scatter_add(
     real[:, :] dW,                # INOUT (V, D)
 ):
     """dW[id_m] += dout_m; an id that stands more than once collects all its rows."""
-    cdef Py_ssize_t m, j
+    cdef Py_ssize_t m, j, D = dout.shape[1]
+    cdef bint contiguous = dout.strides[1] == dW.strides[1] == sizeof(real)
     with nogil:
         for m in range(dout.shape[0]):
-            for j in range(dout.shape[1]):
-                dW[ids[m], j] += dout[m, j]
+            if contiguous:
+                add(D, &dout[m, 0], &dW[ids[m], 0])
+            else:
+                for j in range(D):
+                    dW[ids[m], j] += dout[m, j]
+
+
+def _number(
+    const int64_t[::1] ids,       # IN (M)
+    int64_t[::1] number,          # INOUT (V): -1 in all places
+    int64_t[::1] tokens,          # OUT: the ids that occur
+    int64_t[::1] index,           # OUT (M): where in tokens each id stands
+):
+    """Number the ids in the order in which they occur first; returns how many there are."""
+    cdef Py_ssize_t m, count = 0
+    cdef int64_t v
+    with nogil:
+        for m in range(ids.shape[0]):
+            v = ids[m]
+            if number[v] < 0:
+                number[v] = count
+                tokens[count] = v
+                count += 1
+            index[m] = number[v]
+    return count

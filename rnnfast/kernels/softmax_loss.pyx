@@ -2,16 +2,22 @@
 
 import numpy as np
 
+from cython.parallel cimport prange
 from libc.math cimport log
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset
 
-from ._scalar cimport exp_of, real
+from .engine cimport exp_shifted, largest_of, real, scale, threads_for
+
+cdef enum:
+    COST = 60                     # a logit costs as much as so many flops
 
 
 def softmax_loss_forward(logits, targets, ignore_label):
     """Sum of losses. See `rnnfast.reference.ops.softmax_loss_forward` for the contract."""
-    probs = np.empty_like(logits)
-    return (*_forward_rows(logits, targets, ignore_label, probs), probs)
+    probs, losses = np.empty_like(logits), np.empty(len(logits))
+    _forward_rows(logits, targets, ignore_label, probs, losses)
+    return float(losses.sum()), int(np.count_nonzero(targets != ignore_label)), probs
 
 
 def softmax_loss_backward(probs, targets, ignore_label, scale):
@@ -26,47 +32,42 @@ def _forward_rows(
     const int64_t[::1] targets,   # IN (M)
     int64_t ignore_label,
     real[:, ::1] probs,           # OUT (M, V)
+    double[::1] losses,           # OUT (M)
 ):
     """p_mv = e^(x_mv - max_m) / sum_v;  loss_m = max_m + log(sum_v) - x_m,target"""
-    cdef Py_ssize_t M = logits.shape[0], V = logits.shape[1]
-    cdef Py_ssize_t m, v, count = 0
-    cdef double loss = 0, total
-    cdef real top, scale
-    with nogil:
-        for m in range(M):
-            top = logits[m, 0]
-            for v in range(1, V):
-                if logits[m, v] > top:
-                    top = logits[m, v]
-            total = 0
-            for v in range(V):
-                probs[m, v] = exp_of(logits[m, v] - top)
-                total += probs[m, v]
-            scale = <real> (1 / total)
-            for v in range(V):
-                probs[m, v] *= scale
-            if targets[m] != ignore_label:
-                loss += log(total) + (<double> top - <double> logits[m, targets[m]])
-                count += 1
-    return loss, count
+    cdef Py_ssize_t M = logits.shape[0], V = logits.shape[1], m
+    cdef int threads = threads_for(COST * M * V)
+    for m in prange(M, nogil=True, num_threads=threads, schedule="static"):
+        losses[m] = _row(V, &logits[m, 0], targets[m], ignore_label, &probs[m, 0])
+
+
+cdef double _row(
+    Py_ssize_t V, const real* logits, int64_t target, int64_t ignore_label, real* probs,
+) noexcept nogil:
+    cdef real top = largest_of(V, logits)
+    cdef double total
+    memcpy(probs, logits, V * sizeof(real))
+    total = exp_shifted(V, top, probs)
+    scale(V, <real> (1 / total), probs)
+    if target == ignore_label:
+        return 0
+    return log(total) + (<double> top - <double> logits[target])
 
 
 def _backward_rows(
     const real[:, ::1] probs,     # IN (M, V)
     const int64_t[::1] targets,   # IN (M)
     int64_t ignore_label,
-    real scale,
+    real factor,
     real[:, ::1] dlogits,         # OUT (M, V)
 ):
-    """dx_mv = scale (p_mv - [v = target_m]), and 0 in rows that are ignored"""
-    cdef Py_ssize_t M = probs.shape[0], V = probs.shape[1]
-    cdef Py_ssize_t m, v
+    """dx_mv = factor (p_mv - [v = target_m]), and 0 in rows that are ignored"""
+    cdef Py_ssize_t M = probs.shape[0], V = probs.shape[1], m
     with nogil:
         for m in range(M):
             if targets[m] == ignore_label:
-                for v in range(V):
-                    dlogits[m, v] = 0
+                memset(&dlogits[m, 0], 0, V * sizeof(real))
             else:
-                for v in range(V):
-                    dlogits[m, v] = scale * probs[m, v]
-                dlogits[m, targets[m]] -= scale
+                memcpy(&dlogits[m, 0], &probs[m, 0], V * sizeof(real))
+                dlogits[m, targets[m]] -= 1
+                scale(V, factor, &dlogits[m, 0])

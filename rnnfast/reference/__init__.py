@@ -36,9 +36,10 @@ LSTM = _twin(layers.LSTM)
 TimeRNN = _twin(layers.TimeRNN)
 TimeLSTM = _twin(layers.TimeLSTM)
 TimeEmbedding = _twin(layers.TimeEmbedding)
+TimeAffine = _twin(layers.TimeAffine)
+TimeAffineWithLoss = _twin(losses.TimeAffineWithLoss)
 TimeSoftmaxWithLoss = _twin(losses.TimeSoftmaxWithLoss)
 # NumPy already
-TimeAffine = layers.TimeAffine
 TimeSoftmax = losses.TimeSoftmax
 TimePerplexityLoss = losses.TimePerplexityLoss
 TimeSquaredLoss = losses.TimeSquaredLoss
@@ -47,6 +48,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "TimeAffine",
+    "TimeAffineWithLoss",
     "TimeEmbedding",
     "TimeLSTM",
     "TimePerplexityLoss",

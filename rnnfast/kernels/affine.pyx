@@ -1,0 +1,380 @@
+"""The affine layer, alone and in one pass with softmax and cross entropy.
+
+Letters: M rows, D inputs, V outputs. As in recurrent.pyx, rows of x end in a 1 and b is the last
+row of packed W: out = [x 1] [W b], and the gradient of b is the last row of that of W.
+
+The fused loss goes through the rows in blocks, whose logits stand in panels (P, rows, W), as the
+gates of a cell do: where they are written is where both products of their gradient read them, and
+no array of M * V exists. With e = e^(logit - largest) and s = sum of e, the gradient of the
+logits, (e / s - onehot) / count, is never formed either: e - s onehot is left in the block, and
+1 / (s count) goes into the rows of x, for dW, and of dx.
+"""
+
+import numpy as np
+
+from cython.parallel cimport parallel, threadid
+from libc.math cimport log
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset
+
+from .engine cimport (
+    Buffer, Columns, Walk, barrier, columns_of, gradient, lanes_of, pack, pack_transposed, padded,
+    panel_exp, panel_top, part, product, real, rows_of, scale, team_size, threads_for,
+    unpack_vector,
+)
+
+cdef enum:
+    BLOCK_BYTES = 4194304         # of logits at a time
+    M_BLOCK = 126                 # rows of a gradient's scratch, as in engine.pyx
+
+
+# ---------------------------------------------------------------- the layer alone
+
+cdef Buffer _WEIGHTS = Buffer(), _INPUT = Buffer(), _SCRATCH = Buffer()   # used under the GIL only
+
+
+def affine_forward(x, W, b):
+    """x W + b. See `rnnfast.reference.ops.affine_forward` for the contract."""
+    out = np.empty((len(x), W.shape[1]), W.dtype)
+    _run_forward(np.ascontiguousarray(x), W, b, out)
+    return out
+
+
+def affine_backward(dout, x, W, dW, db):
+    """Its gradients. See `rnnfast.reference.ops.affine_backward` for the contract."""
+    dx = np.empty((len(x), W.shape[0]), W.dtype)
+    _run_backward(np.ascontiguousarray(dout), np.ascontiguousarray(x), W, dW, db, dx)
+    return dx
+
+
+def _run_forward(
+    const real[:, ::1] x,         # IN (M, D)
+    const real[:, :] W,           # IN (D, V)
+    const real[:] b,              # IN (V)
+    real[:, ::1] out,             # OUT (M, V)
+):
+    cdef Py_ssize_t size = sizeof(real), M = x.shape[0], D = x.shape[1], V = out.shape[1]
+    cdef Columns columns = columns_of(1, V, lanes_of(&x[0, 0]))
+    cdef Buffer weights = _WEIGHTS
+    cdef real* W_p = <real*> weights.reserve(columns.panels * (D + 2) * 4 * columns.lanes, size)
+    cdef int n = threads_for(2.0 * M * D * V)
+    with nogil:
+        if n == 1:
+            _forward_task(0, 1, x, W, b, columns, W_p, out)
+        else:
+            with parallel(num_threads=n):
+                _forward_task(threadid(), team_size(), x, W, b, columns, W_p, out)
+
+
+cdef void _forward_task(
+    int thread, int threads, const real[:, ::1] x, const real[:, :] W, const real[:] b,
+    Columns columns, real* W_p, real[:, ::1] out,
+) noexcept nogil:
+    cdef Py_ssize_t size = sizeof(real), D = x.shape[1], V = out.shape[1], P = columns.panels
+    cdef Py_ssize_t width = 4 * columns.lanes
+    cdef Py_ssize_t p0 = part(P, 1, thread, threads), p1 = part(P, 1, thread + 1, threads)
+    cdef Py_ssize_t m0 = 0, m1 = x.shape[0]
+    cdef real* bias = W_p + P * D * width
+    pack(&W[0, 0], W.strides[0] // size, W.strides[1] // size, D, columns, p0, p1, W_p, D * width)
+    pack(&b[0], 0, b.strides[0] // size, 1, columns, p0, p1, bias, width)
+    # few rows: every thread has its columns; many: every thread has its rows
+    if m1 >= 6 * threads:
+        barrier(threads)
+        m0, m1 = part(m1, 6, thread, threads), part(m1, 6, thread + 1, threads)
+        p0, p1 = 0, P
+    if p0 < p1 and m0 < m1:
+        product(m1 - m0, min(p1 * width, V) - p0 * width, D, &x[m0, 0], rows_of(D),
+                W_p + p0 * D * width, D * width, bias + p0 * width, 0, width,
+                &out[m0, p0 * width], V, width)
+
+
+def _run_backward(
+    const real[:, ::1] dout,      # IN (M, V)
+    const real[:, ::1] x,         # IN (M, D)
+    const real[:, :] W,           # IN (D, V)
+    real[:, :] dW,                # OUT (D, V)
+    real[:] db,                   # OUT (V)
+    real[:, ::1] dx,              # OUT (M, D)
+):
+    cdef Py_ssize_t size = sizeof(real), M = x.shape[0], D = x.shape[1], V = dout.shape[1]
+    cdef Columns columns = columns_of(1, V, lanes_of(&x[0, 0]))
+    cdef Columns inputs = columns_of(1, D, columns.lanes)
+    cdef Py_ssize_t P = columns.panels, width = 4 * columns.lanes
+    cdef int n = threads_for(4.0 * M * D * V)
+    cdef Buffer weights = _WEIGHTS, packed = _INPUT, scratch = _SCRATCH
+    cdef real* WT = <real*> weights.reserve(inputs.panels * P * width * width, size)
+    cdef real* dout_p = <real*> packed.reserve(P * M * width, size)
+    cdef real* rest = <real*> scratch.reserve((n * P * M_BLOCK + 2) * width, size)
+    memset(rest, 0, 2 * width * size)
+    with nogil:
+        if n == 1:
+            _backward_task(0, 1, dout, x, W, dW, db, columns, inputs, WT, dout_p, rest, dx)
+        else:
+            with parallel(num_threads=n):
+                _backward_task(threadid(), team_size(), dout, x, W, dW, db, columns, inputs, WT,
+                               dout_p, rest, dx)
+
+
+cdef void _backward_task(
+    int thread, int threads, const real[:, ::1] dout, const real[:, ::1] x, const real[:, :] W,
+    real[:, :] dW, real[:] db, Columns columns, Columns inputs, real* WT, real* dout_p,
+    real* rest, real[:, ::1] dx,
+) noexcept nogil:
+    """dW = x^T dout, db = 1^T dout, dx = dout W^T"""
+    cdef Py_ssize_t size = sizeof(real), M = x.shape[0], D = x.shape[1], V = dout.shape[1]
+    cdef Py_ssize_t P = columns.panels, width = 4 * columns.lanes
+    cdef Py_ssize_t m0 = part(M, 6, thread, threads), m1 = part(M, 6, thread + 1, threads)
+    cdef real* scratch = rest + (2 + thread * P * M_BLOCK) * width
+    cdef real one = 1
+    pack_transposed(&W[0, 0], W.strides[0] // size, W.strides[1] // size, D, columns,
+                    part(inputs.panels, 1, thread, threads),
+                    part(inputs.panels, 1, thread + 1, threads), WT)
+    pack(&dout[0, 0], V, 1, M, columns, part(P, 1, thread, threads),
+         part(P, 1, thread + 1, threads), dout_p, M * width)
+    barrier(threads)
+    gradient(part(D, 6, thread, threads), part(D, 6, thread + 1, threads), M, &x[0, 0], D, dout_p,
+             M * width, columns, &dW[0, 0], dW.strides[0] // size, dW.strides[1] // size, scratch,
+             rest)
+    if thread == threads - 1:
+        gradient(0, 1, M, &one, 0, dout_p, M * width, columns, &db[0], 0, db.strides[0] // size,
+                 scratch, rest)
+    if m0 < m1:
+        product(m1 - m0, D, V, &dout[m0, 0], rows_of(V), WT, P * width * width, rest, 0, 0,
+                &dx[m0, 0], D, width)
+
+
+# ---------------------------------------------------------------- fused with the loss
+
+cdef class LossCache:
+    """What backward needs of forward, and scratch memory, kept from call to call."""
+
+    cdef Py_ssize_t M, D, V
+    cdef object dtype
+    cdef bint has_gradient
+    cdef Buffer x, weights, transposed, block, tops, sums, factors, losses, dx, dW
+
+    def __cinit__(self):
+        self.x, self.weights, self.transposed = Buffer(), Buffer(), Buffer()
+        self.block, self.tops, self.sums = Buffer(), Buffer(), Buffer()
+        self.factors, self.losses = Buffer(), Buffer()
+        self.dx, self.dW = Buffer(), Buffer()
+
+
+def affine_loss_forward(x, W, b, targets, ignore_label, *, need_gradient=True, cache=None):
+    """Loss of x W + b. See `rnnfast.reference.ops.affine_loss_forward` for the contract."""
+    cache = cache or LossCache()
+    count = int(np.count_nonzero(targets != ignore_label))
+    total = _run_loss(np.ascontiguousarray(x), W, b, targets, ignore_label, count, need_gradient,
+                      cache)
+    return total, count, cache
+
+
+def affine_loss_backward(cache, scale, dW, db):
+    """Its gradients. See `rnnfast.reference.ops.affine_loss_backward` for the contract."""
+    dx = np.empty(_shape_of(cache), dW.dtype)
+    _run_loss_backward(cache, dW, db, dx)
+    if scale != 1:
+        for gradient_of in (dW, db, dx):
+            gradient_of *= scale
+    return dx
+
+
+def _shape_of(LossCache cache):
+    return cache.M, cache.D
+
+
+ctypedef struct Loss:
+    Py_ssize_t M, D, V, L, W, P
+    Py_ssize_t x_row              # length of a padded row of x
+    Py_ssize_t block              # rows of a block
+    int64_t ignore_label
+    double factor                 # 1 / how many rows count
+    Columns columns, inputs
+    bint need_gradient
+
+
+def _run_loss(
+    const real[:, ::1] x,         # IN (M, D)
+    const real[:, :] W,           # IN (D, V)
+    const real[:] b,              # IN (V)
+    const int64_t[::1] targets,   # IN (M)
+    int64_t ignore_label,
+    Py_ssize_t count,
+    bint need_gradient,
+    LossCache cache,
+):
+    """The sum of the losses; gradients of their mean are left in the cache."""
+    cdef Py_ssize_t size = sizeof(real), m, n_blocks
+    cdef Loss s
+    s.M, s.D, s.V = x.shape[0], x.shape[1], W.shape[1]
+    s.L = lanes_of(&x[0, 0])
+    s.W = 4 * s.L
+    s.columns, s.inputs = columns_of(1, s.V, s.L), columns_of(1, s.D, s.L)
+    s.P = s.columns.panels
+    s.x_row = padded(s.D + 1, size)
+    s.ignore_label, s.factor, s.need_gradient = ignore_label, 1.0 / max(count, 1), need_gradient
+    # blocks of equal size, so that no thread waits for a small last one
+    n_blocks = (s.M * s.P * s.W * size + BLOCK_BYTES - 1) // BLOCK_BYTES
+    s.block = min(s.M, ((s.M + n_blocks - 1) // n_blocks + 5) // 6 * 6)
+    cdef int threads = threads_for(6.0 * s.M * s.D * s.V)
+
+    cdef real* x_c = <real*> cache.x.reserve(s.M * s.x_row, size)
+    cdef real* W_p = <real*> cache.weights.reserve(s.P * (s.D + 1) * s.W + s.W, size)
+    cdef real* zeros = W_p + s.P * (s.D + 1) * s.W
+    cdef real* block = <real*> cache.block.reserve(s.P * s.block * s.W, size)
+    cdef real* tops = <real*> cache.tops.reserve(s.block * (s.L + 1), size)
+    cdef double* sums = <double*> cache.sums.reserve(s.block * s.L, sizeof(double))
+    cdef double* losses = <double*> cache.losses.reserve(s.M, sizeof(double))
+    cdef real *WT = NULL
+    cdef real *dx = NULL
+    cdef real *dW = NULL
+    if need_gradient:
+        WT = <real*> cache.transposed.reserve(s.inputs.panels * s.P * s.W * s.W, size)
+        dx = <real*> cache.dx.reserve(s.M * s.D, size)
+        dW = <real*> cache.dW.reserve(s.P * (s.D + 1) * s.W, size)
+    memset(zeros, 0, s.W * size)
+    with nogil:
+        if threads == 1:
+            _loss_task(s, 0, 1, x, W, b, targets, x_c, W_p, WT, block, tops, sums, losses, dx, dW,
+                       zeros)
+        else:
+            with parallel(num_threads=threads):
+                _loss_task(s, threadid(), team_size(), x, W, b, targets, x_c, W_p, WT, block, tops,
+                           sums, losses, dx, dW, zeros)
+    cache.M, cache.D, cache.V, cache.has_gradient = s.M, s.D, s.V, need_gradient
+    cdef double total = 0
+    for m in range(s.M):
+        total += losses[m]
+    return total
+
+
+cdef void _loss_task(
+    Loss s, int thread, int threads, const real[:, ::1] x, const real[:, :] W, const real[:] b,
+    const int64_t[::1] targets,
+    real* x_c,                    # OUT (M, x_row): rows of x, and a 1 at their end; later scaled
+    real* W_p,                    # OUT (P, D + 1, W): W, and b below it
+    real* WT,                     # OUT panels of W^T, (ceil(D / W), P * W, W)
+    real* block,                  # OUT (P, block, W): logits, then e - s onehot
+    real* tops,                   # OUT (block, L) running maxima, then (block) the largest
+    double* sums,                 # OUT (block, L) running sums
+    double* losses,               # OUT (M)
+    real* dx,                     # OUT (M, D)
+    real* dW,                     # OUT (P, D + 1, W): dW, and db below it
+    const real* zeros,            # IN (W)
+) noexcept nogil:
+    """The share of one thread: rows of the block, and panels of dW."""
+    cdef Py_ssize_t size = sizeof(real), m, r, rows, r0, r1
+    cdef Py_ssize_t p0 = part(s.P, 1, thread, threads), p1 = part(s.P, 1, thread + 1, threads)
+    cdef Walk e, down
+    pack(&W[0, 0], W.strides[0] // size, W.strides[1] // size, s.D, s.columns, p0, p1, W_p,
+         (s.D + 1) * s.W)
+    pack(&b[0], 0, b.strides[0] // size, 1, s.columns, p0, p1, W_p + s.D * s.W, (s.D + 1) * s.W)
+    if s.need_gradient:
+        pack_transposed(&W[0, 0], W.strides[0] // size, W.strides[1] // size, s.D, s.columns,
+                        part(s.inputs.panels, 1, thread, threads),
+                        part(s.inputs.panels, 1, thread + 1, threads), WT)
+        memset(dW + p0 * (s.D + 1) * s.W, 0, (p1 - p0) * (s.D + 1) * s.W * size)
+    barrier(threads)
+    e.row, e.k_stride, e.width, e.block = s.W, 1, s.W, s.block * s.W
+    down.row, down.k_stride, down.width, down.block = 1, s.x_row, s.M, 0
+    m = 0
+    while m < s.M:
+        rows = min(s.block, s.M - m)
+        r0, r1 = part(rows, 6, thread, threads), part(rows, 6, thread + 1, threads)
+        if r0 < r1:
+            _loss_rows(s, m, r0, r1, x, targets, x_c, W_p, block, tops, sums, losses, zeros)
+            if s.need_gradient:
+                product(r1 - r0, s.D, s.V, block + r0 * s.W, e, WT, s.P * s.W * s.W, zeros, 0, 0,
+                        dx + (m + r0) * s.D, s.D, s.W)
+                for r in range(m + r0, m + r1):
+                    scale(s.D, x_c[r * s.x_row + s.D], dx + r * s.D)
+        barrier(threads)
+        if s.need_gradient and p0 < p1:
+            product(s.D + 1, (p1 - p0) * s.W, rows, x_c + m * s.x_row, down,
+                    block + p0 * s.block * s.W, s.block * s.W,
+                    dW + p0 * (s.D + 1) * s.W, s.W, (s.D + 1) * s.W,
+                    dW + p0 * (s.D + 1) * s.W, s.W, (s.D + 1) * s.W)
+        barrier(threads)
+        m += rows
+
+
+cdef void _loss_rows(
+    Loss s, Py_ssize_t m, Py_ssize_t r0, Py_ssize_t r1, const real[:, ::1] x,
+    const int64_t[::1] targets, real* x_c, const real* W_p, real* block, real* tops, double* sums,
+    double* losses, const real* zeros,
+) noexcept nogil:
+    """Rows r0 ... r1 - 1 of the block that begins at row m: logits, then e - s onehot.
+
+    loss = log(s) + largest - logit of the target
+    """
+    cdef Py_ssize_t size = sizeof(real), p, r, j
+    cdef real *row
+    cdef real *largest = tops + s.block * s.L
+    cdef real *target
+    cdef double total
+    for r in range(r0, r1):
+        row = x_c + (m + r) * s.x_row
+        memcpy(row, &x[m + r, 0], s.D * size)
+        row[s.D] = 1
+    product(r1 - r0, s.V, s.D + 1, x_c + (m + r0) * s.x_row, rows_of(s.x_row), W_p,
+            (s.D + 1) * s.W, zeros, 0, 0, block + r0 * s.W, s.W, s.block * s.W)
+    for r in range(r0, r1):
+        for j in range(s.L):
+            tops[r * s.L + j] = block[r * s.W]
+            sums[r * s.L + j] = 0
+    for p in range(s.P):
+        panel_top(r1 - r0, min(s.W, s.V - p * s.W), block + (p * s.block + r0) * s.W,
+                  tops + r0 * s.L)
+    for r in range(r0, r1):
+        largest[r] = tops[r * s.L]
+        for j in range(1, s.L):
+            largest[r] = max(largest[r], tops[r * s.L + j])
+        losses[m + r] = 0
+        if targets[m + r] != s.ignore_label:
+            losses[m + r] = <double> largest[r] - _at(s, block, r, targets[m + r])[0]
+    for p in range(s.P):
+        panel_exp(r1 - r0, min(s.W, s.V - p * s.W), block + (p * s.block + r0) * s.W,
+                  largest + r0, sums + r0 * s.L)
+    for r in range(r0, r1):
+        row = x_c + (m + r) * s.x_row
+        total = 0
+        for j in range(s.L):
+            total += sums[r * s.L + j]
+        if targets[m + r] == s.ignore_label:
+            scale(s.D + 1, <real> 0, row)
+        else:
+            losses[m + r] += log(total)
+            target = _at(s, block, r, targets[m + r])
+            target[0] = <real> (target[0] - total)
+            scale(s.D + 1, <real> (s.factor / total), row)
+
+
+cdef inline real* _at(Loss s, real* block, Py_ssize_t r, Py_ssize_t v) noexcept nogil:
+    """Column v of row r of the block."""
+    return block + (v // s.W * s.block + r) * s.W + v % s.W
+
+
+def _run_loss_backward(
+    LossCache cache,
+    real[:, :] dW,                # OUT (D, V)
+    real[:] db,                   # OUT (V)
+    real[:, ::1] dx,              # OUT (M, D)
+):
+    """The gradients that forward left in the cache."""
+    if not cache.has_gradient:
+        raise RuntimeError("affine_loss_backward: forward was told that none is needed")
+    cdef Py_ssize_t size = sizeof(real), D = cache.D, p, v, u, n
+    cdef Columns columns = columns_of(1, cache.V, lanes_of(&db[0]))
+    cdef Py_ssize_t L = columns.lanes, W = 4 * L
+    cdef real* dW_p = <real*> cache.dW.reserve(0, size)
+    memcpy(&dx[0, 0], cache.dx.reserve(0, size), cache.M * D * size)
+    with nogil:
+        for p in range(columns.panels):
+            for v in range(4):
+                u = (p * 4 + v) * L
+                n = max(0, min(L, db.shape[0] - u))
+                if n > 0:
+                    unpack_vector(D, n, dW_p + p * (D + 1) * W + v * L, &dW[0, u],
+                                  dW.strides[0] // size, dW.strides[1] // size)
+                    unpack_vector(1, n, dW_p + (p * (D + 1) + D) * W + v * L, &db[u], 0,
+                                  db.strides[0] // size)

@@ -1,0 +1,29 @@
+"""What every kernel is made of: threads, products, scratch memory.
+
+`engine.pyx` documents them.
+"""
+
+from typing import TypeVar
+
+from numpy import float32, float64
+from numpy.typing import NDArray
+
+_Real = TypeVar("_Real", float32, float64)
+
+CPU_LEVEL: str
+HAS_OPENMP: bool
+
+class Buffer: ...
+
+def get_num_threads() -> int: ...
+def map_function(
+    name: str,
+    x: NDArray[_Real],  # (M,), C-contiguous
+) -> NDArray[_Real]: ...
+def matmul(
+    A: NDArray[_Real],  # (M, K)
+    B: NDArray[_Real],  # (K, N)
+) -> NDArray[_Real]: ...
+def set_num_threads(
+    n: int,
+) -> None: ...

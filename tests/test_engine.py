@@ -1,0 +1,335 @@
+"""The compiled engine: products, functions, recurrent kernels against their NumPy twins, threads.
+
+The instruction sets below the best one are tested by running these tests again with RNNFAST_CPU.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import rnnfast
+from rnnfast import kernels
+from rnnfast.kernels import engine
+from rnnfast.reference import ops as twins
+
+TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
+DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+CELLS = {"rnn": (1, 1), "lstm": (4, 2)}  # gates, states
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = engine.get_num_threads()
+    yield
+    engine.set_num_threads(before)
+
+
+def assert_close(a, b, dtype):
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype == dtype
+    scale = max(np.abs(b).max(), 1e-30)
+    np.testing.assert_allclose(a / scale, b / scale, rtol=0, atol=TOLERANCE[dtype])
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("M", "K", "n"),
+    [(1, 1, 1), (1, 7, 300), (2, 3, 130), (3, 100, 64), (5, 17, 65), (7, 700, 129),
+     (200, 1030, 70), (131, 64, 1000), (6, 512, 64), (4, 513, 63)],
+)  # fmt: skip
+def test_product(dtype, M, K, n):
+    rng = np.random.default_rng(M + K + n)
+    A, B = rng.standard_normal((M, K)).astype(dtype), rng.standard_normal((K, n)).astype(dtype)
+    C = engine.matmul(A, B)
+    assert_close(C, (A.astype(np.float64) @ B).astype(dtype), dtype)
+    # packing reads any strides, and no row depends on the rows beside it
+    np.testing.assert_array_equal(C, engine.matmul(A, np.asfortranarray(B)))
+    np.testing.assert_array_equal(C[-1:], engine.matmul(A[-1:], B))
+
+
+def exact(name, x):
+    functions = {"tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "exp": np.exp}
+    with np.errstate(over="ignore"):
+        return functions[name](x.astype(np.longdouble))
+
+
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "exp"])
+def test_float32_functions_over_the_whole_range(name):
+    # every 997th float32 of both signs, from 0 to infinity
+    bits = np.arange(0, 0x7F800000, 997, dtype=np.uint32)
+    x = np.concatenate((bits.view(np.float32), -bits.view(np.float32)))
+    y = engine.map_function(name, x)
+    true = exact(name, x)
+    if name == "exp":
+        normal = (true > 2.0**-126) & (true < np.finfo(np.float32).max)
+        x, error = x[normal], np.abs(y[normal] / true[normal] - 1)
+        assert np.all(y[true > 3.5e38] == np.inf)
+        assert np.all(y[true < 1e-46] == 0)
+    else:
+        error = np.abs(y - true)
+    worst = error.argmax()
+    print(f"{name}: largest error {error[worst]:.2e} at {x[worst]}")
+    assert error[worst] <= 2e-7, (x[worst], error[worst])
+
+
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "exp"])
+def test_float64_functions_are_good_to_a_few_units_in_the_last_place(name):
+    rng = np.random.default_rng(0)
+    x = np.concatenate((np.linspace(-40, 40, 200001), rng.standard_normal(100000),
+                        10.0 ** np.linspace(-300, 0, 10001)))  # fmt: skip
+    true = exact(name, x)
+    units = np.abs(engine.map_function(name, x) - true) / np.spacing(true.astype(np.float64))
+    print(f"{name}: largest error {units.max():.2f} ulp at {x[units.argmax()]}")
+    assert units.max() <= 4
+
+
+@DTYPES
+def test_functions_keep_nan_and_saturate(dtype):
+    x = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0, -0.0], dtype)
+    for name, wanted in {
+        "tanh": [np.nan, 1, -1, 1, -1, 0, 0],
+        "exp": [np.nan, np.inf, 0, np.inf, 0, 1, 1],
+    }.items():
+        np.testing.assert_array_equal(engine.map_function(name, x), np.array(wanted, dtype))
+    y = engine.map_function("sigmoid", x)
+    assert np.isnan(y[0])
+    np.testing.assert_allclose(y[1:], [1, 0, 1, 0, 0.5, 0.5], rtol=0, atol=1e-37)
+
+
+def problem(cell, dtype, N, T, D, H, U=None):
+    """Arguments of forward and backward, as random numbers."""
+    rng = np.random.default_rng(0)
+    G, n_states = CELLS[cell]
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(dtype)
+
+    weights = normal(D, G * H) / dtype(D**0.5), normal(H, G * H) / dtype(H**0.5), normal(G * H)
+    states = [normal(N, H) for _ in range(n_states)]
+    xs = normal(N, T, D) if U is None else normal(U, D)
+    index = None if U is None else rng.integers(0, U, (N, T))
+    return xs, weights, states, index, normal(N, T, H), [normal(N, H) for _ in range(n_states)]
+
+
+def run(ops, cell, xs, weights, states, index, dhs, dstates, **options):
+    """Everything that forward and backward return and write, by name, and the cache."""
+    forward, backward = getattr(ops, f"{cell}_forward"), getattr(ops, f"{cell}_backward")
+    *outputs, cache = forward(xs, *weights, *states, index=index, cache=options.pop("cache", None))
+    grads = [np.full_like(W, np.nan) for W in weights]
+    dxs, *dfirst = backward(dhs, *dstates, cache, *weights[:2], *grads, **options)
+    results = dict(zip(("hs", "h", "c"), outputs, strict=False))
+    results |= dict(zip(("dh0", "dc0"), dfirst, strict=False))
+    results |= dict(zip(("dWx", "dWh", "db"), grads, strict=True))
+    return results | ({} if dxs is None else {"dxs": dxs}), cache
+
+
+SHAPES = [
+    *((1, 1, 1, 1), (1, 25, 65, 100), (2, 3, 5, 17), (3, 4, 16, 64), (7, 13, 37, 193)),
+    *((10, 5, 100, 100), (5, 2, 3, 16), (20, 3, 70, 130), (33, 2, 600, 33), (2, 300, 4, 8)),
+]
+
+
+@DTYPES
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_recurrent_kernels_agree_with_their_twins(cell, dtype, shape, threads):
+    engine.set_num_threads(threads)
+    arguments = problem(cell, dtype, *shape)
+    ours, cache = run(kernels, cell, *arguments)
+    twin, _ = run(twins, cell, *arguments)
+    assert ours.keys() == twin.keys()
+    for name in ours:
+        assert_close(ours[name], twin[name], dtype)
+    # the memory of a call before changes nothing, nor does leaving out dx
+    again, _ = run(kernels, cell, *arguments, cache=cache, need_dx=False)
+    assert ours.keys() - again.keys() == {"dxs"}
+    for name in again:
+        np.testing.assert_array_equal(again[name], ours[name])
+
+
+@DTYPES
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("U", [1, 3, 40])
+def test_indexed_input_is_the_input_it_stands_for(cell, dtype, U):
+    arguments = problem(cell, dtype, 7, 13, 37, 50, U)
+    ours, _ = run(kernels, cell, *arguments)
+    twin, _ = run(twins, cell, *arguments)
+    for name in twin:
+        assert_close(ours[name], twin[name], dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("U", [None, 9])
+@pytest.mark.parametrize("shape", [(20, 9, 70, 100), (2, 30, 70, 200), (13, 9, 37, 193)], ids=str)
+def test_same_bits_for_any_number_of_threads(cell, dtype, shape, U):
+    arguments = problem(cell, dtype, *shape, U)
+    engine.set_num_threads(1)
+    serial, _ = run(kernels, cell, *arguments)
+    for threads in (2, 3, 4):
+        engine.set_num_threads(threads)
+        parallel, _ = run(kernels, cell, *arguments)
+        for name in serial:
+            np.testing.assert_array_equal(parallel[name], serial[name])
+
+
+@DTYPES
+@pytest.mark.parametrize("cell", CELLS)
+def test_any_strides(cell, dtype):
+    xs, weights, states, _, dhs, dstates = problem(cell, dtype, 6, 5, 20, 30)
+
+    def strange(a):
+        view = np.zeros(tuple(2 * n for n in a.shape[::-1]), dtype).T
+        view = view[tuple(slice(None, None, -2) for _ in a.shape)]
+        view[...] = a
+        view.flags.writeable = False
+        return view
+
+    plain, _ = run(kernels, cell, xs, weights, states, None, dhs, dstates)
+    odd, _ = run(kernels, cell, strange(xs), [strange(W) for W in weights],
+                 [strange(h) for h in states], None, strange(dhs),
+                 [strange(h) for h in dstates])  # fmt: skip
+    for name in plain:
+        np.testing.assert_array_equal(odd[name], plain[name])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_weights_may_change_between_any_two_calls(cell):
+    xs, weights, states, _, dhs, dstates = problem(cell, np.float64, 4, 6, 10, 12)
+    results = {}
+    for ops in (kernels, twins):
+        results[ops] = []
+        changed, cache = [W.copy() for W in weights], None
+        for _ in range(2):
+            *outputs, cache = getattr(ops, f"{cell}_forward")(xs, *changed, *states, cache=cache)
+            changed[1] *= 1.5  # between forward and backward
+            grads = [np.empty_like(W) for W in changed]
+            outputs += getattr(ops, f"{cell}_backward")(dhs, *dstates, cache, *changed[:2], *grads)
+            changed[0] -= 0.25  # between backward and forward
+            results[ops] += [*outputs, *grads]
+    for a, b in zip(results[kernels], results[twins], strict=True):
+        assert_close(a, b, np.float64)
+
+
+FORK = """
+import os, sys, numpy as np
+from rnnfast import TimeLSTM, set_num_threads
+set_num_threads(2)
+rng = np.random.default_rng(0)
+W = [rng.standard_normal(s) for s in ((100, 400), (100, 400), (400,))]
+xs = rng.standard_normal((20, 30, 100))
+before = TimeLSTM(*W).forward(xs)
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(TimeLSTM(*W).forward(xs), before) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_fork():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=60)
+
+
+def test_an_instruction_set_that_is_not_there_is_an_error():
+    environment = {**os.environ, "RNNFAST_CPU": "avx1024"}
+    command = [sys.executable, "-c", "import rnnfast"]
+    result = subprocess.run(command, check=False, env=environment, text=True, capture_output=True)
+    assert result.returncode
+    assert "avx1024" in result.stderr
+    assert "baseline" in result.stderr
+
+
+def test_cpu_level_is_the_one_asked_for():
+    assert os.environ.get("RNNFAST_CPU", engine.CPU_LEVEL) == engine.CPU_LEVEL
+
+
+@DTYPES
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (3, 7, 5), (50, 100, 418), (300, 33, 129), (2, 9, 3000)]
+)
+def test_affine(dtype, threads, transposed, shape):
+    engine.set_num_threads(threads)
+    M, D, V = shape
+    rng = np.random.default_rng(M)
+    x, dout, b = (rng.standard_normal(s).astype(dtype) for s in ((M, D), (M, V), (V,)))
+    W = rng.standard_normal((V, D) if transposed else (D, V)).astype(dtype)
+    W = W.T if transposed else W
+    assert_close(kernels.affine_forward(x, W, b), twins.affine_forward(x, W, b), dtype)
+    results = []
+    for ops in (kernels, twins):
+        dW, db = np.full_like(W, np.nan), np.full_like(b, np.nan)
+        results.append((ops.affine_backward(dout, x, W, dW, db), dW, db))
+    for ours, theirs in zip(*results, strict=True):
+        assert_close(ours, theirs, dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (3, 7, 5), (50, 100, 418), (300, 33, 10007), (100, 9, 64)]
+)
+def test_fused_loss(dtype, threads, transposed, shape):
+    engine.set_num_threads(threads)
+    M, D, V = shape
+    rng = np.random.default_rng(M)
+    x, b = (3 * rng.standard_normal(s).astype(dtype) for s in ((M, D), (V,)))
+    W = rng.standard_normal((V, D) if transposed else (D, V)).astype(dtype)
+    W = W.T if transposed else W
+    targets = rng.integers(-1, V, M)
+    results, cache = [], None
+    for ops in (twins, kernels, kernels):
+        *loss, cache = ops.affine_loss_forward(
+            x, W, b, targets, -1, cache=None if len(results) < 2 else cache
+        )
+        dW, db = np.full_like(W, np.nan), np.full_like(b, np.nan)
+        dx = ops.affine_loss_backward(cache, 0.5, dW, db)
+        results.append((np.array(loss, dtype), dx, dW, db))
+    for theirs, ours, again in zip(*results, strict=True):
+        assert_close(ours, theirs, dtype)
+        np.testing.assert_array_equal(ours, again)
+    total, count, _ = kernels.affine_loss_forward(x, W, b, targets, -1, need_gradient=False)
+    np.testing.assert_array_equal(np.array((total, count), dtype), results[1][0])
+
+
+def test_fused_loss_has_the_same_bits_for_any_number_of_threads():
+    rng = np.random.default_rng(0)
+    x, W, b = (rng.standard_normal(s).astype(np.float32) for s in ((700, 40), (40, 5000), (5000,)))
+    targets = rng.integers(-1, 5000, 700)
+    results = []
+    for threads in (1, 2, 3):
+        engine.set_num_threads(threads)
+        total, _, cache = kernels.affine_loss_forward(x, W, b, targets, -1)
+        dW, db = np.empty_like(W), np.empty_like(b)
+        results.append((total, kernels.affine_loss_backward(cache, 1, dW, db), dW, db))
+    for other in results[1:]:
+        for ours, theirs in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@DTYPES
+@pytest.mark.parametrize("Model", [rnnfast.SimpleRnnlm, rnnfast.Rnnlm])
+@pytest.mark.parametrize(("V", "length"), [(13, 200), (300, 50)])
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_generation(dtype, Model, V, length, num_layers, temperature):
+    results = []
+    for ops in (kernels, twins):
+        model = Model(
+            V, 20, 33, num_layers=num_layers, dtype=dtype, rng=np.random.default_rng(0), ops=ops
+        )
+        model.affine.params[0][...] *= 10
+        rng = np.random.default_rng(1)
+        ids = rnnfast.generate(
+            model, [1, 2, 3], length, temperature=temperature, skip_ids=[5], rng=rng
+        )
+        results.append(ids)
+    np.testing.assert_array_equal(*results)
+    assert 5 not in results[0]
