@@ -260,6 +260,8 @@ def _fit(run):
             f"stopped after step {trainer.step} and saved; "
             f"`rnnfast train --resume --out {run.folder}` carries on"
         ) from None
+    except KeyboardInterrupt:  # pressed twice
+        raise TrainingInterrupted(f"interrupted; {run.folder} keeps what was saved last") from None
     except TrainingDiverged as error:
         raise TrainingDiverged(f"{error}; {run.folder} keeps what was saved last") from None
     finally:

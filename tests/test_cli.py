@@ -435,3 +435,13 @@ def test_a_length_that_cannot_be(length, capsys):
         main(["sample", "nothing", "--length", length])
     assert caught.value.code == 2
     assert "--length: expected a whole number from 1 to" in capsys.readouterr().err
+
+
+def test_ctrl_c_twice_says_what_is_left(folder, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rnnfast.trainer.Trainer.fit", interrupted)
+    assert train("--out", "run") == 130
+    assert "interrupted; run keeps what was saved last" in capsys.readouterr().err
+    assert main(["sample", "run", "--length", "5"]) == 0
