@@ -19,7 +19,7 @@ from .reproduce import ABOUT_004, rows, table
 from .runs import MODELS, OPTIMIZERS, Run, Settings, holds_run
 from .selfcheck import TOLERANCES, compare
 from .text import LEVELS, load_text, unigram_entropy
-from .threads import default_num_threads, get_num_threads, set_num_threads
+from .threads import default_num_threads, set_num_threads
 from .trainer import evaluate, perplexity
 
 DEFAULT_FOLDER = "rnnfast-run"
@@ -88,12 +88,7 @@ def _parser():
     option("--lr", type=_above_zero, metavar="X", help="learning rate (default: by the optimizer)")
     option("--optimizer", choices=list(OPTIMIZERS), help="how weights are updated (default: adam)")
     option("--seed", type=_seed, metavar="N", help="of the random numbers (default: 0)")
-    option(
-        "--threads",
-        type=_count,
-        metavar="N",
-        help="CPU threads (default: all usable; a resumed run: as before)",
-    )
+    option("--threads", type=_count, metavar="N", help="CPU threads (default: all usable)")
     option("--out", metavar="DIR", help=f"run folder (default: {DEFAULT_FOLDER}, or a free number)")
     option("--resume", action="store_true", help="carry on with the run in --out")
 
@@ -121,8 +116,6 @@ def _parser():
     reproduce = command(
         "reproduce", _reproduce, "Run the systems of the five notebooks, and compare."
     )
-    # these networks are small: more threads only wait for each other
-    reproduce.set_defaults(threads=1)
     return parser
 
 
@@ -196,15 +189,7 @@ def _resumed(arguments, given):
             f"{options}: a resumed run keeps its settings, only --epochs and --threads may change; "
             "leave these options out, or start a new run"
         )
-    run = Run.resume(folder, epochs)
-    if run.threads and not arguments.threads:  # others may round otherwise
-        set_num_threads(run.threads)
-    if run.threads and get_num_threads() != run.threads:
-        print(
-            f"note: {get_num_threads()} threads now, {run.threads} before: the weights may differ "
-            "in their last bits from those of a run without a break"
-        )
-    return run
+    return Run.resume(folder, epochs)
 
 
 def _describe(run):

@@ -36,13 +36,7 @@ class TimeSoftmaxWithLoss(HasOps):
         Raises TypeError for ids that are not integers, ValueError for shapes that do not fit or
         an id outside 0..V-1, with its position.
         """
-<<<<<<< HEAD
         xs = _as_own_floats("xs", xs, ("N", "T", "V"))
-=======
-        xs = np.asarray(xs)
-        dtype = np.dtype(np.float64 if xs.dtype.newbyteorder("=") == np.float64 else np.float32)
-        xs = as_floats("xs", xs, dtype, ("N", "T", "V"))
->>>>>>> 1497bd6 (Ctrl-C twice says what is left; big-endian float64 logits keep their precision)
         N, T, V = xs.shape
         ts = np.asarray(ts)
         if ts.ndim == 3:

@@ -29,7 +29,6 @@ from .text import (
     load_text,
     split_by_position,
 )
-from .threads import get_num_threads
 from .trainer import Record, Trainer, restore_params
 
 MODELS = {"rnn": SimpleRnnlm, "lstm": Rnnlm}
@@ -118,7 +117,6 @@ class Run:
             ) from error
         self.trainer = self.corpus = None
         self.sha256 = self.context = None  # of the text; ids that are read before sampling
-        self.threads = None  # with which it was saved last; others may round otherwise
 
     @classmethod
     def start(cls, folder, settings):
@@ -184,7 +182,7 @@ class Run:
             rng = np.random.default_rng()
             run = cls(folder, Settings(**meta["settings"]), Vocabulary(**meta["vocabulary"]), rng)
             rng.bit_generator.state = meta["random_state"]
-            run.sha256, run.threads = meta["sha256"], meta.get("threads")
+            run.sha256 = meta["sha256"]
             context = as_ids("context", meta["context"], len(run.vocabulary), ("M",))
             run.context = context.tolist()
         return run, arrays, meta
@@ -246,7 +244,6 @@ class Run:
             "sha256": self.sha256,
             "context": self.context,
             "random_state": self.rng.bit_generator.state,
-            "threads": get_num_threads(),
         }
         if best:
             weights = {name: array for name, array in arrays.items() if name.startswith("param/")}

@@ -128,7 +128,14 @@ def test_minus_infinity_is_probability_zero(module):
     assert layer.forward(logits, np.array([[1]])) == np.inf
 
 
-<<<<<<< HEAD
+@pytest.mark.parametrize("dtype", [">f8", "<f8"])
+def test_logits_of_either_byte_order_keep_their_precision(dtype):
+    layer = rnnfast.TimeSoftmaxWithLoss()
+    loss = layer.forward(np.array([[[1.0, 1 / 3]]], dtype), [[0]])
+    assert loss == pytest.approx(np.log1p(np.exp(1 / 3 - 1)), rel=1e-15)
+    assert layer.backward().dtype == np.float64
+
+
 # The losses of the notebooks, which have no compiled kernel. --------------------------------------
 
 
@@ -196,11 +203,3 @@ def test_losses_reject_what_does_not_fit():
     for loss in (rnnfast.TimeSoftmax, rnnfast.TimePerplexityLoss, rnnfast.TimeSquaredLoss):
         with pytest.raises(RuntimeError, match=f"{loss.__name__}.backward: .* call forward first"):
             loss().backward(np.zeros((1, 1, 1)))
-=======
-@pytest.mark.parametrize("dtype", [">f8", "<f8"])
-def test_logits_of_either_byte_order_keep_their_precision(dtype):
-    layer = rnnfast.TimeSoftmaxWithLoss()
-    loss = layer.forward(np.array([[[1.0, 1 / 3]]], dtype), [[0]])
-    assert loss == pytest.approx(np.log1p(np.exp(1 / 3 - 1)), rel=1e-15)
-    assert layer.backward().dtype == np.float64
->>>>>>> 1497bd6 (Ctrl-C twice says what is left; big-endian float64 logits keep their precision)
