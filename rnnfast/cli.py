@@ -113,7 +113,7 @@ def _parser():
 
     command("info", _info, "What is installed and in use here.")
     command("selfcheck", _selfcheck, "Compare every compiled kernel with its NumPy twin.")
-    reproduce = command(
+    command(
         "reproduce", _reproduce, "Run the systems of the five notebooks, and compare."
     )
     return parser

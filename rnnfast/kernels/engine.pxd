@@ -83,11 +83,13 @@ cdef const simd_f64* F64
 ctypedef struct Walk:
     Py_ssize_t row, k_stride, width, block
 
-# How the columns of G gates of H units stand in panels: vector v of panel p holds lanes
-# (p * per_gate + v % per_gate) * L ... of gate v // per_gate. With per_gate = 4 and one gate
-# these are the columns of a plain matrix.
+# How the columns of G gates of H units stand in panels. With 4 gates a panel has L units: their
+# first gates, their second gates, ...; with one gate it has 4 L units, and these are the columns of
+# a plain matrix. The last panel may have fewer units, and its gates stand closer together.
 ctypedef struct Columns:
-    Py_ssize_t H, per_gate, lanes, panels
+    Py_ssize_t H, gates, lanes, panels
+    Py_ssize_t units              # of a panel
+    Py_ssize_t used               # columns in all panels; beyond them there is only padding
 
 cdef class Buffer:
     cdef object _owner
@@ -96,6 +98,8 @@ cdef class Buffer:
     cdef void* reserve(self, Py_ssize_t count, Py_ssize_t itemsize) except NULL
 
 cdef Columns columns_of(Py_ssize_t gates, Py_ssize_t H, Py_ssize_t lanes) noexcept nogil
+cdef Py_ssize_t units_of(Columns columns, Py_ssize_t p) noexcept nogil
+cdef Py_ssize_t computed(Columns columns) noexcept nogil
 cdef Walk rows_of(Py_ssize_t stride) noexcept nogil
 cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil
 cdef Py_ssize_t part(Py_ssize_t n, Py_ssize_t unit, int thread, int threads) noexcept nogil
@@ -146,24 +150,24 @@ cdef inline void tile(
 
 
 cdef inline void cell_forward(
-    int cell, Py_ssize_t rows, Py_ssize_t vectors, real* gates, const real* prev, real* next,
+    int cell, Py_ssize_t rows, Py_ssize_t units, real* gates, const real* prev, real* next,
     Py_ssize_t row, Py_ssize_t state,
 ) noexcept nogil:
     if real is float:
-        F32.forward[cell](rows, vectors, gates, prev, next, row, state)
+        F32.forward[cell](rows, units, gates, prev, next, row, state)
     else:
-        F64.forward[cell](rows, vectors, gates, prev, next, row, state)
+        F64.forward[cell](rows, units, gates, prev, next, row, state)
 
 
 cdef inline void cell_backward(
-    int cell, Py_ssize_t rows, Py_ssize_t vectors, const real* gates, const real* prev,
+    int cell, Py_ssize_t rows, Py_ssize_t units, const real* gates, const real* prev,
     const real* next, real* dstates, real* das, Py_ssize_t row, Py_ssize_t state,
     Py_ssize_t dstate,
 ) noexcept nogil:
     if real is float:
-        F32.backward[cell](rows, vectors, gates, prev, next, dstates, das, row, state, dstate)
+        F32.backward[cell](rows, units, gates, prev, next, dstates, das, row, state, dstate)
     else:
-        F64.backward[cell](rows, vectors, gates, prev, next, dstates, das, row, state, dstate)
+        F64.backward[cell](rows, units, gates, prev, next, dstates, das, row, state, dstate)
 
 
 cdef inline void pack_vector(

@@ -208,15 +208,21 @@ cdef inline Py_ssize_t tile_height(Py_ssize_t M, const real* _) noexcept nogil:
 
 cdef Columns columns_of(Py_ssize_t gates, Py_ssize_t H, Py_ssize_t lanes) noexcept nogil:
     cdef Columns columns
-    columns.H, columns.lanes = H, lanes
-    columns.per_gate = 4 // gates
-    columns.panels = (H + columns.per_gate * lanes - 1) // (columns.per_gate * lanes)
+    columns.H, columns.gates, columns.lanes = H, gates, lanes
+    columns.units = 4 // gates * lanes
+    columns.panels = (H + columns.units - 1) // columns.units
+    columns.used = gates * H
     return columns
 
 
-cdef inline Py_ssize_t unit_of(Columns columns, Py_ssize_t p, Py_ssize_t v) noexcept nogil:
-    """First unit in vector v of panel p; may be beyond the last one."""
-    return (p * columns.per_gate + v % columns.per_gate) * columns.lanes
+cdef Py_ssize_t units_of(Columns columns, Py_ssize_t p) noexcept nogil:
+    """Units of panel p."""
+    return min(columns.units, columns.H - p * columns.units)
+
+
+cdef Py_ssize_t computed(Columns columns) noexcept nogil:
+    """Columns to compute where memory is in panels: whole vectors."""
+    return (columns.used + columns.lanes - 1) // columns.lanes * columns.lanes
 
 
 cdef inline Py_ssize_t clipped(Py_ssize_t n, Py_ssize_t most) noexcept nogil:
@@ -235,13 +241,17 @@ cdef void pack(
     Py_ssize_t b_panel,
 ) noexcept nogil:
     """The columns of W in panels; columns beyond the last are 0."""
-    cdef Py_ssize_t p, v, u, L = columns.lanes
+    cdef Py_ssize_t p, g, u, n, L = columns.lanes
     for p in range(first, last):
-        for v in range(4):
-            u = unit_of(columns, p, v)
-            pack_vector(K, clipped(columns.H - u, L),
-                        W + (v // columns.per_gate * columns.H + u) * column,
-                        row, column, B + p * b_panel + v * L)
+        n = units_of(columns, p)
+        for g in range(columns.gates):
+            u = 0
+            while u < columns.units:
+                # what is written beyond n units is 0, and the next gate goes on top of it
+                pack_vector(K, clipped(n - u, L),
+                            W + (g * columns.H + p * columns.units + u) * column, row, column,
+                            B + p * b_panel + g * n + u)
+                u += L
 
 
 cdef void pack_transposed(
@@ -254,23 +264,23 @@ cdef void pack_transposed(
     Py_ssize_t last,
     real* B,                      # OUT panels (ceil(n_rows / W), P * W, W)
 ) noexcept nogil:
-    """The transpose of W, whose rows are the columns of W in the order in which panels hold them."""
-    cdef Py_ssize_t p, v, u, n, q, w, r, L = columns.lanes
-    cdef real* B_w
-    cdef Py_ssize_t K = columns.panels * 4 * L
+    """The transpose of W, whose rows are the columns of W in the order in which panels hold them;
+    of the P * W rows of a panel, only those used are written."""
+    cdef Py_ssize_t p, g, u, n, q, w, r, L = columns.lanes, W_p = 4 * L
+    cdef Py_ssize_t K = columns.panels * W_p
     for q in range(first, last):
         for w in range(4):
             r = (q * 4 + w) * L
-            for v in range(4):
+            for g in range(columns.gates):
                 for p in range(columns.panels):  # innermost, since it walks along rows of W
-                    u = unit_of(columns, p, v)
-                    n = clipped(columns.H - u, L)
-                    B_w = B + (q * K + (p * 4 + v) * L) * 4 * L + w * L
-                    pack_vector(n, clipped(n_rows - r, L),
-                                W + r * row + (v // columns.per_gate * columns.H + u) * column,
-                                column, row, B_w)
-                    if n < L:
-                        pack_vector(L - n, 0, W, 0, 0, B_w + n * 4 * L)
+                    n = units_of(columns, p)
+                    u = 0
+                    while u < n:
+                        pack_vector(min(L, n - u), clipped(n_rows - r, L),
+                                    W + r * row + (g * columns.H + p * columns.units + u) * column,
+                                    column, row,
+                                    B + (q * K + p * W_p + g * n + u) * W_p + w * L)
+                        u += L
 
 
 cdef void gradient(
@@ -290,20 +300,23 @@ cdef void gradient(
 ) noexcept nogil:
     """dW = A^T B, the gradient of a weight: B, the gradients of what the weight was used for,
     has been written in panels already."""
-    cdef Py_ssize_t L = columns.lanes, W = 4 * L, m, p, v, u, rows
+    cdef Py_ssize_t L = columns.lanes, W = 4 * L, m, p, g, u, n, rows
     cdef Walk down
     down.row, down.k_stride, down.width, down.block = 1, a_row, LONGEST, 0
     m = m0
     while m < m1:
         rows = min(M_BLOCK, m1 - m)
-        product(rows, columns.panels * W, K, A + m, down, B, b_panel, zeros, 0, 0,
+        product(rows, computed(columns), K, A + m, down, B, b_panel, zeros, 0, 0,
                 scratch, W, M_BLOCK * W)
         for p in range(columns.panels):
-            for v in range(4):
-                u = unit_of(columns, p, v)
-                unpack_vector(rows, clipped(columns.H - u, L), scratch + p * M_BLOCK * W + v * L,
-                              dW + m * row + (v // columns.per_gate * columns.H + u) * column,
-                              row, column)
+            n = units_of(columns, p)
+            for g in range(columns.gates):
+                u = 0
+                while u < n:
+                    unpack_vector(rows, min(L, n - u), scratch + p * M_BLOCK * W + g * n + u,
+                                  dW + m * row + (g * columns.H + p * columns.units + u) * column,
+                                  row, column)
+                    u += L
         m += rows
 
 

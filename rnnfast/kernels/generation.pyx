@@ -12,8 +12,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
-    F64, RNNFAST_LSTM, RNNFAST_RNN, Buffer, Columns, cell_forward, columns_of, lanes_of, pack,
-    padded, product, real, rows_of,
+    F64, RNNFAST_LSTM, RNNFAST_RNN, Buffer, Columns, cell_forward, columns_of, computed, lanes_of, pack,
+    padded, product, real, rows_of, units_of,
 )
 
 CELLS = {"rnn": (RNNFAST_RNN, 1), "lstm": (RNNFAST_LSTM, 4)}
@@ -105,7 +105,7 @@ def _pack_layer(
     s.columns = columns_of(G, s.H, L)
     P = s.columns.panels
     # a 1 behind h: the layer above finds its input with a 1 at the end
-    s.row = s.state = padded(P * s.columns.per_gate * L + 1, size)
+    s.row = s.state = padded(P * s.columns.units + L + 1, size)
     cdef real* Wx_p = <real*> model.memory(P * (s.D + 1) * 4 * L, size)
     cdef real* Wh_p = <real*> model.memory(P * s.H * 4 * L, size)
     s.Wx, s.Wh, s.gates = Wx_p, Wh_p, model.memory(P * 4 * L, size)
@@ -139,7 +139,7 @@ def _fill_table(Model model, const real[:, :] embed_W):
             for j in range(D):
                 x[v * row + j] = embed_W[v, j]
             x[v * row + D] = 1
-        product(V, P * W, D + 1, x, rows_of(row), <real*> s.Wx, (D + 1) * W, <real*> model.zeros,
+        product(V, computed(s.columns), D + 1, x, rows_of(row), <real*> s.Wx, (D + 1) * W, <real*> model.zeros,
                 0, 0, table, P * W, W)
     model.table = table
 
@@ -191,18 +191,18 @@ cdef void _copy_row(const real[:, :] W, Py_ssize_t v, real* x) noexcept nogil:
 cdef void _project(Step* s, const real* x, const real* zeros) noexcept nogil:
     """a = [x 1] [Wx b]"""
     cdef Py_ssize_t W = 4 * s.columns.lanes
-    product(1, s.columns.panels * W, s.D + 1, x, rows_of(0), <const real*> s.Wx, (s.D + 1) * W,
+    product(1, computed(s.columns), s.D + 1, x, rows_of(0), <const real*> s.Wx, (s.D + 1) * W,
             zeros, 0, 0, <real*> s.gates, 0, W)
 
 
 cdef void _step(Step* s, real* before, real* after, real* a) noexcept nogil:
     """a += h Wh;  h = cell(a)"""
     cdef Py_ssize_t W = 4 * s.columns.lanes, P = s.columns.panels, p
-    cdef Py_ssize_t units = s.columns.per_gate * s.columns.lanes
+    cdef Py_ssize_t units = s.columns.units
     before[s.H] = 0
-    product(1, P * W, s.H, before, rows_of(0), <const real*> s.Wh, s.H * W, a, 0, W, a, 0, W)
+    product(1, computed(s.columns), s.H, before, rows_of(0), <const real*> s.Wh, s.H * W, a, 0, W, a, 0, W)
     for p in range(P):
-        cell_forward(s.cell, 1, s.columns.per_gate, a + p * W, before + p * units,
+        cell_forward(s.cell, 1, units_of(s.columns, p), a + p * W, before + p * units,
                      after + p * units, s.row, s.state)
 
 

@@ -25,8 +25,8 @@ from libc.string cimport memcpy, memset
 
 from .engine cimport (
     RNNFAST_LSTM, RNNFAST_RNN, Buffer, Columns, Walk, add, barrier, cell_backward, cell_forward,
-    columns_of, gradient, lanes_of, pack, pack_transposed, padded, panels_at_once, part, product,
-    real, rows_of, team_size, threads_for,
+    columns_of, computed, gradient, lanes_of, pack, pack_transposed, padded, panels_at_once, part, product,
+    real, rows_of, team_size, threads_for, units_of,
 )
 
 cdef enum:
@@ -222,7 +222,7 @@ cdef void _forward_task(
     barrier(threads)
 
     # a = [x 1] [Wx b]
-    product(m1 - m0, _computed(s), s.D + 1, x + m0 * s.x_row, rows_of(s.x_row), Wx_p,
+    product(m1 - m0, computed(s.columns), s.D + 1, x + m0 * s.x_row, rows_of(s.x_row), Wx_p,
             (s.D + 1) * s.W, zeros, 0, 0, projected + m0 * s.W, s.W, s.U * s.W)
     barrier(threads)
     if s.by_rows:
@@ -239,7 +239,7 @@ cdef void _forward_steps(
     real[:, :, ::1] hs,
 ) noexcept nogil:
     """a_t += h_{t-1} Wh;  h_t = cell(a_t)"""
-    cdef Py_ssize_t size = sizeof(real), TN = s.T * s.N, per_panel = s.columns.per_gate * s.L
+    cdef Py_ssize_t size = sizeof(real), TN = s.T * s.N, per_panel = s.columns.units
     cdef Py_ssize_t t, p, q, n, at_once = panels_at_once(n1 - n0, states)
     cdef Py_ssize_t u0 = min(p0 * per_panel, s.H), u1 = min(p1 * per_panel, s.H)
     cdef real *h
@@ -254,10 +254,10 @@ cdef void _forward_steps(
             a = gates + p * TN * s.W + (t * s.N + n0) * s.W
             if s.indexed:
                 _gather(s, p, q, t * s.N + n0, t * s.N + n1, index, projected, gates)
-            product(n1 - n0, min(_computed(s), q * s.W) - p * s.W, s.H, h, rows_of(s.h_row),
+            product(n1 - n0, min(computed(s.columns), q * s.W) - p * s.W, s.H, h, rows_of(s.h_row),
                     Wh_p + p * s.H * s.W, s.H * s.W, a, s.W, TN * s.W, a, s.W, TN * s.W)
             while p < q:
-                cell_forward(s.cell, n1 - n0, _vectors(s, p),
+                cell_forward(s.cell, n1 - n0, units_of(s.columns, p),
                              gates + p * TN * s.W + (t * s.N + n0) * s.W, h + p * per_panel,
                              h_next + p * per_panel, s.h_row, s.state)
                 p += 1
@@ -277,19 +277,6 @@ cdef void _gather(
         for m in range(m0, m1):
             memcpy(gates + (p * s.T * s.N + m) * s.W, projected + (p * s.U + index[m]) * s.W,
                    s.W * sizeof(real))
-
-
-cdef inline Py_ssize_t _computed(Layer s) noexcept nogil:
-    """Columns of the pre-activations that are computed: whole vectors."""
-    if s.columns.per_gate == 4:
-        return (s.H + s.L - 1) // s.L * s.L
-    return s.columns.panels * s.W
-
-
-cdef inline Py_ssize_t _vectors(Layer s, Py_ssize_t p) noexcept nogil:
-    """Vectors of units in panel p."""
-    cdef Py_ssize_t units = s.H - p * s.columns.per_gate * s.L
-    return min(s.columns.per_gate, (units + s.L - 1) // s.L)
 
 
 # ---------------------------------------------------------------- backward
@@ -313,7 +300,7 @@ def _run_backward(
     cdef Layer s = cache.layer
     cdef Py_ssize_t P = s.columns.panels, TN = s.T * s.N
     s.truncate = truncate
-    s.threads = threads_for(4.0 * TN * (s.D + s.H) * s.H * 4 / s.columns.per_gate)
+    s.threads = threads_for(4.0 * TN * (s.D + s.H) * s.columns.used)
     s.by_rows = s.N >= ROWS_WORTH * s.threads
     cdef real* x = <real*> cache.x.reserve(0, size)
     cdef real* states = <real*> cache.states.reserve(0, size)
@@ -421,7 +408,7 @@ cdef void _backward_steps(
 ) noexcept nogil:
     """da_t = cell'(dh_t);  dh_{t-1} = dhs_{t-1} + da_t Wh^T"""
     cdef Py_ssize_t size = sizeof(real), TN = s.T * s.N, K = s.columns.panels * s.W
-    cdef Py_ssize_t per_panel = s.columns.per_gate * s.L
+    cdef Py_ssize_t per_panel = s.columns.units
     cdef Py_ssize_t t, p, row
     cdef Py_ssize_t columns = min(q1 * s.W, s.H) - q0 * s.W
     cdef const real* init
@@ -431,7 +418,7 @@ cdef void _backward_steps(
     for t in range(s.T - 1, -1, -1):
         row = t * s.N + n0
         for p in range(p0, p1):
-            cell_backward(s.cell, n1 - n0, _vectors(s, p), gates + (p * TN + row) * s.W,
+            cell_backward(s.cell, n1 - n0, units_of(s.columns, p), gates + (p * TN + row) * s.W,
                           states + row * s.h_row + p * per_panel,
                           states + (row + s.N) * s.h_row + p * per_panel, dh + p * per_panel,
                           das + (p * TN + row) * s.W, s.h_row, s.state, s.N * s.h_row)
@@ -446,7 +433,7 @@ cdef void _backward_steps(
             else:
                 init = zeros
                 init_row = init_panel = 0
-            product(n1 - n0, columns, _rows_of_transposed(s), das + row * s.W, walk,
+            product(n1 - n0, columns, s.columns.used, das + row * s.W, walk,
                     WhT + q0 * K * s.W, K * s.W, init, init_row, init_panel, dh + q0 * s.W,
                     s.h_row, s.W)
         if not s.by_rows:
@@ -458,7 +445,7 @@ cdef void _cut(
     Py_ssize_t columns, const real[:, :, :] dhs, Py_ssize_t t, real* dstates,
 ) noexcept nogil:
     """dh_t = dhs_t and, of a cell state, dc_t = 0: nothing flows in from step t+1."""
-    cdef Py_ssize_t n, per_panel = s.columns.per_gate * s.L
+    cdef Py_ssize_t n, per_panel = s.columns.units
     cdef Py_ssize_t u0 = min(p0 * per_panel, s.H), u1 = min(p1 * per_panel, s.H)
     for n in range(n0, n1):
         if columns > 0:
@@ -485,7 +472,7 @@ cdef void _input_gradient(
     m0, m1 = part(inner, 6, thread, threads), part(inner, 6, thread + 1, threads)
     if m0 < m1:
         for i in range(count):
-            product(m1 - m0, s.D, _rows_of_transposed(s),
+            product(m1 - m0, s.D, s.columns.used,
                     das + (i * das_outer + m0 * das_inner) * s.W, walk, WxT, K * s.W, zeros, 0, 0,
                     &dxs[0, 0, 0] + (i * dx_outer + m0 * dx_inner) * s.D, dx_inner * s.D, s.W)
 
@@ -496,7 +483,3 @@ cdef inline Walk _panels_of(Layer s, Py_ssize_t rows) noexcept nogil:
     walk.row, walk.k_stride, walk.width, walk.block = s.W, 1, s.W, rows * s.W
     return walk
 
-
-cdef inline Py_ssize_t _rows_of_transposed(Layer s) noexcept nogil:
-    """Rows of Wh^T and Wx^T that count: the last ones belong to no unit."""
-    return s.H if s.columns.per_gate == 4 else s.columns.panels * s.W

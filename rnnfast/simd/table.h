@@ -15,9 +15,9 @@ typedef struct {
                  ptrdiff_t c_panel);
 
     /* One panel of a time step: activation and new state, and their derivatives. See cells.h. */
-    void (*forward[RNNFAST_CELLS])(ptrdiff_t rows, ptrdiff_t vectors, real *gates,
+    void (*forward[RNNFAST_CELLS])(ptrdiff_t rows, ptrdiff_t units, real *gates,
                                    const real *prev, real *next, ptrdiff_t row, ptrdiff_t state);
-    void (*backward[RNNFAST_CELLS])(ptrdiff_t rows, ptrdiff_t vectors, const real *gates,
+    void (*backward[RNNFAST_CELLS])(ptrdiff_t rows, ptrdiff_t units, const real *gates,
                                     const real *prev, const real *next, real *dstates, real *das,
                                     ptrdiff_t row, ptrdiff_t state, ptrdiff_t dstate);
 
