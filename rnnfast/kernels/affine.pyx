@@ -18,7 +18,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
-    Buffer, Columns, Walk, barrier, columns_of, gradient, lanes_of, pack, pack_transposed, padded,
+    Buffer, Columns, Walk, barrier, columns_of, computed, gradient, lanes_of, pack, pack_transposed, padded,
     panel_exp, panel_top, part, product, real, rows_of, scale, team_size, threads_for,
     unpack_vector,
 )
@@ -290,7 +290,7 @@ cdef void _loss_task(
                     scale(s.D, x_c[r * s.x_row + s.D], dx + r * s.D)
         barrier(threads)
         if s.need_gradient and p0 < p1:
-            product(s.D + 1, (p1 - p0) * s.W, rows, x_c + m * s.x_row, down,
+            product(s.D + 1, min(p1 * s.W, computed(s.columns)) - p0 * s.W, rows, x_c + m * s.x_row, down,
                     block + p0 * s.block * s.W, s.block * s.W,
                     dW + p0 * (s.D + 1) * s.W, s.W, (s.D + 1) * s.W,
                     dW + p0 * (s.D + 1) * s.W, s.W, (s.D + 1) * s.W)

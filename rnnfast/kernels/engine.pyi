@@ -27,3 +27,6 @@ def matmul(
 def set_num_threads(
     n: int,
 ) -> None: ...
+def set_serial_flops(
+    flops: float,
+) -> float: ...

@@ -37,8 +37,6 @@ cdef enum:
     K_BLOCK = 512
     M_BLOCK = 126
     ALIGNMENT = 64
-    # Below so many flops a layer call is not worth waking a second thread.
-    SERIAL_FLOPS = 4000000
 
 cdef Py_ssize_t LONGEST = <Py_ssize_t> 1 << (8 * sizeof(Py_ssize_t) - 2)
 
@@ -73,6 +71,8 @@ CPU_LEVEL = _level()
 # ---------------------------------------------------------------- threads
 
 cdef int NUM_THREADS = 1
+# Below so many flops (some 100 microseconds) a call is not worth waking a second thread.
+cdef double SERIAL_FLOPS = 2e7
 
 
 def set_num_threads(int n):
@@ -84,6 +84,13 @@ def set_num_threads(int n):
 def get_num_threads():
     """Threads that a layer call may use."""
     return NUM_THREADS
+
+
+def set_serial_flops(double flops):
+    """Let calls of fewer flops be serial; returns what it was. For tests."""
+    global SERIAL_FLOPS
+    before, SERIAL_FLOPS = SERIAL_FLOPS, flops
+    return before
 
 
 def _in_child():
