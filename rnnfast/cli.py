@@ -23,7 +23,7 @@ from .threads import default_num_threads, set_num_threads
 from .trainer import evaluate, perplexity
 
 DEFAULT_FOLDER = "rnnfast-run"
-SAMPLE_TEMPERATURE = 0.7
+SAMPLE_TEMPERATURE = 0.5
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -113,9 +113,7 @@ def _parser():
 
     command("info", _info, "What is installed and in use here.")
     command("selfcheck", _selfcheck, "Compare every compiled kernel with its NumPy twin.")
-    command(
-        "reproduce", _reproduce, "Run the systems of the five notebooks, and compare."
-    )
+    command("reproduce", _reproduce, "Run the systems of the five notebooks, and compare.")
     return parser
 
 

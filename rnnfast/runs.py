@@ -41,6 +41,7 @@ OPTIMIZERS = {
 }
 LEARNING_RATES = {"sgd": 1.0, "momentum": 0.1, "adagrad": 0.05, "rmsprop": 0.003, "adam": 0.003}
 MAX_WORDS = 10_000
+CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
 
 
 @dataclass
@@ -51,12 +52,12 @@ class Settings:
     text: str | None = None
     level: str = "char"
     cell: str = "lstm"
-    hidden: int = 128
+    hidden: int = 256
     embedding: int = 64
     layers: int = 1
     batch: int = 32
     time: int = 64
-    epochs: int = 8
+    epochs: int = 12
     lr: float | None = None
     optimizer: str = "adam"
     seed: int = 0
@@ -136,7 +137,7 @@ class Run:
         run = cls(folder, settings, vocabulary, np.random.default_rng(settings.seed))
         run.sha256 = checksum(text)
         run.corpus = Corpus(name, text, *split_by_position(ids))
-        run.context = run._end_of_training_part()
+        run.context = run._beginning_of_text()
         run._make_trainer()
         made = not folder.exists()
         try:
@@ -208,9 +209,9 @@ class Run:
             time_size=settings.time,
         )
 
-    def _end_of_training_part(self):
-        """The last ids of the training part, up to the end of a line where there is one."""
-        ids = self.corpus.train[-4 * self.settings.time :].tolist()
+    def _beginning_of_text(self):
+        """The first ids of the text, up to the end of a line where there is one."""
+        ids = self.corpus.train[: CONTEXT_BLOCKS * self.settings.time].tolist()
         newline = self.vocabulary.id_of("\n" if self.settings.level == "char" else END_OF_LINE)
         while newline in ids and ids[-1] != newline:
             ids.pop()
@@ -219,8 +220,8 @@ class Run:
     def sample(self, length, *, prime="", temperature=1.0, rng=None):
         """Text that continues `prime`, `length` tokens long; see `generate` for the rest.
 
-        The model first reads the end of its training text, since a model that was trained on
-        carried states knows little of how to start from none.
+        The model first reads the beginning of its training text, since a model that was trained
+        on carried states knows little of how to start from none.
         """
         vocabulary = self.vocabulary
         given = vocabulary.encode(prime)
