@@ -7,11 +7,29 @@ name can be imported from here. `rnnfast.reference` has the same layers in NumPy
 from ._version import __version__
 from .info import build_info
 from .layers import LSTM, RNN, TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
-from .losses import TimeAffineWithLoss, TimeSoftmaxWithLoss
-from .models import Rnnlm, SimpleRnnlm
+from .losses import (
+    TimeAffineWithLoss,
+    TimePerplexityLoss,
+    TimeSoftmax,
+    TimeSoftmaxWithLoss,
+    TimeSquaredLoss,
+)
+from .models import Network, Rnnlm, SimpleRnnlm
 from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop, clip_grads
 from .runs import Run, Settings
 from .sampling import generate
+from .systems import (
+    CharLstm,
+    CharRnn,
+    PerplexityRnnlm,
+    SequenceRegressor,
+    WordRun,
+    cyclic_batch,
+    pack_gates,
+    train_word_file,
+    train_words,
+    unpack_gates,
+)
 from .text import Vocabulary, builtin_corpus, lanes, load_text, split_by_position, unigram_entropy
 from .threads import get_num_threads, set_num_threads
 from .trainer import Trainer, evaluate
@@ -24,31 +42,45 @@ __all__ = [
     "SGD",
     "AdaGrad",
     "Adam",
+    "CharLstm",
+    "CharRnn",
     "Momentum",
+    "Network",
+    "PerplexityRnnlm",
     "RMSprop",
     "Rnnlm",
     "Run",
+    "SequenceRegressor",
     "Settings",
     "SimpleRnnlm",
     "TimeAffine",
     "TimeAffineWithLoss",
     "TimeEmbedding",
     "TimeLSTM",
+    "TimePerplexityLoss",
     "TimeRNN",
+    "TimeSoftmax",
     "TimeSoftmaxWithLoss",
+    "TimeSquaredLoss",
     "Trainer",
     "Vocabulary",
+    "WordRun",
     "__version__",
     "build_info",
     "builtin_corpus",
     "clip_grads",
+    "cyclic_batch",
     "evaluate",
     "generate",
     "get_num_threads",
     "lanes",
     "load_text",
+    "pack_gates",
     "reference",
     "set_num_threads",
     "split_by_position",
+    "train_word_file",
+    "train_words",
     "unigram_entropy",
+    "unpack_gates",
 ]

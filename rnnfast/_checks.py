@@ -9,6 +9,14 @@ def _shape_text(shape):
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
+def as_float_dtype(name, dtype):
+    """One of `FLOATS`, given as NumPy takes it."""
+    found = np.dtype(dtype)
+    if found not in FLOATS:
+        raise TypeError(f"{name}: expected float32 or float64, got {found}")
+    return found
+
+
 def check_shape(name, array, shape, hint=""):
     """Raise ValueError unless `array` has `shape`, in which a string stands for any size >= 1."""
     fits = array.ndim == len(shape) and all(
@@ -74,3 +82,24 @@ def as_ids(name, ids, vocab_size, shape, ignore_label=None):
             f"got {ids[where]} at position {where}; check the vocabulary the ids come from"
         )
     return np.array(ids, np.int64, order="C")
+
+
+def as_count(name, value, least=1, hint=""):
+    """A whole number of at least `least`, as an int."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(
+            f"{name}: expected a whole number of at least {least}, got {value!r}"
+            f"{hint and '; ' + hint}"
+        )
+    return int(value)
+
+
+def check_finite(name, array, hint=""):
+    """Raise ValueError where an array holds NaN or an infinity, with the first one's position."""
+    wrong = ~np.isfinite(array)
+    if wrong.any():
+        where = tuple(int(index) for index in np.argwhere(wrong)[0])
+        raise ValueError(
+            f"{name}: expected finite numbers, got {array[where]} at position {where}"
+            f"{hint and '; ' + hint}"
+        )

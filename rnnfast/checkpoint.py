@@ -4,6 +4,7 @@ A checkpoint is an .npz file of plain arrays, of which one holds JSON; nothing i
 when it is loaded, and the archive's checksums are compared.
 """
 
+import errno
 import json
 import os
 import zipfile
@@ -35,6 +36,9 @@ def write_atomically(path, write):
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system can
+                raise
         finally:
             os.close(folder)
 
@@ -59,8 +63,8 @@ def load_checkpoint(path):
         raise InputError(f"{path} does not exist; check the path") from None
     except InputError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no checkpoint, or is damaged: {error}") from error
     except (zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is damaged: {error}") from error
+    except Exception as error:  # whatever zipfile, NumPy and json make of arbitrary bytes
+        raise InputError(f"{path} is no checkpoint, or is damaged: {error}") from error
     return arrays, meta

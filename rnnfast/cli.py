@@ -1,7 +1,9 @@
-"""The command `rnnfast`: train, eval, sample, info, selfcheck."""
+"""The command `rnnfast`: train, eval, sample, info, selfcheck, reproduce."""
 
 import argparse
+import io
 import math
+import os
 import signal
 import sys
 from pathlib import Path
@@ -13,14 +15,15 @@ from .errors import InputError, TrainingDiverged, TrainingInterrupted
 from .info import build_info
 from .plot import plot_history
 from .progress import Progress
+from .reproduce import ABOUT_004, rows, table
 from .runs import MODELS, OPTIMIZERS, Run, Settings, holds_run
 from .selfcheck import TOLERANCES, compare
-from .text import load_text, unigram_entropy
+from .text import LEVELS, load_text, unigram_entropy
 from .threads import default_num_threads, set_num_threads
 from .trainer import evaluate, perplexity
 
 DEFAULT_FOLDER = "rnnfast-run"
-SAMPLE_TEMPERATURE = 0.7
+SAMPLE_TEMPERATURE = 0.5
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -28,9 +31,22 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 def main(argv=None):
     """Run one command; returns its exit code. `argv` is without the program's name."""
     arguments = _parser().parse_args(argv)
+    # an output that cannot show a character shows its number instead, as standard error does
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         set_num_threads(getattr(arguments, "threads", None) or default_num_threads())
-        return arguments.command(arguments)
+        code = arguments.command(arguments)
+        if sys.stdout:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        # what is still buffered must not raise again when Python closes standard output
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+    except MemoryError as error:
+        print(f"rnnfast: error: out of memory: {error}; take smaller sizes", file=sys.stderr)
+        return EXIT_ERROR
     except (InputError, TrainingDiverged, OSError) as error:
         print(f"rnnfast: error: {error}", file=sys.stderr)
         return EXIT_ERROR
@@ -57,7 +73,7 @@ def _parser():
     # None where an option was not given: a resumed run keeps its own settings
     option = train.add_argument
     option("--text", metavar="FILE", help="UTF-8 text (default: the help texts of Python's pydoc)")
-    option("--level", choices=["char", "word"], help="what a token is (default: char)")
+    option("--level", choices=list(LEVELS), help="what a token is (default: char)")
     option("--cell", choices=list(MODELS), help="kind of recurrent layer (default: lstm)")
     for name, meaning in (
         ("hidden", "hidden size"),
@@ -83,7 +99,7 @@ def _parser():
     sample = command("sample", _sample, "Let a trained model write.")
     option = sample.add_argument
     option("run", metavar="RUN", help="run folder")
-    option("--length", type=_count, default=500, metavar="N", help="tokens (default: 500)")
+    option("--length", type=_length, default=500, metavar="N", help="tokens (default: 500)")
     option("--prime", metavar="TEXT", default="", help="beginning to continue (default: none)")
     careful = f"low plays safe, 0 takes the likeliest (default: {SAMPLE_TEMPERATURE})"
     option(
@@ -97,6 +113,7 @@ def _parser():
 
     command("info", _info, "What is installed and in use here.")
     command("selfcheck", _selfcheck, "Compare every compiled kernel with its NumPy twin.")
+    command("reproduce", _reproduce, "Run the systems of the five notebooks, and compare.")
     return parser
 
 
@@ -114,6 +131,7 @@ def _number(convert, fits, expected):
 
 
 _count = _number(int, lambda n: n >= 1, "a whole number of at least 1")
+_length = _number(int, lambda n: 1 <= n <= 10**9, "a whole number from 1 to 1,000,000,000")
 _seed = _number(int, lambda n: n >= 0, "a whole number of at least 0")
 _above_zero = _number(float, lambda x: 0 < x < math.inf, "a finite number above 0")
 _not_negative = _number(float, lambda x: 0 <= x < math.inf, "a finite number of at least 0")
@@ -136,7 +154,7 @@ def _train(arguments):
     _fit(run)
     best = Run.load(run.folder)
     print(f"validation, best epoch: {_loss_text(run.trainer.best_loss, run)}")
-    print(f"test, same weights:     {_loss_text(evaluate(best.model, run.corpus.test), run)}")
+    print(f"test, same weights:     {_loss_text(_evaluate(best, run.corpus.test), run)}")
     _plot(run)
     print(f"run saved in {run.folder}: `rnnfast sample {run.folder}` writes more of this:\n")
     print(best.sample(500, temperature=SAMPLE_TEMPERATURE, rng=best.rng))
@@ -211,7 +229,8 @@ def _fit(run):
     done = int(per_epoch * (trainer.epoch + trainer.block / len(trainer.blocks)))
     previous = signal.signal(signal.SIGINT, ask_to_stop)
     try:
-        with Progress(per_epoch * epochs, done) as progress:
+        # what is no longer finite stops the run with an error of its own: NumPy need not warn too
+        with np.errstate(all="ignore"), Progress(per_epoch * epochs, done) as progress:
             trainer.fit(
                 epochs,
                 on_step=progress.advance,
@@ -224,6 +243,8 @@ def _fit(run):
             f"stopped after step {trainer.step} and saved; "
             f"`rnnfast train --resume --out {run.folder}` carries on"
         ) from None
+    except KeyboardInterrupt:  # pressed twice
+        raise TrainingInterrupted(f"interrupted; {run.folder} keeps what was saved last") from None
     except TrainingDiverged as error:
         raise TrainingDiverged(f"{error}; {run.folder} keeps what was saved last") from None
     finally:
@@ -251,8 +272,14 @@ def _eval(arguments):
             f"{corpus.name}, test part": corpus.test,
         }
     for name, ids in parts.items():
-        print(f"{name}, {len(ids):,} tokens: {_loss_text(evaluate(run.model, ids), run)}")
+        print(f"{name}, {len(ids):,} tokens: {_loss_text(_evaluate(run, ids), run)}")
     return 0
+
+
+def _evaluate(run, ids):
+    """The loss of a text, read in the lanes and blocks of training: the figures stay the same."""
+    settings = run.settings
+    return evaluate(run.model, ids, batch_size=settings.batch, time_size=settings.time)
 
 
 def _sample(arguments):
@@ -283,6 +310,21 @@ def _selfcheck(_):
             print(f"{name:22} {dtype}  {difference:8.1e}  {'ok' if good else 'WRONG'}")
     if failed:
         raise InputError("a kernel disagrees with its twin: do not train with this build")
+    return 0
+
+
+def _reproduce(_):
+    print(
+        "The systems of five notebooks: published or reference values, and ours on the compiled\n"
+        "kernels. Differences are relative, or absolute where 0 is expected.\n"
+    )
+    rows64, rows32 = list(rows("float64")), list(rows("float32"))
+    for line in table(rows64, rows32):
+        print(line)
+    print(f"\n{ABOUT_004}")
+    if wrong := sum(not (a.ok and b.ok) for a, b in zip(rows64, rows32, strict=True)):
+        raise InputError(f"{wrong} of {len(rows64)} rows are out of tolerance")
+    print(f"\nall {len(rows64)} rows are within tolerance in float64 and in float32")
     return 0
 
 

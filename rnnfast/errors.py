@@ -6,7 +6,7 @@ class InputError(ValueError):
 
 
 class TrainingDiverged(ArithmeticError):
-    """The loss or its gradient is no longer finite; the weights are those before that step."""
+    """The loss, its gradient or the weights are no longer finite; do not save these weights."""
 
 
 class TrainingInterrupted(Exception):

@@ -13,10 +13,11 @@ Letters in shapes: N batch rows, T time steps, D input size, H hidden size, V vo
 import numpy as np
 
 from . import kernels
-from ._checks import as_floats, as_ids, as_weights, check_shape
+from ._checks import as_count, as_floats, as_ids, as_weights, check_shape
+from ._ops import HasOps
 
 
-class _Layer:
+class _Layer(HasOps):
     """`params`, `grads`, and what `backward` needs of the last `forward`."""
 
     def __init__(self, ops=kernels, **weights):
@@ -24,6 +25,7 @@ class _Layer:
         self._names = tuple(weights)
         self.params = list(as_weights(**weights))
         self.grads = [np.zeros_like(W, subok=False) for W in self.params]
+        self._sizes = [W.shape for W in self.params]
         self._cache = None
         self._checked_params()
 
@@ -39,15 +41,20 @@ class _Layer:
     def _checked_params(self):
         """`params`, whose entries somebody may have replaced since they were last looked at."""
         weights = as_weights(**dict(zip(self._names, self.params, strict=True)))
-        for name, W, shape, dW in zip(
-            self._names, weights, self._shapes(), self.grads, strict=True
-        ):
+        for name, W, shape in zip(self._names, weights, self._shapes(), strict=True):
             check_shape(name, W, shape)
-            # the kernels trust that a gradient and what forward kept fit the weights of now
-            if W.shape != dW.shape or W.dtype != dW.dtype:
+        # the kernels trust that gradients, and what forward kept, fit the weights of now
+        for name, W, dW, size in zip(self._names, weights, self.grads, self._sizes, strict=True):
+            if not isinstance(dW, np.ndarray) or not dW.flags.writeable:
+                raise TypeError(
+                    f"gradient of {name}: expected a writable array, got {type(dW).__name__}; "
+                    "leave the arrays in grads, and write into them"
+                )
+            if W.shape != size or (W.shape, W.dtype) != (dW.shape, dW.dtype):
                 raise ValueError(
-                    f"{name}: expected shape {dW.shape} and dtype {dW.dtype} as when the layer was "
-                    f"made, got {W.shape} and {W.dtype}; make a new layer for other weights"
+                    f"{name}: expected shape {size} and dtype {dW.dtype} as when the layer was "
+                    f"made, got {W.shape} and {W.dtype} with a gradient of shape {dW.shape}; "
+                    "make a new layer for other weights"
                 )
         return weights
 
@@ -188,6 +195,16 @@ class LSTM(_Recurrent):
 class _TimeRecurrent(_Recurrent):
     state_hint = "reset_state() or set_state() fits the state to a batch of another size"
 
+    @property
+    def truncate_size(self):
+        """Steps between two cuts of the gradient through time, or None for no cut."""
+        return self._truncate or None
+
+    @truncate_size.setter
+    def truncate_size(self, size):
+        hint = "None lets gradients flow through the whole block"
+        self._truncate = 0 if size is None else as_count("truncate_size", size, hint=hint)
+
 
 class TimeRNN(_TimeRecurrent):
     """A plain recurrent layer over a block of T steps: h_t = tanh(x_t Wx + h_{t-1} Wh + b).
@@ -198,6 +215,9 @@ class TimeRNN(_TimeRecurrent):
     stateful : bool
         Whether a block starts from the last state of the block before (truncated BPTT) or from
         zeros. Gradients never flow from one block into another.
+    truncate_size : int or None, keyword-only
+        k >= 1: in the backward pass nothing flows from step t+1 into step t where (t+1) % k == 0,
+        as if blocks of k steps had been run one by one; the forward pass is the same.
     ops : module with the arithmetic, keyword-only
 
     Attributes
@@ -212,9 +232,10 @@ class TimeRNN(_TimeRecurrent):
         here and in `forward`, `backward` and `set_state`. Nothing has changed then.
     """
 
-    def __init__(self, Wx, Wh, b, stateful=False, *, ops=kernels):
+    def __init__(self, Wx, Wh, b, stateful=False, *, truncate_size=None, ops=kernels):
         super().__init__(Wx, Wh, b, ops)
         self.stateful = stateful
+        self.truncate_size = truncate_size
         self.h = self.dh = None
 
     def forward(self, xs, *, index=None):
@@ -237,7 +258,9 @@ class TimeRNN(_TimeRecurrent):
         Unless `need_dx`, the gradient of xs is not computed, and None is returned.
         """
         dhs, cache, weights, (dh,) = self._start_backward(dhs, "dhs", dh=dh)
-        dxs, self.dh = self.ops.rnn_backward(dhs, dh, cache, *weights, *self.grads, need_dx=need_dx)
+        dxs, self.dh = self.ops.rnn_backward(
+            dhs, dh, cache, *weights, *self.grads, truncate=self._truncate, need_dx=need_dx
+        )
         return dxs
 
     def set_state(self, h):
@@ -262,6 +285,9 @@ class TimeLSTM(_TimeRecurrent):
     stateful : bool
         Whether a block starts from the last state and cell of the block before (truncated BPTT)
         or from zeros. Gradients never flow from one block into another.
+    truncate_size : int or None, keyword-only
+        k >= 1: in the backward pass nothing flows from step t+1 into step t where (t+1) % k == 0,
+        as if blocks of k steps had been run one by one; the forward pass is the same.
     ops : module with the arithmetic, keyword-only
 
     Attributes
@@ -278,9 +304,10 @@ class TimeLSTM(_TimeRecurrent):
 
     gates = 4
 
-    def __init__(self, Wx, Wh, b, stateful=False, *, ops=kernels):
+    def __init__(self, Wx, Wh, b, stateful=False, *, truncate_size=None, ops=kernels):
         super().__init__(Wx, Wh, b, ops)
         self.stateful = stateful
+        self.truncate_size = truncate_size
         self.h = self.c = self.dh = self.dc = None
 
     def forward(self, xs, *, index=None):
@@ -304,7 +331,7 @@ class TimeLSTM(_TimeRecurrent):
         """
         dhs, cache, weights, states = self._start_backward(dhs, "dhs", dh=dh, dc=dc)
         dxs, self.dh, self.dc = self.ops.lstm_backward(
-            dhs, *states, cache, *weights, *self.grads, need_dx=need_dx
+            dhs, *states, cache, *weights, *self.grads, truncate=self._truncate, need_dx=need_dx
         )
         return dxs
 

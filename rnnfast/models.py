@@ -1,17 +1,106 @@
-"""Language models: embedding, recurrent layers, affine, softmax with cross entropy.
+"""Networks: layers one after the other with a loss at the end; and the language models.
 
 Letters: N batch rows, T time steps, D embedding size, H hidden size, V vocabulary size.
 """
 
+from contextlib import contextmanager
+
 import numpy as np
 
 from . import kernels
-from ._checks import FLOATS
+from ._checks import as_count, as_float_dtype
 from .layers import TimeEmbedding, TimeLSTM, TimeRNN
 from .losses import TimeAffineWithLoss
 
 
-class _LanguageModel:
+class Network:
+    """Layers, each taking what the one before returns, and a loss of the last output.
+
+    Parameters
+    ----------
+    layers : list of layers
+    loss_layer : loss, as in `rnnfast.losses`
+
+    Attributes
+    ----------
+    layers, loss_layer : as given
+    recurrent_layers : the layers that carry a state
+    params, grads : lists of arrays, in the order of the layers
+    """
+
+    def __init__(self, layers, loss_layer):
+        self.layers, self.loss_layer = list(layers), loss_layer
+        self.recurrent_layers = [layer for layer in self.layers if hasattr(layer, "reset_state")]
+        with_loss = [*self.layers, loss_layer]
+        self.params = [W for layer in with_loss for W in layer.params]
+        self.grads = [dW for layer in with_loss for dW in layer.grads]
+
+    def predict(self, xs):
+        """Input of the first layer -> output of the last.
+
+        In language models, ids (N, T) -> logits (N, T, V) of the token that follows each.
+        """
+        with self._state_kept_on_error():
+            for layer in self.layers:
+                xs = layer.forward(xs)
+        return xs
+
+    def forward(self, xs, ts):
+        """Input xs and targets ts -> loss, a float.
+
+        In language models, ids xs and ts, both (N, T) -> mean cross entropy in nats.
+        """
+        with self._state_kept_on_error():
+            return self.loss_layer.forward(self.predict(xs), ts)
+
+    def backward(self, dout=1):
+        """Fill `grads` with the gradients of the last forward, times `dout`."""
+        dout = self.loss_layer.backward(dout)
+        for layer in reversed(self.layers):
+            dout = layer.backward(dout)
+
+    def reset_state(self):
+        """Let every recurrent layer start its next block from zeros."""
+        for layer in self.recurrent_layers:
+            layer.reset_state()
+
+    def get_state(self):
+        """The carried states, for `set_state`: a tuple per recurrent layer of (N, H) or None."""
+        return [layer.get_state() for layer in self.recurrent_layers]
+
+    def set_state(self, states):
+        """Carry on from states that `get_state` returned."""
+        for layer, state in zip(self.recurrent_layers, states, strict=True):
+            layer.set_state(*state)
+
+    @contextmanager
+    def carrying_state(self):
+        """Within it, a block starts from the state that the block before left, the first from
+        zeros; afterwards the layers are as stateful, and in the state, as they were."""
+        carried = self.get_state()
+        stateful = [layer.stateful for layer in self.recurrent_layers]
+        try:
+            self.reset_state()
+            for layer in self.recurrent_layers:
+                layer.stateful = True
+            yield
+        finally:
+            for layer, before in zip(self.recurrent_layers, stateful, strict=True):
+                layer.stateful = before
+            self.set_state(carried)
+
+    @contextmanager
+    def _state_kept_on_error(self):
+        """A block that an error ends, such as a target out of range, has not been read."""
+        carried = self.get_state()
+        try:
+            yield
+        except Exception:
+            self.set_state(carried)
+            raise
+
+
+class _LanguageModel(Network):
     """What the language models share; they differ in their recurrent layer `Cell`."""
 
     Cell = None
@@ -29,13 +118,12 @@ class _LanguageModel:
         ops=kernels,
     ):
         V, D, H = (
-            _positive("vocab_size", vocab_size),
-            _positive("wordvec_size", wordvec_size),
-            _positive("hidden_size", hidden_size),
+            as_count("vocab_size", vocab_size),
+            as_count("wordvec_size", wordvec_size),
+            as_count("hidden_size", hidden_size),
         )
-        _positive("num_layers", num_layers)
-        if np.dtype(dtype) not in FLOATS:
-            raise TypeError(f"dtype: expected float32 or float64, got {np.dtype(dtype)}")
+        as_count("num_layers", num_layers)
+        as_float_dtype("dtype", dtype)
         if tie_weights and D != H:
             raise ValueError(
                 f"tie_weights: expected wordvec_size equal to hidden_size, got {D} and {H}; "
@@ -47,23 +135,19 @@ class _LanguageModel:
             return (normal((rows, columns)) / scale).astype(dtype)
 
         embed_W = weights(V, D, 100)
-        self.recurrent_layers = []
+        cells = []
         for size in [D] + [H] * (num_layers - 1):
             G = self.Cell.gates
             Wx, Wh = weights(size, G * H, np.sqrt(size)), weights(H, G * H, np.sqrt(H))
-            b = np.zeros(G * H, dtype)
-            self.recurrent_layers.append(self.Cell(Wx, Wh, b, stateful=True, ops=ops))
+            cells.append(self.Cell(Wx, Wh, np.zeros(G * H, dtype), stateful=True, ops=ops))
         affine_W = embed_W.T if tie_weights else weights(H, V, np.sqrt(H))
 
         self.ops = ops
         self.vocab_size = V
         self.tie_weights = tie_weights
-        # with tied weights the gradient of the affine layer is added to all of it
-        self.embedding = TimeEmbedding(embed_W, keep_zeros=not tie_weights, ops=ops)
+        self.embedding = TimeEmbedding(embed_W, ops=ops)
         self.affine = TimeAffineWithLoss(affine_W, np.zeros(V, dtype), ops=ops)
-        self.layers = [self.embedding, *self.recurrent_layers, self.affine]
-        self.params = [W for layer in self.layers for W in layer.params]
-        self.grads = [dW for layer in self.layers for dW in layer.grads]
+        super().__init__([self.embedding, *cells], self.affine)
         if tie_weights:  # one array, one entry: backward adds both gradients into the embedding's
             del self.params[-2], self.grads[-2]
 
@@ -78,28 +162,21 @@ class _LanguageModel:
 
     def predict(self, xs):
         """Ids xs (N, T) -> logits (N, T, V) of the token that follows each."""
-        carried = self.get_state()
-        try:
+        with self._state_kept_on_error():
             return self.affine.logits(self._hidden(xs))
-        except Exception:
-            self.set_state(carried)
-            raise
 
     def forward(self, xs, ts, *, need_gradient=True):
         """Ids xs and targets ts, (N, T) -> mean cross entropy in nats, a float.
 
         Without `need_gradient` this is faster, and backward cannot follow.
         """
-        carried = self.get_state()
-        try:
+        with self._state_kept_on_error():
             return self.affine.forward(self._hidden(xs), ts, need_gradient=need_gradient)
-        except Exception:  # the targets do not fit: the block has not been read
-            self.set_state(carried)
-            raise
 
     def read(self, xs):
         """Let the recurrent layers read ids xs (N, T); nothing comes back but their states."""
-        self._hidden(xs)
+        with self._state_kept_on_error():
+            self._hidden(xs)
 
     def continued(self, first, length, temperature, skip_ids, uniforms):
         """Ids (length,) that follow `first` and the states carried, which stay as they are.
@@ -118,31 +195,9 @@ class _LanguageModel:
         )  # fmt: skip
 
     def backward(self, dout=1):
-        """Fill `grads` with the gradients of the last forward, times `dout`.
-
-        Between calls, the embedding's gradient may be scaled but not otherwise written to, unless
-        weights are tied.
-        """
-        dout = self.affine.backward(dout)
-        for layer in reversed(self.recurrent_layers):
-            dout = layer.backward(dout)
-        self.embedding.backward(dout)
+        super().backward(dout)
         if self.tie_weights:
             self.embedding.grads[0] += self.affine.grads[0].T
-
-    def reset_state(self):
-        """Let every recurrent layer start its next block from zeros."""
-        for layer in self.recurrent_layers:
-            layer.reset_state()
-
-    def get_state(self):
-        """The carried states, for `set_state`: a tuple per recurrent layer of (N, H) or None."""
-        return [layer.get_state() for layer in self.recurrent_layers]
-
-    def set_state(self, states):
-        """Carry on from states that `get_state` returned."""
-        for layer, state in zip(self.recurrent_layers, states, strict=True):
-            layer.set_state(*state)
 
 
 class SimpleRnnlm(_LanguageModel):
@@ -179,9 +234,3 @@ class Rnnlm(_LanguageModel):
 
     Cell = TimeLSTM
     cell = "lstm"
-
-
-def _positive(name, value):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
-    return int(value)

@@ -18,7 +18,7 @@ class Progress:
             unit="tok",
             unit_scale=True,
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=sys.stderr is None or not sys.stderr.isatty(),
         )
         self._total = total
         self._done = self._done_at_line = initial

@@ -1,13 +1,17 @@
 """A training run as a folder: `last.npz` to resume from, `best.npz` to use, `history.csv`."""
 
+import contextlib
 import csv
 import io
+import math
+import os
 import platform
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
+from ._checks import as_count, as_ids
 from .checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from .errors import InputError
 from .models import Rnnlm, SimpleRnnlm
@@ -15,7 +19,10 @@ from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop
 from .sampling import generate
 from .text import (
     END_OF_LINE,
+    LEVELS,
+    TEST_PART,
     UNKNOWN,
+    VALID_PART,
     Vocabulary,
     builtin_corpus,
     checksum,
@@ -34,6 +41,7 @@ OPTIMIZERS = {
 }
 LEARNING_RATES = {"sgd": 1.0, "momentum": 0.1, "adagrad": 0.05, "rmsprop": 0.003, "adam": 0.003}
 MAX_WORDS = 10_000
+CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
 
 
 @dataclass
@@ -44,22 +52,29 @@ class Settings:
     text: str | None = None
     level: str = "char"
     cell: str = "lstm"
-    hidden: int = 128
+    hidden: int = 256
     embedding: int = 64
     layers: int = 1
     batch: int = 32
     time: int = 64
-    epochs: int = 8
+    epochs: int = 12
     lr: float | None = None
     optimizer: str = "adam"
     seed: int = 0
 
     def __post_init__(self):
-        for name, choices in (("cell", MODELS), ("optimizer", OPTIMIZERS)):
+        for name, choices in (("level", LEVELS), ("cell", MODELS), ("optimizer", OPTIMIZERS)):
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
                 )
+        try:
+            for name in ("hidden", "embedding", "layers", "batch", "time", "epochs"):
+                setattr(self, name, as_count(name, getattr(self, name)))
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        if self.text is not None:
+            self.text = os.fspath(self.text)
         if self.lr is None:
             self.lr = LEARNING_RATES[self.optimizer]
 
@@ -88,13 +103,19 @@ class Run:
         self.settings = settings
         self.vocabulary = vocabulary
         self.rng = rng
-        self.model = MODELS[settings.cell](
-            len(vocabulary),
-            settings.embedding,
-            settings.hidden,
-            num_layers=settings.layers,
-            rng=rng,
-        )
+        try:
+            self.model = MODELS[settings.cell](
+                len(vocabulary),
+                settings.embedding,
+                settings.hidden,
+                num_layers=settings.layers,
+                rng=rng,
+            )
+        except (MemoryError, OverflowError, ValueError) as error:
+            raise InputError(
+                f"no model of hidden size {settings.hidden}, embedding size {settings.embedding} "
+                f"and {settings.layers} layers can be made: {error}; take other sizes"
+            ) from error
         self.trainer = self.corpus = None
         self.sha256 = self.context = None  # of the text; ids that are read before sampling
 
@@ -111,18 +132,24 @@ class Run:
         vocabulary = Vocabulary.from_text(
             text, settings.level, max_size=MAX_WORDS, min_count=min_count
         )
+        ids = vocabulary.encode(text)
+        _require_enough(name, ids, vocabulary, settings)
         run = cls(folder, settings, vocabulary, np.random.default_rng(settings.seed))
         run.sha256 = checksum(text)
-        run.corpus = Corpus(name, text, *split_by_position(vocabulary.encode(text)))
-        run.context = run._end_of_training_part()
+        run.corpus = Corpus(name, text, *split_by_position(ids))
+        run.context = run._beginning_of_text()
         run._make_trainer()
+        made = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             run.save()
-        except OSError as error:
-            raise InputError(
-                f"run folder {folder} cannot be written: {error.strerror}; give another --out"
-            ) from error
+        except BaseException as error:
+            _remove_half(folder, made)
+            if isinstance(error, OSError):
+                raise InputError(
+                    f"run folder {folder} cannot be written: {error.strerror}; give another --out"
+                ) from error
+            raise
         return run
 
     @classmethod
@@ -132,16 +159,18 @@ class Run:
         if epochs is not None:
             run.settings.epochs = epochs
         run.read_corpus()
-        run._make_trainer()
-        run.trainer.restore(arrays, meta["position"])
+        with _damage(run.folder / "last.npz"):
+            run._make_trainer()
+            run.trainer.restore(arrays, meta["position"])
         return run
 
     @classmethod
     def load(cls, folder):
         """The run of a folder with the weights that validated best, to evaluate and to sample."""
-        best = (Path(folder) / "best.npz").exists()
-        run, arrays, _ = cls._read(folder, "best.npz" if best else "last.npz")
-        restore_params(run.model, arrays)
+        name = "best.npz" if (Path(folder) / "best.npz").exists() else "last.npz"
+        run, arrays, _ = cls._read(folder, name)
+        with _damage(run.folder / name):
+            restore_params(run.model, arrays)
         return run
 
     @classmethod
@@ -150,10 +179,13 @@ class Run:
         if not holds_run(folder):
             raise InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
         arrays, meta = load_checkpoint(folder / name)
-        rng = np.random.default_rng()
-        run = cls(folder, Settings(**meta["settings"]), Vocabulary(**meta["vocabulary"]), rng)
-        rng.bit_generator.state = meta["random_state"]
-        run.sha256, run.context = meta["sha256"], meta["context"]
+        with _damage(folder / name):
+            rng = np.random.default_rng()
+            run = cls(folder, Settings(**meta["settings"]), Vocabulary(**meta["vocabulary"]), rng)
+            rng.bit_generator.state = meta["random_state"]
+            run.sha256 = meta["sha256"]
+            context = as_ids("context", meta["context"], len(run.vocabulary), ("M",))
+            run.context = context.tolist()
         return run, arrays, meta
 
     def read_corpus(self):
@@ -177,9 +209,9 @@ class Run:
             time_size=settings.time,
         )
 
-    def _end_of_training_part(self):
-        """The last ids of the training part, up to the end of a line where there is one."""
-        ids = self.corpus.train[-4 * self.settings.time :].tolist()
+    def _beginning_of_text(self):
+        """The first ids of the text, up to the end of a line where there is one."""
+        ids = self.corpus.train[: CONTEXT_BLOCKS * self.settings.time].tolist()
         newline = self.vocabulary.id_of("\n" if self.settings.level == "char" else END_OF_LINE)
         while newline in ids and ids[-1] != newline:
             ids.pop()
@@ -188,8 +220,8 @@ class Run:
     def sample(self, length, *, prime="", temperature=1.0, rng=None):
         """Text that continues `prime`, `length` tokens long; see `generate` for the rest.
 
-        The model first reads the end of its training text, since a model that was trained on
-        carried states knows little of how to start from none.
+        The model first reads the beginning of its training text, since a model that was trained
+        on carried states knows little of how to start from none.
         """
         vocabulary = self.vocabulary
         given = vocabulary.encode(prime)
@@ -227,6 +259,46 @@ class Run:
         writer.writerows(asdict(record) for record in self.trainer.history)
         content = lines.getvalue().encode()
         write_atomically(self.folder / "history.csv", lambda file: file.write(content))
+
+
+@contextlib.contextmanager
+def _damage(path):
+    """Fields that are missing or of a wrong kind, told as what they are."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{path} is no checkpoint, or is damaged: {problem}") from error
+
+
+def _remove_half(folder, made):
+    """Leave nothing of a run that could not be saved for the first time."""
+    for name in ("last.npz", "history.csv"):
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
+    if made:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _require_enough(name, ids, vocabulary, settings):
+    """Raise InputError unless all parts of a text are long enough, with the length that is."""
+    if set(vocabulary.tokens) <= {UNKNOWN}:
+        raise InputError(
+            f"{name} has no word that occurs twice, so there is nothing to learn; "
+            "take a longer text, or --level char"
+        )
+    block = settings.batch * settings.time
+    needed = max(2 * round(1 / TEST_PART), math.ceil((block + 1) / (1 - VALID_PART - TEST_PART)))
+    needed += 1  # where a part begins is rounded
+    if len(ids) < needed:
+        raise InputError(
+            f"{name} has {len(ids):,} {vocabulary.unit}s, but {settings.batch} lanes of "
+            f"{settings.time} steps need at least {needed:,}; take a longer text, or a smaller "
+            "--batch or --time"
+        )
 
 
 def holds_run(folder):

@@ -1,6 +1,7 @@
 """Generation of text, one token at a time."""
 
 import math
+from numbers import Real
 
 import numpy as np
 
@@ -35,9 +36,9 @@ def generate(model, prime, length, *, temperature=1.0, skip_ids=(), rng=None):
     skip_ids = as_ids("skip_ids", skip_ids, model.vocab_size, (len(skip_ids),)).tolist()
     if len(set(skip_ids)) == model.vocab_size:
         raise ValueError("skip_ids: expected to leave a token to generate, got all of them")
-    if not 0 <= temperature < math.inf:
+    if not (isinstance(temperature, Real) and 0 <= temperature < math.inf):
         raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
-    if length < 0:
+    if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 0:
         raise ValueError(f"length: expected a whole number >= 0, got {length!r}")
     rng = rng or np.random.default_rng()
     uniforms = rng.random(length if temperature else 0)

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ._checks import as_count
 from .errors import InputError
 
+LEVELS = ("char", "word")
 END_OF_LINE = "<eos>"
 UNKNOWN = "<unk>"
+VALID_PART = TEST_PART = 0.05  # of a text
 PADDING = -1  # target of a position that counts for nothing
 
 
@@ -55,6 +58,8 @@ def load_text(path):
             f"text file {path} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}; "
             "give plain text in UTF-8"
         ) from error
+    if not text:
+        raise InputError(f"text file {path} has nothing but a byte order mark; give one with text")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -76,7 +81,7 @@ class Vocabulary:
     """
 
     def __init__(self, tokens, level):
-        if level not in ("char", "word"):
+        if level not in LEVELS:
             raise ValueError(f"level: expected 'char' or 'word', got {level!r}")
         self.tokens = list(tokens)
         self.level = level
@@ -90,17 +95,21 @@ class Vocabulary:
         """The vocabulary of a text: characters sorted, words in the order of their first use.
 
         Of words, only those that occur `min_count` times are kept, and of these at most the
-        `max_size` most frequent; where that leaves some out, `<unk>` stands for them, at the end.
+        `max_size` most frequent; where that leaves some out, `<unk>` stands for them, at the end
+        unless the text has it.
         """
         if level == "char":
             return cls(sorted(set(text)), level)
         counts = Counter(_words(text))
-        frequent = [word for word, n in counts.most_common() if n >= min_count]
-        if max_size is not None and len(frequent) > max_size:
+        words = counts.keys() - {UNKNOWN}  # a prepared text, like Penn Treebank, has <unk> already
+        frequent = [word for word, n in counts.most_common() if word in words and n >= min_count]
+        unknown = UNKNOWN in counts or len(frequent) < len(words)
+        if max_size is not None and len(frequent) + unknown > max_size:
             frequent = frequent[: max_size - 1]
-        kept = set(frequent)
+            unknown = True
+        kept = {*frequent, UNKNOWN}
         tokens = [word for word in counts if word in kept]
-        return cls(tokens if len(kept) == len(counts) else [*tokens, UNKNOWN], level)
+        return cls([*tokens, UNKNOWN] if unknown and UNKNOWN not in counts else tokens, level)
 
     @property
     def unit(self):
@@ -142,7 +151,7 @@ def _words(text):
     return text.replace("\n", f" {END_OF_LINE} ").split()
 
 
-def split_by_position(ids, valid=0.05, test=0.05):
+def split_by_position(ids, valid=VALID_PART, test=TEST_PART):
     """ids -> (train, validation, test): the beginning, what follows, the end."""
     if valid < 0 or test < 0 or valid + test >= 1:
         raise ValueError(
@@ -159,6 +168,7 @@ def lanes(ids, batch_size):
     token but the first is a target once. The end of the last lane is filled with inputs 0 and
     targets `PADDING`, which losses ignore.
     """
+    batch_size = as_count("batch_size", batch_size)
     ids = np.asarray(ids)
     if ids.ndim != 1 or len(ids) < 2:
         raise ValueError(
@@ -176,4 +186,4 @@ def unigram_entropy(ids):
     """Entropy in nats of the frequencies of ids: the loss of the best model without context."""
     counts = np.unique(ids, return_counts=True)[1]
     p = counts / counts.sum()
-    return float(-(p * np.log(p)).sum())
+    return float((p * np.log(1 / p)).sum())

@@ -4,6 +4,7 @@ import math
 import os
 from pathlib import Path
 
+from ._checks import as_count
 from .errors import InputError
 from .kernels import engine
 
@@ -41,9 +42,7 @@ def set_num_threads(n):
     Results are the same bits for any n. Small layers stay on one thread, as does everything in a
     child process made by fork, or where rnnfast was built without OpenMP.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n: expected a whole number of at least 1, got {n!r}")
-    engine.set_num_threads(n)
+    engine.set_num_threads(as_count("n", n))
 
 
 def get_num_threads():

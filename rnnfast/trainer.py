@@ -4,6 +4,9 @@ import math
 import time
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
+from ._checks import as_count
 from .errors import InputError, TrainingDiverged, TrainingInterrupted
 from .optimizers import clip_grads
 from .text import PADDING, lanes
@@ -35,6 +38,7 @@ def evaluate(model, ids, *, batch_size=32, time_size=64):
     """
     if len(ids) < 2:
         raise InputError(f"the text has {len(ids)} tokens, but at least 2 are needed to evaluate")
+    batch_size, time_size = as_count("batch_size", batch_size), as_count("time_size", time_size)
     batch_size = max(1, min(batch_size, len(ids) // time_size))
     carried = model.get_state()
     model.reset_state()
@@ -85,6 +89,8 @@ class Trainer:
         lr_decay=0.5,
         records_per_epoch=10,
     ):
+        batch_size, time_size = as_count("batch_size", batch_size), as_count("time_size", time_size)
+        records_per_epoch = as_count("records_per_epoch", records_per_epoch)
         if len(train_ids) <= batch_size * time_size:
             raise InputError(
                 f"the training part has {len(train_ids):,} tokens, but {batch_size} lanes of "
@@ -120,7 +126,8 @@ class Trainer:
         Raises
         ------
         TrainingDiverged
-            When a loss or a gradient is not finite: nothing is updated with it.
+            When a loss or a gradient is not finite: nothing is updated with it. When the weights
+            are not, at the end of an epoch or where stop() said so.
         TrainingInterrupted
             When stop() said so. Calling `fit` again carries on.
         """
@@ -135,6 +142,7 @@ class Trainer:
                 if not at_end and self.block % self.record_every == 0:
                     self._end_record(None)
                 if stop and stop():
+                    self._require_finite_weights()
                     raise TrainingInterrupted(f"stopped after step {self.step}")
             record, improved = self._end_epoch()
             if on_epoch:
@@ -158,6 +166,14 @@ class Trainer:
         self._seconds += time.perf_counter() - started
         return tokens, loss
 
+    def _require_finite_weights(self):
+        """The last update of an epoch may overflow, and no loss follows it that would tell."""
+        if not all(np.isfinite(W).all() for W in self.model.params):
+            raise TrainingDiverged(
+                f"weights are not finite after step {self.step} (epoch {self.epoch + 1}); "
+                "try a smaller learning rate"
+            )
+
     def _require_finite(self, value, what):
         if not math.isfinite(value):
             raise TrainingDiverged(
@@ -166,6 +182,7 @@ class Trainer:
             )
 
     def _end_epoch(self):
+        self._require_finite_weights()
         valid_loss = evaluate(
             self.model, self.valid_ids, batch_size=self.batch_size, time_size=self.time_size
         )
@@ -220,19 +237,25 @@ class Trainer:
     def restore(self, arrays, position):
         """Take the place of the trainer whose `state` this is."""
         restore_params(self.model, arrays)
+        for key, most in (("epoch", None), ("block", len(self.blocks)), ("step", None)):
+            value = position[key]
+            if type(value) is not int or value < 0 or (most is not None and value > most):
+                raise InputError(f"{key} of the checkpoint: {value!r} is none")
         self.optimizer.steps = position["optimizer_steps"]
         self.optimizer.state = [
-            tuple(arrays[f"optimizer/{k}/{slot}"] for slot in range(self.optimizer.slots))
-            for k in range(len(self.model.params) if self.optimizer.steps else 0)
+            tuple(
+                _fitting(arrays, f"optimizer/{k}/{slot}", W) for slot in range(self.optimizer.slots)
+            )
+            for k, W in enumerate(self.model.params if self.optimizer.steps else [])
         ]
         self.model.set_state(
             [arrays.get(f"carried/{k}/{s}") for s in range(len(states))]
             for k, states in enumerate(self.model.get_state())
         )
         self.epoch, self.block, self.step = (position[key] for key in ("epoch", "block", "step"))
-        self.optimizer.lr = position["lr"]
+        self.optimizer.lr = float(position["lr"])
         best = position["best_loss"]
-        self.best_loss = math.inf if best is None else best
+        self.best_loss = math.inf if best is None else float(best)
         self._loss_sum, self._tokens, self._seconds = position["record"]
         self.history = [Record(**line) for line in position["history"]]
 
@@ -240,13 +263,20 @@ class Trainer:
 def restore_params(model, arrays):
     """Put the weights of `Trainer.state` into a model of the same sizes."""
     for k, W in enumerate(model.params):
-        saved = arrays[f"param/{k}"]
-        if saved.shape != W.shape or saved.dtype != W.dtype:
-            raise InputError(
-                f"param/{k} of the checkpoint: expected {W.dtype} {W.shape} as the model has, "
-                f"got {saved.dtype} {saved.shape}"
-            )
-        W[...] = saved
+        W[...] = _fitting(arrays, f"param/{k}", W)
+
+
+def _fitting(arrays, name, W):
+    """An array of a checkpoint that has the shape and the dtype of W, and finite numbers."""
+    saved = arrays[name]
+    if saved.shape != W.shape or saved.dtype != W.dtype:
+        raise InputError(
+            f"{name} of the checkpoint: expected {W.dtype} {W.shape} as the model has, "
+            f"got {saved.dtype} {saved.shape}"
+        )
+    if not np.isfinite(saved).all():
+        raise InputError(f"{name} of the checkpoint: expected finite numbers, got NaN or infinity")
+    return saved
 
 
 def perplexity(loss):

@@ -15,7 +15,12 @@ LAYERS = [
     "TimeEmbedding",
     "TimeAffine",
     "TimeSoftmaxWithLoss",
+    "TimeSoftmax",
+    "TimePerplexityLoss",
+    "TimeSquaredLoss",
 ]
+LOSSES = [name for name in LAYERS if name.endswith("Loss")]
+WEIGHTLESS = ["TimeSoftmax", *LOSSES]  # their dtype is that of their input
 CELLS = ["rnn", "lstm"]
 WEIGHTS = ("Wx", "Wh", "b")
 INPUTS = ("xs", *WEIGHTS, "h0", "c0")
@@ -125,6 +130,13 @@ def make_problem(name, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):
         case "TimeSoftmaxWithLoss":
             ids[rng.random((N, T)) < 0.2] = -1
             return Problem(name, [], [5 * normal(N, T, V), ids], [0.7])
+        case "TimeSoftmax":
+            return Problem(name, [], [5 * normal(N, T, V)], [normal(N, T, V)])
+        case "TimePerplexityLoss":
+            ps = rng.dirichlet(np.ones(V), (N, T)).astype(dtype)
+            return Problem(name, [], [ps, ids], [0.7])
+        case "TimeSquaredLoss":
+            return Problem(name, [], [normal(N, T, V), normal(N, T, V)], [0.7])
 
 
 def make_cell(cell, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):

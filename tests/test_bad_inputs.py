@@ -276,6 +276,34 @@ def test_weights_replaced_by_others_that_do_not_fit(name, other, module):
     assert not any(dW.any() for dW in layer.grads)
 
 
+@modules
+@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeEmbedding", "TimeAffine"])
+def test_weights_and_gradients_replaced_together(name, module):
+    """They fit each other, but not what forward kept: a kernel would write out of bounds."""
+    problem = make_problem(name)
+    other = make_problem(name, sizes=(3, 5, 8, 12, 3))
+    layer = problem.layer(module)
+    problem.forward(layer)
+    layer.params[:] = other.weights
+    layer.grads[:] = [np.zeros_like(W) for W in other.weights]
+    for call in (problem.forward, problem.backward, other.forward, other.backward):
+        with pytest.raises(ValueError, match=r"^Wx?: expected shape .*, got .*; make a new layer"):
+            call(layer)
+
+
+@modules
+@pytest.mark.parametrize("gradient", ["read-only", "list"])
+@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeEmbedding", "TimeAffine"])
+def test_gradients_that_cannot_be_written(name, gradient, module):
+    problem = make_problem(name)
+    layer = problem.layer(module)
+    problem.forward(layer)
+    layer.grads[-1] = frozen(layer.grads[-1]) if gradient == "read-only" else [0.0]
+    with pytest.raises(TypeError, match=r"^gradient of (W|b): expected a writable array, got"):
+        problem.backward(layer)
+    assert not any(np.any(dW) for dW in layer.grads)
+
+
 # Models. --------------------------------------------------------------------------------------
 
 models = pytest.mark.parametrize("Model", [rnnfast.SimpleRnnlm, rnnfast.Rnnlm])

@@ -74,6 +74,18 @@ def test_a_cut_file_is_an_error(tmp_path, keep):
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("offset", [6, 8])  # flags, and the way of compression
+def test_a_zip_that_nobody_can_read(tmp_path, offset):
+    path = tmp_path / "a.npz"
+    save_checkpoint(path, {"x": np.arange(100.0)}, {})
+    data = bytearray(path.read_bytes())
+    for place in (offset, data.index(b"PK\x01\x02") + offset + 2):
+        data[place] = 0x61
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="damaged"):
+        load_checkpoint(path)
+
+
 def test_a_flipped_bit_is_an_error(tmp_path):
     path = tmp_path / "a.npz"
     save_checkpoint(path, {"x": np.arange(100.0)}, {})

@@ -6,7 +6,7 @@ that both share.
 
 import numpy as np
 import pytest
-from problems import CELLS, assert_close, make_cell, make_problem, run_cell
+from problems import CELLS, LOSSES, assert_close, make_cell, make_problem, run_cell
 
 import rnnfast
 from rnnfast import kernels, reference
@@ -87,7 +87,9 @@ def test_softmax_loss_kernel(ops, ignore_label):
     assert not dlogits[[1, 3]].any()
 
 
-@pytest.mark.parametrize("name", ["RNN", "LSTM", "TimeRNN", "TimeLSTM", "TimeAffine"])
+@pytest.mark.parametrize(
+    "name", ["RNN", "LSTM", "TimeRNN", "TimeLSTM", "TimeAffine", "TimeSoftmax"]
+)
 def test_layers(name):
     """Every float that goes in, through the layer's own interface."""
     problem = make_problem(name, sizes=(2, 3, 2, 3, 4))
@@ -109,14 +111,19 @@ def test_layers(name):
         assert_close(results[key], numeric_gradient(loss, state), TOLERANCE, key)
 
 
-def test_softmax_with_loss_layer():
-    problem = make_problem("TimeSoftmaxWithLoss", sizes=(3, 4, 1, 1, 5))
-    logits, targets = problem.inputs
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(name):
+    problem = make_problem(name, sizes=(3, 4, 1, 1, 5))
+    inputs, targets = problem.inputs
     (scale,) = problem.gradients
-    assert (targets == -1).any()
-    layer = rnnfast.TimeSoftmaxWithLoss()
-    layer.forward(logits, targets)
-    expected = numeric_gradient(lambda: scale * layer.forward(logits, targets), logits)
+    if name == "TimeSoftmaxWithLoss":
+        assert (targets == -1).any()
+    if name == "TimePerplexityLoss":  # 1/p is no straight line over a step where p is as small
+        inputs[...] = 0.5 * inputs + 0.1
+    layer = problem.layer(rnnfast)
+    layer.forward(inputs, targets)
+    expected = numeric_gradient(lambda: scale * layer.forward(inputs, targets), inputs)
+    layer.forward(inputs, targets)
     assert_close(layer.backward(scale), expected, TOLERANCE)
 
 

@@ -140,11 +140,11 @@ def test_type_stubs_match_the_compiled_modules(name):
             described.add(node.name)
         if isinstance(node, ast.FunctionDef):
             described.add(node.name)
-            described_arguments = [*node.args.args, *node.args.kwonlyargs]
-            arguments = [argument.arg for argument in described_arguments]
-            assert list(inspect.signature(getattr(module, node.name)).parameters) == arguments
+            arguments = [*node.args.args, *node.args.kwonlyargs]
+            names = list(inspect.signature(getattr(module, node.name)).parameters)
+            assert names == [argument.arg for argument in arguments]
             assert node.returns
-            assert all(argument.annotation for argument in described_arguments)
+            assert all(argument.annotation for argument in arguments)
     public = {n for n in vars(module) if n[0] != "_" and not inspect.ismodule(vars(module)[n])}
     assert described == public
 

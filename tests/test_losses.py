@@ -126,3 +126,80 @@ def test_minus_infinity_is_probability_zero(module):
     assert layer.forward(logits, np.array([[0]])) == pytest.approx(np.log(2))
     np.testing.assert_array_equal(layer.backward(), [[[-0.5, 0, 0.5]]])
     assert layer.forward(logits, np.array([[1]])) == np.inf
+
+
+@pytest.mark.parametrize("dtype", [">f8", "<f8"])
+def test_logits_of_either_byte_order_keep_their_precision(dtype):
+    layer = rnnfast.TimeSoftmaxWithLoss()
+    loss = layer.forward(np.array([[[1.0, 1 / 3]]], dtype), [[0]])
+    assert loss == pytest.approx(np.log1p(np.exp(1 / 3 - 1)), rel=1e-15)
+    assert layer.backward().dtype == np.float64
+
+
+# The losses of the notebooks, which have no compiled kernel. --------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softmax_of_huge_logits(dtype):
+    xs = np.array([[[1e4, 0, -1e4], [5, 5, 5]]], dtype)
+    ps = rnnfast.TimeSoftmax().forward(xs)
+    assert ps.dtype == dtype
+    assert_close(ps, [[[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]], 1e-7)
+
+
+@pytest.mark.parametrize("eps", [1e-8, 0.1])
+def test_perplexity_loss(eps):
+    rng = np.random.default_rng(0)
+    ps = rng.dirichlet(np.ones(5), size=(2, 3))
+    ts = rng.integers(0, 5, (2, 3, 1))
+    loss_layer = rnnfast.TimePerplexityLoss(eps)
+    p = np.array([[ps[n, t, ts[n, t, 0]] for t in range(3)] for n in range(2)])
+    assert loss_layer.forward(ps, ts) == pytest.approx(np.mean(1 / (p + eps)), rel=1e-14)
+    assert loss_layer.perplexity == pytest.approx(np.exp(-np.log(p).mean()), rel=1e-14)
+    assert loss_layer.forward(ps, ts[:, :, 0]) == loss_layer.forward(ps, ts)
+    expected = np.zeros_like(ps)
+    np.put_along_axis(expected, ts, -1 / (6 * (p[:, :, None] + eps) ** 2), axis=2)
+    assert_close(loss_layer.backward(), expected, 1e-14)
+    assert_close(loss_layer.backward(3), 3 * loss_layer.backward(), 1e-15)
+
+
+def test_perplexity_loss_of_impossible_targets():
+    ps = np.array([[[1.0, 0.0]]])
+    loss_layer = rnnfast.TimePerplexityLoss()
+    assert loss_layer.forward(ps, [[1]]) == pytest.approx(1e8)
+    assert loss_layer.perplexity == np.inf
+    assert np.isfinite(loss_layer.backward()).all()
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 4, 3)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_squared_loss(shape, dtype):
+    rng = np.random.default_rng(0)
+    ys, ts = rng.normal(size=shape), rng.normal(size=shape)
+    positions = np.prod(shape[:2])
+    loss_layer = rnnfast.TimeSquaredLoss()
+    loss = loss_layer.forward(ys.astype(dtype), ts.astype(dtype))
+    assert loss == pytest.approx(((ys - ts) ** 2).sum() / 2 / positions, rel=1e-6)
+    gradient = loss_layer.backward()
+    assert gradient.dtype == dtype
+    assert_close(gradient, (ys - ts) / positions, {"float64": 1e-15, "float32": 1e-6}[dtype])
+    assert_close(loss_layer.backward(2), 2 * gradient, 1e-15)
+
+
+def test_losses_reject_what_does_not_fit():
+    ps = np.full((2, 3, 4), 0.25)
+    with pytest.raises(ValueError, match=r"ts: .* in 0\.\.3, got 4 at position \(1, 2\)"):
+        rnnfast.TimePerplexityLoss().forward(ps, [[0, 0, 0], [0, 0, 4]])
+    with pytest.raises(TypeError, match="ts: expected token ids of an integer dtype, got float64"):
+        rnnfast.TimePerplexityLoss().forward(ps, np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"ps: expected an array of shape \(N, T, V\)"):
+        rnnfast.TimePerplexityLoss().forward(ps[0], [[0, 0, 0]])
+    with pytest.raises(ValueError, match="eps: expected a finite number of at least 0, got -1"):
+        rnnfast.TimePerplexityLoss(-1)
+    with pytest.raises(ValueError, match=r"ts: expected an array of shape \(3,\), got \(2,\)"):
+        rnnfast.TimeSquaredLoss().forward([1.0, 2.0, 3.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match=r"ys: expected an array of shape \(N, T, M\)"):
+        rnnfast.TimeSquaredLoss().forward(np.zeros((1, 2, 3, 4)), np.zeros((1, 2, 3, 4)))
+    for loss in (rnnfast.TimeSoftmax, rnnfast.TimePerplexityLoss, rnnfast.TimeSquaredLoss):
+        with pytest.raises(RuntimeError, match=f"{loss.__name__}.backward: .* call forward first"):
+            loss().backward(np.zeros((1, 1, 1)))

@@ -117,3 +117,24 @@ def test_unigram_entropy_of_fair_and_loaded_coins():
     assert rnnfast.unigram_entropy(np.array([0, 1, 0, 1])) == pytest.approx(math.log(2), rel=1e-15)
     expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert rnnfast.unigram_entropy(np.array([5, 5, 5, 9])) == pytest.approx(expected, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    "text", ["a a <unk> rare <unk>", "a a <unk> rare", "<unk> a a", "a a rare"]
+)
+def test_a_text_that_has_the_unknown_word_already(text):
+    """As the prepared Penn Treebank has it."""
+    vocabulary = rnnfast.Vocabulary.from_text(text, "word", min_count=2)
+    assert vocabulary.tokens.count(UNKNOWN) == 1
+    a, unknown = vocabulary.id_of("a"), vocabulary.id_of(UNKNOWN)
+    assert vocabulary.encode("<unk> never-seen a").tolist() == [unknown, unknown, a]
+
+
+def test_the_entropy_of_one_token_is_a_plain_zero():
+    assert str(rnnfast.unigram_entropy([3, 3])) == "0.0"
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5])
+def test_lanes_of_no_size(value):
+    with pytest.raises(ValueError, match=r"^batch_size: expected a whole number of at least 1"):
+        rnnfast.lanes(np.arange(10), value)

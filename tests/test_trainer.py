@@ -159,6 +159,31 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(max_grad):
         assert np.array_equal(W, old, equal_nan=True)
 
 
+@pytest.mark.parametrize("stop", [None, lambda: True], ids=["end of epoch", "stop"])
+def test_weights_that_the_last_update_spoilt_are_not_handed_on(stop):
+    trainer = _trainer()
+    trainer.block = len(trainer.blocks) - 1
+    update = trainer.optimizer.update
+
+    def overflow(params, grads):
+        update(params, grads)
+        params[0][0, 0] = np.inf
+
+    trainer.optimizer.update = overflow
+    handed_on = []
+    with pytest.raises(TrainingDiverged, match="weights are not finite after step 1"):
+        trainer.fit(1, on_epoch=lambda *_: handed_on.append(1), stop=stop)
+    assert not handed_on
+    assert not trainer.history
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, "3", True])
+@pytest.mark.parametrize("argument", ["batch_size", "time_size", "records_per_epoch"])
+def test_sizes_of_a_trainer(argument, value):
+    with pytest.raises(ValueError, match=f"^{argument}: expected a whole number of at least 1"):
+        _trainer(**{argument: value})
+
+
 def test_a_gradient_that_is_not_finite_stops_before_the_update():
     trainer = _trainer()
     backward = trainer.model.backward

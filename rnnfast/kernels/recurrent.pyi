@@ -23,6 +23,7 @@ def lstm_backward(
     dWh: NDArray[_Real],  # (H, G*H), overwritten
     db: NDArray[_Real],  # (G*H,), overwritten
     *,
+    truncate: int = ...,
     need_dx: bool = ...,
 ) -> tuple[NDArray[_Real] | None, NDArray[_Real], NDArray[_Real]]: ...
 def lstm_forward(
@@ -46,6 +47,7 @@ def rnn_backward(
     dWh: NDArray[_Real],  # (H, G*H), overwritten
     db: NDArray[_Real],  # (G*H,), overwritten
     *,
+    truncate: int = ...,
     need_dx: bool = ...,
 ) -> tuple[NDArray[_Real] | None, NDArray[_Real]]: ...
 def rnn_forward(

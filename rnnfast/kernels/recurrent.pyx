@@ -49,6 +49,7 @@ ctypedef struct Layer:
     bint by_rows                  # whether threads take rows of the batch, or units
     bint indexed
     bint step_by_step             # whether the input is projected step by step
+    Py_ssize_t truncate           # steps between two cuts of the gradient, 0: none
 
 
 cdef class Cache:
@@ -72,9 +73,9 @@ def rnn_forward(xs, Wx, Wh, b, h0, *, index=None, cache=None):
     return hs, h, cache
 
 
-def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db, *, need_dx=True):
+def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db, *, truncate=0, need_dx=True):
     """Gradients of the block. See `rnnfast.reference.ops.rnn_backward` for the contract."""
-    dxs, (dh,) = _backward(dhs, (dh,), cache, Wx, Wh, dWx, dWh, db, need_dx)
+    dxs, (dh,) = _backward(dhs, (dh,), cache, Wx, Wh, dWx, dWh, db, truncate, need_dx)
     return dxs, dh
 
 
@@ -84,9 +85,9 @@ def lstm_forward(xs, Wx, Wh, b, h0, c0, *, index=None, cache=None):
     return hs, h, c, cache
 
 
-def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db, *, need_dx=True):
+def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db, *, truncate=0, need_dx=True):
     """Gradients of the block. See `rnnfast.reference.ops.lstm_backward` for the contract."""
-    dxs, (dh, dc) = _backward(dhs, (dh, dc), cache, Wx, Wh, dWx, dWh, db, need_dx)
+    dxs, (dh, dc) = _backward(dhs, (dh, dc), cache, Wx, Wh, dWx, dWh, db, truncate, need_dx)
     return dxs, dh, dc
 
 
@@ -105,13 +106,13 @@ def _forward(cell, gates, xs, index, Wx, Wh, b, states, cache):
     return hs, last, cache
 
 
-def _backward(dhs, dstates, cache, Wx, Wh, dWx, dWh, db, need_dx):
+def _backward(dhs, dstates, cache, Wx, Wh, dWx, dWh, db, truncate, need_dx):
     """The arguments as a layer hands them over -> dx or None, gradients of the first states."""
     if dhs.strides[2] != dhs.itemsize:
         dhs = np.ascontiguousarray(dhs)
     first = [np.empty(dh.shape, dh.dtype) for dh in dstates]
     dxs = _run_backward(
-        cache, dhs, *(dstates * 2)[:2], Wx, Wh, dWx, dWh, db, need_dx, *(first * 2)[:2]
+        cache, dhs, *(dstates * 2)[:2], Wx, Wh, dWx, dWh, db, truncate, need_dx, *(first * 2)[:2]
     )
     return dxs, first
 
@@ -308,6 +309,7 @@ def _run_backward(
     real[:, :] dWx,               # OUT (D, G * H)
     real[:, :] dWh,               # OUT (H, G * H)
     real[:] db,                   # OUT (G * H)
+    Py_ssize_t truncate,          # steps between two cuts of the gradient, 0: none
     bint need_dx,
     real[:, ::1] dh0,             # OUT (N, H)
     real[:, ::1] dc0,             # OUT (N, H)
@@ -315,6 +317,7 @@ def _run_backward(
     cdef Py_ssize_t size = sizeof(real), n, j
     cdef Layer s = cache.layer
     cdef Py_ssize_t P = s.columns.panels, TN = s.T * s.N
+    s.truncate = truncate
     s.threads = threads_for(4.0 * TN * (s.D + s.H) * s.columns.used)
     s.by_rows = s.N >= ROWS_WORTH * s.threads
     cdef real* x = <real*> cache.x.reserve(0, size)
@@ -439,7 +442,9 @@ cdef void _backward_steps(
                           das + (p * TN + row) * s.W, s.h_row, s.state, s.N * s.h_row)
         if not s.by_rows:
             barrier(threads)
-        if columns > 0:
+        if t > 0 and s.truncate > 0 and t % s.truncate == 0:
+            _cut(s, n0, n1, p0, p1, q0, columns, dhs, t - 1, dstates)
+        elif columns > 0:
             if t > 0:
                 init, init_row = &dhs[n0, t - 1, q0 * s.W], dhs.strides[0] // size
                 init_panel = s.W
@@ -451,6 +456,20 @@ cdef void _backward_steps(
                     s.h_row, s.W)
         if not s.by_rows:
             barrier(threads)
+
+
+cdef void _cut(
+    Layer s, Py_ssize_t n0, Py_ssize_t n1, Py_ssize_t p0, Py_ssize_t p1, Py_ssize_t q0,
+    Py_ssize_t columns, const real[:, :, :] dhs, Py_ssize_t t, real* dstates,
+) noexcept nogil:
+    """dh_t = dhs_t and, of a cell state, dc_t = 0: nothing flows in from step t+1."""
+    cdef Py_ssize_t n, per_panel = s.columns.units
+    cdef Py_ssize_t u0 = min(p0 * per_panel, s.H), u1 = min(p1 * per_panel, s.H)
+    for n in range(n0, n1):
+        if columns > 0:
+            memcpy(dstates + n * s.h_row + q0 * s.W, &dhs[n, t, q0 * s.W], columns * sizeof(real))
+        if s.S == 2:
+            memset(dstates + (s.N + n) * s.h_row + u0, 0, (u1 - u0) * sizeof(real))
 
 
 cdef void _input_gradient(

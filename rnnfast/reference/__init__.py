@@ -39,6 +39,10 @@ TimeEmbedding = _twin(layers.TimeEmbedding)
 TimeAffine = _twin(layers.TimeAffine)
 TimeAffineWithLoss = _twin(losses.TimeAffineWithLoss)
 TimeSoftmaxWithLoss = _twin(losses.TimeSoftmaxWithLoss)
+# NumPy already
+TimeSoftmax = losses.TimeSoftmax
+TimePerplexityLoss = losses.TimePerplexityLoss
+TimeSquaredLoss = losses.TimeSquaredLoss
 
 __all__ = [
     "LSTM",
@@ -47,7 +51,10 @@ __all__ = [
     "TimeAffineWithLoss",
     "TimeEmbedding",
     "TimeLSTM",
+    "TimePerplexityLoss",
     "TimeRNN",
+    "TimeSoftmax",
     "TimeSoftmaxWithLoss",
+    "TimeSquaredLoss",
     "ops",
 ]

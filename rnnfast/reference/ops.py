@@ -31,20 +31,24 @@ def rnn_forward(xs, Wx, Wh, b, h0, *, index=None, cache=None):
     return hs[:, 1:].copy(), hs[:, T].copy(), (x_rows.copy(), index, hs)
 
 
-def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db, *, need_dx=True):
+def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db, *, truncate=0, need_dx=True):
     """Gradients of `rnn_forward`, back through all time steps.
 
     dhs (N, T, H): gradient arriving at the outputs; dh (N, H): at the last state besides;
-    dWx, dWh, db are overwritten -> dxs, of the shape of xs, gradient of h0 (N, H)
+    dWx, dWh, db are overwritten; truncate: see `cut_after`
+    -> dxs, of the shape of xs, gradient of h0 (N, H)
 
     Unless `need_dx`, dxs is None.
     """
     x_rows, index, hs = cache
     xs = x_rows if index is None else x_rows[index]
+    T = xs.shape[1]
     dxs = np.empty_like(xs)
     for dW in (dWx, dWh, db):
         dW[...] = 0
-    for t in reversed(range(xs.shape[1])):
+    for t in reversed(range(T)):
+        if cut_after(t, T, truncate):
+            dh = np.zeros_like(dh)
         da = (dhs[:, t] + dh) * (1 - hs[:, t + 1] ** 2)
         dWx += xs[:, t].T @ da
         dWh += hs[:, t].T @ da
@@ -84,20 +88,24 @@ def lstm_forward(xs, Wx, Wh, b, h0, c0, *, index=None, cache=None):
     return hs[:, 1:].copy(), hs[:, T].copy(), cs[:, T].copy(), kept
 
 
-def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db, *, need_dx=True):
+def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db, *, truncate=0, need_dx=True):
     """Gradients of `lstm_forward`, back through all time steps.
 
     dhs (N, T, H): gradient arriving at the outputs; dh, dc (N, H): at the last state and cell
-    besides; dWx, dWh, db are overwritten -> dxs, of the shape of xs, gradients of h0 and c0 (N, H)
+    besides; dWx, dWh, db are overwritten; truncate: see `cut_after`
+    -> dxs, of the shape of xs, gradients of h0 and c0 (N, H)
 
     Unless `need_dx`, dxs is None.
     """
     x_rows, index, hs, cs, gates = cache
     xs = x_rows if index is None else x_rows[index]
+    T = xs.shape[1]
     dxs = np.empty_like(xs)
     for dW in (dWx, dWh, db):
         dW[...] = 0
-    for t in reversed(range(xs.shape[1])):
+    for t in reversed(range(T)):
+        if cut_after(t, T, truncate):
+            dh, dc = np.zeros_like(dh), np.zeros_like(dc)
         f, g, i, o = np.split(gates[:, t], 4, axis=1)
         tanh_c = np.tanh(cs[:, t + 1])
         dh = dhs[:, t] + dh
@@ -123,6 +131,16 @@ def _gradient_of_rows(dxs, x_rows, index):
     dx_rows = np.zeros_like(x_rows)
     np.add.at(dx_rows, index, dxs)
     return dx_rows
+
+
+def cut_after(t, T, truncate):
+    """Whether truncated back-propagation lets nothing flow from step t+1 into step t.
+
+    With `truncate` = k > 0 that is so where (t+1) % k == 0, as if blocks of k steps had been run
+    one by one; 0 is never. What arrives at the last state from outside, and the gradient of the
+    initial one, are not cut.
+    """
+    return truncate > 0 and t + 1 < T and (t + 1) % truncate == 0
 
 
 def embedding_forward(W, ids):

@@ -1,0 +1,127 @@
+"""What the systems share: weights by the notebooks' names, one-hot input, a step of descent."""
+
+import math
+import sys
+
+import numpy as np
+
+from .._checks import as_ids, as_weights, check_shape
+from ..errors import TrainingDiverged
+from ..models import Network
+from ..optimizers import _above_zero, clip_grads
+
+
+class NamedNetwork(Network):
+    """A network whose parameters and gradients can also be had by the names of a notebook.
+
+    `params` and `grads` hold what the layers compute with; the names stand for the same numbers
+    in the shapes that were given (a bias may be (H,), (1, H) or (H, 1)). A subclass whose names
+    stand for more than other shapes overrides `_by_name`.
+
+    Parameters
+    ----------
+    layers, loss_layer : as in `Network`
+    given : dict of the named weights, in the order of `params`
+    """
+
+    def __init__(self, layers, loss_layer, given):
+        super().__init__(layers, loss_layer)
+        self._given_shapes = {name: W.shape for name, W in given.items()}
+
+    def _by_name(self, arrays):
+        return {
+            name: array.reshape(shape)
+            for (name, shape), array in zip(self._given_shapes.items(), arrays, strict=True)
+        }
+
+    @property
+    def weights(self):
+        """The parameters by name; changing one in place changes the network."""
+        return self._by_name(self.params)
+
+    @property
+    def gradients(self):
+        """The gradients of the last backward by name."""
+        return self._by_name(self.grads)
+
+    def backward(self, dout=1):
+        """Fill `grads` with the gradients of the last forward, times `dout`; -> `gradients`."""
+        super().backward(dout)
+        return self.gradients
+
+
+def own_weights(given, shapes):
+    """Copies of named weights, checked: {name: array}, in the order of `shapes`.
+
+    `shapes` gives letters by name, such as {"Wxh": "VH", "bh": "H"}; a letter stands for one size
+    everywhere. A bias, which has one letter, may have its H entries as (H,), (1, H) or (H, 1).
+    """
+    if unlike := set(given) ^ set(shapes):
+        raise ValueError(
+            f"weights: expected the names {', '.join(shapes)}, got {', '.join(given) or 'none'}; "
+            f"missing or unknown: {', '.join(sorted(unlike))}"
+        )
+    weights = dict(zip(shapes, as_weights(**{name: given[name] for name in shapes}), strict=True))
+    sizes = {}
+    for name, letters in shapes.items():
+        shape = weights[name].shape
+        if len(letters) == 1 and len(shape) == 2 and 1 in shape:
+            shape = (max(shape),) if min(shape) else (0,)
+        expected = tuple(sizes.get(letter, letter) for letter in letters)
+        check_shape(name, weights[name].reshape(shape), expected)
+        sizes |= dict(zip(letters, shape, strict=True))
+    return {name: W.copy(order="C") for name, W in weights.items()}
+
+
+def as_tokens(name, array, vocab_size):
+    """Ids (N, T), int64, of what is given as ids (T,) or (N, T), or as one-hot vectors.
+
+    One-hot vectors are (T, V) of a floating point dtype or bool, or (N, T, V) of any: in integers,
+    two dimensions are ids.
+    """
+    array = np.asarray(array)
+    if array.dtype.kind not in "fb" and array.ndim != 3:
+        array = array[None] if array.ndim == 1 else array
+        return as_ids(name, array, vocab_size, ("N", "T"))
+    array = array[None] if array.ndim == 2 else array
+    check_shape(name, array, ("N", "T", vocab_size), "give one-hot vectors, or integer ids")
+    wrong = ((array != 0) & (array != 1)).any(axis=2) | ((array == 1).sum(axis=2) != 1)
+    if wrong.any():
+        where = tuple(int(index) for index in np.argwhere(wrong)[0])
+        raise ValueError(
+            f"{name}: expected one-hot vectors, a single 1 among zeros, got {array[where]} at "
+            f"position {where}; give ids of an integer dtype instead, or correct the vector"
+        )
+    return array.argmax(axis=2)
+
+
+class TimeOneHot:
+    """Tokens, as ids or as one-hot vectors, -> one-hot vectors (N, T, V). No parameters."""
+
+    def __init__(self, vocab_size, dtype):
+        self.params, self.grads = [], []
+        self._rows = np.eye(vocab_size, dtype=dtype)
+
+    def forward(self, xs):
+        return self._rows[as_tokens("xs", xs, len(self._rows))]
+
+    def backward(self, dout):
+        """None, since tokens have no gradient."""
+
+
+def take_step(network, optimizer, xs, ts, max_grad=None):
+    """One step of gradient descent, clipped at the norm `max_grad`; returns the loss before it.
+
+    Raises TrainingDiverged where the loss or its gradient is not finite; nothing is updated then.
+    """
+    limit = sys.float_info.max if max_grad is None else _above_zero("max_grad", max_grad)
+    loss = network.forward(xs, ts)
+    network.backward()
+    norm = clip_grads(network.grads, limit)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingDiverged(
+            f"the loss is {loss} and the norm of its gradient {norm}, after {optimizer.steps} "
+            "steps; try a smaller learning rate, or clip the gradient with max_grad"
+        )
+    optimizer.update(network.params, network.grads)
+    return loss

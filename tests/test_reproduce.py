@@ -1,0 +1,256 @@
+"""`rnnfast reproduce`: every row on all kernels; and that faulty variants of them are caught.
+
+The mutants are faults that the notebooks have, or might have had.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import threadpoolctl
+
+from rnnfast import TimePerplexityLoss, TimeSoftmax, TimeSquaredLoss, kernels, reproduce
+from rnnfast.cli import main
+from rnnfast.errors import TrainingDiverged
+from rnnfast.reference import ops as numpy_ops
+
+NOTEBOOKS = ("000", "001", "002", "003", "004")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These networks are small: more threads only wait for each other."""
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        yield
+
+
+def test_command(capsys):
+    """On the compiled kernels, in both dtypes."""
+    assert main(["reproduce"]) == 0
+    output, errors = capsys.readouterr()
+    lines = output.splitlines()
+    assert not errors
+    for notebook in NOTEBOOKS:
+        assert sum(line.startswith(f"{notebook} ") for line in lines) >= 9
+    assert "WRONG" not in output
+    assert "rows are within tolerance" in lines[-1]
+    assert "103.29" in output
+    assert "untrained" in output
+
+
+def test_command_with_a_wrong_row(monkeypatch, capsys):
+    wrong = reproduce.Row("000", "loss", 1.0, 1.5, 1e-12)
+    right = reproduce.Row("000", "loss", 1.0, 1.0, 1e-12)
+    answers = {"float64": [right, right], "float32": [right, wrong]}
+    monkeypatch.setattr("rnnfast.cli.rows", lambda dtype: answers[dtype])
+    assert main(["reproduce"]) == 1
+    output, errors = capsys.readouterr()
+    assert output.count("WRONG") == 1
+    assert "1 of 2 rows are out of tolerance" in errors
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_rows_on_the_numpy_twins(dtype, notebook):
+    for row in reproduce.rows(dtype, numpy_ops, [notebook]):
+        assert row.ok, row
+
+
+def test_a_row_is_wrong_where_it_should_be():
+    def row(expected, ours, tolerance, at_most=False):
+        return reproduce.Row("000", "loss", expected, ours, tolerance, at_most)
+
+    assert row(200.0, 200.1, 1e-3).ok
+    assert not row(200.0, 200.3, 1e-3).ok
+    assert not row(0.0, 2e-3, 1e-3).ok
+    assert not row(1.0, float("nan"), 1e-3).ok
+    assert not row(1.0, float("nan"), 0.0, at_most=True).ok
+    assert row(1.0, -5.0, 0.0, at_most=True).ok
+    assert not row(1.0, 1.1, 0.0, at_most=True).ok
+
+
+# Mutants. -------------------------------------------------------------------------------------
+
+
+def passes(notebook, ops=numpy_ops):
+    """Whether all rows of a notebook are right on `ops`; an error counts as a wrong one."""
+    try:
+        with np.errstate(all="ignore"):
+            return all(row.ok for row in reproduce.rows("float64", ops, [notebook]))
+    except (TrainingDiverged, FloatingPointError):
+        return False
+
+
+def mutant(**functions):
+    """The NumPy twins with some functions replaced."""
+    return SimpleNamespace(**(vars(numpy_ops) | functions))
+
+
+def rnn_with(
+    activation=np.tanh, derivative=lambda h: 1 - h**2, flow=1.0, first=0, transposed=False
+):
+    """Both kernels of the plain layer, with one thing changed."""
+
+    def rnn_forward(xs, Wx, Wh, b, h0, **_):
+        hs = np.empty((xs.shape[0], xs.shape[1] + 1, h0.shape[1]), h0.dtype)
+        hs[:, 0] = h0
+        for t in range(xs.shape[1]):
+            hs[:, t + 1] = activation(xs[:, t] @ Wx + hs[:, t] @ Wh + b)
+        return hs[:, 1:].copy(), hs[:, -1].copy(), (xs.copy(), hs)
+
+    def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db, *, truncate=0, **_):
+        xs, hs = cache
+        dxs = np.zeros_like(xs)
+        for dW in (dWx, dWh, db):
+            dW[...] = 0
+        for t in reversed(range(first, xs.shape[1])):
+            if numpy_ops.cut_after(t, xs.shape[1], truncate):
+                dh = np.zeros_like(dh)
+            da = (dhs[:, t] + dh) * derivative(hs[:, t + 1])
+            dWx += xs[:, t].T @ da
+            dWh += da.T @ hs[:, t] if transposed else hs[:, t].T @ da
+            db += da.sum(axis=0)
+            dxs[:, t] = da @ Wx.T
+            dh = flow * da @ Wh.T
+        return dxs, dh
+
+    return {"rnn_forward": rnn_forward, "rnn_backward": rnn_backward}
+
+
+def lstm_with(h_flow=1.0, forget_of=lambda c: c, g_derivative=lambda g: 1 - g**2, first=0):
+    """Both kernels of the LSTM, with one thing of the gradient changed."""
+
+    def lstm_forward(xs, Wx, Wh, b, h0, c0, **_):
+        h, c, steps = h0, c0, []
+        for x in xs.swapaxes(0, 1):
+            f, g, i, o = np.split(x @ Wx + h @ Wh + b, 4, axis=1)
+            f, i, o = numpy_ops.sigmoid(f), numpy_ops.sigmoid(i), numpy_ops.sigmoid(o)
+            before, g = (h, c), np.tanh(g)
+            c = f * c + g * i
+            h = o * np.tanh(c)
+            steps.append((x, *before, f, g, i, o, np.tanh(c), h))
+        return np.stack([step[-1] for step in steps], axis=1), h, c, steps
+
+    def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db, **_):
+        for dW in (dWx, dWh, db):
+            dW[...] = 0
+        for t in reversed(range(first, len(cache))):
+            x, h, c, f, g, i, o, tanh_c, _ = cache[t]
+            dh = dhs[:, t] + dh
+            dc = dc + dh * o * (1 - tanh_c**2)
+            da_f = dc * forget_of(c) * f * (1 - f)
+            da_g, da_i = dc * i * g_derivative(g), dc * g * i * (1 - i)
+            da = np.hstack((da_f, da_g, da_i, dh * tanh_c * o * (1 - o)))
+            dWx += x.T @ da
+            dWh += h.T @ da
+            db += da.sum(axis=0)
+            dh = h_flow * da @ Wh.T
+            dc = dc * f
+        return np.zeros((*dhs.shape[:2], len(Wx))), dh, dc
+
+    return {"lstm_forward": lstm_forward, "lstm_backward": lstm_backward}
+
+
+def lost_repeated_ids(dout, ids, dW, **_):
+    dW[...] = 0
+    for row, tokens in zip(dout, ids, strict=True):
+        dW[tokens] += row
+
+
+def sign_error(probs, targets, ignore_label, scale):
+    return -numpy_ops.softmax_loss_backward(probs, targets, ignore_label, scale)
+
+
+@pytest.mark.parametrize("notebook", ["000", "001", "003", "004"])
+def test_what_the_mutants_are_made_of_is_right(notebook):
+    """Or else they would be caught for another reason."""
+    assert passes(notebook, mutant(**rnn_with(), **lstm_with()))
+
+
+@pytest.mark.parametrize("notebook", ["000", "001", "003"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"activation": np.tan, "derivative": lambda h: 1 + h**2},
+        {"derivative": lambda h: 1 + h**2},
+        {"flow": 0.0},
+        {"flow": -1.0},
+        {"first": 1},
+        {"transposed": True},
+    ],
+    ids=["tan for tanh", "the derivative of tan", "no gradient through time", "sign error",
+         "first step left out", "dWh transposed"],
+)  # fmt: skip
+def test_mutants_of_the_plain_layer_are_caught(changes, notebook):
+    assert not passes(notebook, mutant(**rnn_with(**changes)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"h_flow": 0.0},
+        {"h_flow": -1.0},
+        {"forget_of": np.tanh},
+        {"g_derivative": lambda g: 1 - np.tanh(g) ** 2},
+        {"first": 1},
+    ],
+    ids=["only C carries gradients", "sign error", "tanh(C)", "tanh twice", "first step left out"],
+)
+def test_mutants_of_the_lstm_are_caught(changes):
+    assert not passes("004", mutant(**lstm_with(**changes)))
+
+
+def test_lost_repeated_ids_are_caught():
+    assert not passes("000", mutant(embedding_backward=lost_repeated_ids))
+
+
+def test_lost_uses_of_distinct_tokens_are_caught(monkeypatch):
+    """Where a language model hands every token to its recurrent layer only once."""
+
+    def of_last_use(dxs, x_rows, index):
+        dx_rows = np.zeros_like(x_rows)
+        dx_rows[index] = dxs
+        return dx_rows
+
+    monkeypatch.setattr(numpy_ops, "_gradient_of_rows", of_last_use)
+    assert not passes("002", numpy_ops)
+
+
+@pytest.mark.parametrize("notebook", ["001", "004"])
+def test_a_sign_error_of_the_loss_is_caught(notebook):
+    assert not passes(notebook, mutant(softmax_loss_backward=sign_error))
+
+
+def test_truncation_that_does_nothing_is_caught():
+    def without(*arguments, truncate, **options):
+        return numpy_ops.rnn_backward(*arguments, **options)
+
+    assert not passes("000", mutant(rnn_backward=without))
+
+
+def test_missing_cross_terms_are_caught(monkeypatch):
+    def backward(layer, dout):
+        return dout * layer._cache * (1 - layer._cache)
+
+    monkeypatch.setattr(TimeSoftmax, "backward", backward)
+    assert not passes("000", kernels)
+
+
+@pytest.mark.parametrize("change", ["sign", "positions", "eps"])
+def test_faults_of_the_perplexity_loss_are_caught(monkeypatch, change):
+    right = TimePerplexityLoss.backward
+
+    def backward(loss, dout=1):
+        (N, T, _), _, _, p = loss._cache
+        scale = {"sign": -1, "positions": N * T, "eps": ((p + loss.eps) / p) ** 2}[change]
+        return right(loss, dout) * scale
+
+    monkeypatch.setattr(TimePerplexityLoss, "backward", backward)
+    assert not passes("000", kernels)
+
+
+@pytest.mark.parametrize("factor", [-1, 5])
+def test_faults_of_the_squared_loss_are_caught(monkeypatch, factor):
+    right = TimeSquaredLoss.backward
+    monkeypatch.setattr(TimeSquaredLoss, "backward", lambda loss, dout=1: factor * right(loss))
+    assert not passes("003", kernels)
