@@ -2,6 +2,7 @@
 
 RNNFAST_DEBUG=1 builds them with bounds checks, for tests of the kernels themselves.
 RNNFAST_OPENMP=0 builds them without OpenMP, and so serial.
+RNNFAST_SANITIZE=1 is a debug build with AddressSanitizer and UndefinedBehaviorSanitizer: .ci/sanitize.
 """
 
 import os
@@ -15,7 +16,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
-DEBUG = os.environ.get("RNNFAST_DEBUG", "0") not in ("", "0")
+SANITIZE = os.environ.get("RNNFAST_SANITIZE", "0") not in ("", "0")
+DEBUG = SANITIZE or os.environ.get("RNNFAST_DEBUG", "0") not in ("", "0")
 OPENMP = os.environ.get("RNNFAST_OPENMP", "1") not in ("", "0")
 MSVC = sys.platform == "win32"
 X86 = platform.machine().lower() in ("x86_64", "amd64") and not MSVC
@@ -40,6 +42,7 @@ if X86:
 OPTIMISE = (
     ["/O2"] if MSVC else ["-O3", "-g" if DEBUG else "-g0", "-fno-math-errno", "-fno-trapping-math"]
 )
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-O1", "-g"] * SANITIZE
 
 
 class BuildExt(build_ext):
@@ -48,8 +51,8 @@ class BuildExt(build_ext):
     def build_extensions(self):
         openmp = self._openmp_flags()
         for extension in self.extensions:
-            extension.extra_compile_args += openmp
-            extension.extra_link_args += openmp
+            extension.extra_compile_args += openmp + SANITIZERS
+            extension.extra_link_args += openmp + SANITIZERS
             if extension.name == "rnnfast.kernels.engine":
                 extension.extra_objects += self._simd_objects()
         super().build_extensions()
@@ -62,7 +65,7 @@ class BuildExt(build_ext):
                 [str(SIMD / name)],
                 output_dir=self.build_temp,
                 macros=macros,
-                extra_postargs=[*OPTIMISE, *flags],
+                extra_postargs=[*OPTIMISE, *flags, *SANITIZERS],
                 depends=[str(header) for header in SIMD.glob("*.h")],
             )
         return objects
@@ -85,6 +88,7 @@ class BuildExt(build_ext):
                 except (CompileError, LinkError):
                     continue
                 return flags
+        print("rnnfast: this compiler has no OpenMP, so that the kernels will be serial")
         return []
 
 

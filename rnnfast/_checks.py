@@ -50,7 +50,7 @@ def as_weights(**arrays):
 
 
 def as_floats(name, array, dtype, shape, hint=""):
-    """`array` as an array of `dtype` (the same object where it is one already) and of `shape`."""
+    """`array` as an aligned array of `dtype` (the same object where it is one) and of `shape`."""
     array = np.asarray(array)
     if array.dtype.kind not in "fiub":
         raise TypeError(
@@ -58,7 +58,13 @@ def as_floats(name, array, dtype, shape, hint=""):
             f"convert it with numpy.asarray({name}, dtype={dtype})"
         )
     check_shape(name, array, shape, hint)
-    return array.astype(dtype, copy=False)
+    return aligned(array.astype(dtype, copy=False))
+
+
+def aligned(array):
+    """`array`, or a copy where its numbers stand at odd addresses, as in a field of packed
+    records or in a file after a header: the kernels count strides in whole numbers."""
+    return array if array.flags.aligned else array.copy()
 
 
 def as_ids(name, ids, vocab_size, shape, ignore_label=None):

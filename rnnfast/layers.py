@@ -13,7 +13,7 @@ Letters in shapes: N batch rows, T time steps, D input size, H hidden size, V vo
 import numpy as np
 
 from . import kernels
-from ._checks import as_count, as_floats, as_ids, as_weights, check_shape
+from ._checks import aligned, as_count, as_floats, as_ids, as_weights, check_shape
 from ._ops import HasOps
 
 
@@ -45,7 +45,7 @@ class _Layer(HasOps):
             check_shape(name, W, shape)
         # the kernels trust that gradients, and what forward kept, fit the weights of now
         for name, W, dW, size in zip(self._names, weights, self.grads, self._sizes, strict=True):
-            if not isinstance(dW, np.ndarray) or not dW.flags.writeable:
+            if not isinstance(dW, np.ndarray) or not dW.flags.behaved:
                 raise TypeError(
                     f"gradient of {name}: expected a writable array, got {type(dW).__name__}; "
                     "leave the arrays in grads, and write into them"
@@ -56,13 +56,13 @@ class _Layer(HasOps):
                     f"made, got {W.shape} and {W.dtype} with a gradient of shape {dW.shape}; "
                     "make a new layer for other weights"
                 )
-        return weights
+        return tuple(map(aligned, weights))
 
     def _require_cache(self):
         if self._cache is None:
             raise RuntimeError(
-                f"{type(self).__name__}.backward: expected a forward call before it, got none; "
-                "call forward first"
+                f"{type(self).__name__}.backward: expected a forward call before it, with the "
+                "same ops, got none; call forward first"
             )
         return self._cache
 

@@ -104,6 +104,7 @@ class TimeAffineWithLoss(TimeAffine):
                 "TimeAffineWithLoss.backward: expected a forward call before it, got none with "
                 "need_gradient; call forward first"
             )
+        self._checked_params()
         dx = self.ops.affine_loss_backward(self._loss_cache, float(dout), *self.grads)
         return dx.reshape(self._loss_shape)
 

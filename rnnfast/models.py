@@ -183,14 +183,13 @@ class _LanguageModel(Network):
 
         See `rnnfast.generate`, and `rnnfast.reference.ops.generate` for the arguments.
         """
-        layers = [(self.cell, *layer.params) for layer in self.recurrent_layers]
-        zeros = [np.zeros((1, layer.hidden_size), layer.dtype) for layer in self.recurrent_layers]
+        layers = [(self.cell, *layer._checked_params()) for layer in self.recurrent_layers]
         states = [
-            tuple(zero if state is None else state for state in states)
-            for zero, states in zip(zeros, self.get_state(), strict=True)
+            layer._checked_states(1, dict(zip("hc", state, strict=False)), layer.state_hint)
+            for layer, state in zip(self.recurrent_layers, self.get_state(), strict=True)
         ]
         return self.ops.generate(
-            *self.embedding.params, layers, *self.affine.params, states, int(first), length,
+            *self.embedding._checked_params(), layers, *self.affine._checked_params(), states, int(first), length,
             temperature, skip_ids, uniforms,
         )  # fmt: skip
 

@@ -148,7 +148,7 @@ def _ops_for(*arrays):
     of their numbers; where they are not contiguous, differ, or are neither float32 nor float64,
     the steps in NumPy, and the arrays as they are."""
     dtype = arrays[0].dtype
-    if dtype in FLOATS and all(array.dtype == dtype for array in arrays):
+    if dtype in FLOATS and all(a.dtype == dtype and a.flags.aligned for a in arrays):
         if all(array.flags.c_contiguous for array in arrays):
             return kernels, *(array.reshape(-1) for array in arrays)
         if all(array.flags.f_contiguous for array in arrays):

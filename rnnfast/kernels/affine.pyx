@@ -146,8 +146,9 @@ cdef class LossCache:
     """What backward needs of forward, and scratch memory, kept from call to call."""
 
     cdef Py_ssize_t M, D, V
-    cdef object dtype
-    cdef bint has_gradient
+    cdef Py_ssize_t size          # of a number, in bytes
+    cdef bint has_gradient        # the last forward succeeded, and was told to compute it
+    cdef bint busy                # a call of another Python thread uses the memory
     cdef Buffer x, weights, transposed, block, tops, sums, factors, losses, dx, dW
 
     def __cinit__(self):
@@ -159,25 +160,41 @@ cdef class LossCache:
 
 def affine_loss_forward(x, W, b, targets, ignore_label, *, need_gradient=True, cache=None):
     """Loss of x W + b. See `rnnfast.reference.ops.affine_loss_forward` for the contract."""
-    cache = cache or LossCache()
+    cdef LossCache own = cache
+    if own is None or own.busy:
+        own = LossCache()
     count = int(np.count_nonzero(targets != ignore_label))
-    total = _run_loss(np.ascontiguousarray(x), W, b, targets, ignore_label, count, need_gradient,
-                      cache)
-    return total, count, cache
+    own.busy, own.has_gradient = True, False
+    try:
+        total = _run_loss(np.ascontiguousarray(x), W, b, targets, ignore_label, count,
+                          need_gradient, own)
+    finally:
+        own.busy = False
+    return total, count, own
 
 
 def affine_loss_backward(cache, scale, dW, db):
     """Its gradients. See `rnnfast.reference.ops.affine_loss_backward` for the contract."""
-    dx = np.empty(_shape_of(cache), dW.dtype)
-    _run_loss_backward(cache, dW, db, dx)
+    cdef LossCache own = cache
+    if own.busy:
+        raise RuntimeError(
+            "backward: another thread is calling this layer; give every thread a layer of its own"
+        )
+    if not own.has_gradient or (own.D, own.V, own.size) != (*dW.shape, dW.itemsize):
+        raise RuntimeError(
+            f"backward: expected a forward call before it, for weights of shape {dW.shape} and "
+            f"dtype {dW.dtype}, that was told to compute gradients; call forward first"
+        )
+    dx = np.empty((own.M, own.D), dW.dtype)
+    own.busy = True
+    try:
+        _run_loss_backward(own, dW, db, dx)
+    finally:
+        own.busy = False
     if scale != 1:
         for gradient_of in (dW, db, dx):
             gradient_of *= scale
     return dx
-
-
-def _shape_of(LossCache cache):
-    return cache.M, cache.D
 
 
 ctypedef struct Loss:
@@ -238,7 +255,7 @@ def _run_loss(
             with parallel(num_threads=threads):
                 _loss_task(s, threadid(), team_size(), x, W, b, targets, x_c, W_p, WT, block, tops,
                            sums, losses, dx, dW, zeros)
-    cache.M, cache.D, cache.V, cache.has_gradient = s.M, s.D, s.V, need_gradient
+    cache.M, cache.D, cache.V, cache.size, cache.has_gradient = s.M, s.D, s.V, size, need_gradient
     cdef double total = 0
     for m in range(s.M):
         total += losses[m]
@@ -358,8 +375,6 @@ def _run_loss_backward(
     real[:, ::1] dx,              # OUT (M, D)
 ):
     """The gradients that forward left in the cache."""
-    if not cache.has_gradient:
-        raise RuntimeError("affine_loss_backward: forward was told that none is needed")
     cdef Py_ssize_t size = sizeof(real), D = cache.D, p, v, u, n
     cdef Columns columns = columns_of(1, cache.V, lanes_of(&db[0]))
     cdef Py_ssize_t L = columns.lanes, W = 4 * L

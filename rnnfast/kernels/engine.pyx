@@ -28,6 +28,7 @@ cdef extern from *:
     #endif
     """
     const int RNNFAST_HAS_OPENMP
+    const bint RNNFAST_DEBUG
     int omp_get_num_threads() nogil
     void rnnfast_barrier() noexcept nogil
 
@@ -71,14 +72,16 @@ CPU_LEVEL = _level()
 # ---------------------------------------------------------------- threads
 
 cdef int NUM_THREADS = 1
+# A child made by fork has no threads of its parent, and OpenMP would wait for them for ever.
+cdef bint FORKED = False
 # Below so many flops (some 100 microseconds) a call is not worth waking a second thread.
 cdef double SERIAL_FLOPS = 2e7
 
 
 def set_num_threads(int n):
-    """Threads that a layer call may use from now on."""
+    """Threads that a layer call may use from now on; 1 without OpenMP, and in a forked child."""
     global NUM_THREADS
-    NUM_THREADS = n if RNNFAST_HAS_OPENMP else 1
+    NUM_THREADS = n if RNNFAST_HAS_OPENMP and not FORKED else 1
 
 
 def get_num_threads():
@@ -94,10 +97,8 @@ def set_serial_flops(double flops):
 
 
 def _in_child():
-    # The threads of the parent do not exist in a child made by fork, and OpenMP would wait for
-    # them for ever: a child stays serial.
-    global NUM_THREADS
-    NUM_THREADS = 1
+    global FORKED, NUM_THREADS
+    FORKED, NUM_THREADS = True, 1
 
 
 if hasattr(os, "register_at_fork"):
@@ -127,12 +128,20 @@ cdef Py_ssize_t part(Py_ssize_t n, Py_ssize_t unit, int thread, int threads) noe
 # ---------------------------------------------------------------- memory
 
 cdef class Buffer:
-    """Scratch memory that only grows and is kept between calls, aligned to cache lines."""
+    """Scratch memory that only grows and is kept between calls, aligned to cache lines.
+
+    In a debug build it is new at every call, no larger than asked for, and full of NaN: so
+    AddressSanitizer sees every overrun, and tests every number that is read before it is written.
+    """
 
     cdef void* reserve(self, Py_ssize_t count, Py_ssize_t itemsize) except NULL:
-        """Memory for `count` numbers; what stood there is lost where it had to grow."""
+        """Memory for `count` numbers, whose values are arbitrary; 0: that of the last call, kept."""
         cdef unsigned char[::1] view
-        if self._data == NULL or count * itemsize > self._size:
+        if RNNFAST_DEBUG and count > 0:
+            self._owner = np.full(count * itemsize, 255, np.uint8)
+            view = self._owner
+            self._data = <char*> &view[0]
+        elif self._data == NULL or count * itemsize > self._size:
             self._owner = np.empty(count * itemsize + 2 * ALIGNMENT, np.uint8)
             view = self._owner
             self._data = <char*> &view[0]

@@ -51,9 +51,10 @@ cdef class Model:
 
     cdef void* memory(self, Py_ssize_t count, Py_ssize_t itemsize) except NULL:
         cdef Buffer buffer = Buffer()
+        cdef void* data = buffer.reserve(count, itemsize)
         self.buffers.append(buffer)
-        memset(buffer.reserve(count, itemsize), 0, count * itemsize)
-        return buffer.reserve(count, itemsize)
+        memset(data, 0, count * itemsize)
+        return data
 
 
 def generate(embed_W, layers, affine_W, affine_b, states, first, length, temperature, skip_ids,

@@ -38,6 +38,7 @@ cdef enum:
 ctypedef struct Layer:
     int cell
     Py_ssize_t N, T, D, H, U      # U: rows of x, T * N unless an index says which row is used
+    Py_ssize_t size               # of a number, in bytes
     Py_ssize_t S                  # states of a cell
     Py_ssize_t L, W               # lanes; width of a panel
     Py_ssize_t x_row, h_row       # lengths of padded rows of x and of states
@@ -55,7 +56,8 @@ ctypedef struct Layer:
 cdef class Cache:
     """What backward needs of forward, and scratch memory of both, kept from call to call."""
 
-    cdef Layer layer
+    cdef Layer layer              # of the last forward that succeeded; N is 0 before there is one
+    cdef bint busy                # a call of another Python thread uses the memory
     cdef Buffer x, index, states, gates            # kept for backward
     cdef Buffer weights_x, weights_h               # packed anew by every call
     cdef Buffer projected, das, das_sum, dstates, scratch, zeros
@@ -97,23 +99,48 @@ def _forward(cell, gates, xs, index, Wx, Wh, b, states, cache):
     N, T = xs.shape[:2] if index is None else index.shape[::-1]
     hs = np.empty((N, T, Wh.shape[0]), Wh.dtype)
     last = [np.empty((N, Wh.shape[0]), Wh.dtype) for _ in states]
-    cache = cache or Cache()
+    cdef Cache own = cache
+    if own is None or own.busy:
+        own = Cache()
     # the rows of x: (n, t), or the distinct ones, seen as (1, U)
     xs = xs if index is None else xs[None]
     if xs.strides[2] != xs.itemsize:
         xs = np.ascontiguousarray(xs)
-    _run_forward(cell, gates, xs, index, Wx, Wh, b, *(states * 2)[:2], cache, hs, *(last * 2)[:2])
-    return hs, last, cache
+    own.busy, own.layer.N = True, 0
+    try:
+        _run_forward(cell, gates, xs, index, Wx, Wh, b, *(states * 2)[:2], own, hs,
+                     *(last * 2)[:2])
+    finally:
+        own.busy = False
+    return hs, last, own
 
 
 def _backward(dhs, dstates, cache, Wx, Wh, dWx, dWh, db, truncate, need_dx):
     """The arguments as a layer hands them over -> dx or None, gradients of the first states."""
+    cdef Cache own = cache
+    if own.busy:
+        raise RuntimeError(
+            "backward: another thread is calling this layer; give every thread a layer of its own"
+        )
+    cdef Layer s = own.layer
+    kept = (s.N, s.T, s.D, s.H, s.columns.used, s.size)
+    if kept != (*dhs.shape[:2], *Wx.shape[:1], *Wh.shape, Wh.itemsize):
+        raise RuntimeError(
+            "backward: expected gradients and weights as in the last forward call that succeeded, "
+            f"N, T, D, H, G*H and bytes of a number {kept}, got dhs {dhs.shape}, Wx {Wx.shape}, "
+            f"Wh {Wh.shape} and {Wh.dtype}; call forward first"
+        )
     if dhs.strides[2] != dhs.itemsize:
         dhs = np.ascontiguousarray(dhs)
     first = [np.empty(dh.shape, dh.dtype) for dh in dstates]
-    dxs = _run_backward(
-        cache, dhs, *(dstates * 2)[:2], Wx, Wh, dWx, dWh, db, truncate, need_dx, *(first * 2)[:2]
-    )
+    own.busy = True
+    try:
+        dxs = _run_backward(
+            own, dhs, *(dstates * 2)[:2], Wx, Wh, dWx, dWh, db, truncate, need_dx,
+            *(first * 2)[:2]
+        )
+    finally:
+        own.busy = False
     return dxs, first
 
 
@@ -139,6 +166,7 @@ def _run_forward(
     s.cell, s.indexed = cell, index is not None
     s.N, s.T, s.H, s.D = hs.shape[0], hs.shape[1], hs.shape[2], xs.shape[2]
     s.U = xs.shape[1] if s.indexed else s.N * s.T
+    s.size = size
     s.S = 2 if cell == RNNFAST_LSTM else 1
     s.L = lanes_of(&b[0])
     s.W = 4 * s.L

@@ -1,0 +1,201 @@
+"""Shapes, strides and numbers at the edge of what the layers take; and how much memory they need."""
+
+import gc
+import tracemalloc
+
+import numpy as np
+import pytest
+from problems import assert_all_close, assert_close, make_problem
+
+import rnnfast
+from rnnfast import kernels
+
+RECURRENT = ["TimeRNN", "TimeLSTM"]
+LAYERS = [*RECURRENT, "TimeEmbedding", "TimeAffine", "TimeSoftmaxWithLoss"]
+layers = pytest.mark.parametrize("name", LAYERS)
+recurrent = pytest.mark.parametrize("name", RECURRENT)
+dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def results_of(problem, module=rnnfast):
+    layer = problem.layer(module)
+    return problem.forward(layer) | problem.backward(layer)
+
+
+@layers
+@pytest.mark.parametrize(
+    "sizes",
+    [(1, 5000, 3, 2, 2), (4000, 2, 3, 5, 3), (1, 1, 1, 1, 1), (3, 2, 1, 1, 2), (2, 3, 1, 300, 1),
+     (2, 3, 300, 1, 2)],
+    ids=str,
+)  # fmt: skip
+def test_extreme_shapes(name, sizes):
+    problem = make_problem(name, "float64", sizes)
+    assert_all_close(results_of(problem), results_of(problem, rnnfast.reference), 1e-9)
+
+
+def misaligned(array):
+    """Every number one byte beside where it should be."""
+    memory = np.zeros(array.nbytes + 1, np.uint8)
+    view = np.frombuffer(memory.data, array.dtype, array.size, offset=1).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def packed(array):
+    """Fields of records of an odd number of bytes: strides are no multiples of a number."""
+    records = np.zeros(array.shape, [("flag", "u1"), ("number", array.dtype)])
+    records["number"] = array
+    return records["number"]
+
+
+def packed_rows(array):
+    """The same, a record for each row."""
+    if array.ndim < 2:
+        return packed(array)
+    records = np.zeros(array.shape[:-1], [("f", "u1"), ("row", array.dtype, array.shape[-1:])])
+    records["row"] = array
+    return records["row"]
+
+
+@dtypes
+@layers
+@pytest.mark.parametrize("layout", [misaligned, packed, packed_rows])
+def test_misaligned_arrays(name, dtype, layout):
+    problem = make_problem(name, dtype)
+    odd = problem.map(layout)
+    assert not odd.arrays()[next(iter(odd.arrays()))].flags.aligned
+    layer = odd.layer(rnnfast)
+    ours = odd.forward(layer) | odd.backward(layer)
+    assert_all_close(ours, results_of(problem), 1e-300)
+    for ours, theirs in zip(layer.params, odd.weights, strict=True):
+        assert ours is theirs  # an optimizer may write into it
+    rnnfast.Adam().update(layer.params, layer.grads)
+
+
+@recurrent
+def test_broadcast_inputs_and_gradients(name):
+    """Strides of zero, along each axis in turn, and along all."""
+    problem = make_problem(name)
+    for axis in (0, 1, 2, slice(None)):
+        arrays = [*problem.inputs, *problem.gradients]
+        firsts = [a[:1, :1, :1] if axis == slice(None) else a.take([0], axis) for a in arrays]
+        views = [np.broadcast_to(f, a.shape) for f, a in zip(firsts, arrays, strict=True)]
+        xs, dhs = views
+        wide = problem.map(lambda a: a)
+        wide.inputs, wide.gradients = [xs], [dhs]
+        plain = wide.map(np.array)
+        assert_all_close(results_of(wide), results_of(plain), 1e-300)
+
+
+@dtypes
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", [*RECURRENT, "TimeAffine", "TimeSoftmaxWithLoss"])
+def test_what_is_not_finite_stays_in_its_row(name, dtype, wrong):
+    problem = make_problem(name, dtype, (7, 5, 4, 20, 19))
+    clean = results_of(problem)
+    problem.inputs[0] = problem.inputs[0].copy()
+    problem.inputs[0][3, 2] = wrong
+    with np.errstate(all="ignore"):
+        dirty = results_of(problem)
+    rows = {"output[0]", "gradient[0]", "h", "c", "dh", "dc"} & dirty.keys()
+    rows -= {"output[0]"} if name == "TimeSoftmaxWithLoss" else set()
+    for key in rows:
+        others = np.arange(7) != 3
+        np.testing.assert_array_equal(dirty[key][others], clean[key][others], err_msg=key)
+    if np.isnan(wrong):
+        key = "gradient[0]" if name == "TimeSoftmaxWithLoss" else "output[0]"
+        assert np.isnan(dirty[key][3, 2]).all()
+        if name in RECURRENT:
+            np.testing.assert_array_equal(dirty[key][3, :2], clean[key][3, :2])
+            assert np.isnan(dirty[key][3, 2:]).all()
+
+
+@dtypes
+def test_denormal_numbers_are_not_flushed(dtype):
+    """Neither in the layers nor, by a flag of the processor, in the rest of the process."""
+    tiny = np.finfo(dtype).smallest_subnormal
+    layer = rnnfast.TimeAffine(np.ones((1, 3), dtype), np.zeros(3, dtype))
+    assert np.all(layer.forward(np.full((1, 2, 1), tiny, dtype)) == tiny)
+    cell = rnnfast.TimeRNN(np.ones((1, 3), dtype), np.zeros((3, 3), dtype), np.zeros(3, dtype))
+    hs = cell.forward(np.full((1, 2, 1), 64 * tiny, dtype))
+    np.testing.assert_allclose(hs / tiny, 64, rtol=0, atol=1)
+    assert np.float64(5e-324) * np.ones(1) == 5e-324
+    assert np.float32(1e-45) * np.ones(1, np.float32) > 0
+
+
+@dtypes
+def test_distinct_tokens_of_a_huge_vocabulary(dtype):
+    V = 1_000_000
+    rng = np.random.default_rng(0)
+    layer = rnnfast.TimeEmbedding(np.zeros((V, 2), dtype), keep_zeros=True)
+    tokens = rng.integers(0, V, 40)
+    tokens[:2] = 0, V - 1
+    layer.params[0][tokens] = rng.standard_normal((40, 2))
+    ids = rng.choice(tokens, (5, 60))
+    vectors, index = layer.forward_distinct(ids)
+    assert len(vectors) == len(np.unique(ids))
+    np.testing.assert_array_equal(vectors[index], layer.params[0][ids])
+    layer.backward(np.ones_like(vectors))
+    assert np.flatnonzero(layer.grads[0][:, 0]).tolist() == np.unique(ids).tolist()
+
+
+# ---------------------------------------------------------------- memory
+
+
+def peak_of(run):
+    """Most bytes of arrays at a time during run(), beyond those before it, and those left over."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        run()
+        gc.collect()
+        left, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return peak, left
+
+
+def training_step(N, T, V):
+    model = rnnfast.Rnnlm(V, 16, 16, rng=np.random.default_rng(0))
+    optimizer = rnnfast.Adam()
+    ids = np.random.default_rng(1).integers(0, V, (2, N, T))
+
+    def step():
+        model.forward(*ids)
+        model.backward()
+        optimizer.update(model.params, model.grads)
+
+    return step
+
+
+def test_no_array_of_all_logits():
+    N, T, V = 40, 50, 10_000
+    logits = N * T * V * 4
+    peak, _ = peak_of(training_step(N, T, V))
+    assert peak < logits / 4
+    # twice the rows cost no more than their own small arrays
+    more, _ = peak_of(training_step(2 * N, T, V))
+    assert more - peak < logits / 20
+
+
+def test_memory_does_not_grow_call_after_call():
+    step = training_step(8, 10, 300)
+    _, few = peak_of(lambda: [step() for _ in range(3)])
+    _, many = peak_of(lambda: [step() for _ in range(30)])
+    assert many < few + 20_000
+
+
+@pytest.mark.skipif(kernels.build.BOUNDS_CHECKED, reason="a debug build allocates anew each time")
+def test_a_second_call_allocates_only_what_it_returns():
+    problem = make_problem("TimeLSTM", "float32", (20, 35, 64, 64, 1))
+    layer = problem.layer(rnnfast)
+
+    def step():
+        hs, dxs = problem.forward(layer)["output[0]"], layer.backward(*problem.gradients)
+        return hs, dxs
+
+    step()
+    peak, _ = peak_of(step)
+    assert peak < 3 * problem.inputs[0].nbytes
+    assert_close(*[step()[0]] * 2)

@@ -1,0 +1,202 @@
+"""Threads: of OpenMP, of Python, and processes made by fork. Results are the same bits."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from problems import make_problem
+
+import rnnfast
+from rnnfast import kernels
+from rnnfast.kernels import engine
+
+THREADS = (1, 2, 3, 4)
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    """Small problems use all threads too."""
+    threads, flops = engine.get_num_threads(), engine.set_serial_flops(0)
+    yield
+    engine.set_num_threads(threads)
+    engine.set_serial_flops(flops)
+
+
+def same_bits(run):
+    """Whether run() returns the same arrays for any number of threads."""
+    results = []
+    for threads in THREADS:
+        engine.set_num_threads(threads)
+        results.append(run())
+    for other in results[1:]:
+        for ours, theirs in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(ours, theirs, strict=True)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Momentum", "AdaGrad", "RMSprop", "Adam"])
+def test_optimizers(optimizer):
+    def run():
+        rng = np.random.default_rng(0)
+        W, dW = (rng.standard_normal((7, 10007)).astype(np.float32) for _ in range(2))
+        update = getattr(rnnfast, optimizer)()
+        update.update([W], [dW])
+        update.update([W], [dW])
+        return W, rnnfast.clip_grads([dW], 1.0), dW
+
+    same_bits(run)
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 300), (5, 33, 65), (700, 40, 1000)])
+def test_affine_and_softmax(shape):
+    M, D, V = shape
+    rng = np.random.default_rng(0)
+    x, W, b, dout = (rng.standard_normal(s, np.float32) for s in ((M, D), (D, V), V, (M, V)))
+    targets = rng.integers(-1, V, M)
+
+    def run():
+        out, dW, db = kernels.affine_forward(x, W, b), np.empty_like(W), np.empty_like(b)
+        dx = kernels.affine_backward(dout, x, W, dW, db)
+        loss, _, probs = kernels.softmax_loss_forward(out, targets, -1)
+        return out, dx, dW, db, loss, probs
+
+    same_bits(run)
+
+
+@pytest.mark.parametrize("Model", [rnnfast.SimpleRnnlm, rnnfast.Rnnlm])
+@pytest.mark.parametrize("N", [2, 17], ids=["units", "rows"])
+def test_training(Model, N):
+    ids = np.random.default_rng(0).integers(0, 300, (3, 2, N, 6))
+
+    def run():
+        model = Model(300, 40, 70, num_layers=2, rng=np.random.default_rng(1))
+        optimizer = rnnfast.Adam()
+        losses = []
+        for xs, ts in ids:
+            losses.append(model.forward(xs, ts))
+            model.backward()
+            rnnfast.clip_grads(model.grads, 0.5)
+            optimizer.update(model.params, model.grads)
+        return *losses, *model.params
+
+    same_bits(run)
+
+
+FORK = """
+import multiprocessing, os, sys
+import numpy as np, rnnfast
+from rnnfast.kernels import engine
+engine.set_serial_flops(0)
+rnnfast.set_num_threads(2)
+
+def train(_=None):
+    model = rnnfast.Rnnlm(50, 20, 30, rng=np.random.default_rng(0))
+    ids = np.random.default_rng(1).integers(0, 50, (2, 9, 7))
+    optimizer = rnnfast.Adam()
+    loss = model.forward(*ids)
+    model.backward()
+    optimizer.update(model.params, model.grads)
+    logits = model.predict(ids[0])
+    loss = rnnfast.TimeSoftmaxWithLoss().forward(logits, ids[1])
+    return [np.array(loss), logits, *model.params]
+
+def train_in_child(_):
+    rnnfast.set_num_threads(2)  # more threads than a child can have
+    assert rnnfast.get_num_threads() == 1
+    return train()
+
+if __name__ == "__main__":
+    before = train()
+    for child in (train, train_in_child):
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            for after in pool.map(child, range(3)):
+                assert all(map(np.array_equal, before, after))
+    child = os.fork()
+    if child == 0:
+        grandchild = os.fork()
+        same = all(map(np.array_equal, before, train()))
+        if grandchild:
+            same &= os.waitpid(grandchild, 0)[1] == 0
+        os._exit(not same)
+    assert os.waitpid(child, 0)[1] == 0
+    assert all(map(np.array_equal, before, train()))  # the parent has its threads as before
+"""
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+def test_fork_of_a_process_that_has_used_threads(tmp_path):
+    script = tmp_path / "forks.py"
+    script.write_text(FORK)
+    # Python warns of a fork beside threads, which is what is tested
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    subprocess.run([sys.executable, script], check=True, timeout=120, env=environment)
+
+
+def in_python_threads(jobs):
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return [future.result() for future in [pool.submit(job) for job in jobs]]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeAffine", "TimeSoftmaxWithLoss"])
+def test_python_threads_with_layers_of_their_own(name, threads):
+    engine.set_num_threads(threads)
+    problems = [make_problem(name, sizes=(8 * k, 20, 30, 20 * k, 150 * k)) for k in (1, 2, 3)]
+
+    def run(problem):
+        layer = problem.layer(rnnfast)
+        results = [problem.forward(layer) | problem.backward(layer)]
+        for _ in range(10):
+            if problem.state:
+                layer.set_state(*problem.state)
+            results.append(problem.forward(layer) | problem.backward(layer))
+        return results
+
+    alone = [run(problem)[0] for problem in problems]
+    for expected, results in zip(
+        alone, in_python_threads([lambda p=p: run(p) for p in problems]), strict=True
+    ):
+        for result in results:
+            for key in expected:
+                np.testing.assert_array_equal(result[key], expected[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeAffine"])
+def test_python_threads_may_call_forward_of_one_layer(name):
+    """As in a server: no state carried, blocks of different sizes."""
+    layer = make_problem(name, sizes=(1, 1, 30, 60, 150)).layer(rnnfast)
+    layer.stateful = False
+    blocks = [make_problem(name, sizes=(n, 40 // n, 30, 60, 150)).inputs[0] for n in (1, 8, 40)]
+    alone = [layer.forward(xs) for xs in blocks]
+
+    def run(xs, expected):
+        return all(np.array_equal(layer.forward(xs), expected) for _ in range(50))
+
+    assert all(in_python_threads([lambda a=a: run(*a) for a in zip(blocks, alone, strict=True)]))
+
+
+@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeAffineWithLoss"])
+def test_python_threads_that_train_one_layer_get_errors_at_worst(name):
+    loss = name == "TimeAffineWithLoss"
+    problem = make_problem("TimeAffine" if loss else name, sizes=(1, 1, 30, 60, 900))
+    layer = getattr(rnnfast, name)(*problem.weights)
+
+    def run(N):
+        rng, refused = np.random.default_rng(N), 0
+        for _ in range(60):
+            xs = rng.standard_normal((N, 40 // N, 30))
+            try:
+                if loss:
+                    layer.forward(xs, rng.integers(0, 900, xs.shape[:2]))
+                    layer.backward()
+                else:
+                    layer.backward(np.ones_like(layer.forward(xs)))
+            except (RuntimeError, ValueError, TypeError):
+                refused += 1
+        return refused
+
+    in_python_threads([lambda N=N: run(N) for N in (1, 8, 40)])
+    assert run(4) == 0  # and afterwards it works
