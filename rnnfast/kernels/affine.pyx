@@ -235,7 +235,7 @@ def _run_loss(
     cdef real* x_c = <real*> cache.x.reserve(s.M * s.x_row, size)
     cdef real* W_p = <real*> cache.weights.reserve(s.P * (s.D + 1) * s.W + s.W, size)
     cdef real* zeros = W_p + s.P * (s.D + 1) * s.W
-    cdef real* block = <real*> cache.block.reserve(s.P * s.block * s.W, size)
+    cdef real* block = <real*> cache.block.reserve(2 * s.P * s.block * s.W, size)
     cdef real* tops = <real*> cache.tops.reserve(s.block * (s.L + 1), size)
     cdef double* sums = <double*> cache.sums.reserve(s.block * s.L, sizeof(double))
     cdef double* losses = <double*> cache.losses.reserve(s.M, sizeof(double))
@@ -268,7 +268,7 @@ cdef void _loss_task(
     real* x_c,                    # OUT (M, x_row): rows of x, and a 1 at their end; later scaled
     real* W_p,                    # OUT (P, D + 1, W): W, and b below it
     real* WT,                     # OUT panels of W^T, (ceil(D / W), P * W, W)
-    real* block,                  # OUT (P, block, W): logits, then e - s onehot
+    real* blocks,                 # OUT (2, P, block, W): logits, then e - s onehot
     real* tops,                   # OUT (block, L) running maxima, then (block) the largest
     double* sums,                 # OUT (block, L) running sums
     double* losses,               # OUT (M)
@@ -280,6 +280,7 @@ cdef void _loss_task(
     cdef Py_ssize_t size = sizeof(real), m, r, rows, r0, r1
     cdef Py_ssize_t p0 = part(s.P, 1, thread, threads), p1 = part(s.P, 1, thread + 1, threads)
     cdef Walk e, down
+    cdef real* block
     pack(&W[0, 0], W.strides[0] // size, W.strides[1] // size, s.D, s.columns, p0, p1, W_p,
          (s.D + 1) * s.W)
     pack(&b[0], 0, b.strides[0] // size, 1, s.columns, p0, p1, W_p + s.D * s.W, (s.D + 1) * s.W)
@@ -292,6 +293,7 @@ cdef void _loss_task(
     e.row, e.k_stride, e.width, e.block = s.W, 1, s.W, s.block * s.W
     down.row, down.k_stride, down.width, down.block = 1, s.x_row, s.M, 0
     m = 0
+    block = blocks
     while m < s.M:
         rows = min(s.block, s.M - m)
         r0, r1 = part(rows, 6, thread, threads), part(rows, 6, thread + 1, threads)
@@ -304,11 +306,12 @@ cdef void _loss_task(
                     scale(s.D, x_c[r * s.x_row + s.D], dx + r * s.D)
         barrier(threads)
         if s.need_gradient and p0 < p1:
-            product(s.D + 1, min(p1 * s.W, computed(s.columns)) - p0 * s.W, rows, x_c + m * s.x_row, down,
-                    block + p0 * s.block * s.W, s.block * s.W,
+            product(s.D + 1, min(p1 * s.W, computed(s.columns)) - p0 * s.W, rows,
+                    x_c + m * s.x_row, down, block + p0 * s.block * s.W, s.block * s.W,
                     dW + p0 * (s.D + 1) * s.W, s.W, (s.D + 1) * s.W,
                     dW + p0 * (s.D + 1) * s.W, s.W, (s.D + 1) * s.W)
-        barrier(threads)
+        # the next block has the other half of the memory: nobody need wait for this one's readers
+        block = blocks + s.P * s.block * s.W if block == blocks else blocks
         m += rows
 
 

@@ -32,6 +32,7 @@ from .engine cimport (
 cdef enum:
     M_BLOCK = 126                 # rows of a gradient's scratch, as in engine.pyx
     SECOND_LEVEL = 2097152        # bytes, about, of a second-level cache
+    STEPS_WORTH = 5               # steps that make up for a call of their own
     ROWS_WORTH = 4                # rows of the batch that make up for a thread of their own
 
 
@@ -144,6 +145,15 @@ def _backward(dhs, dstates, cache, Wx, Wh, dWx, dWh, db, truncate, need_dx):
     return dxs, first
 
 
+cdef void _deal_out(Layer* s, double flops) noexcept nogil:
+    """How many threads a call of so many flops gets, and of what each takes its share."""
+    s.threads = threads_for(flops)
+    s.by_rows = s.N >= ROWS_WORTH * s.threads
+    if not s.by_rows:
+        # units: threads wait for each other in every step, so a step must be worth it
+        s.threads = min(s.threads, threads_for(STEPS_WORTH * 2.0 * s.N * s.H * s.columns.used))
+
+
 # ---------------------------------------------------------------- forward
 
 def _run_forward(
@@ -174,8 +184,7 @@ def _run_forward(
     s.inputs, s.units = columns_of(1, s.D, s.L), columns_of(1, s.H, s.L)
     s.x_row, s.h_row = padded(s.D + 1, size), padded(s.H, size)
     s.state = (s.T + 1) * s.N * s.h_row
-    s.threads = threads_for(2.0 * s.N * s.T * (s.D + s.H) * G * s.H)
-    s.by_rows = s.N >= ROWS_WORTH * s.threads
+    _deal_out(&s, 2.0 * s.N * s.T * (s.D + s.H) * s.columns.used)
     s.step_by_step = not s.indexed and _better_step_by_step(s, size)
 
     cdef Py_ssize_t P = s.columns.panels
@@ -346,8 +355,7 @@ def _run_backward(
     cdef Layer s = cache.layer
     cdef Py_ssize_t P = s.columns.panels, TN = s.T * s.N
     s.truncate = truncate
-    s.threads = threads_for(4.0 * TN * (s.D + s.H) * s.columns.used)
-    s.by_rows = s.N >= ROWS_WORTH * s.threads
+    _deal_out(&s, 4.0 * TN * (s.D + s.H) * s.columns.used)
     cdef real* x = <real*> cache.x.reserve(0, size)
     cdef real* states = <real*> cache.states.reserve(0, size)
     cdef real* gates = <real*> cache.gates.reserve(0, size)
