@@ -39,8 +39,10 @@ if X86:
     ]
 # Neither errno nor the floating point exceptions are looked at, so loops may become vectors;
 # results are those of IEEE arithmetic (this is not -ffast-math).
-OPTIMISE = ["/O2"] if MSVC else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-O1", "-g"] * SANITIZE
+OPTIMISE = (
+    ["/O2"] if MSVC else ["-O3", "-g" if DEBUG else "-g0", "-fno-math-errno", "-fno-trapping-math"]
+)
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-O1"] * SANITIZE
 
 
 class BuildExt(build_ext):
@@ -100,7 +102,8 @@ extensions = [
         [f"rnnfast/kernels/{name}.pyx"],
         include_dirs=[str(SIMD)],
         depends=[str(header) for header in SIMD.glob("*.h")],
-        extra_compile_args=["/O2"] if MSVC else ["-O3"],
+        # debug information, which many a Python asks for, would be most of the wheel
+        extra_compile_args=["/O2"] if MSVC else ["-O3", "-g" if DEBUG else "-g0"],
         define_macros=[("RNNFAST_DEBUG", str(int(DEBUG)))],
     )
     for name in MODULES
