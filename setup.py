@@ -2,7 +2,7 @@
 
 RNNFAST_DEBUG=1 builds them with bounds checks, for tests of the kernels themselves.
 RNNFAST_OPENMP=0 builds them without OpenMP, and so serial.
-RNNFAST_SANITIZE=1 is a debug build with AddressSanitizer and UndefinedBehaviorSanitizer: .ci/sanitize.
+RNNFAST_SANITIZE=1 is that with AddressSanitizer and UndefinedBehaviorSanitizer, for .ci/sanitize.
 """
 
 import os
@@ -42,13 +42,16 @@ if X86:
 OPTIMISE = (
     ["/O2"] if MSVC else ["-O3", "-g" if DEBUG else "-g0", "-fno-math-errno", "-fno-trapping-math"]
 )
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-O1", "-g"] * SANITIZE
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-O1"] * SANITIZE
 
 
 class BuildExt(build_ext):
     """Compiles the instruction sets into the engine, and uses OpenMP where there is one."""
 
     def build_extensions(self):
+        # what was built with other switches is not up to date
+        stamp, switches = Path(self.build_temp, "switches"), f"{DEBUG} {OPENMP} {SANITIZE}"
+        self.force = self.force or not stamp.is_file() or stamp.read_text() != switches
         openmp = self._openmp_flags()
         for extension in self.extensions:
             extension.extra_compile_args += openmp + SANITIZERS
@@ -56,6 +59,7 @@ class BuildExt(build_ext):
             if extension.name == "rnnfast.kernels.engine":
                 extension.extra_objects += self._simd_objects()
         super().build_extensions()
+        stamp.write_text(switches)
 
     def _simd_objects(self):
         macros = [("RNNFAST_X86", "1")] if X86 else []

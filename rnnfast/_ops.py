@@ -3,14 +3,14 @@
 import importlib
 from types import ModuleType
 
-
 KEPT = {"_cache", "_loss_cache", "_loss_shape"}
 
 
 class HasOps:
-    """Has an attribute `ops`; setting it drops what the ops before kept for backward. A module cannot be copied or pickled, so its name stands for it.
+    """Has an attribute `ops`; setting it drops what the ops before kept for backward.
 
-    What the kernels keep for backward is not copied: a copy needs a forward of its own.
+    A module cannot be copied or pickled, so its name stands for it. What the kernels keep for
+    backward is not copied: a copy needs a forward of its own.
     """
 
     @property

@@ -189,8 +189,8 @@ class _LanguageModel(Network):
             for layer, state in zip(self.recurrent_layers, self.get_state(), strict=True)
         ]
         return self.ops.generate(
-            *self.embedding._checked_params(), layers, *self.affine._checked_params(), states, int(first), length,
-            temperature, skip_ids, uniforms,
+            *self.embedding._checked_params(), layers, *self.affine._checked_params(), states,
+            int(first), length, temperature, skip_ids, uniforms,
         )  # fmt: skip
 
     def backward(self, dout=1):

@@ -1,4 +1,4 @@
-"""Shapes, strides and numbers at the edge of what the layers take; and how much memory they need."""
+"""Shapes, strides and numbers at the edge of what layers take; and how much memory they need."""
 
 import gc
 import tracemalloc
