@@ -55,9 +55,9 @@ class Pace:
     """
 
     turn: float = 0.1
-    seconds: float = 2.0
+    seconds: float = 1.5
     rounds: int = 5
-    most_seconds: float = 20.0
+    most_seconds: float = 15.0
 
 
 def installed_version(name):

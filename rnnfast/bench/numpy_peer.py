@@ -17,6 +17,10 @@ class Layer(ours.Layer):
 class Training(ours.Training):
     ops = reference.ops
 
+    def update(self):
+        for W, dW in zip(self.model.params, self.model.grads, strict=True):
+            self.ops.sgd_step(W, dW, problems.LEARNING_RATE)
+
 
 class Embedding:
     """`np.add.at` into an array that is set to zero first."""

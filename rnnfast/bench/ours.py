@@ -47,8 +47,11 @@ class Training:
         self.steps += 1
         loss = self.model.forward(xs, ts)
         self.model.backward()
-        self.optimizer.update(self.model.params, self.model.grads)
+        self.update()
         return loss
+
+    def update(self):
+        self.optimizer.update(self.model.params, self.model.grads)
 
     def results(self):
         return [np.array([self.run() for _ in range(4)], "f")]

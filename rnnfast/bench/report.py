@@ -12,6 +12,7 @@ from ..info import build_info
 from ..plot import axes, save
 from .tables import contestant_versions
 
+QUIET = 0.5  # processes; two threads beside one other process take turns on two CPUs
 COLUMNS = "{:44} {:>3} {:>10} {:24} {:>10} {:>7} {:>9} {:>6} {}"
 HEAD = ["what", "threads", "rnnfast", "peer", "peer's", "ratio", "rate", "target", ""]
 
@@ -19,7 +20,6 @@ HEAD = ["what", "threads", "rnnfast", "peer", "peer's", "ratio", "rate", "target
 def header():
     """Machine, versions, load and date: {name: text}."""
     versions = contestant_versions()
-    load = ", ".join(f"{x:.2f}" for x in os.getloadavg()) if hasattr(os, "getloadavg") else "?"
     return {
         **{name: str(value) for name, value in build_info().items()},
         "cpu": cpu_model(),
@@ -28,9 +28,18 @@ def header():
             for title, version in versions.items()
             if title not in ("rnnfast", "NumPy")
         },
-        "load average": f"{load} (1, 5, 15 minutes, before the run)",
+        "load average": load_average(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def load_average():
+    """Processes that ran before, on average of 1, 5 and 15 minutes, and whether they disturb."""
+    if not hasattr(os, "getloadavg"):
+        return "unknown"
+    load = os.getloadavg()
+    quiet = "" if load[0] < QUIET else ": NOT A QUIET MACHINE, the times mean little"
+    return f"{load[0]:.2f}, {load[1]:.2f}, {load[2]:.2f}{quiet}"
 
 
 def cpu_model():

@@ -1,7 +1,9 @@
 """The command: measure, show every row when it is there, write what was asked for."""
 
 import shlex
+import time
 from itertools import groupby
+from pathlib import Path
 
 from ..errors import InputError
 from . import report
@@ -25,15 +27,19 @@ def run(names=None, *, quick=False, threads=None, json=None, plot=None, markdown
     Raises
     ------
     InputError
-        At the end, where a contestant failed or computed something else.
+        For a folder that is not there; and, at the end, where a contestant failed or computed
+        something else.
     """
+    for path in filter(None, (json, plot, markdown)):
+        if not Path(path).absolute().parent.is_dir():  # said now, not after ten minutes
+            raise InputError(f"{path}: there is no such folder")
     names = list(dict.fromkeys(names or TABLES))  # each once
     if plot:
-        import matplotlib  # noqa: F401  (its absence is an error now, not after ten minutes)
+        import matplotlib  # noqa: F401  (likewise)
     facts, command = report.header(), _command(names, quick, threads, json, plot, markdown)
     for name, value in facts.items():
         print(f"{name:14} {value}")
-    tables = []
+    tables, start = [], time.monotonic()
     pairs = measure(names, quick=quick, threads=threads, pace=pace)
     for _, group in groupby(pairs, key=lambda pair: pair[0].name):
         rows = []
@@ -47,6 +53,8 @@ def run(names=None, *, quick=False, threads=None, json=None, plot=None, markdown
     for name in names:
         if name not in measured:
             print(f"\n{name}: this machine cannot measure it")
+    facts["duration"] = f"{(time.monotonic() - start) / 60:.1f} minutes"
+    print(f"\n{facts['duration']}")
     if json:
         report.write_json(json, facts, command, tables)
     if plot:

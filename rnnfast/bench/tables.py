@@ -378,7 +378,7 @@ def _avx2(bench):
 )
 def _memory(bench):
     peaks, (N, D, H) = {}, (20, 32, 32)
-    short, long = (10, 20) if bench.quick else (35, 140)
+    short, long = (35, 70) if bench.quick else (35, 140)
     small, large = (1000, 2000) if bench.quick else (10000, 20000)
     for V in (small, large):
         for T in (short, long):
