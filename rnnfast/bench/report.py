@@ -164,13 +164,18 @@ def write_plot(path, tables):
     lines = {}
     for table, rows in tables:
         for row in rows:
-            if row.ratio and row.work and table.averaged and table.rate == "GF/s":
-                key = f"{table.name}, {row.peer}, {row.threads} thr"
-                lines.setdefault(key, []).append((row.work, row.ratio))
-    for label, points in lines.items():
-        plot.plot(*zip(*sorted(points), strict=True), "o-", label=label, markersize=3)
+            if table.plotted and row.ratio and row.work:
+                lines.setdefault((table.name, row.threads), []).append((row.work, row.ratio))
+    colours = {name: f"C{k}" for k, name in enumerate(dict.fromkeys(name for name, _ in lines))}
+    for (name, threads), points in lines.items():
+        plot.plot(
+            *zip(*sorted(points), strict=True),
+            "o-" if threads == 1 else "s--",
+            color=colours[name],
+            label=f"{name}, {threads} thread{'s' if threads > 1 else ''}",
+        )
     plot.axhline(1, color="black", linewidth=1)
     plot.set(xscale="log", yscale="log")
     if lines:
-        plot.legend(fontsize="x-small", ncols=2)
+        plot.legend(fontsize="small", ncols=2)
     save(path, figure)
