@@ -1,10 +1,11 @@
-"""Contestants of the benchmarks, and the header that says where the figures were measured."""
+"""Contestants of pytest-benchmark, and the header that says where the figures were measured."""
+
+from importlib import import_module
 
 import pytest
 
 import rnnfast
-
-CONTESTANTS = ("rnnfast", "numpy", "torch")
+from rnnfast.bench.duel import CONTESTANTS
 
 
 def pytest_benchmark_update_json(output_json):
@@ -15,10 +16,9 @@ def pytest_report_header():
     return [f"{name}: {value}" for name, value in rnnfast.build_info().items()]
 
 
-@pytest.fixture(params=CONTESTANTS)
+@pytest.fixture(params=["rnnfast", "numpy", "torch"])
 def contestant(request):
-    """rnnfast, its NumPy twin, and PyTorch where it is installed, all on the same threads."""
-    if request.param == "torch":
-        torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-        torch.set_num_threads(rnnfast.get_num_threads())
-    return request.param
+    """The tasks of rnnfast, of its NumPy twin, and of PyTorch where it is installed."""
+    module, library, label = CONTESTANTS[request.param]
+    pytest.importorskip(library, reason=f"{label} is not installed")
+    return import_module(module)

@@ -1,4 +1,4 @@
-"""The command `rnnfast`: train, eval, sample, info, selfcheck, reproduce."""
+"""The command `rnnfast`: train, eval, sample, bench, info, selfcheck, reproduce."""
 
 import argparse
 import io
@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ._version import __version__
+from .bench.run import run as run_bench
+from .bench.tables import TABLES
 from .errors import InputError, TrainingDiverged, TrainingInterrupted
 from .info import build_info
 from .plot import plot_history
@@ -110,6 +112,18 @@ def _parser():
         help=careful,
     )
     option("--seed", type=_seed, metavar="N", help="for the same text again (default: random)")
+
+    bench = command("bench", _bench, "Measure speed against PyTorch, JAX and NumPy.")
+    option = bench.add_argument
+    option("--quick", action="store_true", help="one minute: whether it works, not how fast it is")
+    tables = ", ".join(TABLES)
+    option("--table", nargs="+", choices=list(TABLES), metavar="NAME", help=f"of {tables} (all)")
+    option(
+        "--threads", nargs="+", type=_count, dest="counts", metavar="N", help="CPU threads (1 2)"
+    )
+    option("--json", metavar="FILE", help="also write the tables there")
+    option("--markdown", metavar="FILE", help="also write the tables there")
+    option("--plot", metavar="FILE", help="also draw the ratios by size there, as a PNG")
 
     command("info", _info, "What is installed and in use here.")
     command("selfcheck", _selfcheck, "Compare every compiled kernel with its NumPy twin.")
@@ -291,6 +305,23 @@ def _sample(arguments):
         rng=np.random.default_rng(arguments.seed),
     )
     print(text)
+    return 0
+
+
+def _bench(arguments):
+    try:
+        run_bench(
+            arguments.table,
+            quick=arguments.quick,
+            threads=arguments.counts,
+            json=arguments.json,
+            plot=arguments.plot,
+            markdown=arguments.markdown,
+        )
+    except ImportError as error:
+        if not arguments.plot:
+            raise
+        raise InputError(f"--plot needs matplotlib (`pip install matplotlib`): {error}") from None
     return 0
 
 

@@ -8,29 +8,31 @@ def plot_history(path, history, unit):
 
     Raises ImportError where matplotlib is not installed.
     """
-    figure, axes = _axes("epoch", f"cross entropy, nats per {unit}", "rnnfast training run")
+    figure, plot = axes("epoch", f"cross entropy, nats per {unit}", "rnnfast training run")
     valid = [record for record in history if record.valid_loss is not None]
-    axes.plot([r.epoch for r in history], [r.train_loss for r in history], label="training")
-    axes.plot([r.epoch for r in valid], [r.valid_loss for r in valid], "o-", label="validation")
-    axes.legend()
-    _save(path, figure)
+    plot.plot([r.epoch for r in history], [r.train_loss for r in history], label="training")
+    plot.plot([r.epoch for r in valid], [r.valid_loss for r in valid], "o-", label="validation")
+    plot.legend()
+    save(path, figure)
 
 
 def plot_curve(path, xs, ys, *, xlabel, ylabel, title):
     """Write a PNG of one curve; raises ImportError where matplotlib is not installed."""
-    figure, axes = _axes(xlabel, ylabel, title)
-    axes.plot(xs, ys)
-    _save(path, figure)
+    figure, plot = axes(xlabel, ylabel, title)
+    plot.plot(xs, ys)
+    save(path, figure)
 
 
-def _axes(xlabel, ylabel, title):
+def axes(xlabel, ylabel, title):
+    """An empty figure, and its axes."""
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
     figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, title=title)
-    axes.grid(alpha=0.3)
-    return figure, axes
+    plot = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, title=title)
+    plot.grid(alpha=0.3)
+    return figure, plot
 
 
-def _save(path, figure):
+def save(path, figure):
+    """Write a figure as a PNG."""
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

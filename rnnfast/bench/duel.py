@@ -1,0 +1,203 @@
+"""Contestants in processes of their own: compared first, then they take turns."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+import numpy as np
+
+CONTESTANTS = {  # name: module with its tasks, library, as it is written
+    "rnnfast": ("rnnfast.bench.ours", "rnnfast", "rnnfast"),
+    "numpy": ("rnnfast.bench.numpy_peer", "numpy", "NumPy"),
+    "torch": ("rnnfast.bench.torch_peer", "torch", "PyTorch"),
+    "jax": ("rnnfast.bench.jax_peer", "jax", "JAX"),
+}
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+TOLERANCES = {"float32": 1e-4, "float64": 1e-10}  # relative to the largest value of an array
+LIMIT = 120.0  # seconds that an answer may take
+START = "import {library}; from rnnfast.bench.worker import main; main()"
+
+
+class Refused(Exception):
+    """A contestant failed, or its results are not those of the others."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contestant with a task: what is started, and with how many threads."""
+
+    name: str
+    task: str
+    options: dict
+    threads: int = 1
+    environment: dict = field(default_factory=dict)
+
+    @property
+    def label(self):
+        return CONTESTANTS[self.name][2]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long contestants take turns: seconds of a turn, numbers of rounds and seconds of them.
+
+    Rounds go on until `seconds` have passed and there are `rounds` of them. Where calls are long,
+    `most_seconds` end them earlier, after 2 rounds at least.
+    """
+
+    turn: float = 0.1
+    seconds: float = 1.5
+    rounds: int = 5
+    most_seconds: float = 15.0
+
+
+def installed_version(name):
+    """Version of a contestant's library, or None where it is absent."""
+    library = CONTESTANTS[name][1]
+    if find_spec(library) is None:
+        return None
+    with suppress(PackageNotFoundError):
+        return version(library)
+    return "of unknown version"
+
+
+class Worker:
+    """The process of a contestant; `ask` raises Refused where it fails or does not answer."""
+
+    def __init__(self, name, threads, environment):
+        module, library, self.label = CONTESTANTS[name]
+        counts = {variable: str(threads) for variable in THREAD_VARIABLES}
+        self.process = subprocess.Popen(
+            # The library comes first: rnnfast shortens the spinning of an OpenMP that it loads, and
+            # a peer must find its own settings.
+            [sys.executable, "-c", START.format(library=library), module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **counts, **environment},
+        )
+
+    def ask(self, do, **request):
+        timer = threading.Timer(LIMIT, self.process.kill)
+        timer.start()
+        try:
+            print(json.dumps({"do": do, **request}), file=self.process.stdin, flush=True)
+            line = self.process.stdout.readline()
+        except OSError:
+            line = ""
+        finally:
+            timer.cancel()
+        answer = json.loads(line) if line else {"error": "ended without an answer"}
+        if "error" in answer:
+            raise Refused(f"{self.label}: {answer['error']}")
+        return answer["answer"]
+
+    @property
+    def alive(self):
+        return self.process.poll() is None
+
+    def close(self):
+        # a worker ends with its input; one that is busy, after Ctrl-C for one, is not waited for
+        with suppress(OSError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+
+class Arena:
+    """Workers of one table: kept while the next row needs them, ended with the `with` block."""
+
+    def __init__(self, pace):
+        self.pace = pace
+        self._workers = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """End all workers."""
+        while self._workers:
+            self._workers.popitem()[1].close()
+
+    def enter(self, *entries):
+        """Workers of the entries, a process each, with their tasks made; others end."""
+        keys = [
+            (slot, entry.name, entry.threads, *sorted(entry.environment.items()))
+            for slot, entry in enumerate(entries)
+        ]
+        for key in self._workers.keys() - keys:
+            self._workers.pop(key).close()
+        for key, entry in zip(keys, entries, strict=True):
+            if key not in self._workers or not self._workers[key].alive:
+                self._workers[key] = Worker(entry.name, entry.threads, entry.environment)
+        workers = [self._workers[key] for key in keys]
+        for worker, entry in zip(workers, entries, strict=True):
+            worker.ask("make", task=entry.task, threads=entry.threads, options=entry.options)
+        return workers
+
+    def check(self, workers):
+        """Compare the results of all workers with those of the first; Refused if they differ."""
+        first, *others = workers
+        with tempfile.TemporaryDirectory() as folder:
+            expected = _results(first, folder)
+            for other in others:
+                for ours, theirs in zip(expected, _results(other, folder), strict=True):
+                    if not agree(ours, theirs):
+                        raise Refused(f"results of {first.label} and {other.label} differ")
+
+    def race(self, workers):
+        """Median seconds of each worker, and median of its ratio to the first, turn by turn."""
+        pace, turns, start = self.pace, [], time.perf_counter()
+        while (
+            len(turns) < 2
+            or (passed := time.perf_counter() - start) < pace.seconds
+            or (len(turns) < pace.rounds and passed < pace.most_seconds)
+        ):
+            turns.append([worker.ask("turn", seconds=pace.turn) for worker in workers])
+        times = [statistics.median(column) for column in zip(*turns, strict=True)]
+        ratios = [statistics.median(t[k] / t[0] for t in turns) for k in range(len(workers))]
+        return times, ratios
+
+
+def agree(ours, theirs):
+    """Whether two arrays differ by rounding at most; integers not at all, NaN never agrees."""
+    if ours.shape != theirs.shape:
+        return False
+    tolerance = TOLERANCES.get(str(theirs.dtype), 0) * np.abs(theirs).max()
+    return bool(np.abs(ours - theirs).max() <= tolerance)
+
+
+def _results(worker, folder):
+    path = os.path.join(folder, "results.npz")
+    worker.ask("results", path=path)
+    with np.load(path) as file:
+        return [file[name] for name in file.files]
+
+
+@contextmanager
+def busy_neighbours(count):
+    """So many processes that only compute, until the block ends (or after some minutes)."""
+    code = "import time\nend = time.time() + 300\nwhile time.time() < end: pass"
+    with ExitStack() as stack:
+        for _ in range(count):
+            process = subprocess.Popen([sys.executable, "-c", code])
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        yield

@@ -1,0 +1,50 @@
+"""What NumPy does: the twins of `rnnfast.reference`, and NumPy's own functions.
+
+How many threads its matrix products use was said to BLAS before this process started.
+"""
+
+import numpy as np
+
+from rnnfast import reference
+
+from . import ours, problems
+
+
+class Layer(ours.Layer):
+    module = reference
+
+
+class Training(ours.Training):
+    ops = reference.ops
+
+    def update(self):
+        for W, dW in zip(self.model.params, self.model.grads, strict=True):
+            self.ops.sgd_step(W, dW, problems.LEARNING_RATE)
+
+
+class Embedding:
+    """`np.add.at` into an array that is set to zero first."""
+
+    def __init__(self, _threads, *, V, D, tokens, **_):
+        W, self.ids, self.dxs = problems.embedding(V, D, tokens)
+        self.dW = np.empty_like(W)
+
+    def run(self):
+        self.dW[...] = 0
+        np.add.at(self.dW, self.ids, self.dxs)
+
+    def results(self):
+        self.run()
+        return [self.dW]
+
+
+class Product:
+    def __init__(self, _threads, *, size):
+        self.A, self.B = problems.matrices(size)
+        self.C = np.empty_like(self.A)
+
+    def run(self):
+        return np.matmul(self.A, self.B, out=self.C)
+
+    def results(self):
+        return [self.run()]

@@ -1,0 +1,181 @@
+"""The report of a run: header, text, JSON, Markdown, and a plot of the ratios by size."""
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..checkpoint import write_atomically
+from ..info import build_info
+from ..plot import axes, save
+from .tables import contestant_versions
+
+QUIET = 0.5  # processes; two threads beside one other process take turns on two CPUs
+COLUMNS = "{:44} {:>3} {:>10} {:24} {:>10} {:>7} {:>9} {:>6} {}"
+HEAD = ["what", "threads", "rnnfast", "peer", "peer's", "ratio", "rate", "target", ""]
+
+
+def header():
+    """Machine, versions, load and date: {name: text}."""
+    versions = contestant_versions()
+    return {
+        **{name: str(value) for name, value in build_info().items()},
+        "cpu": cpu_model(),
+        **{
+            title: version or "absent"
+            for title, version in versions.items()
+            if title not in ("rnnfast", "NumPy")
+        },
+        "load average": load_average(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def load_average():
+    """Processes that ran before, on average of 1, 5 and 15 minutes, and whether they disturb."""
+    if not hasattr(os, "getloadavg"):
+        return "unknown"
+    load = os.getloadavg()
+    quiet = "" if load[0] < QUIET else ": NOT A QUIET MACHINE, the times mean little"
+    return f"{load[0]:.2f}, {load[1]:.2f}, {load[2]:.2f}{quiet}"
+
+
+def cpu_model():
+    """What the CPU calls itself, as far as the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cells(row):
+    """The texts of a row, in the order of HEAD."""
+
+    def number(value, pattern):
+        return "" if value is None else format(value, pattern)
+
+    return [
+        row.what,
+        str(row.threads),
+        number(row.ours, ".3f"),
+        row.peer,
+        number(row.theirs, ".3f"),
+        number(row.ratio, ".2f"),
+        number(row.rate, ",.0f" if (row.rate or 0) >= 1000 else ".1f"),
+        "" if row.target is None else f">={row.target:.3g}",
+        row.note or {True: "met", False: "NOT MET", None: ""}[row.met],
+    ]
+
+
+def head(table):
+    """HEAD with the units of a table."""
+    names = dict(zip(HEAD, HEAD, strict=True))
+    names |= {"rnnfast": f"rnnfast {table.unit}", "peer's": f"peer {table.unit}"}
+    return list((names | {"rate": table.rate}).values())
+
+
+def text_head(table):
+    """Lines that start a table on the screen."""
+    names = ["thr" if name == "threads" else name for name in head(table)]
+    return f"\n{table.name}: {table.title}\n{COLUMNS.format(*names).rstrip()}"
+
+
+def text_line(row):
+    """The line of a row on the screen."""
+    return COLUMNS.format(*cells(row)).rstrip()
+
+
+def as_json(facts, command, tables):
+    """The run as a dict that JSON can hold; `tables` are pairs (table, rows)."""
+    return {
+        "command": command,
+        "header": facts,
+        "tables": [
+            {
+                "name": table.name,
+                "title": table.title,
+                "unit": table.unit,
+                "rate_unit": table.rate,
+                "rows": [{**asdict(row), "rate": row.rate, "met": row.met} for row in rows],
+            }
+            for table, rows in tables
+        ],
+    }
+
+
+def as_markdown(facts, command, tables, plot=None):
+    """The run as a page."""
+    met = [row.met for _, rows in tables for row in rows if row.met is not None]
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Made by `{command}`; {sum(met)} of {len(met)} targets are met.",
+        "",
+        "Each contestant has a process of its own, with the same number of threads. Results are",
+        "compared before any clock starts. Then they take turns; times are medians, and `ratio` is",
+        "the median, turn by turn, of the peer's time divided by that of rnnfast.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts.items()),
+    ]
+    if plot:
+        lines += ["", f"![ratio by size]({plot})"]
+    for table, rows in tables:
+        names = head(table)
+        lines += [
+            "",
+            f"## {table.name}",
+            "",
+            f"{table.title}. `rnnfast bench --table {table.name}`",
+            "",
+            f"| {' | '.join(names)} |",
+            f"|---|{'---:|' * 2}---|{'---:|' * 4}---|",
+            *(f"| {' | '.join(cells(row))} |" for row in rows),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def write_json(path, *run):
+    """Write `as_json` of a run."""
+    data = json.dumps(as_json(*run), indent=1) + "\n"
+    write_atomically(path, lambda file: file.write(data.encode()))
+
+
+def write_markdown(path, *run, plot=None):
+    """Write `as_markdown` of a run; a plot beside the page is shown in it."""
+    link = plot and os.path.relpath(plot, Path(path).parent).replace(os.sep, "/")
+    data = as_markdown(*run, plot=link)
+    write_atomically(path, lambda file: file.write(data.encode()))
+
+
+def write_plot(path, tables):
+    """Write a PNG of ratios by floating point operations; ImportError without matplotlib."""
+    figure, plot = axes(
+        "floating point operations of a call",
+        "peer's time / ours",
+        "rnnfast and its peers, by size",
+    )
+    lines = {}
+    for table, rows in tables:
+        for row in rows:
+            if table.plotted and row.ratio and row.work:
+                lines.setdefault((table.name, row.threads), []).append((row.work, row.ratio))
+    colours = {name: f"C{k}" for k, name in enumerate(dict.fromkeys(name for name, _ in lines))}
+    for (name, threads), points in lines.items():
+        plot.plot(
+            *zip(*sorted(points), strict=True),
+            "o-" if threads == 1 else "s--",
+            color=colours[name],
+            label=f"{name}, {threads} thread{'s' if threads > 1 else ''}",
+        )
+    plot.axhline(1, color="black", linewidth=1)
+    plot.set(xscale="log", yscale="log")
+    if lines:
+        plot.legend(fontsize="small", ncols=2)
+    save(path, figure)

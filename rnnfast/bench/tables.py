@@ -1,0 +1,457 @@
+"""What is measured, and the ratio that is wanted; every ratio is good where it is large.
+
+N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
+"""
+
+import statistics
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+from ..kernels import engine
+from ..threads import available_cpus
+from . import problems
+from .duel import CONTESTANTS, Arena, Entry, Pace, Refused, busy_neighbours, installed_version
+
+SHAPES = [
+    (1, 25, 65, 100),
+    (10, 5, 100, 100),
+    (20, 35, 100, 100),
+    (50, 50, 128, 128),
+    (20, 35, 650, 650),
+    (64, 100, 256, 512),
+    (128, 50, 1024, 1024),
+]
+ODD_SHAPES = [
+    (7, 13, 37, 193),
+    (1, 100, 1, 1),
+    (3, 17, 5, 7),
+    (32, 50, 16, 16),
+    (256, 20, 100, 100),
+    (20, 35, 129, 127),
+    (5, 300, 33, 65),
+    (13, 40, 257, 300),
+]
+BUSY_SHAPES = [(20, 35, 100, 100), (50, 50, 128, 128), (20, 35, 650, 650)]
+LANGUAGE_MODELS = [  # cell, N, T, V, D, H
+    ("rnn", 10, 5, 418, 100, 100),
+    ("lstm", 20, 35, 10000, 100, 100),
+    ("lstm", 50, 50, 65, 64, 128),
+    ("lstm", 64, 50, 65, 64, 512),
+    ("lstm", 20, 35, 10000, 650, 650),
+]
+GENERATION = {"V": 65, "D": 64, "H": 128, "length": 500}
+EMBEDDING = {"V": 10000, "D": 650, "tokens": 700}
+PRODUCT_SIZE = 2048
+LONG_TIMES = [100, 200, 400, 800, 1600]
+ROWS = [32, 64, 128, 256]
+AVX2 = {
+    "rnnfast": {"RNNFAST_CPU": "avx2"},
+    "torch": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+}
+AT_MOST_10_PERCENT_SLOWER = 1 / 1.1
+MB = 1e6
+
+
+@dataclass
+class Row:
+    """A measurement beside that of a peer. None is what was not, or cannot be, measured."""
+
+    what: str
+    threads: int
+    peer: str
+    ours: float | None = None
+    theirs: float | None = None
+    ratio: float | None = None
+    target: float | None = None
+    work: float | None = None  # 1e9 floating point operations, or tokens
+    note: str = ""
+
+    @property
+    def met(self):
+        """Whether the target is met; None where there is none, or no measurement."""
+        return None if self.target is None or self.ratio is None else self.ratio >= self.target
+
+    @property
+    def rate(self):
+        """Work per second of ours, whose time is in milliseconds."""
+        return self.work / self.ours * 1e3 if self.work and self.ours else None
+
+
+@dataclass
+class Table:
+    """Rows of one kind; `means` are targets of geometric means, by peer."""
+
+    name: str
+    title: str
+    measure: Callable
+    unit: str = "ms"
+    rate: str = "GF/s"
+    means: dict = field(default_factory=dict)
+    averaged: bool = True
+    plotted: bool = False
+
+    def mean_rows(self, rows):
+        """Geometric means of the ratios, for each peer and number of threads."""
+        groups = {}
+        for row in rows:
+            if row.ratio is not None:
+                groups.setdefault((row.peer, row.threads), []).append(row.ratio)
+        return [
+            Row(
+                "geometric mean",
+                threads,
+                peer,
+                ratio=statistics.geometric_mean(ratios),
+                target=self.means.get(peer),
+            )
+            for (peer, threads), ratios in groups.items()
+            if self.averaged and len(ratios) > 1
+        ]
+
+
+TABLES = {}
+
+
+def table(name, title, **options):
+    """Enter a function `(run) -> rows` as the table `name`."""
+
+    def enter(measure):
+        TABLES[name] = Table(name, title, measure, **options)
+        return measure
+
+    return enter
+
+
+@dataclass
+class Bench:
+    """What the tables need to know: their arena, numbers of threads, and whether to hurry."""
+
+    arena: Arena
+    threads: list
+    quick: bool = False
+
+    def few(self, cases, count):
+        """All cases, or the first few of them in a hurry."""
+        return cases[:count] if self.quick else cases
+
+    def rows(self, what, ours, peers, targets=None, *, work=None, beside=nullcontext):
+        """Duel of an entry with each peer that is there: a list of rows, one for each peer.
+
+        What fails or computes something else is a row with a note and no times. Where no peer is
+        there, the NumPy twin is what results are compared with.
+        """
+        targets = targets or {}
+        here = [peer for peer in peers if installed_version(peer.name)]
+        found = {}
+        try:
+            judge = [] if here else [Entry("numpy", ours.task, ours.options, ours.threads)]
+            workers = self.arena.enter(ours, *here, *judge)
+            self.arena.check(workers)
+            with beside():
+                times, ratios = self.arena.race(workers[: 1 + len(here)])
+            own, note = 1e3 * times[0], ""
+            found = {
+                peer.name: (1e3 * time, ratio)
+                for peer, time, ratio in zip(here, times[1:], ratios[1:], strict=True)
+            }
+        except Refused as error:
+            own, note = None, str(error)
+        return [
+            Row(
+                what,
+                ours.threads,
+                peer.label,
+                own,
+                *found.get(peer.name, (None, None)),
+                targets.get(peer.name),
+                work,
+                note or ("" if peer in here else "absent"),
+            )
+            for peer in peers
+        ]
+
+    def scaled(self, what, ours, other, label, factor, target, *, work=None):
+        """Duel of two entries whose work differs: the ratio of times is multiplied by `factor`.
+
+        Each is compared with the NumPy twin, since their results differ in shape too.
+        """
+        row = Row(what, ours.threads, label, target=target, work=work)
+        twins = [Entry("numpy", e.task, e.options, e.threads) for e in (ours, other)]
+        try:
+            pair = self.arena.enter(ours, other, *twins)
+            self.arena.check(pair[::2])
+            self.arena.check(pair[1::2])
+            (own, theirs), (_, ratio) = self.arena.race(pair[:2])
+            row.ours, row.theirs, row.ratio = 1e3 * own, 1e3 * theirs, factor * ratio
+        except Refused as error:
+            row.note = str(error)
+        return row
+
+
+def layer(name, cell, shape, way="both", *, threads=1, dtype="float32", environment=None):
+    options = {"cell": cell, "dtype": dtype, "shape": shape, "way": way}
+    return Entry(name, "Layer", options, threads, environment or {})
+
+
+def comma(shape):
+    return ",".join(map(str, shape))
+
+
+def layers(bench, cell, floor, *, way="both", dtype="float32", environments=None, threads=None):
+    """A table of layers against PyTorch; `floor(H)` is what no ratio may be below."""
+    for n in threads or bench.threads:
+        for shape in bench.few(SHAPES, 3):
+            ours, theirs = (
+                layer(name, cell, shape, way, threads=n, dtype=dtype, environment=environment)
+                for name, environment in (environments or {"rnnfast": {}, "torch": {}}).items()
+            )
+            yield from bench.rows(
+                comma(shape),
+                ours,
+                [theirs],
+                {"torch": floor(shape[-1])},
+                work=problems.layer_gflops(cell, shape, way),
+            )
+
+
+@table(
+    "lstm",
+    "LSTM layer N,T,D,H, forward and backward, float32",
+    means={"PyTorch": 2.0},
+    plotted=True,
+)
+def _lstm(bench):
+    return layers(bench, "lstm", lambda H: 1.05 if H >= 650 else 1.15)
+
+
+@table(
+    "rnn", "RNN layer N,T,D,H, forward and backward, float32", means={"PyTorch": 3.0}, plotted=True
+)
+def _rnn(bench):
+    return layers(bench, "rnn", lambda H: 1.3)
+
+
+@table(
+    "lstm-forward",
+    "LSTM layer N,T,D,H, forward only, float32",
+    means={"PyTorch": 1.3},
+    plotted=True,
+)
+def _lstm_forward(bench):
+    return layers(bench, "lstm", lambda H: 1.0, way="forward")
+
+
+@table(
+    "float64",
+    "LSTM layer N,T,D,H, forward and backward, float64",
+    means={"PyTorch": 1.5},
+    plotted=True,
+)
+def _float64(bench):
+    return layers(bench, "lstm", lambda H: 1.0, dtype="float64")
+
+
+@table(
+    "training",
+    "Training step of a language model cell N,T,V,D,H: forward, backward, SGD, float32",
+    means={"PyTorch": 2.5, "NumPy": 6.0},
+)
+def _training(bench):
+    for n in bench.threads:
+        for case in bench.few(LANGUAGE_MODELS, 3):
+            options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True))
+            ours, *peers = (
+                Entry(name, "Training", options, n) for name in ("rnnfast", "torch", "numpy")
+            )
+            yield from bench.rows(f"{case[0]} {comma(case[1:])}", ours, peers)
+
+
+@table("generation", "Generation of text, one LSTM layer, float32", rate="tokens/s")
+def _generation(bench):
+    sizes = f"V{GENERATION['V']} D{GENERATION['D']} H{GENERATION['H']}"
+    what = f"{sizes}, {GENERATION['length']} tokens"
+    ours, theirs = (Entry(name, "Generation", GENERATION) for name in ("rnnfast", "torch"))
+    return bench.rows(what, ours, [theirs], {"torch": 20.0}, work=GENERATION["length"])
+
+
+@table("embedding", "Gradient of an embedding's table, float32", rate="", averaged=False)
+def _embedding(bench):
+    sizes = f"V{EMBEDDING['V']} D{EMBEDDING['D']}, {EMBEDDING['tokens']} tokens"
+    peers = [Entry(name, "Embedding", EMBEDDING) for name in ("numpy", "torch")]
+    # the language models keep zeros; a layer on its own, which others may write to, does not
+    for keep_zeros, targets in ((True, {"numpy": 10.0, "torch": 2.0}), (False, {})):
+        ours = Entry("rnnfast", "Embedding", {**EMBEDDING, "keep_zeros": keep_zeros})
+        yield from bench.rows(f"{sizes}, keep_zeros={keep_zeros}", ours, peers, targets)
+
+
+@table(
+    "gemm",
+    "Matrix product of the machine, and the part of its rate that LSTM layers N,T,D,H reach "
+    "(ratio, forward and backward, against the fastest product of all), float32",
+    averaged=False,
+)
+def _gemm(bench):
+    size = 512 if bench.quick else PRODUCT_SIZE
+    gflops = 2e-9 * size**3
+    for n in bench.threads:
+        ours, *peers = (
+            Entry(name, "Product", {"size": size}, n) for name in ("rnnfast", "torch", "numpy")
+        )
+        rows = bench.rows(f"product {comma([size] * 3)}", ours, peers, work=gflops)
+        yield from rows
+        times = [(rows[0].ours, ours)]
+        times += [(row.theirs, peer) for row, peer in zip(rows, peers, strict=True)]
+        measured = [pair for pair in times if pair[0]]
+        if not measured:
+            continue
+        # Our own product may be the fastest: a slow library must not make a layer look good.
+        _, fastest = min(measured, key=lambda pair: pair[0])
+        for shape in bench.few([shape for shape in SHAPES if shape[-1] >= 512], 1):
+            ours = layer("rnnfast", "lstm", shape, threads=n)
+            work = problems.layer_gflops("lstm", shape, "both")
+            label = f"product, {fastest.label}"
+            yield bench.scaled(comma(shape), ours, fastest, label, work / gflops, 0.8, work=work)
+
+
+@table("threads", "Two threads against one, where there are 20 ms of work", rate="", averaged=False)
+def _threads(bench):
+    pairs = [
+        (f"lstm {comma(shape)}", [layer("rnnfast", "lstm", shape, threads=n) for n in (2, 1)])
+        for shape in SHAPES
+        if shape[-1] >= 512
+    ]
+    for case in LANGUAGE_MODELS[1:2] + LANGUAGE_MODELS[3:]:
+        options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True))
+        entries = [Entry("rnnfast", "Training", options, n) for n in (2, 1)]
+        pairs.append((f"training {case[0]} {comma(case[1:])}", entries))
+    for what, (two, one) in bench.few(pairs, 1) if available_cpus() > 1 else []:
+        yield bench.scaled(what, two, one, "rnnfast, 1 thread", 1, 1.8)
+
+
+@table(
+    "linear",
+    "Time per step as T grows, and per row as N grows: LSTM N,T,D,H, forward and backward",
+    averaged=False,
+)
+def _linear(bench):
+    for n in bench.threads:
+        for cases in (
+            [(20, T, 100, 100) for T in bench.few(LONG_TIMES, 2)],
+            [(N, 35, 100, 100) for N in bench.few(ROWS, 2)],
+        ):
+            base, gflops = cases[0], problems.layer_gflops("lstm", cases[0], "both")
+            for shape in cases[1:]:
+                work = problems.layer_gflops("lstm", shape, "both")
+                ours, theirs = (layer("rnnfast", "lstm", s, threads=n) for s in (shape, base))
+                label = f"rnnfast, {comma(base)}"
+                target = AT_MOST_10_PERCENT_SLOWER
+                yield bench.scaled(
+                    comma(shape), ours, theirs, label, work / gflops, target, work=work
+                )
+
+
+@table("odd", "Layers of odd shapes N,T,D,H, forward and backward, float32: no cliffs")
+def _odd(bench):
+    for n in bench.threads:
+        for cell in ("lstm", "rnn"):
+            for shape in bench.few(ODD_SHAPES, 1):
+                ours, theirs = (
+                    layer(name, cell, shape, threads=n) for name in ("rnnfast", "torch")
+                )
+                work = problems.layer_gflops(cell, shape, "both")
+                what = f"{cell} {comma(shape)}"
+                yield from bench.rows(what, ours, [theirs], {"torch": 1.0}, work=work)
+
+
+@table("busy", "LSTM layer N,T,D,H, forward and backward, beside one busy process per CPU")
+def _busy(bench):
+    cpus = available_cpus()
+    for shape in bench.few(BUSY_SHAPES, 1):
+        ours, theirs = (layer(name, "lstm", shape, threads=cpus) for name in ("rnnfast", "torch"))
+        yield from bench.rows(
+            comma(shape),
+            ours,
+            [theirs],
+            {"torch": 1.0},
+            work=problems.layer_gflops("lstm", shape, "both"),
+            beside=lambda: busy_neighbours(cpus),
+        )
+
+
+@table(
+    "avx2",
+    "LSTM layer N,T,D,H, forward and backward, float32, both limited to AVX2",
+    means={"PyTorch": 1.3},
+)
+def _avx2(bench):
+    if engine.CPU_LEVEL in ("avx2", "avx512"):
+        yield from layers(bench, "lstm", lambda H: None, environments=AVX2, threads=[1])
+
+
+@table(
+    "memory",
+    "Most memory that training steps allocate, beside an array of N*T*V numbers: "
+    "LSTM model N,T,V,D,H, float32",
+    unit="MB",
+    rate="",
+    averaged=False,
+)
+def _memory(bench):
+    peaks, (N, D, H) = {}, (20, 32, 32)
+    short, long = (35, 70) if bench.quick else (35, 140)
+    small, large = (1000, 2000) if bench.quick else (10000, 20000)
+    for V in (small, large):
+        for T in (short, long):
+            options = {"cell": "lstm", "N": N, "T": T, "V": V, "D": D, "H": H}
+            ours, twin = (Entry(name, "Training", options) for name in ("rnnfast", "numpy"))
+            row = Row(comma((N, T, V, D, H)), 1, "N*T*V numbers", theirs=4 * N * T * V / MB)
+            try:
+                workers = bench.arena.enter(ours, twin)
+                bench.arena.check(workers)
+                # a process that has not made a step yet
+                bench.arena.close()
+                (worker,) = bench.arena.enter(ours)
+                row.ours = peaks[T, V] = worker.ask("call", name="peak") / MB
+                row.ratio = row.theirs / row.ours
+            except Refused as error:
+                row.note = str(error)
+            yield row
+    if len(peaks) == 4:
+        # The mixed difference: what grows with N*T alone, or with V alone, falls out of it.
+        mixed = peaks[long, large] - peaks[long, small] - peaks[short, large] + peaks[short, small]
+        theirs = 4 * N * (long - short) * (large - small) / MB
+        ratio = theirs / max(mixed, theirs / 1000)
+        yield Row("part that grows with N*T*V", 1, "N*T*V numbers", mixed, theirs, ratio, 50.0)
+
+
+@table("peers", "Other peers: layers N,T,D,H, forward and backward, float32")
+def _peers(bench):
+    for n in bench.threads:
+        for cell in ("lstm", "rnn"):
+            for shape in bench.few(SHAPES[:4], 1):
+                ours, *peers = (
+                    layer(name, cell, shape, threads=n) for name in ("rnnfast", "jax", "numpy")
+                )
+                work = problems.layer_gflops(cell, shape, "both")
+                yield from bench.rows(f"{cell} {comma(shape)}", ours, peers, work=work)
+
+
+def measure(names, *, quick=False, threads=None, pace=None):
+    """Yield each table named, and its rows one by one: pairs (table, row)."""
+    cpus = available_cpus()
+    threads = threads or ([1] if quick else sorted({1, min(2, cpus)}))
+    pace = pace or (Pace(turn=0.03, seconds=0.2, rounds=3, most_seconds=3) if quick else Pace())
+    for name in names:
+        with Arena(pace) as arena:
+            rows = []
+            for row in TABLES[name].measure(Bench(arena, threads, quick)):
+                rows.append(row)
+                yield TABLES[name], row
+            for row in TABLES[name].mean_rows(rows):
+                yield TABLES[name], row
+
+
+def contestant_versions():
+    """{title: version or None} of the contestants."""
+    return {title: installed_version(name) for name, (_, _, title) in CONTESTANTS.items()}

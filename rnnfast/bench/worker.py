@@ -1,0 +1,60 @@
+"""The process of one contestant: answers requests, a line of JSON each, until its input ends.
+
+`make` a task, save its `results`, time a `turn` of its `run`, or `call` another method of it.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+import traceback
+from importlib import import_module
+
+import numpy as np
+
+
+def main():
+    """Serve the contestant in the module that the command line names."""
+    # what a library prints must not come between the answers
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    tasks, task = import_module(sys.argv[1]), None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            match request.pop("do"):
+                case "make":
+                    task = None  # the memory of the one before is free again
+                    task = getattr(tasks, request["task"])(request["threads"], **request["options"])
+                    answer = None
+                case "results":
+                    answer = np.savez(request["path"], *task.results())
+                case "turn":
+                    answer = turn(task.run, request["seconds"])
+                case "call":
+                    answer = getattr(task, request["name"])()
+            answer = {"answer": answer}
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers)
+
+
+def turn(run, seconds):
+    """Median seconds of a call, over so much time and at least three calls.
+
+    The first call finds caches cold and threads asleep, and does not count, unless it takes the
+    whole turn.
+    """
+    start = time.perf_counter()
+    run()
+    now = time.perf_counter()
+    if now - start > seconds:
+        return now - start
+    times, end = [], now + seconds
+    while len(times) < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

@@ -1,0 +1,195 @@
+"""`rnnfast bench`, on tiny shapes; no assertion on a time."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+
+import rnnfast
+from rnnfast.bench import duel, tables
+from rnnfast.bench.duel import Arena, Entry, Pace, Refused, agree
+from rnnfast.bench.report import cells, text_head, write_plot
+from rnnfast.bench.run import run
+from rnnfast.bench.tables import TABLES, Bench, Row, layer
+from rnnfast.cli import main
+from rnnfast.errors import InputError
+
+TINY = Pace(turn=0.001, seconds=0, rounds=2)
+SHAPE = (2, 3, 4, 5)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch, tmp_path):
+    """Tiny shapes, an empty working folder, and no peer but NumPy, which takes long to import."""
+    monkeypatch.setattr(tables, "SHAPES", [SHAPE, (1, 2, 3, 4)])
+    monkeypatch.setattr(tables, "Pace", lambda **_: TINY)
+    monkeypatch.setattr(tables, "EMBEDDING", {"V": 20, "D": 3, "tokens": 7})
+    only(monkeypatch, "rnnfast", "numpy")
+    monkeypatch.chdir(tmp_path)
+    threads = rnnfast.get_num_threads()
+    yield tmp_path
+    rnnfast.set_num_threads(threads)
+
+
+def only(monkeypatch, *names):
+    monkeypatch.setattr(tables, "installed_version", lambda name: "1.0" if name in names else None)
+
+
+def entry(name):
+    return layer(name, "lstm", SHAPE)
+
+
+def test_command_prints_tables_and_writes_json_and_markdown(tiny, capsys):
+    command = ["bench", "--quick", "--table", "lstm", "embedding", "--threads", "1"]
+    assert main([*command, "--json", "b.json", "--markdown", "b.md"]) == 0
+    out = capsys.readouterr().out
+    for name, value in rnnfast.build_info().items():
+        assert re.search(f"^{name} +{re.escape(str(value))}$", out, re.MULTILINE)
+    for part in ("load average", "date", "cpu ", TABLES["lstm"].title, "V20 D3, 7 tokens"):
+        assert part in out
+
+    data = json.loads((tiny / "b.json").read_text())
+    assert data["command"].startswith("rnnfast " + " ".join(command))
+    lstm, embedding = data["tables"]
+    assert [row["what"] for row in lstm["rows"]] == ["2,3,4,5", "1,2,3,4"]
+    row = embedding["rows"][0]
+    assert (row["peer"], row["target"], row["note"]) == ("NumPy", 10.0, "")
+    assert row["met"] == (row["ratio"] >= row["target"])
+    assert min(row["ours"], row["theirs"], row["ratio"], lstm["rows"][0]["rate"]) > 0
+
+    page = (tiny / "b.md").read_text()
+    assert page.startswith("# Benchmarks\n")
+    assert data["command"] in page
+    for table in page.split("\n## ")[1:]:
+        rows = [line for line in table.splitlines() if line.startswith("|")]
+        assert {line.count("|") for line in rows} == {10}
+
+
+def test_absent_peers_are_named(capsys):
+    run(["lstm"], threads=[1])
+    out = capsys.readouterr().out
+    assert re.search(r"^PyTorch +absent$", out, re.MULTILINE)
+    assert len(re.findall(r" PyTorch .* absent$", out, re.MULTILINE)) == len(tables.SHAPES)
+
+
+def test_tables_of_every_kind_run(monkeypatch):
+    """Whatever peers there are: NumPy plays PyTorch where that saves its import."""
+    monkeypatch.setitem(duel.CONTESTANTS, "torch", duel.CONTESTANTS["numpy"])
+    only(monkeypatch, "rnnfast", "numpy", "torch")
+    monkeypatch.setattr(tables, "LANGUAGE_MODELS", [("lstm", 2, 3, 11, 4, 5)])
+    monkeypatch.setattr(tables, "BUSY_SHAPES", [SHAPE])
+    for name in ("lstm-forward", "training", "memory", "busy"):
+        rows = [row for _, row in tables.measure([name], quick=True)]
+        assert rows, name
+        assert {row.note for row in rows} == {""}, rows
+
+
+def test_plot_is_a_png(tiny):
+    pytest.importorskip("matplotlib", reason="matplotlib draws the plot, and is not installed")
+    write_plot("b.png", [(TABLES["lstm"], [Row("a", 1, "PyTorch", 1.0, 2.0, 2.0, work=1.0)])])
+    assert (tiny / "b.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_without_matplotlib_is_an_error_before_anything_is_measured(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["bench", "--table", "lstm", "--plot", "b.png"]) == 1
+    out, err = capsys.readouterr()
+    assert "--plot needs matplotlib" in err
+    assert out == ""
+
+
+WRONG = """
+import numpy as np
+from rnnfast.bench import numpy_peer
+
+class Layer(numpy_peer.Layer):
+    def results(self):
+        hs, *others = super().results()
+        return [hs + {error}, *others]
+"""
+
+
+@pytest.mark.parametrize("error", ["np.float32(0.01)", "np.float32('nan')"])
+def test_a_contestant_with_wrong_results_is_refused(monkeypatch, tiny, capsys, error):
+    (tiny / "wrong.py").write_text(WRONG.format(error=error))
+    monkeypatch.setenv("PYTHONPATH", str(tiny))
+    monkeypatch.setitem(duel.CONTESTANTS, "torch", ("wrong", "numpy", "Wrong"))
+    only(monkeypatch, "rnnfast", "torch")
+    with pytest.raises(InputError, match="results of rnnfast and Wrong differ"):
+        run(["lstm"], threads=[1])
+    # no time, no ratio: only the target
+    expected = r"^1,2,3,4 +1 +Wrong +>=1.15 results of rnnfast and Wrong differ$"
+    assert re.search(expected, capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_contestant_that_fails_or_dies_is_named_and_the_table_goes_on(monkeypatch, tiny):
+    (tiny / "broken.py").write_text(
+        "import os\nclass Layer:\n    def __init__(*_, **__): os._exit(3)"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tiny))
+    with Arena(TINY) as arena:
+        with pytest.raises(Refused, match="rnnfast: KeyError: 'gru'"):
+            arena.enter(layer("rnnfast", "gru", SHAPE))
+        monkeypatch.setitem(duel.CONTESTANTS, "torch", ("broken", "numpy", "Broken"))
+        only(monkeypatch, "rnnfast", "torch")
+        (row,) = Bench(arena, [1]).rows("x", entry("rnnfast"), [entry("torch")])
+        assert row.note == "Broken: ended without an answer"
+        assert len(arena.enter(entry("rnnfast"))) == 1
+
+
+def test_contestants_have_processes_of_their_own_and_leave_none_behind():
+    with Arena(TINY) as arena:
+        workers = arena.enter(entry("rnnfast"), entry("rnnfast"), entry("numpy"))
+        processes = [worker.process for worker in workers]
+        assert len({process.pid for process in processes}) == 3
+        times, ratios = arena.race(workers)
+        assert min(times) > 0
+        assert ratios[0] == 1
+        assert arena.enter(entry("rnnfast"))[0] is workers[0]
+        assert processes[1].poll() is not None
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_optional_peers_compute_the_same(monkeypatch):
+    names = [name for name in ("torch", "jax") if duel.installed_version(name)]
+    if not names:
+        pytest.skip("neither PyTorch nor JAX is installed")
+    with Arena(TINY) as arena:
+        arena.check(arena.enter(entry("numpy"), *map(entry, names)))
+        if "torch" in names:
+            options = {"V": 11, "D": 4, "H": 5, "length": 30}
+            pair = (Entry(name, "Generation", options) for name in ("rnnfast", "torch"))
+            arena.check(arena.enter(*pair))
+
+
+def test_agree():
+    x = np.ones(3, "f")
+    assert agree(x, x + np.float32(1e-6))
+    assert not agree(x, x + np.float32(1e-3))
+    assert not agree(x, np.ones(4, "f"))
+    assert not agree(x * np.nan, x)
+    assert not agree(np.arange(3), np.arange(3) + 1)
+
+
+def test_rows_say_whether_the_target_is_met():
+    row = Row("x", 1, "PyTorch", 2.0, 5.0, 2.5, 2.0, work=4.0)
+    assert cells(row) == ["x", "1", "2.000", "PyTorch", "5.000", "2.50", "2,000", ">=2", "met"]
+    row.ratio = 1.9
+    assert cells(row)[-1] == "NOT MET"
+    assert "GF/s" in text_head(TABLES["lstm"])
+    mean, _ = TABLES["lstm"].mean_rows([row, row, Row("y", 2, "PyTorch"), row, *[
+        Row("z", 2, "PyTorch", ratio=r) for r in (1.0, 4.0)]])  # fmt: skip
+    assert (mean.threads, mean.target, mean.met) == (1, 2.0, False)
+
+
+def test_a_folder_that_is_not_there_is_an_error_before_anything_is_measured(capsys):
+    assert main(["bench", "--table", "lstm", "--json", "nowhere/b.json"]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_unknown_table_is_one_clear_line(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "--table", "gru"])
+    assert "invalid choice: 'gru'" in capsys.readouterr().err
