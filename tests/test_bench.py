@@ -80,6 +80,7 @@ def test_tables_of_every_kind_run(monkeypatch):
     only(monkeypatch, "rnnfast", "numpy", "torch")
     monkeypatch.setattr(tables, "LANGUAGE_MODELS", [("lstm", 2, 3, 11, 4, 5)])
     monkeypatch.setattr(tables, "BUSY_SHAPES", [SHAPE])
+    monkeypatch.setattr(tables, "MEMORY_VOCABULARIES", (5, 7))
     for name in ("lstm-forward", "training", "memory", "busy"):
         rows = [row for _, row in tables.measure([name], quick=True)]
         assert rows, name

@@ -155,16 +155,16 @@ def write_markdown(path, *run, plot=None):
 
 
 def write_plot(path, tables):
-    """Write a PNG of ratios by floating point operations; ImportError without matplotlib."""
+    """Write a PNG of ratios by size; ImportError without matplotlib."""
     figure, plot = axes(
-        "floating point operations of a call",
-        "peer's time / ours",
-        "rnnfast and its peers, by size",
+        "1e9 floating point operations of a call",
+        "PyTorch's time / ours",
+        "rnnfast beside PyTorch, by size",
     )
     lines = {}
     for table, rows in tables:
         for row in rows:
-            if table.plotted and row.ratio and row.work:
+            if table.plotted and row.ratio and row.work:  # and so no mean
                 lines.setdefault((table.name, row.threads), []).append((row.work, row.ratio))
     colours = {name: f"C{k}" for k, name in enumerate(dict.fromkeys(name for name, _ in lines))}
     for (name, threads), points in lines.items():

@@ -43,6 +43,7 @@ LANGUAGE_MODELS = [  # cell, N, T, V, D, H
 GENERATION = {"V": 65, "D": 64, "H": 128, "length": 500}
 EMBEDDING = {"V": 10000, "D": 650, "tokens": 700}
 PRODUCT_SIZE = 2048
+MEMORY_VOCABULARIES = (10000, 20000)
 LONG_TIMES = [100, 200, 400, 800, 1600]
 ROWS = [32, 64, 128, 256]
 AVX2 = {
@@ -400,7 +401,7 @@ def _avx2(bench):
 def _memory(bench):
     peaks, (N, D, H) = {}, (20, 32, 32)
     short, long = (35, 70) if bench.quick else (35, 140)
-    small, large = (1000, 2000) if bench.quick else (10000, 20000)
+    small, large = MEMORY_VOCABULARIES
     for V in (small, large):
         for T in (short, long):
             options = {"cell": "lstm", "N": N, "T": T, "V": V, "D": D, "H": H}
