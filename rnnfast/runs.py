@@ -52,7 +52,7 @@ class Settings:
     text: str | None = None
     level: str = "char"
     cell: str = "lstm"
-    hidden: int = 256
+    hidden: int = 384
     embedding: int = 64
     layers: int = 1
     batch: int = 32
