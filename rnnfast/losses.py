@@ -85,7 +85,8 @@ class TimeAffineWithLoss(TimeAffine):
     def forward(self, xs, ts, *, need_gradient=True):
         """xs (N, T, D), targets ts: ids (N, T) -> mean cross entropy in nats, a float.
 
-        Without `need_gradient` this takes a third of the time, and backward cannot follow.
+        Without `need_gradient` the two products of the gradient are left out, and backward cannot
+        follow.
         """
         W, b = self._checked_params()
         xs = as_floats("xs", xs, self.dtype, ("N", "T", len(W)))
