@@ -5,9 +5,9 @@
 import os as _os
 
 # GNU OpenMP lets threads spin for a while where they wait, which is ruinous beside a busy process:
-# its barriers then wait for a thread that does not run. It reads how long when it is loaded, which is
-# below; 2000 rounds
-# are some microseconds. Whoever has chosen otherwise, or has loaded it before, is left alone.
+# they use up the time of the thread that they wait for. It reads how long when it is loaded, which
+# is below; 2000 rounds are some microseconds. Who has chosen otherwise, or has loaded it before,
+# is left alone.
 _spinning = not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(_os.environ)
 if _spinning:
     _os.environ["GOMP_SPINCOUNT"] = "2000"
