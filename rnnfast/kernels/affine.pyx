@@ -18,14 +18,13 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
-    Buffer, Columns, Walk, barrier, columns_of, computed, gradient, lanes_of, pack, pack_transposed, padded,
-    panel_exp, panel_top, part, product, real, rows_of, scale, team_size, threads_for,
-    unpack_vector,
+    Buffer, Columns, Walk, barrier, columns_of, computed, gradient, gradient_scratch, lanes_of, pack,
+    pack_transposed, padded, panel_exp, panel_top, part, product, real, rows_of, scale, team_size,
+    threads_for, unpack,
 )
 
 cdef enum:
     BLOCK_BYTES = 4194304         # of logits at a time
-    M_BLOCK = 126                 # rows of a gradient's scratch, as in engine.pyx
 
 
 # ---------------------------------------------------------------- the layer alone
@@ -98,30 +97,34 @@ def _run_backward(
     cdef Columns inputs = columns_of(1, D, columns.lanes)
     cdef Py_ssize_t P = columns.panels, width = 4 * columns.lanes
     cdef int n = threads_for(4.0 * M * D * V)
-    cdef Buffer weights = Buffer(), packed = Buffer(), scratch = Buffer()
+    cdef Py_ssize_t of_thread = gradient_scratch(D, M)
+    cdef Buffer weights = Buffer(), packed = Buffer(), gradients = Buffer(), rest = Buffer()
     cdef real* WT = <real*> weights.reserve(inputs.panels * P * width * width, size)
     cdef real* dout_p = <real*> packed.reserve(P * M * width, size)
-    cdef real* rest = <real*> scratch.reserve((n * P * M_BLOCK + 2) * width, size)
-    memset(rest, 0, 2 * width * size)
+    cdef real* dW_p = <real*> gradients.reserve(P * (D + 1) * width, size)
+    cdef real* scratch = <real*> rest.reserve(n * of_thread + width, size)
+    cdef real* zeros = scratch + n * of_thread
+    memset(zeros, 0, width * size)
     with nogil:
         if n == 1:
-            _backward_task(0, 1, dout, x, W, dW, db, columns, inputs, WT, dout_p, rest, dx)
+            _backward_task(0, 1, dout, x, W, dW, db, columns, inputs, WT, dout_p, dW_p, scratch,
+                           zeros, dx)
         else:
             with parallel(num_threads=n):
                 _backward_task(threadid(), team_size(), dout, x, W, dW, db, columns, inputs, WT,
-                               dout_p, rest, dx)
+                               dout_p, dW_p, scratch + threadid() * of_thread, zeros, dx)
 
 
 cdef void _backward_task(
     int thread, int threads, const real[:, ::1] dout, const real[:, ::1] x, const real[:, :] W,
-    real[:, :] dW, real[:] db, Columns columns, Columns inputs, real* WT, real* dout_p,
-    real* rest, real[:, ::1] dx,
+    real[:, :] dW, real[:] db, Columns columns, Columns inputs, real* WT, real* dout_p, real* dW_p,
+    real* scratch, const real* zeros, real[:, ::1] dx,
 ) noexcept nogil:
     """dW = x^T dout, db = 1^T dout, dx = dout W^T"""
     cdef Py_ssize_t size = sizeof(real), M = x.shape[0], D = x.shape[1], V = dout.shape[1]
     cdef Py_ssize_t P = columns.panels, width = 4 * columns.lanes
     cdef Py_ssize_t m0 = part(M, 6, thread, threads), m1 = part(M, 6, thread + 1, threads)
-    cdef real* scratch = rest + (2 + thread * P * M_BLOCK) * width
+    cdef Py_ssize_t d0 = part(D, 6, thread, threads), d1 = part(D, 6, thread + 1, threads)
     cdef real one = 1
     pack_transposed(&W[0, 0], W.strides[0] // size, W.strides[1] // size, D, columns,
                     part(inputs.panels, 1, thread, threads),
@@ -129,14 +132,17 @@ cdef void _backward_task(
     pack(&dout[0, 0], V, 1, M, columns, part(P, 1, thread, threads),
          part(P, 1, thread + 1, threads), dout_p, M * width)
     barrier(threads)
-    gradient(part(D, 6, thread, threads), part(D, 6, thread + 1, threads), M, &x[0, 0], D, dout_p,
-             M * width, columns, &dW[0, 0], dW.strides[0] // size, dW.strides[1] // size, scratch,
-             rest)
+    if d0 < d1:
+        gradient(d0, d1, computed(columns), M, &x[0, 0], D, dout_p, M * width, False, dW_p,
+                 (D + 1) * width, scratch, zeros)
+        unpack(dW_p + d0 * width, (D + 1) * width, d1 - d0, columns, &dW[d0, 0],
+               dW.strides[0] // size, dW.strides[1] // size)
     if thread == threads - 1:
-        gradient(0, 1, M, &one, 0, dout_p, M * width, columns, &db[0], 0, db.strides[0] // size,
-                 scratch, rest)
+        gradient(0, 1, computed(columns), M, &one, 0, dout_p, M * width, False, dW_p + D * width,
+                 (D + 1) * width, scratch, zeros)
+        unpack(dW_p + D * width, (D + 1) * width, 1, columns, &db[0], 0, db.strides[0] // size)
     if m0 < m1:
-        product(m1 - m0, D, V, &dout[m0, 0], rows_of(V), WT, P * width * width, rest, 0, 0,
+        product(m1 - m0, D, V, &dout[m0, 0], rows_of(V), WT, P * width * width, zeros, 0, 0,
                 &dx[m0, 0], D, width)
 
 
@@ -149,13 +155,12 @@ cdef class LossCache:
     cdef Py_ssize_t size          # of a number, in bytes
     cdef bint has_gradient        # the last forward succeeded, and was told to compute it
     cdef bint busy                # a call of another Python thread uses the memory
-    cdef Buffer x, weights, transposed, block, tops, sums, factors, losses, dx, dW
+    cdef Buffer x, weights, transposed, block, tops, sums, losses, dx, dW, scratch
 
     def __cinit__(self):
         self.x, self.weights, self.transposed = Buffer(), Buffer(), Buffer()
         self.block, self.tops, self.sums = Buffer(), Buffer(), Buffer()
-        self.factors, self.losses = Buffer(), Buffer()
-        self.dx, self.dW = Buffer(), Buffer()
+        self.losses, self.dx, self.dW, self.scratch = Buffer(), Buffer(), Buffer(), Buffer()
 
 
 def affine_loss_forward(x, W, b, targets, ignore_label, *, need_gradient=True, cache=None):
@@ -201,6 +206,7 @@ ctypedef struct Loss:
     Py_ssize_t M, D, V, L, W, P
     Py_ssize_t x_row              # length of a padded row of x
     Py_ssize_t block              # rows of a block
+    Py_ssize_t scratch            # numbers of scratch memory of a thread
     int64_t ignore_label
     double factor                 # 1 / how many rows count
     Columns columns, inputs
@@ -242,19 +248,22 @@ def _run_loss(
     cdef real *WT = NULL
     cdef real *dx = NULL
     cdef real *dW = NULL
+    cdef real *scratch = NULL
     if need_gradient:
         WT = <real*> cache.transposed.reserve(s.inputs.panels * s.P * s.W * s.W, size)
         dx = <real*> cache.dx.reserve(s.M * s.D, size)
         dW = <real*> cache.dW.reserve(s.P * (s.D + 1) * s.W, size)
+        s.scratch = gradient_scratch(s.D + 1, s.block)
+        scratch = <real*> cache.scratch.reserve(threads * s.scratch, size)
     memset(zeros, 0, s.W * size)
     with nogil:
         if threads == 1:
             _loss_task(s, 0, 1, x, W, b, targets, x_c, W_p, WT, block, tops, sums, losses, dx, dW,
-                       zeros)
+                       scratch, zeros)
         else:
             with parallel(num_threads=threads):
                 _loss_task(s, threadid(), team_size(), x, W, b, targets, x_c, W_p, WT, block, tops,
-                           sums, losses, dx, dW, zeros)
+                           sums, losses, dx, dW, scratch, zeros)
     cache.M, cache.D, cache.V, cache.size, cache.has_gradient = s.M, s.D, s.V, size, need_gradient
     cdef double total = 0
     for m in range(s.M):
@@ -274,12 +283,13 @@ cdef void _loss_task(
     double* losses,               # OUT (M)
     real* dx,                     # OUT (M, D)
     real* dW,                     # OUT (P, D + 1, W): dW, and db below it
+    real* scratch,                # (threads, scratch)
     const real* zeros,            # IN (W)
 ) noexcept nogil:
     """The share of one thread: rows of the block, and panels of dW."""
     cdef Py_ssize_t size = sizeof(real), m, r, rows, r0, r1
     cdef Py_ssize_t p0 = part(s.P, 1, thread, threads), p1 = part(s.P, 1, thread + 1, threads)
-    cdef Walk e, down
+    cdef Walk e
     cdef real* block
     pack(&W[0, 0], W.strides[0] // size, W.strides[1] // size, s.D, s.columns, p0, p1, W_p,
          (s.D + 1) * s.W)
@@ -288,10 +298,9 @@ cdef void _loss_task(
         pack_transposed(&W[0, 0], W.strides[0] // size, W.strides[1] // size, s.D, s.columns,
                         part(s.inputs.panels, 1, thread, threads),
                         part(s.inputs.panels, 1, thread + 1, threads), WT)
-        memset(dW + p0 * (s.D + 1) * s.W, 0, (p1 - p0) * (s.D + 1) * s.W * size)
     barrier(threads)
-    e.row, e.k_stride, e.width, e.block = s.W, 1, s.W, s.block * s.W
-    down.row, down.k_stride, down.width, down.block = 1, s.x_row, s.M, 0
+    scratch += thread * s.scratch
+    e.row, e.tile, e.k_stride, e.width, e.block = s.W, s.W, 1, s.W, s.block * s.W
     m = 0
     block = blocks
     while m < s.M:
@@ -306,10 +315,9 @@ cdef void _loss_task(
                     scale(s.D, x_c[r * s.x_row + s.D], dx + r * s.D)
         barrier(threads)
         if s.need_gradient and p0 < p1:
-            product(s.D + 1, min(p1 * s.W, computed(s.columns)) - p0 * s.W, rows,
-                    x_c + m * s.x_row, down, block + p0 * s.block * s.W, s.block * s.W,
-                    dW + p0 * (s.D + 1) * s.W, s.W, (s.D + 1) * s.W,
-                    dW + p0 * (s.D + 1) * s.W, s.W, (s.D + 1) * s.W)
+            gradient(0, s.D + 1, min(p1 * s.W, computed(s.columns)) - p0 * s.W, rows,
+                     x_c + m * s.x_row, s.x_row, block + p0 * s.block * s.W, s.block * s.W, m > 0,
+                     dW + p0 * (s.D + 1) * s.W, (s.D + 1) * s.W, scratch, zeros)
         # the next block has the other half of the memory: nobody need wait for this one's readers
         block = blocks + s.P * s.block * s.W if block == blocks else blocks
         m += rows
@@ -378,18 +386,12 @@ def _run_loss_backward(
     real[:, ::1] dx,              # OUT (M, D)
 ):
     """The gradients that forward left in the cache."""
-    cdef Py_ssize_t size = sizeof(real), D = cache.D, p, v, u, n
+    cdef Py_ssize_t size = sizeof(real), D = cache.D
     cdef Columns columns = columns_of(1, cache.V, lanes_of(&db[0]))
-    cdef Py_ssize_t L = columns.lanes, W = 4 * L
+    cdef Py_ssize_t W = 4 * columns.lanes
     cdef real* dW_p = <real*> cache.dW.reserve(0, size)
     memcpy(&dx[0, 0], cache.dx.reserve(0, size), cache.M * D * size)
     with nogil:
-        for p in range(columns.panels):
-            for v in range(4):
-                u = (p * 4 + v) * L
-                n = max(0, min(L, db.shape[0] - u))
-                if n > 0:
-                    unpack_vector(D, n, dW_p + p * (D + 1) * W + v * L, &dW[0, u],
-                                  dW.strides[0] // size, dW.strides[1] // size)
-                    unpack_vector(1, n, dW_p + (p * (D + 1) + D) * W + v * L, &db[u], 0,
-                                  db.strides[0] // size)
+        unpack(dW_p, (D + 1) * W, D, columns, &dW[0, 0], dW.strides[0] // size,
+               dW.strides[1] // size)
+        unpack(dW_p + D * W, (D + 1) * W, 1, columns, &db[0], 0, db.strides[0] // size)

@@ -23,6 +23,8 @@ cdef extern from "simd.h" nogil:
         void (**map)(Py_ssize_t, const float*, float*) noexcept nogil
         void (*pack)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t,
                      float*) noexcept nogil
+        void (*pack_tiles)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t,
+                           float*) noexcept nogil
         void (*unpack)(Py_ssize_t, Py_ssize_t, const float*, float*, Py_ssize_t,
                        Py_ssize_t) noexcept nogil
         void (*add)(Py_ssize_t, const float*, float*) noexcept nogil
@@ -52,6 +54,8 @@ cdef extern from "simd.h" nogil:
         void (**map)(Py_ssize_t, const double*, double*) noexcept nogil
         void (*pack)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t,
                      double*) noexcept nogil
+        void (*pack_tiles)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t,
+                           double*) noexcept nogil
         void (*unpack)(Py_ssize_t, Py_ssize_t, const double*, double*, Py_ssize_t,
                        Py_ssize_t) noexcept nogil
         void (*add)(Py_ssize_t, const double*, double*) noexcept nogil
@@ -79,9 +83,14 @@ cdef extern from "simd.h" nogil:
 cdef const simd_f32* F32
 cdef const simd_f64* F64
 
-# How a product finds A[m, k]: A[m * row + k % width * k_stride + k // width * block].
+# Rows that a product handles at a time, see K_BLOCK in engine.pyx.
+cdef enum:
+    M_BLOCK = 150
+
+# How a product finds A[m, k]: A[m * row + k % width * k_stride + k // width * block]; of every tile
+# the first row m is found at A[m * tile].
 ctypedef struct Walk:
-    Py_ssize_t row, k_stride, width, block
+    Py_ssize_t row, tile, k_stride, width, block
 
 # How the columns of G gates of H units stand in panels. With 4 gates a panel has L units: their
 # first gates, their second gates, ...; with one gate it has 4 L units, and these are the columns of
@@ -116,9 +125,12 @@ cdef void pack(const real* W, Py_ssize_t row, Py_ssize_t column, Py_ssize_t K, C
 cdef void pack_transposed(const real* W, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n_rows,
                           Columns columns, Py_ssize_t first, Py_ssize_t last,
                           real* B) noexcept nogil
-cdef void gradient(Py_ssize_t m0, Py_ssize_t m1, Py_ssize_t K, const real* A, Py_ssize_t a_row,
-                   const real* B, Py_ssize_t b_panel, Columns columns, real* dW, Py_ssize_t row,
-                   Py_ssize_t column, real* scratch, const real* zeros) noexcept nogil
+cdef void gradient(Py_ssize_t m0, Py_ssize_t m1, Py_ssize_t columns, Py_ssize_t K, const real* A,
+                   Py_ssize_t a_row, const real* B, Py_ssize_t b_panel, bint add, real* dW,
+                   Py_ssize_t dw_panel, real* scratch, const real* zeros) noexcept nogil
+cdef Py_ssize_t gradient_scratch(Py_ssize_t M, Py_ssize_t K) noexcept nogil
+cdef void unpack(const real* B, Py_ssize_t b_panel, Py_ssize_t K, Columns columns, real* W,
+                 Py_ssize_t row, Py_ssize_t column) noexcept nogil
 
 
 cdef inline Py_ssize_t lanes_of(const real* _) noexcept nogil:
@@ -177,6 +189,15 @@ cdef inline void pack_vector(
         F32.pack(K, n, source, row, column, out)
     else:
         F64.pack(K, n, source, row, column, out)
+
+
+cdef inline void pack_tiles(
+    Py_ssize_t K, Py_ssize_t M, Py_ssize_t height, const real* source, Py_ssize_t row, real* out,
+) noexcept nogil:
+    if real is float:
+        F32.pack_tiles(K, M, height, source, row, out)
+    else:
+        F64.pack_tiles(K, M, height, source, row, out)
 
 
 cdef inline void unpack_vector(

@@ -32,11 +32,11 @@ cdef extern from *:
     int omp_get_num_threads() nogil
     void rnnfast_barrier() noexcept nogil
 
-# Blocks of a product: a panel of B of K_BLOCK rows (128 kB) and the rows of A that meet it
-# (M_BLOCK by K_BLOCK, 256 kB) stay in the second-level cache together.
+# Blocks of a product: a panel of B of K_BLOCK rows (272 kB) and the rows of A that meet it
+# (M_BLOCK by K_BLOCK, 638 kB) stay in the second-level cache together. Every block of K reads and
+# writes C once more: so they are as long as that allows.
 cdef enum:
-    K_BLOCK = 512
-    M_BLOCK = 126
+    K_BLOCK = 1088
     ALIGNMENT = 64
 
 cdef Py_ssize_t LONGEST = <Py_ssize_t> 1 << (8 * sizeof(Py_ssize_t) - 2)
@@ -161,7 +161,7 @@ cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil:
 cdef Walk rows_of(Py_ssize_t stride) noexcept nogil:
     """A is a matrix of contiguous rows, `stride` apart."""
     cdef Walk walk
-    walk.row, walk.k_stride, walk.width, walk.block = stride, 1, LONGEST, 0
+    walk.row, walk.tile, walk.k_stride, walk.width, walk.block = stride, stride, 1, LONGEST, 0
     return walk
 
 
@@ -186,14 +186,15 @@ cdef void product(
     cdef Py_ssize_t from_row, from_panel
     cdef const real *A_k
     cdef const real *from_
+    cdef Py_ssize_t M_m = even(M, M_BLOCK, 6), K_most = even(K, K_BLOCK, W)
     m0 = 0
     while m0 < M:
-        m1 = min(m0 + M_BLOCK, M)
+        m1 = min(m0 + M_m, M)
         height = tile_height(m1 - m0, A)
         from_, from_row, from_panel = init, init_row, init_panel
         k = 0
         while k < K:
-            K_k = min(K_BLOCK, K - k)
+            K_k = min(K_most, K - k)
             A_k = A + k % a.width * a.k_stride + k // a.width * a.block
             p = 0
             while p < panels:
@@ -203,7 +204,7 @@ cdef void product(
                 m = m0
                 while m < m1:
                     rows = min(height, m1 - m)
-                    tile(rows, at_once, min(W, columns - p * W), K_k, A_k + m * a.row, a,
+                    tile(rows, at_once, min(W, columns - p * W), K_k, A_k + m * a.tile, a,
                          B + p * b_panel + k * W, b_panel,
                          from_ + m * from_row + p * from_panel, from_row, from_panel,
                          C + m * c_row + p * c_panel, c_row, c_panel)
@@ -213,6 +214,13 @@ cdef void product(
             from_, from_row, from_panel = C, c_row, c_panel
             k += K_k
         m0 = m1
+
+
+cdef inline Py_ssize_t even(Py_ssize_t n, Py_ssize_t most, Py_ssize_t unit) noexcept nogil:
+    """Length of the parts of n things when they are dealt out evenly to as few parts of at most
+    `most` as possible, in whole units."""
+    cdef Py_ssize_t parts = (n + most - 1) // most
+    return ((n + parts - 1) // parts + unit - 1) // unit * unit if parts > 0 else 0
 
 
 cdef inline Py_ssize_t tile_height(Py_ssize_t M, const real* _) noexcept nogil:
@@ -302,38 +310,67 @@ cdef void pack_transposed(
 cdef void gradient(
     Py_ssize_t m0,                # rows m0 ... m1 - 1 of dW
     Py_ssize_t m1,
+    Py_ssize_t columns,
     Py_ssize_t K,
     const real* A,                # IN (K, M), rows a_row apart
     Py_ssize_t a_row,
     const real* B,                # IN panels (P, K, W), b_panel apart
     Py_ssize_t b_panel,
-    Columns columns,
-    real* dW,                     # OUT (M, G * H), rows and columns `row` and `column` apart
-    Py_ssize_t row,
-    Py_ssize_t column,
-    real* scratch,                # (P, M_BLOCK, W)
+    bint add,                     # to what is in dW
+    real* dW,                     # INOUT panels (P, M, W), dw_panel apart
+    Py_ssize_t dw_panel,
+    real* scratch,                # gradient_scratch(M, K) numbers
     const real* zeros,            # IN (W)
 ) noexcept nogil:
-    """dW = A^T B, the gradient of a weight: B, the gradients of what the weight was used for,
-    has been written in panels already."""
-    cdef Py_ssize_t L = columns.lanes, W = 4 * L, m, p, g, u, n, rows
-    cdef Walk down
-    down.row, down.k_stride, down.width, down.block = 1, a_row, LONGEST, 0
+    """dW = A^T B, or that is added to dW. It is the gradient of a weight: B, the gradients of what
+    the weight was used for, has been written in panels already. A is packed, tile by tile: else
+    every number of it would come from a cache line, and often a page, of its own."""
+    cdef Py_ssize_t W = 4 * lanes_of(A), m, k, rows, K_k
+    cdef Py_ssize_t M_m = even(m1 - m0, M_BLOCK, 6), K_most = even(K, K_BLOCK, W)
+    cdef Walk tiles
     m = m0
     while m < m1:
-        rows = min(M_BLOCK, m1 - m)
-        product(rows, computed(columns), K, A + m, down, B, b_panel, zeros, 0, 0,
-                scratch, W, M_BLOCK * W)
-        for p in range(columns.panels):
-            n = units_of(columns, p)
-            for g in range(columns.gates):
-                u = 0
-                while u < n:
-                    unpack_vector(rows, min(L, n - u), scratch + p * M_BLOCK * W + g * n + u,
-                                  dW + m * row + (g * columns.H + p * columns.units + u) * column,
-                                  row, column)
-                    u += L
+        rows = min(M_m, m1 - m)
+        k = 0
+        while k < K:
+            K_k = min(K_most, K - k)
+            tiles.row, tiles.tile, tiles.k_stride = 1, K_k, tile_height(rows, A)
+            tiles.width, tiles.block = LONGEST, 0
+            pack_tiles(K_k, rows, tiles.k_stride, A + k * a_row + m, a_row, scratch)
+            if add or k > 0:
+                product(rows, columns, K_k, scratch, tiles, B + k * W, b_panel, dW + m * W, W,
+                        dw_panel, dW + m * W, W, dw_panel)
+            else:
+                product(rows, columns, K_k, scratch, tiles, B + k * W, b_panel, zeros, 0, 0,
+                        dW + m * W, W, dw_panel)
+            k += K_k
         m += rows
+
+
+cdef Py_ssize_t gradient_scratch(Py_ssize_t M, Py_ssize_t K) noexcept nogil:
+    """Numbers of scratch memory for gradients of up to M rows that are sums of up to K terms."""
+    return min((M + 5) // 6 * 6, M_BLOCK) * min(K, K_BLOCK)
+
+
+cdef void unpack(
+    const real* B,                # IN panels (P, K, W), b_panel apart
+    Py_ssize_t b_panel,
+    Py_ssize_t K,
+    Columns columns,
+    real* W,                      # OUT (K, G * H), rows and columns `row` and `column` apart
+    Py_ssize_t row,
+    Py_ssize_t column,
+) noexcept nogil:
+    """The columns of W from panels: what `pack` has done, undone."""
+    cdef Py_ssize_t p, g, u, n, L = columns.lanes
+    for p in range(columns.panels):
+        n = units_of(columns, p)
+        for g in range(columns.gates):
+            u = 0
+            while u < n:
+                unpack_vector(K, min(L, n - u), B + p * b_panel + g * n + u,
+                              W + (g * columns.H + p * columns.units + u) * column, row, column)
+                u += L
 
 
 # ---------------------------------------------------------------- for tests

@@ -24,13 +24,13 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
-    RNNFAST_LSTM, RNNFAST_RNN, Buffer, Columns, Walk, add, barrier, cell_backward, cell_forward,
-    columns_of, computed, gradient, lanes_of, pack, pack_transposed, padded, panels_at_once, part, product,
-    real, rows_of, team_size, threads_for, units_of,
+    M_BLOCK, RNNFAST_LSTM, RNNFAST_RNN, Buffer, Columns, Walk, add, barrier, cell_backward, cell_forward,
+    columns_of, computed, gradient, gradient_scratch, lanes_of, pack, pack_transposed, padded,
+    panels_at_once, part, product, real, rows_of, team_size, threads_for, units_of, unpack,
 )
 
 cdef enum:
-    M_BLOCK = 126                 # rows of a gradient's scratch, as in engine.pyx
+    CHUNK = 512                   # rows of gates whose gradients are in memory at a time
     SECOND_LEVEL = 2097152        # bytes, about, of a second-level cache
     STEPS_WORTH = 5               # steps that make up for a call of their own
     ROWS_WORTH = 4                # rows of the batch that make up for a thread of their own
@@ -47,10 +47,12 @@ ctypedef struct Layer:
     Columns columns               # of the gates
     Columns inputs                # of D
     Columns units                 # of H
+    Py_ssize_t scratch            # numbers of scratch memory of a thread in backward
     int threads
     bint by_rows                  # whether threads take rows of the batch, or units
     bint indexed
     bint step_by_step             # whether the input is projected step by step
+    Py_ssize_t chunk              # steps of backward whose gradients are in memory at a time
     Py_ssize_t truncate           # steps between two cuts of the gradient, 0: none
 
 
@@ -61,13 +63,14 @@ cdef class Cache:
     cdef bint busy                # a call of another Python thread uses the memory
     cdef Buffer x, index, states, gates            # kept for backward
     cdef Buffer weights_x, weights_h               # packed anew by every call
-    cdef Buffer projected, das, das_sum, dstates, scratch, zeros
+    cdef Buffer projected, das, das_sum, dstates, dWx, dWh, scratch, zeros
 
     def __cinit__(self):
         self.x, self.index, self.states, self.gates = Buffer(), Buffer(), Buffer(), Buffer()
         self.weights_x, self.weights_h = Buffer(), Buffer()
         self.projected, self.das, self.das_sum = Buffer(), Buffer(), Buffer()
-        self.dstates, self.scratch, self.zeros = Buffer(), Buffer(), Buffer()
+        self.dstates, self.dWx, self.dWh = Buffer(), Buffer(), Buffer()
+        self.scratch, self.zeros = Buffer(), Buffer()
 
 
 def rnn_forward(xs, Wx, Wh, b, h0, *, index=None, cache=None):
@@ -361,14 +364,20 @@ def _run_backward(
     cdef real* gates = <real*> cache.gates.reserve(0, size)
     cdef real* zeros = <real*> cache.zeros.reserve(0, size)
     cdef int64_t* index = <int64_t*> cache.index.reserve(0, size)
-    cdef real* das = <real*> cache.das.reserve(P * TN * s.W, size)
-    cdef real* das_sum = das
+    s.chunk = min(s.T, max(1, CHUNK // s.N))
+    cdef Py_ssize_t rows = s.chunk * s.N
+    cdef real* das = <real*> cache.das.reserve(P * rows * s.W, size)
+    cdef real* das_sum = NULL
     if s.indexed:
         das_sum = <real*> cache.das_sum.reserve(P * s.U * s.W, size)
     cdef real* WhT = <real*> cache.weights_h.reserve(s.units.panels * s.W * P * s.W, size)
     cdef real* WxT = <real*> cache.weights_x.reserve(s.inputs.panels * s.W * P * s.W, size)
     cdef real* dstates = <real*> cache.dstates.reserve(s.S * s.N * s.h_row, size)
-    cdef real* scratch = <real*> cache.scratch.reserve(s.threads * P * M_BLOCK * s.W, size)
+    cdef real* dWx_p = <real*> cache.dWx.reserve(P * (s.D + 1) * s.W, size)
+    cdef real* dWh_p = <real*> cache.dWh.reserve(P * s.H * s.W, size)
+    s.scratch = max(gradient_scratch(max(s.D + 1, s.H), max(rows, s.U if s.indexed else 0)),
+                    M_BLOCK * computed(s.inputs))
+    cdef real* scratch = <real*> cache.scratch.reserve(s.threads * s.scratch, size)
     out = None
     if need_dx:
         out = np.empty((s.U, s.D), np.float32 if real is float else np.float64)
@@ -384,12 +393,12 @@ def _run_backward(
     with nogil:
         if s.threads == 1:
             _backward_task(s, 0, 1, dhs, Wx, Wh, dWx, dWh, db, dxs, x, index, states, gates, das,
-                           das_sum, WhT, WxT, dstates, scratch, zeros)
+                           das_sum, WhT, WxT, dWx_p, dWh_p, dstates, scratch, zeros)
         else:
             with parallel(num_threads=s.threads):
                 _backward_task(s, threadid(), team_size(), dhs, Wx, Wh, dWx, dWh, db, dxs, x,
-                               index, states, gates, das, das_sum, WhT, WxT, dstates, scratch,
-                               zeros)
+                               index, states, gates, das, das_sum, WhT, WxT, dWx_p, dWh_p,
+                               dstates, scratch, zeros)
     for n in range(s.N):
         for j in range(s.H):
             dh0[n, j] = dstates[n * s.h_row + j]
@@ -403,21 +412,26 @@ cdef void _backward_task(
     const real[:, :] Wh, real[:, :] dWx, real[:, :] dWh, real[:] db,
     real[:, :, ::1] dxs,          # OUT (N, T, D), or (1, U, D) with an index, or None
     const real* x, const int64_t* index, const real* states, const real* gates,
-    real* das,                    # OUT (P, T * N, W)
-    real* das_sum,                # OUT (P, U, W): da summed by row of x; `das` without an index
+    real* das,                    # OUT (P, chunk * N, W): da of the steps of a chunk
+    real* das_sum,                # OUT (P, U, W): da summed by row of x, or NULL without an index
     real* WhT,                    # OUT panels of Wh^T, (ceil(H / W), P * W, W)
     real* WxT,                    # OUT panels of Wx^T, (ceil(D / W), P * W, W)
+    real* dWx_p,                  # OUT (P, D + 1, W): dWx, and db below it
+    real* dWh_p,                  # OUT (P, H, W)
     real* dstates,                # INOUT (S, N, h_row): gradients of the states
-    real* scratch,                # (threads, P, M_BLOCK, W)
+    real* scratch,                # (threads, scratch)
     const real* zeros,
 ) noexcept nogil:
-    """The share of one thread."""
-    cdef Py_ssize_t size = sizeof(real), P = s.columns.panels, TN = s.T * s.N, p, m
+    """The share of one thread: chunk after chunk, from the last step to the first."""
+    cdef Py_ssize_t size = sizeof(real), P = s.columns.panels, t0, t1 = s.T, m, rows
     cdef Py_ssize_t p0 = part(P, 1, thread, threads), p1 = part(P, 1, thread + 1, threads)
     cdef Py_ssize_t q0 = part(s.units.panels, 1, thread, threads)
     cdef Py_ssize_t q1 = part(s.units.panels, 1, thread + 1, threads)
-    cdef Py_ssize_t n0 = 0, n1 = s.N
-    scratch += thread * P * M_BLOCK * s.W
+    cdef Py_ssize_t d0 = part(s.D + 1, 6, thread, threads)
+    cdef Py_ssize_t d1 = part(s.D + 1, 6, thread + 1, threads)
+    cdef Py_ssize_t h0 = part(s.H, 6, thread, threads), h1 = part(s.H, 6, thread + 1, threads)
+    cdef Py_ssize_t panel = s.chunk * s.N * s.W
+    scratch += thread * s.scratch
 
     pack_transposed(&Wh[0, 0], Wh.strides[0] // size, Wh.strides[1] // size, s.H, s.columns,
                     q0, q1, WhT)
@@ -425,57 +439,73 @@ cdef void _backward_task(
         pack_transposed(&Wx[0, 0], Wx.strides[0] // size, Wx.strides[1] // size, s.D, s.columns,
                         part(s.inputs.panels, 1, thread, threads),
                         part(s.inputs.panels, 1, thread + 1, threads), WxT)
-    barrier(threads)
-    if s.by_rows:
-        _backward_steps(s, threads, part(s.N, 1, thread, threads),
-                        part(s.N, 1, thread + 1, threads), 0, P, 0, s.units.panels, dhs, states,
-                        gates, das, WhT, dstates, zeros)
-    else:
-        _backward_steps(s, threads, 0, s.N, p0, p1, q0, q1, dhs, states, gates, das, WhT, dstates,
-                        zeros)
-    barrier(threads)
-
     if s.indexed:
-        for p in range(p0, p1):
-            memset(das_sum + p * s.U * s.W, 0, s.U * s.W * size)
-            for m in range(TN):
-                add(s.W, das + (p * TN + m) * s.W, das_sum + (p * s.U + index[m]) * s.W)
+        memset(das_sum + p0 * s.U * s.W, 0, (p1 - p0) * s.U * s.W * size)
+    barrier(threads)
+    while t1 > 0:
+        t0 = max(0, t1 - s.chunk)
+        m, rows = t0 * s.N, (t1 - t0) * s.N
+        if s.by_rows:
+            _backward_steps(s, threads, t0, t1, part(s.N, 1, thread, threads),
+                            part(s.N, 1, thread + 1, threads), 0, P, 0, s.units.panels, dhs,
+                            states, gates, das, WhT, dstates, zeros)
+        else:
+            _backward_steps(s, threads, t0, t1, 0, s.N, p0, p1, q0, q1, dhs, states, gates, das,
+                            WhT, dstates, zeros)
         barrier(threads)
-    # dWx, db = [x 1]^T da;  dWh = h^T da
-    gradient(part(s.D, 6, thread, threads), part(s.D, 6, thread + 1, threads), s.U, x, s.x_row,
-             das_sum, s.U * s.W, s.columns, &dWx[0, 0], dWx.strides[0] // size,
-             dWx.strides[1] // size, scratch, zeros)
-    gradient(part(s.H, 6, thread, threads), part(s.H, 6, thread + 1, threads), TN, states,
-             s.h_row, das, TN * s.W, s.columns, &dWh[0, 0], dWh.strides[0] // size,
-             dWh.strides[1] // size, scratch, zeros)
-    if thread == threads - 1:
-        gradient(0, 1, s.U, x + s.D, s.x_row, das_sum, s.U * s.W, s.columns, &db[0], 0,
-                 db.strides[0] // size, scratch, zeros)
-    if dxs is not None:
-        _input_gradient(s, thread, threads, das_sum, WxT, zeros, dxs)
+        # dWh = h^T da;  dWx, db = [x 1]^T da;  dx = da Wx^T
+        gradient(h0, h1, computed(s.columns), rows, states + m * s.h_row, s.h_row, das, panel,
+                 t1 < s.T, dWh_p, s.H * s.W, scratch, zeros)
+        if s.indexed:
+            _sum_by_row(s, p0, p1, m, rows, index, das, das_sum)
+        else:
+            gradient(d0, d1, computed(s.columns), rows, x + m * s.x_row, s.x_row, das, panel,
+                     t1 < s.T, dWx_p, (s.D + 1) * s.W, scratch, zeros)
+            if dxs is not None:
+                _input_gradient(s, thread, threads, m, rows, das, panel, WxT, zeros, scratch, dxs)
+        t1 = t0
+        barrier(threads)
+    if s.indexed:
+        gradient(d0, d1, computed(s.columns), s.U, x, s.x_row, das_sum, s.U * s.W, False, dWx_p,
+                 (s.D + 1) * s.W, scratch, zeros)
+        if dxs is not None:
+            _input_gradient(s, thread, threads, 0, s.U, das_sum, s.U * s.W, WxT, zeros, scratch,
+                            dxs)
+    if h0 < h1:
+        unpack(dWh_p + h0 * s.W, s.H * s.W, h1 - h0, s.columns, &dWh[h0, 0],
+               dWh.strides[0] // size, dWh.strides[1] // size)
+    if d0 < min(d1, s.D):
+        unpack(dWx_p + d0 * s.W, (s.D + 1) * s.W, min(d1, s.D) - d0, s.columns, &dWx[d0, 0],
+               dWx.strides[0] // size, dWx.strides[1] // size)
+    if d0 <= s.D < d1:
+        unpack(dWx_p + s.D * s.W, (s.D + 1) * s.W, 1, s.columns, &db[0], 0,
+               db.strides[0] // size)
 
 
 cdef void _backward_steps(
-    Layer s, int threads, Py_ssize_t n0, Py_ssize_t n1, Py_ssize_t p0, Py_ssize_t p1,
-    Py_ssize_t q0, Py_ssize_t q1, const real[:, :, :] dhs, const real* states, const real* gates,
-    real* das, const real* WhT, real* dstates, const real* zeros,
+    Layer s, int threads, Py_ssize_t t0, Py_ssize_t t1, Py_ssize_t n0, Py_ssize_t n1,
+    Py_ssize_t p0, Py_ssize_t p1, Py_ssize_t q0, Py_ssize_t q1, const real[:, :, :] dhs,
+    const real* states, const real* gates, real* das, const real* WhT, real* dstates,
+    const real* zeros,
 ) noexcept nogil:
     """da_t = cell'(dh_t);  dh_{t-1} = dhs_{t-1} + da_t Wh^T"""
     cdef Py_ssize_t size = sizeof(real), TN = s.T * s.N, K = s.columns.panels * s.W
-    cdef Py_ssize_t per_panel = s.columns.units
+    cdef Py_ssize_t per_panel = s.columns.units, panel = s.chunk * s.N * s.W
     cdef Py_ssize_t t, p, row
+    cdef real* da
     cdef Py_ssize_t columns = min(q1 * s.W, s.H) - q0 * s.W
     cdef const real* init
     cdef Py_ssize_t init_row, init_panel
     cdef real* dh = dstates + n0 * s.h_row
-    cdef Walk walk = _panels_of(s, TN)
-    for t in range(s.T - 1, -1, -1):
+    cdef Walk walk = _panels_of(s, panel)
+    for t in range(t1 - 1, t0 - 1, -1):
         row = t * s.N + n0
+        da = das + ((t - t0) * s.N + n0) * s.W
         for p in range(p0, p1):
             cell_backward(s.cell, n1 - n0, units_of(s.columns, p), gates + (p * TN + row) * s.W,
                           states + row * s.h_row + p * per_panel,
                           states + (row + s.N) * s.h_row + p * per_panel, dh + p * per_panel,
-                          das + (p * TN + row) * s.W, s.h_row, s.state, s.N * s.h_row)
+                          da + p * panel, s.h_row, s.state, s.N * s.h_row)
         if not s.by_rows:
             barrier(threads)
         if t > 0 and s.truncate > 0 and t % s.truncate == 0:
@@ -487,7 +517,7 @@ cdef void _backward_steps(
             else:
                 init = zeros
                 init_row = init_panel = 0
-            product(n1 - n0, columns, s.columns.used, das + row * s.W, walk,
+            product(n1 - n0, columns, s.columns.used, da, walk,
                     WhT + q0 * K * s.W, K * s.W, init, init_row, init_panel, dh + q0 * s.W,
                     s.h_row, s.W)
         if not s.by_rows:
@@ -508,32 +538,39 @@ cdef void _cut(
             memset(dstates + (s.N + n) * s.h_row + u0, 0, (u1 - u0) * sizeof(real))
 
 
-cdef void _input_gradient(
-    Layer s, int thread, int threads, const real* das, const real* WxT, const real* zeros,
-    real[:, :, ::1] dxs,
+cdef void _sum_by_row(
+    Layer s, Py_ssize_t p0, Py_ssize_t p1, Py_ssize_t m0, Py_ssize_t rows, const int64_t* index,
+    const real* das, real* das_sum,
 ) noexcept nogil:
-    """dx = da Wx^T, along the longer one of rows and steps."""
-    cdef Py_ssize_t K = s.columns.panels * s.W
-    cdef Py_ssize_t outer, count, inner, das_outer, das_inner, dx_outer, dx_inner, i, m0, m1
-    cdef Walk walk = _panels_of(s, s.U)
-    if s.indexed:
-        count, inner, das_outer, das_inner, dx_outer, dx_inner = 1, s.U, 0, 1, 0, 1
-    elif s.T > s.N:
-        count, inner, das_outer, das_inner, dx_outer, dx_inner = s.N, s.T, 1, s.N, s.T, 1
-    else:
-        count, inner, das_outer, das_inner, dx_outer, dx_inner = s.T, s.N, s.N, 1, 1, s.T
-    walk.row *= das_inner
-    m0, m1 = part(inner, 6, thread, threads), part(inner, 6, thread + 1, threads)
-    if m0 < m1:
-        for i in range(count):
-            product(m1 - m0, s.D, s.columns.used,
-                    das + (i * das_outer + m0 * das_inner) * s.W, walk, WxT, K * s.W, zeros, 0, 0,
-                    &dxs[0, 0, 0] + (i * dx_outer + m0 * dx_inner) * s.D, dx_inner * s.D, s.W)
+    """Adds da of rows m0 ... to the sums for the rows of x that they used."""
+    cdef Py_ssize_t p, m
+    for p in range(p0, p1):
+        for m in range(rows):
+            add(s.W, das + (p * s.chunk * s.N + m) * s.W,
+                das_sum + (p * s.U + index[m0 + m]) * s.W)
 
 
-cdef inline Walk _panels_of(Layer s, Py_ssize_t rows) noexcept nogil:
-    """A is a matrix in panels (P, rows, W)."""
+cdef void _input_gradient(
+    Layer s, int thread, int threads, Py_ssize_t first, Py_ssize_t rows, const real* das,
+    Py_ssize_t panel, const real* WxT, const real* zeros, real* scratch, real[:, :, ::1] dxs,
+) noexcept nogil:
+    """dx = da Wx^T for rows `first` ... of x, by way of a block of them in time-major order."""
+    cdef Py_ssize_t K = s.columns.panels * s.W, row = computed(s.inputs), m, r, n
+    cdef Py_ssize_t m1 = part(rows, 6, thread + 1, threads)
+    cdef real* out
+    m = part(rows, 6, thread, threads)
+    while m < m1:
+        n = min(M_BLOCK, m1 - m)
+        product(n, row, s.columns.used, das + m * s.W, _panels_of(s, panel), WxT, K * s.W, zeros,
+                0, 0, scratch, row, s.W)
+        for r in range(first + m, first + m + n):
+            out = &dxs[0, r, 0] if s.indexed else &dxs[r % s.N, r // s.N, 0]
+            memcpy(out, scratch + (r - first - m) * row, s.D * sizeof(real))
+        m += n
+
+
+cdef inline Walk _panels_of(Layer s, Py_ssize_t panel) noexcept nogil:
+    """A is a matrix in panels (P, rows, W), `panel` apart."""
     cdef Walk walk
-    walk.row, walk.k_stride, walk.width, walk.block = s.W, 1, s.W, rows * s.W
+    walk.row, walk.tile, walk.k_stride, walk.width, walk.block = s.W, s.W, 1, s.W, panel
     return walk
-

@@ -62,7 +62,30 @@ static void FN(pack)(ptrdiff_t K, ptrdiff_t n, const real *restrict in, ptrdiff_
     }
 }
 
-/* And back: out[m, j] = in[m, j] for j < n */
+/* The transpose of A = in (K, M) for tiles of `height` rows: of each tile the numbers that belong to
+ * the same k, for all k, side by side; tiles height K apart. Some k at a time, whose lines stay in
+ * the first-level cache. */
+static void FN(pack_tiles)(ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const real *restrict in,
+                           ptrdiff_t in_row, real *restrict out)
+{
+    for (ptrdiff_t first = 0; first < K; first += 64) {
+        const ptrdiff_t last = first + 64 < K ? first + 64 : K;
+        for (ptrdiff_t m = 0; m < M; m += height) {
+            const real *a = in + first * in_row + m;
+            real *to = out + m * K + first * height;
+            const ptrdiff_t rows = M - m < height ? M - m : height;
+            if (rows == TILE_ROWS)
+                for (ptrdiff_t k = first; k < last; k++, a += in_row, to += TILE_ROWS)
+                    memcpy(to, a, TILE_ROWS * sizeof(real));
+            else
+                for (ptrdiff_t k = first; k < last; k++, a += in_row, to += height)
+                    for (ptrdiff_t r = 0; r < rows; r++)
+                        to[r] = a[r];
+        }
+    }
+}
+
+/* And back from panels: out[m, j] = in[m, j] for j < n */
 static void FN(unpack)(ptrdiff_t M, ptrdiff_t n, const real *restrict in, real *restrict out,
                        ptrdiff_t out_row, ptrdiff_t out_column)
 {

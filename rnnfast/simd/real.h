@@ -19,6 +19,7 @@ static const SIMD_TABLE FN(table) = {
     .map = {[RNNFAST_TANH] = FN(map_tanh), [RNNFAST_SIGMOID] = FN(map_sigmoid),
             [RNNFAST_EXP] = FN(map_exp)},
     .pack = FN(pack),
+    .pack_tiles = FN(pack_tiles),
     .unpack = FN(unpack),
     .add = FN(add),
     .largest = FN(largest),

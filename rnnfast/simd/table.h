@@ -27,6 +27,8 @@ typedef struct {
     /* Arrays: see arrays.h. */
     void (*pack)(ptrdiff_t K, ptrdiff_t n, const real *in, ptrdiff_t in_row, ptrdiff_t in_column,
                  real *out);
+    void (*pack_tiles)(ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const real *in,
+                       ptrdiff_t in_row, real *out);
     void (*unpack)(ptrdiff_t M, ptrdiff_t n, const real *in, real *out, ptrdiff_t out_row,
                    ptrdiff_t out_column);
     void (*add)(ptrdiff_t n, const real *x, real *y);
