@@ -30,7 +30,7 @@ from .engine cimport (
 )
 
 cdef enum:
-    CHUNK = 512                   # rows of gates whose gradients are in memory at a time
+    CHUNK = 1024                  # rows of gates whose gradients are in memory at a time
     SECOND_LEVEL = 2097152        # bytes, about, of a second-level cache
     STEPS_WORTH = 5               # steps that make up for a call of their own
     ROWS_WORTH = 4                # rows of the batch that make up for a thread of their own
