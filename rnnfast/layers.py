@@ -26,8 +26,9 @@ class _Layer(HasOps):
         self.params = list(as_weights(**weights))
         self.grads = [np.zeros_like(W, subok=False) for W in self.params]
         self._sizes = [W.shape for W in self.params]
+        self._dtype = self.params[0].dtype
         self._cache = None
-        self._checked_params()
+        self._check_params()
 
     @property
     def dtype(self):
@@ -40,6 +41,26 @@ class _Layer(HasOps):
 
     def _checked_params(self):
         """`params`, whose entries somebody may have replaced since they were last looked at."""
+        if self._as_made():
+            return self.params
+        return self._check_params()
+
+    def _as_made(self):
+        """Whether weights and gradients have the types and sizes that were checked before: as
+        nearly always, and small layers must not spend their time on checks."""
+        if not len(self.params) == len(self.grads) == len(self._sizes):
+            return False
+        return all(
+            type(W) is type(dW) is np.ndarray
+            and W.shape == dW.shape == size
+            and W.dtype == dW.dtype == self._dtype
+            and W.flags.aligned
+            and dW.flags.behaved
+            for W, dW, size in zip(self.params, self.grads, self._sizes, strict=True)
+        )
+
+    def _check_params(self):
+        """`params`, aligned, or an error that says what is wrong with which of them."""
         weights = as_weights(**dict(zip(self._names, self.params, strict=True)))
         for name, W, shape in zip(self._names, weights, self._shapes(), strict=True):
             check_shape(name, W, shape)

@@ -12,19 +12,22 @@
  * Lanes beyond the units compute with pre-activations of 0, and their states and gradients stay 0.
  */
 
-/* The gates of a panel (rows of 4 `units` numbers) as vectors, and back. */
-static void FN(spread)(ptrdiff_t units, const real *restrict panel, real *restrict vectors)
+/* The gates of a panel (rows of 4 `units` numbers) as vectors, and back; whole vectors at a time,
+ * since a panel has room for 4 of them. */
+static inline void FN(spread)(ptrdiff_t units, const real *restrict panel, real *restrict vectors)
 {
-    for (int g = 0; g < 4; g++)
+    for (int g = 0; g < 4; g++) {
+        real gate[LANES]; /* and the beginning of the next */
+        memcpy(gate, panel + g * units, sizeof gate);
         for (int j = 0; j < LANES; j++)
-            vectors[g * LANES + j] = j < units ? panel[g * units + j] : 0;
+            vectors[g * LANES + j] = j < units ? gate[j] : 0;
+    }
 }
 
-static void FN(gather)(ptrdiff_t units, const real *restrict vectors, real *restrict panel)
+static inline void FN(gather)(ptrdiff_t units, const real *restrict vectors, real *restrict panel)
 {
-    for (int g = 0; g < 4; g++) /* whole vectors: what is too much, the next gate overwrites */
-        for (int j = 0; j < LANES; j++)
-            panel[g * units + j] = vectors[g * LANES + j];
+    for (int g = 0; g < 4; g++) /* what is too much, the next gate overwrites */
+        memcpy(panel + g * units, vectors + g * LANES, LANES * sizeof(real));
 }
 
 /* h = tanh(a): a panel is up to 4 L units */
