@@ -24,7 +24,8 @@ from .engine cimport (
 )
 
 cdef enum:
-    BLOCK_BYTES = 4194304         # of logits at a time
+    BLOCK_BYTES = 16777216        # of logits at a time: every block reads all of W and dW once more
+    PANELS_WORTH = 8              # panels that make up for reading x once more
 
 
 # ---------------------------------------------------------------- the layer alone
@@ -241,7 +242,8 @@ def _run_loss(
     cdef real* x_c = <real*> cache.x.reserve(s.M * s.x_row, size)
     cdef real* W_p = <real*> cache.weights.reserve(s.P * (s.D + 1) * s.W + s.W, size)
     cdef real* zeros = W_p + s.P * (s.D + 1) * s.W
-    cdef real* block = <real*> cache.block.reserve(2 * s.P * s.block * s.W, size)
+    cdef real* block = <real*> cache.block.reserve(min(threads, 2) * s.P * s.block * s.W,
+                                                           size)
     cdef real* tops = <real*> cache.tops.reserve(s.block * (s.L + 1), size)
     cdef double* sums = <double*> cache.sums.reserve(s.block * s.L, sizeof(double))
     cdef double* losses = <double*> cache.losses.reserve(s.M, sizeof(double))
@@ -277,7 +279,7 @@ cdef void _loss_task(
     real* x_c,                    # OUT (M, x_row): rows of x, and a 1 at their end; later scaled
     real* W_p,                    # OUT (P, D + 1, W): W, and b below it
     real* WT,                     # OUT panels of W^T, (ceil(D / W), P * W, W)
-    real* blocks,                 # OUT (2, P, block, W): logits, then e - s onehot
+    real* blocks,                 # OUT (1 or 2, P, block, W): logits, then e - s onehot
     real* tops,                   # OUT (block, L) running maxima, then (block) the largest
     double* sums,                 # OUT (block, L) running sums
     double* losses,               # OUT (M)
@@ -289,6 +291,7 @@ cdef void _loss_task(
     """The share of one thread: rows of the block, and panels of dW."""
     cdef Py_ssize_t size = sizeof(real), m, r, rows, r0, r1
     cdef Py_ssize_t p0 = part(s.P, 1, thread, threads), p1 = part(s.P, 1, thread + 1, threads)
+    cdef Py_ssize_t d0 = 0, d1 = s.D + 1
     cdef Walk e
     cdef real* block
     pack(&W[0, 0], W.strides[0] // size, W.strides[1] // size, s.D, s.columns, p0, p1, W_p,
@@ -299,6 +302,10 @@ cdef void _loss_task(
                         part(s.inputs.panels, 1, thread, threads),
                         part(s.inputs.panels, 1, thread + 1, threads), WT)
     barrier(threads)
+    # of dW every thread has panels, which only it reads then, or rows where panels are few
+    if s.P < PANELS_WORTH * threads:
+        p0, p1 = 0, s.P
+        d0, d1 = part(d1, 6, thread, threads), part(d1, 6, thread + 1, threads)
     scratch += thread * s.scratch
     e.row, e.tile, e.k_stride, e.width, e.block = s.W, s.W, 1, s.W, s.block * s.W
     m = 0
@@ -315,11 +322,12 @@ cdef void _loss_task(
                     scale(s.D, x_c[r * s.x_row + s.D], dx + r * s.D)
         barrier(threads)
         if s.need_gradient and p0 < p1:
-            gradient(0, s.D + 1, min(p1 * s.W, computed(s.columns)) - p0 * s.W, rows,
+            gradient(d0, d1, min(p1 * s.W, computed(s.columns)) - p0 * s.W, rows,
                      x_c + m * s.x_row, s.x_row, block + p0 * s.block * s.W, s.block * s.W, m > 0,
                      dW + p0 * (s.D + 1) * s.W, (s.D + 1) * s.W, scratch, zeros)
         # the next block has the other half of the memory: nobody need wait for this one's readers
-        block = blocks + s.P * s.block * s.W if block == blocks else blocks
+        if threads > 1:
+            block = blocks + s.P * s.block * s.W if block == blocks else blocks
         m += rows
 
 
