@@ -13,7 +13,7 @@ logits, (e / s - onehot) / count, is never formed either: e - s onehot is left i
 import numpy as np
 
 from cython.parallel cimport parallel, threadid
-from libc.math cimport log
+from libc.math cimport INFINITY, log
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
@@ -98,7 +98,7 @@ def _run_backward(
     cdef Columns inputs = columns_of(1, D, columns.lanes)
     cdef Py_ssize_t P = columns.panels, width = 4 * columns.lanes
     cdef int n = threads_for(4.0 * M * D * V)
-    cdef Py_ssize_t of_thread = gradient_scratch(D, M)
+    cdef Py_ssize_t of_thread = gradient_scratch(D, M, size)
     cdef Buffer weights = Buffer(), packed = Buffer(), gradients = Buffer(), rest = Buffer()
     cdef real* WT = <real*> weights.reserve(inputs.panels * P * width * width, size)
     cdef real* dout_p = <real*> packed.reserve(P * M * width, size)
@@ -255,7 +255,7 @@ def _run_loss(
         WT = <real*> cache.transposed.reserve(s.inputs.panels * s.P * s.W * s.W, size)
         dx = <real*> cache.dx.reserve(s.M * s.D, size)
         dW = <real*> cache.dW.reserve(s.P * (s.D + 1) * s.W, size)
-        s.scratch = gradient_scratch(s.D + 1, s.block)
+        s.scratch = gradient_scratch(s.D + 1, s.block, size)
         scratch = <real*> cache.scratch.reserve(threads * s.scratch, size)
     memset(zeros, 0, s.W * size)
     with nogil:
@@ -342,6 +342,7 @@ cdef void _loss_rows(
     """
     cdef Py_ssize_t size = sizeof(real), p, r, j
     cdef real *row
+    cdef real *panel
     cdef real *largest = tops + s.block * s.L
     cdef real *target
     cdef double total
@@ -349,15 +350,15 @@ cdef void _loss_rows(
         row = x_c + (m + r) * s.x_row
         memcpy(row, &x[m + r, 0], s.D * size)
         row[s.D] = 1
-    product(r1 - r0, s.V, s.D + 1, x_c + (m + r0) * s.x_row, rows_of(s.x_row), W_p,
-            (s.D + 1) * s.W, zeros, 0, 0, block + r0 * s.W, s.W, s.block * s.W)
     for r in range(r0, r1):
         for j in range(s.L):
-            tops[r * s.L + j] = block[r * s.W]
+            tops[r * s.L + j] = -INFINITY
             sums[r * s.L + j] = 0
     for p in range(s.P):
-        panel_top(r1 - r0, min(s.W, s.V - p * s.W), block + (p * s.block + r0) * s.W,
-                  tops + r0 * s.L)
+        panel = block + (p * s.block + r0) * s.W
+        product(r1 - r0, min(s.W, s.V - p * s.W), s.D + 1, x_c + (m + r0) * s.x_row,
+                rows_of(s.x_row), W_p + p * (s.D + 1) * s.W, 0, zeros, 0, 0, panel, s.W, 0)
+        panel_top(r1 - r0, min(s.W, s.V - p * s.W), panel, tops + r0 * s.L)
     for r in range(r0, r1):
         largest[r] = tops[r * s.L]
         for j in range(1, s.L):

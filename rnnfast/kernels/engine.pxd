@@ -83,10 +83,6 @@ cdef extern from "simd.h" nogil:
 cdef const simd_f32* F32
 cdef const simd_f64* F64
 
-# Rows that a product handles at a time, see K_BLOCK in engine.pyx.
-cdef enum:
-    M_BLOCK = 150
-
 # How a product finds A[m, k]: A[m * row + k % width * k_stride + k // width * block]; of every tile
 # the first row m is found at A[m * tile].
 ctypedef struct Walk:
@@ -128,7 +124,7 @@ cdef void pack_transposed(const real* W, Py_ssize_t row, Py_ssize_t column, Py_s
 cdef void gradient(Py_ssize_t m0, Py_ssize_t m1, Py_ssize_t columns, Py_ssize_t K, const real* A,
                    Py_ssize_t a_row, const real* B, Py_ssize_t b_panel, bint add, real* dW,
                    Py_ssize_t dw_panel, real* scratch, const real* zeros) noexcept nogil
-cdef Py_ssize_t gradient_scratch(Py_ssize_t M, Py_ssize_t K) noexcept nogil
+cdef Py_ssize_t gradient_scratch(Py_ssize_t M, Py_ssize_t K, Py_ssize_t itemsize) noexcept nogil
 cdef void unpack(const real* B, Py_ssize_t b_panel, Py_ssize_t K, Columns columns, real* W,
                  Py_ssize_t row, Py_ssize_t column) noexcept nogil
 

@@ -32,11 +32,12 @@ cdef extern from *:
     int omp_get_num_threads() nogil
     void rnnfast_barrier() noexcept nogil
 
-# Blocks of a product: a panel of B of K_BLOCK rows (272 kB) and the rows of A that meet it
-# (M_BLOCK by K_BLOCK, 638 kB) stay in the second-level cache together. Every block of K reads and
-# writes C once more: so they are as long as that allows.
+# Blocks of a product: a panel of B of up to K_BLOCK rows (272 kB) and the rows of A that meet it
+# (A_BLOCK bytes) stay in the second-level cache together. Every block of K reads and writes C once
+# more, every block of rows reads B once more: so they are as long as that allows.
 cdef enum:
     K_BLOCK = 1088
+    A_BLOCK = 655360
     ALIGNMENT = 64
 
 cdef Py_ssize_t LONGEST = <Py_ssize_t> 1 << (8 * sizeof(Py_ssize_t) - 2)
@@ -186,10 +187,10 @@ cdef void product(
     cdef Py_ssize_t from_row, from_panel
     cdef const real *A_k
     cdef const real *from_
-    cdef Py_ssize_t M_m = even(M, M_BLOCK, 6), K_most = even(K, K_BLOCK, W)
+    cdef Py_ssize_t M_most = rows_of_block(M, K, A), K_most = even(K, K_BLOCK, W)
     m0 = 0
     while m0 < M:
-        m1 = min(m0 + M_m, M)
+        m1 = min(m0 + M_most, M)
         height = tile_height(m1 - m0, A)
         from_, from_row, from_panel = init, init_row, init_panel
         k = 0
@@ -221,6 +222,11 @@ cdef inline Py_ssize_t even(Py_ssize_t n, Py_ssize_t most, Py_ssize_t unit) noex
     `most` as possible, in whole units."""
     cdef Py_ssize_t parts = (n + most - 1) // most
     return ((n + parts - 1) // parts + unit - 1) // unit * unit if parts > 0 else 0
+
+
+cdef inline Py_ssize_t rows_of_block(Py_ssize_t M, Py_ssize_t K, const real* _) noexcept nogil:
+    """Rows of A that are handled together when there are M of K numbers."""
+    return even(M, A_BLOCK // <Py_ssize_t> sizeof(real) // min(K, K_BLOCK) // 6 * 6, 6)
 
 
 cdef inline Py_ssize_t tile_height(Py_ssize_t M, const real* _) noexcept nogil:
@@ -326,11 +332,11 @@ cdef void gradient(
     the weight was used for, has been written in panels already. A is packed, tile by tile: else
     every number of it would come from a cache line, and often a page, of its own."""
     cdef Py_ssize_t W = 4 * lanes_of(A), m, k, rows, K_k
-    cdef Py_ssize_t M_m = even(m1 - m0, M_BLOCK, 6), K_most = even(K, K_BLOCK, W)
+    cdef Py_ssize_t M_most = rows_of_block(m1 - m0, K, A), K_most = even(K, K_BLOCK, W)
     cdef Walk tiles
     m = m0
     while m < m1:
-        rows = min(M_m, m1 - m)
+        rows = min(M_most, m1 - m)
         k = 0
         while k < K:
             K_k = min(K_most, K - k)
@@ -347,9 +353,9 @@ cdef void gradient(
         m += rows
 
 
-cdef Py_ssize_t gradient_scratch(Py_ssize_t M, Py_ssize_t K) noexcept nogil:
+cdef Py_ssize_t gradient_scratch(Py_ssize_t M, Py_ssize_t K, Py_ssize_t itemsize) noexcept nogil:
     """Numbers of scratch memory for gradients of up to M rows that are sums of up to K terms."""
-    return min((M + 5) // 6 * 6, M_BLOCK) * min(K, K_BLOCK)
+    return min((M + 5) // 6 * 6 * min(K, K_BLOCK), A_BLOCK // itemsize)
 
 
 cdef void unpack(

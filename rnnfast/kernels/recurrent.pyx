@@ -24,13 +24,14 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
-    M_BLOCK, RNNFAST_LSTM, RNNFAST_RNN, Buffer, Columns, Walk, add, barrier, cell_backward, cell_forward,
+    RNNFAST_LSTM, RNNFAST_RNN, Buffer, Columns, Walk, add, barrier, cell_backward, cell_forward,
     columns_of, computed, gradient, gradient_scratch, lanes_of, pack, pack_transposed, padded,
     panels_at_once, part, product, real, rows_of, team_size, threads_for, units_of, unpack,
 )
 
 cdef enum:
     CHUNK = 1024                  # rows of gates whose gradients are in memory at a time
+    DX_ROWS = 150                 # of dx before they go to their places
     SECOND_LEVEL = 2097152        # bytes, about, of a second-level cache
     STEPS_WORTH = 5               # steps that make up for a call of their own
     ROWS_WORTH = 4                # rows of the batch that make up for a thread of their own
@@ -375,8 +376,8 @@ def _run_backward(
     cdef real* dstates = <real*> cache.dstates.reserve(s.S * s.N * s.h_row, size)
     cdef real* dWx_p = <real*> cache.dWx.reserve(P * (s.D + 1) * s.W, size)
     cdef real* dWh_p = <real*> cache.dWh.reserve(P * s.H * s.W, size)
-    s.scratch = max(gradient_scratch(max(s.D + 1, s.H), max(rows, s.U if s.indexed else 0)),
-                    M_BLOCK * computed(s.inputs))
+    s.scratch = max(DX_ROWS * computed(s.inputs),
+                    gradient_scratch(max(s.D + 1, s.H), max(rows, s.U if s.indexed else 0), size))
     cdef real* scratch = <real*> cache.scratch.reserve(s.threads * s.scratch, size)
     out = None
     if need_dx:
@@ -560,7 +561,7 @@ cdef void _input_gradient(
     cdef real* out
     m = part(rows, 6, thread, threads)
     while m < m1:
-        n = min(M_BLOCK, m1 - m)
+        n = min(DX_ROWS, m1 - m)
         product(n, row, s.columns.used, das + m * s.W, _panels_of(s, panel), WxT, K * s.W, zeros,
                 0, 0, scratch, row, s.W)
         for r in range(first + m, first + m + n):

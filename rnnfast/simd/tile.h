@@ -34,6 +34,10 @@ static inline __attribute__((always_inline)) void FN(tile_body)(
             sum[r * width + v] = *(const vec *)(init + r * init_row + v / V * init_panel + v % V * LANES);
     for (; K > 0; K -= a_width, A += a_block) {
         const real *a = A;
+        if (K > a_width) /* the same rows of the next panel: further away than hardware foresees */
+            UNROLL for (int r = 0; r < R; r++)
+                for (size_t j = 0; j < sizeof(real[PANEL]); j += 64)
+                    __builtin_prefetch((const char *)(A + a_block + r * a_row) + j, 0, 2);
         for (ptrdiff_t k = K < a_width ? K : a_width; k > 0; k--, a += a_k, B += PANEL) {
             vec a_r[TILE_ROWS];
             UNROLL for (int r = 0; r < R; r++)
