@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rnnfast
-from rnnfast.bench import duel, tables
+from rnnfast.bench import duel, tables, textbook_peer
 from rnnfast.bench.duel import Arena, Entry, Pace, Refused, agree
 from rnnfast.bench.report import cells, text_head, write_plot
 from rnnfast.bench.run import run
@@ -18,6 +18,7 @@ from rnnfast.errors import InputError
 
 TINY = Pace(turn=0.001, seconds=0, rounds=2)
 SHAPE = (2, 3, 4, 5)
+MODELS = [{"cell": cell, "N": 2, "T": 3, "V": 11, "D": 4, "H": 5} for cell in ("rnn", "lstm")]
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +78,7 @@ def test_absent_peers_are_named(capsys):
 def test_tables_of_every_kind_run(monkeypatch):
     """Whatever peers there are: NumPy plays PyTorch where that saves its import."""
     monkeypatch.setitem(duel.CONTESTANTS, "torch", duel.CONTESTANTS["numpy"])
-    only(monkeypatch, "rnnfast", "numpy", "torch")
+    only(monkeypatch, "rnnfast", "numpy", "textbook", "torch")
     monkeypatch.setattr(tables, "LANGUAGE_MODELS", [("lstm", 2, 3, 11, 4, 5)])
     monkeypatch.setattr(tables, "BUSY_SHAPES", [SHAPE])
     monkeypatch.setattr(tables, "MEMORY_VOCABULARIES", (5, 7))
@@ -160,9 +161,35 @@ def test_optional_peers_compute_the_same(monkeypatch):
     with Arena(TINY) as arena:
         arena.check(arena.enter(entry("numpy"), *map(entry, names)))
         if "torch" in names:
-            options = {"V": 11, "D": 4, "H": 5, "length": 30}
-            pair = (Entry(name, "Generation", options) for name in ("rnnfast", "torch"))
-            arena.check(arena.enter(*pair))
+            generation = {"V": 11, "D": 4, "H": 5, "length": 30}
+            for task, options in [("Generation", generation), *(("Training", m) for m in MODELS)]:
+                pair = (Entry(name, task, options) for name in ("rnnfast", "torch"))
+                arena.check(arena.enter(*pair))
+
+
+@pytest.mark.parametrize("options", MODELS, ids=lambda options: options["cell"])
+def test_the_textbook_trains_the_same_model_in_float32(options):
+    with Arena(TINY) as arena:
+        arena.check(arena.enter(*(Entry(n, "Training", options) for n in ("rnnfast", "textbook"))))
+    task = textbook_peer.Training(1, **options)
+    before = [W.copy() for W in task.model.params]
+    losses, *params = task.results()
+    assert len(losses) == 4
+    for W, start in zip(params, before, strict=True):
+        assert not np.array_equal(W, start)
+    kept = list(arrays(task.model))
+    assert {x.dtype.kind + str(x.itemsize) for x in kept} == {"f4", "i8", "b1"}
+
+
+def arrays(thing):
+    """All arrays in an object, the objects in it, and so on."""
+    if isinstance(thing, np.ndarray):
+        yield thing
+    elif isinstance(thing, list | tuple):
+        for part in thing:
+            yield from arrays(part)
+    elif hasattr(thing, "__dict__") and not isinstance(thing, type):
+        yield from arrays(list(vars(thing).values()))
 
 
 def test_agree():

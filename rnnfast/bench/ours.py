@@ -54,7 +54,8 @@ class Training:
         self.optimizer.update(self.model.params, self.model.grads)
 
     def results(self):
-        return [np.array([self.run() for _ in range(4)], "f")]
+        """Losses of four steps, and the parameters after them."""
+        return [np.array([self.run() for _ in range(4)], "f"), *self.model.params]
 
     def peak(self):
         """Bytes that two first steps have allocated at most (all memory comes from NumPy)."""

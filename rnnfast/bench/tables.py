@@ -256,14 +256,15 @@ def _float64(bench):
 @table(
     "training",
     "Training step of a language model cell N,T,V,D,H: forward, backward, SGD, float32",
-    means={"PyTorch": 2.5, "NumPy": 6.0},
+    means={"PyTorch": 2.5, "textbook NumPy": 6.0},
 )
 def _training(bench):
     for n in bench.threads:
         for case in bench.few(LANGUAGE_MODELS, 3):
             options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True))
             ours, *peers = (
-                Entry(name, "Training", options, n) for name in ("rnnfast", "torch", "numpy")
+                Entry(name, "Training", options, n)
+                for name in ("rnnfast", "torch", "textbook", "numpy")
             )
             yield from bench.rows(f"{case[0]} {comma(case[1:])}", ours, peers)
 
@@ -453,6 +454,10 @@ def measure(names, *, quick=False, threads=None, pace=None):
                 yield TABLES[name], row
 
 
-def contestant_versions():
-    """{title: version or None} of the contestants."""
-    return {title: installed_version(name) for name, (_, _, title) in CONTESTANTS.items()}
+def optional_versions():
+    """{title: version or None} of the peers that are not installed with this package."""
+    return {
+        title: installed_version(name)
+        for name, (_, library, title) in CONTESTANTS.items()
+        if library not in ("rnnfast", "numpy")
+    }
