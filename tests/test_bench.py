@@ -16,6 +16,7 @@ from rnnfast.bench.tables import TABLES, Bench, Row, layer
 from rnnfast.cli import main
 from rnnfast.errors import InputError
 
+SHAPES = tables.SHAPES  # the real ones
 TINY = Pace(turn=0.001, seconds=0, rounds=2)
 SHAPE = (2, 3, 4, 5)
 MODELS = [{"cell": cell, "N": 2, "T": 3, "V": 11, "D": 4, "H": 5} for cell in ("rnn", "lstm")]
@@ -86,6 +87,41 @@ def test_tables_of_every_kind_run(monkeypatch):
         rows = [row for _, row in tables.measure([name], quick=True)]
         assert rows, name
         assert {row.note for row in rows} == {""}, rows
+
+
+class Plan(Bench):
+    """Every peer is there, everything takes a millisecond, nothing is run: all rows at once."""
+
+    def rows(self, what, ours, peers, targets=None, *, work=None, beside=None):
+        self.entries += [ours, *peers]
+        target = (targets or {}).get
+        return [Row(what, ours.threads, p.label, 1.0, 1.0, 1.0, target(p.name)) for p in peers]
+
+    def scaled(self, what, ours, other, label, factor, target, *, work=None):
+        self.entries += [ours, other]
+        return Row(what, ours.threads, label, 1.0, 1.0, 1.0, target)
+
+
+def plan(monkeypatch, name):
+    """Rows of a table in full for 1 and 2 threads, with its means; and their entries."""
+    monkeypatch.setattr(tables, "SHAPES", SHAPES)
+    monkeypatch.setattr(tables, "available_cpus", lambda: 2)
+    bench = Plan(None, [1, 2])
+    bench.entries = []
+    rows = list(TABLES[name].measure(bench))
+    return rows + TABLES[name].mean_rows(rows), bench.entries
+
+
+def test_avx2_has_all_shapes_with_both_contestants_limited(monkeypatch):
+    monkeypatch.setattr(tables.engine, "CPU_LEVEL", "avx512")
+    rows, entries = plan(monkeypatch, "avx2")
+    shapes = [",".join(map(str, shape)) for shape in SHAPES]
+    assert [row.what for row in rows] == [*shapes, *shapes, "geometric mean", "geometric mean"]
+    assert [(row.threads, row.target) for row in rows[-2:]] == [(1, 1.3), (2, 1.3)]
+    assert {e.name: e.environment for e in entries} == {
+        "rnnfast": {"RNNFAST_CPU": "avx2"},
+        "torch": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    }
 
 
 def test_plot_is_a_png(tiny):

@@ -199,9 +199,9 @@ def comma(shape):
     return ",".join(map(str, shape))
 
 
-def layers(bench, cell, floor, *, way="both", dtype="float32", environments=None, threads=None):
+def layers(bench, cell, floor, *, way="both", dtype="float32", environments=None):
     """A table of layers against PyTorch; `floor(H)` is what no ratio may be below."""
-    for n in threads or bench.threads:
+    for n in bench.threads:
         for shape in bench.few(SHAPES, 3):
             ours, theirs = (
                 layer(name, cell, shape, way, threads=n, dtype=dtype, environment=environment)
@@ -388,7 +388,7 @@ def _busy(bench):
 )
 def _avx2(bench):
     if engine.CPU_LEVEL in ("avx2", "avx512"):
-        yield from layers(bench, "lstm", lambda H: None, environments=AVX2, threads=[1])
+        yield from layers(bench, "lstm", lambda H: None, environments=AVX2)
 
 
 @table(
