@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_tables_of_every_kind_run(monkeypatch):
     monkeypatch.setattr(tables, "LANGUAGE_MODELS", [("lstm", 2, 3, 11, 4, 5)])
     monkeypatch.setattr(tables, "BUSY_SHAPES", [SHAPE])
     monkeypatch.setattr(tables, "MEMORY_VOCABULARIES", (5, 7))
-    for name in ("lstm-forward", "training", "memory", "busy"):
+    for name in ("lstm-forward", "training", "gemm", "memory", "busy"):
         rows = [row for _, row in tables.measure([name], quick=True)]
         assert rows, name
         assert {row.note for row in rows} == {""}, rows
@@ -106,22 +107,61 @@ def plan(monkeypatch, name):
     """Rows of a table in full for 1 and 2 threads, with its means; and their entries."""
     monkeypatch.setattr(tables, "SHAPES", SHAPES)
     monkeypatch.setattr(tables, "available_cpus", lambda: 2)
+    monkeypatch.setattr(tables.engine, "CPU_LEVEL", "avx512")
     bench = Plan(None, [1, 2])
     bench.entries = []
     rows = list(TABLES[name].measure(bench))
     return rows + TABLES[name].mean_rows(rows), bench.entries
 
 
-def test_avx2_has_all_shapes_with_both_contestants_limited(monkeypatch):
-    monkeypatch.setattr(tables.engine, "CPU_LEVEL", "avx512")
-    rows, entries = plan(monkeypatch, "avx2")
-    shapes = [",".join(map(str, shape)) for shape in SHAPES]
-    assert [row.what for row in rows] == [*shapes, *shapes, "geometric mean", "geometric mean"]
-    assert [(row.threads, row.target) for row in rows[-2:]] == [(1, 1.3), (2, 1.3)]
+def test_avx2_limits_both_contestants(monkeypatch):
+    _, entries = plan(monkeypatch, "avx2")
     assert {e.name: e.environment for e in entries} == {
         "rnnfast": {"RNNFAST_CPU": "avx2"},
         "torch": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "targets", "means"),
+    [  # for each number of threads
+        ("lstm", 7, {1.15: 5, 1.05: 2}, {"PyTorch": 2.0}),
+        ("rnn", 7, {1.3: 7}, {"PyTorch": 3.0}),
+        ("lstm-forward", 7, {1.0: 7}, {"PyTorch": 1.3}),
+        ("float64", 7, {1.0: 7}, {"PyTorch": 1.5}),
+        ("avx2", 7, {}, {"PyTorch": 1.3}),
+        ("training", 15, {}, {"PyTorch": 2.5, "textbook NumPy": 6.0, "NumPy": None}),
+        ("generation", 1, {20.0: 1}, {}),
+        ("embedding", 4, {10.0: 1, 2.0: 1}, {}),
+        ("gemm", 5, {0.8: 3}, {}),
+        ("linear", 7, {1 / 1.1: 7}, {}),
+        ("odd", 16, {1.0: 16}, {"PyTorch": None}),
+        ("busy", 3, {1.0: 3}, {"PyTorch": None}),
+    ],
+)
+def test_tables_have_the_targets_wanted_for_1_and_2_threads(
+    monkeypatch, name, rows, targets, means
+):
+    planned, _ = plan(monkeypatch, name)
+    for n in (1, 2):
+        mine = [row for row in planned if row.threads == n]
+        single = [row for row in mine if row.what != "geometric mean"]
+        assert len(single) == rows
+        assert Counter(row.target for row in single if row.target) == targets
+        assert {row.peer: row.target for row in mine if row not in single} == means
+
+
+def test_two_threads_are_measured_wherever_one_takes_20_ms(monkeypatch):
+    rows, _ = plan(monkeypatch, "threads")
+    assert {(row.threads, row.target) for row in rows} == {(2, 1.8)}
+    assert [row.what for row in rows] == [
+        *(f"lstm {shape}" for shape in ("20,35,650,650", "64,100,256,512", "128,50,1024,1024")),
+        *(f"lstm {shape}, forward"
+          for shape in ("20,35,650,650", "64,100,256,512", "128,50,1024,1024")),
+        *(f"rnn {shape}" for shape in ("64,100,256,512", "128,50,1024,1024")),
+        *(f"training lstm {model}"
+          for model in ("20,35,10000,100,100", "64,50,65,64,512", "20,35,10000,650,650")),
+    ]  # fmt: skip
 
 
 def test_plot_is_a_png(tiny):

@@ -51,6 +51,7 @@ AVX2 = {
     "torch": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
 }
 AT_MOST_10_PERCENT_SLOWER = 1 / 1.1
+GFLOPS_OF_20_MS = 4  # of one thread, as fast as a product goes: 200 GF/s
 MB = 1e6
 
 
@@ -273,18 +274,20 @@ def _training(bench):
 def _generation(bench):
     sizes = f"V{GENERATION['V']} D{GENERATION['D']} H{GENERATION['H']}"
     what = f"{sizes}, {GENERATION['length']} tokens"
-    ours, theirs = (Entry(name, "Generation", GENERATION) for name in ("rnnfast", "torch"))
-    return bench.rows(what, ours, [theirs], {"torch": 20.0}, work=GENERATION["length"])
+    for n in bench.threads:
+        ours, theirs = (Entry(name, "Generation", GENERATION, n) for name in ("rnnfast", "torch"))
+        yield from bench.rows(what, ours, [theirs], {"torch": 20.0}, work=GENERATION["length"])
 
 
 @table("embedding", "Gradient of an embedding's table, float32", rate="", averaged=False)
 def _embedding(bench):
     sizes = f"V{EMBEDDING['V']} D{EMBEDDING['D']}, {EMBEDDING['tokens']} tokens"
-    peers = [Entry(name, "Embedding", EMBEDDING) for name in ("numpy", "torch")]
-    # the language models keep zeros; a layer on its own, which others may write to, does not
-    for keep_zeros, targets in ((True, {"numpy": 10.0, "torch": 2.0}), (False, {})):
-        ours = Entry("rnnfast", "Embedding", {**EMBEDDING, "keep_zeros": keep_zeros})
-        yield from bench.rows(f"{sizes}, keep_zeros={keep_zeros}", ours, peers, targets)
+    for n in bench.threads:
+        peers = [Entry(name, "Embedding", EMBEDDING, n) for name in ("numpy", "torch")]
+        # the language models keep zeros; a layer on its own, which others may write to, does not
+        for keep_zeros, targets in ((True, {"numpy": 10.0, "torch": 2.0}), (False, {})):
+            ours = Entry("rnnfast", "Embedding", {**EMBEDDING, "keep_zeros": keep_zeros}, n)
+            yield from bench.rows(f"{sizes}, keep_zeros={keep_zeros}", ours, peers, targets)
 
 
 @table(
@@ -319,9 +322,13 @@ def _gemm(bench):
 @table("threads", "Two threads against one, where there are 20 ms of work", rate="", averaged=False)
 def _threads(bench):
     pairs = [
-        (f"lstm {comma(shape)}", [layer("rnnfast", "lstm", shape, threads=n) for n in (2, 1)])
+        (
+            f"{cell} {comma(shape)}{', forward' * (way == 'forward')}",
+            [layer("rnnfast", cell, shape, way, threads=n) for n in (2, 1)],
+        )
+        for cell, way in (("lstm", "both"), ("lstm", "forward"), ("rnn", "both"))
         for shape in SHAPES
-        if shape[-1] >= 512
+        if problems.layer_gflops(cell, shape, way) >= GFLOPS_OF_20_MS
     ]
     for case in LANGUAGE_MODELS[1:2] + LANGUAGE_MODELS[3:]:
         options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True))
@@ -368,17 +375,17 @@ def _odd(bench):
 
 @table("busy", "LSTM layer N,T,D,H, forward and backward, beside one busy process per CPU")
 def _busy(bench):
-    cpus = available_cpus()
-    for shape in bench.few(BUSY_SHAPES, 1):
-        ours, theirs = (layer(name, "lstm", shape, threads=cpus) for name in ("rnnfast", "torch"))
-        yield from bench.rows(
-            comma(shape),
-            ours,
-            [theirs],
-            {"torch": 1.0},
-            work=problems.layer_gflops("lstm", shape, "both"),
-            beside=lambda: busy_neighbours(cpus),
-        )
+    for n in bench.threads:
+        for shape in bench.few(BUSY_SHAPES, 1):
+            ours, theirs = (layer(name, "lstm", shape, threads=n) for name in ("rnnfast", "torch"))
+            yield from bench.rows(
+                comma(shape),
+                ours,
+                [theirs],
+                {"torch": 1.0},
+                work=problems.layer_gflops("lstm", shape, "both"),
+                beside=lambda: busy_neighbours(available_cpus()),
+            )
 
 
 @table(
