@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +69,21 @@ def test_command_prints_tables_and_writes_json_and_markdown(tiny, capsys):
     for table in page.split("\n## ")[1:]:
         rows = [line for line in table.splitlines() if line.startswith("|")]
         assert {line.count("|") for line in rows} == {10}
+
+
+def test_no_folder_gets_into_a_report(tiny, monkeypatch):
+    pytest.importorskip("matplotlib", reason="a plot is asked for, and matplotlib not installed")
+    for name in ("page", "elsewhere"):
+        (tiny / name).mkdir()
+    monkeypatch.setattr("rnnfast.bench.report.write_plot", lambda path, _: Path(path).touch())
+    for plot, link in (("page/b.png", "![ratio by size](b.png)"), (tiny / "elsewhere/b.png", "")):
+        files = {"json": tiny / "elsewhere/b.json", "plot": plot, "markdown": "page/b.md"}
+        run(["embedding"], threads=[1], **files)
+        page, data = (tiny / "page/b.md").read_text(), (tiny / "elsewhere/b.json").read_text()
+        assert "--json b.json --plot b.png --markdown b.md`" in page
+        assert [line for line in page.splitlines() if "b.png)" in line] == [link] * bool(link)
+        for word in (str(tiny), "page", "elsewhere"):
+            assert word not in page + data
 
 
 def test_absent_peers_are_named(capsys):

@@ -143,9 +143,9 @@ def write_json(path, *run):
 
 
 def write_markdown(path, *run, plot=None):
-    """Write `as_markdown` of a run; a plot beside the page is shown in it."""
-    link = plot and os.path.relpath(plot, Path(path).parent).replace(os.sep, "/")
-    data = as_markdown(*run, plot=link)
+    """Write `as_markdown` of a run; a plot in the folder of the page is shown in it."""
+    beside = plot and Path(plot).absolute().parent == Path(path).absolute().parent
+    data = as_markdown(*run, plot=Path(plot).name if beside else None)
     write_atomically(path, lambda file: file.write(data.encode()))
 
 
