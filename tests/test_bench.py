@@ -3,12 +3,14 @@
 import json
 import re
 import sys
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import rnnfast
-from rnnfast.bench import duel, tables
+from rnnfast.bench import duel, tables, textbook_peer
 from rnnfast.bench.duel import Arena, Entry, Pace, Refused, agree
 from rnnfast.bench.report import cells, text_head, write_plot
 from rnnfast.bench.run import run
@@ -16,8 +18,10 @@ from rnnfast.bench.tables import TABLES, Bench, Row, layer
 from rnnfast.cli import main
 from rnnfast.errors import InputError
 
+SHAPES = tables.SHAPES  # the real ones
 TINY = Pace(turn=0.001, seconds=0, rounds=2)
 SHAPE = (2, 3, 4, 5)
+MODELS = [{"cell": cell, "N": 2, "T": 3, "V": 11, "D": 4, "H": 5} for cell in ("rnn", "lstm")]
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +71,21 @@ def test_command_prints_tables_and_writes_json_and_markdown(tiny, capsys):
         assert {line.count("|") for line in rows} == {10}
 
 
+def test_no_folder_gets_into_a_report(tiny, monkeypatch):
+    pytest.importorskip("matplotlib", reason="a plot is asked for, and matplotlib not installed")
+    for name in ("page", "elsewhere"):
+        (tiny / name).mkdir()
+    monkeypatch.setattr("rnnfast.bench.report.write_plot", lambda path, _: Path(path).touch())
+    for plot, link in (("page/b.png", "![ratio by size](b.png)"), (tiny / "elsewhere/b.png", "")):
+        files = {"json": tiny / "elsewhere/b.json", "plot": plot, "markdown": "page/b.md"}
+        run(["embedding"], threads=[1], **files)
+        page, data = (tiny / "page/b.md").read_text(), (tiny / "elsewhere/b.json").read_text()
+        assert "--json b.json --plot b.png --markdown b.md`" in page
+        assert [line for line in page.splitlines() if "b.png)" in line] == [link] * bool(link)
+        for word in (str(tiny), "page", "elsewhere"):
+            assert word not in page + data
+
+
 def test_absent_peers_are_named(capsys):
     run(["lstm"], threads=[1])
     out = capsys.readouterr().out
@@ -77,14 +96,88 @@ def test_absent_peers_are_named(capsys):
 def test_tables_of_every_kind_run(monkeypatch):
     """Whatever peers there are: NumPy plays PyTorch where that saves its import."""
     monkeypatch.setitem(duel.CONTESTANTS, "torch", duel.CONTESTANTS["numpy"])
-    only(monkeypatch, "rnnfast", "numpy", "torch")
+    only(monkeypatch, "rnnfast", "numpy", "textbook", "torch")
     monkeypatch.setattr(tables, "LANGUAGE_MODELS", [("lstm", 2, 3, 11, 4, 5)])
     monkeypatch.setattr(tables, "BUSY_SHAPES", [SHAPE])
     monkeypatch.setattr(tables, "MEMORY_VOCABULARIES", (5, 7))
-    for name in ("lstm-forward", "training", "memory", "busy"):
+    for name in ("lstm-forward", "training", "gemm", "memory", "busy"):
         rows = [row for _, row in tables.measure([name], quick=True)]
         assert rows, name
         assert {row.note for row in rows} == {""}, rows
+
+
+class Plan(Bench):
+    """Every peer is there, everything takes a millisecond, nothing is run: all rows at once."""
+
+    def rows(self, what, ours, peers, targets=None, *, work=None, beside=None):
+        self.entries += [ours, *peers]
+        target = (targets or {}).get
+        return [Row(what, ours.threads, p.label, 1.0, 1.0, 1.0, target(p.name)) for p in peers]
+
+    def scaled(self, what, ours, other, label, factor, target, *, work=None):
+        self.entries += [ours, other]
+        return Row(what, ours.threads, label, 1.0, 1.0, 1.0, target)
+
+
+def plan(monkeypatch, name):
+    """Rows of a table in full for 1 and 2 threads, with its means; and their entries."""
+    monkeypatch.setattr(tables, "SHAPES", SHAPES)
+    monkeypatch.setattr(tables, "available_cpus", lambda: 2)
+    monkeypatch.setattr(tables.engine, "CPU_LEVEL", "avx512")
+    bench = Plan(None, [1, 2])
+    bench.entries = []
+    rows = list(TABLES[name].measure(bench))
+    return rows + TABLES[name].mean_rows(rows), bench.entries
+
+
+def test_avx2_limits_both_contestants(monkeypatch):
+    _, entries = plan(monkeypatch, "avx2")
+    assert {e.name: e.environment for e in entries} == {
+        "rnnfast": {"RNNFAST_CPU": "avx2"},
+        "torch": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "targets", "means"),
+    [  # for each number of threads
+        ("lstm", 7, {1.15: 5, 1.05: 2}, {"PyTorch": 2.0}),
+        ("rnn", 7, {1.3: 7}, {"PyTorch": 3.0}),
+        ("lstm-forward", 7, {1.0: 7}, {"PyTorch": 1.3}),
+        ("float64", 7, {1.0: 7}, {"PyTorch": 1.5}),
+        ("avx2", 7, {}, {"PyTorch": 1.3}),
+        ("training", 15, {}, {"PyTorch": 2.5, "textbook NumPy": 6.0, "NumPy": None}),
+        ("generation", 1, {20.0: 1}, {}),
+        ("embedding", 4, {10.0: 1, 2.0: 1}, {}),
+        ("gemm", 5, {0.8: 3}, {}),
+        ("linear", 7, {1 / 1.1: 7}, {}),
+        ("odd", 16, {1.0: 16}, {"PyTorch": None}),
+        ("busy", 3, {1.0: 3}, {"PyTorch": None}),
+    ],
+)
+def test_tables_have_the_targets_wanted_for_1_and_2_threads(
+    monkeypatch, name, rows, targets, means
+):
+    planned, _ = plan(monkeypatch, name)
+    for n in (1, 2):
+        mine = [row for row in planned if row.threads == n]
+        single = [row for row in mine if row.what != "geometric mean"]
+        assert len(single) == rows
+        assert Counter(row.target for row in single if row.target) == targets
+        assert {row.peer: row.target for row in mine if row not in single} == means
+
+
+def test_two_threads_are_measured_wherever_one_takes_20_ms(monkeypatch):
+    rows, _ = plan(monkeypatch, "threads")
+    assert {(row.threads, row.target) for row in rows} == {(2, 1.8)}
+    assert [row.what for row in rows] == [
+        *(f"lstm {shape}" for shape in ("20,35,650,650", "64,100,256,512", "128,50,1024,1024")),
+        *(f"lstm {shape}, forward"
+          for shape in ("20,35,650,650", "64,100,256,512", "128,50,1024,1024")),
+        *(f"rnn {shape}" for shape in ("64,100,256,512", "128,50,1024,1024")),
+        *(f"training lstm {model}"
+          for model in ("20,35,10000,100,100", "64,50,65,64,512", "20,35,10000,650,650")),
+    ]  # fmt: skip
 
 
 def test_plot_is_a_png(tiny):
@@ -160,9 +253,35 @@ def test_optional_peers_compute_the_same(monkeypatch):
     with Arena(TINY) as arena:
         arena.check(arena.enter(entry("numpy"), *map(entry, names)))
         if "torch" in names:
-            options = {"V": 11, "D": 4, "H": 5, "length": 30}
-            pair = (Entry(name, "Generation", options) for name in ("rnnfast", "torch"))
-            arena.check(arena.enter(*pair))
+            generation = {"V": 11, "D": 4, "H": 5, "length": 30}
+            for task, options in [("Generation", generation), *(("Training", m) for m in MODELS)]:
+                pair = (Entry(name, task, options) for name in ("rnnfast", "torch"))
+                arena.check(arena.enter(*pair))
+
+
+@pytest.mark.parametrize("options", MODELS, ids=lambda options: options["cell"])
+def test_the_textbook_trains_the_same_model_in_float32(options):
+    with Arena(TINY) as arena:
+        arena.check(arena.enter(*(Entry(n, "Training", options) for n in ("rnnfast", "textbook"))))
+    task = textbook_peer.Training(1, **options)
+    before = [W.copy() for W in task.model.params]
+    losses, *params = task.results()
+    assert len(losses) == 4
+    for W, start in zip(params, before, strict=True):
+        assert not np.array_equal(W, start)
+    kept = list(arrays(task.model))
+    assert {x.dtype.kind + str(x.itemsize) for x in kept} == {"f4", "i8", "b1"}
+
+
+def arrays(thing):
+    """All arrays in an object, the objects in it, and so on."""
+    if isinstance(thing, np.ndarray):
+        yield thing
+    elif isinstance(thing, list | tuple):
+        for part in thing:
+            yield from arrays(part)
+    elif hasattr(thing, "__dict__") and not isinstance(thing, type):
+        yield from arrays(list(vars(thing).values()))
 
 
 def test_agree():

@@ -277,6 +277,23 @@ def test_affine(dtype, threads, transposed, shape):
 
 
 @DTYPES
+@pytest.mark.parametrize("shape", [(5, 30, 700), (131, 64, 300), (130, 1030, 129)], ids=str)
+def test_affine_has_the_same_bits_for_any_number_of_threads(dtype, shape):
+    M, D, V = shape
+    rng = np.random.default_rng(0)
+    x, W, b, dout = (rng.standard_normal(s).astype(dtype) for s in ((M, D), (D, V), V, (M, V)))
+    results = []
+    for threads in (1, 2, 3):
+        engine.set_num_threads(threads)
+        dW, db = np.empty_like(W), np.empty_like(b)
+        out, dx = kernels.affine_forward(x, W, b), kernels.affine_backward(dout, x, W, dW, db)
+        results.append((out, dx, dW, db))
+    for other in results[1:]:
+        for ours, theirs in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@DTYPES
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(

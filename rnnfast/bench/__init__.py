@@ -1,7 +1,7 @@
 """`rnnfast bench`: this package against its peers, each contestant in a process of its own.
 
 problems          the input, the same in every process
-ours, numpy_peer, torch_peer, jax_peer    what each contestant does with it
+ours, numpy_peer, textbook_peer, torch_peer, jax_peer    what each contestant does with it
 worker            the process of a contestant
 duel              contestants that are compared, then take turns
 tables            what is measured, and which ratio is wanted

@@ -18,6 +18,7 @@ import numpy as np
 CONTESTANTS = {  # name: module with its tasks, library, as it is written
     "rnnfast": ("rnnfast.bench.ours", "rnnfast", "rnnfast"),
     "numpy": ("rnnfast.bench.numpy_peer", "numpy", "NumPy"),
+    "textbook": ("rnnfast.bench.textbook_peer", "numpy", "textbook NumPy"),
     "torch": ("rnnfast.bench.torch_peer", "torch", "PyTorch"),
     "jax": ("rnnfast.bench.jax_peer", "jax", "JAX"),
 }

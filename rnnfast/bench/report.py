@@ -10,7 +10,7 @@ from pathlib import Path
 from ..checkpoint import write_atomically
 from ..info import build_info
 from ..plot import axes, save
-from .tables import contestant_versions
+from .tables import optional_versions
 
 QUIET = 0.5  # processes; two threads beside one other process take turns on two CPUs
 COLUMNS = "{:44} {:>3} {:>10} {:24} {:>10} {:>7} {:>9} {:>6} {}"
@@ -19,15 +19,10 @@ HEAD = ["what", "threads", "rnnfast", "peer", "peer's", "ratio", "rate", "target
 
 def header():
     """Machine, versions, load and date: {name: text}."""
-    versions = contestant_versions()
     return {
         **{name: str(value) for name, value in build_info().items()},
         "cpu": cpu_model(),
-        **{
-            title: version or "absent"
-            for title, version in versions.items()
-            if title not in ("rnnfast", "NumPy")
-        },
+        **{title: version or "absent" for title, version in optional_versions().items()},
         "load average": load_average(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
@@ -148,9 +143,9 @@ def write_json(path, *run):
 
 
 def write_markdown(path, *run, plot=None):
-    """Write `as_markdown` of a run; a plot beside the page is shown in it."""
-    link = plot and os.path.relpath(plot, Path(path).parent).replace(os.sep, "/")
-    data = as_markdown(*run, plot=link)
+    """Write `as_markdown` of a run; a plot in the folder of the page is shown in it."""
+    beside = plot and Path(plot).absolute().parent == Path(path).absolute().parent
+    data = as_markdown(*run, plot=Path(plot).name if beside else None)
     write_atomically(path, lambda file: file.write(data.encode()))
 
 

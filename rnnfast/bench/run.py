@@ -67,12 +67,12 @@ def run(names=None, *, quick=False, threads=None, json=None, plot=None, markdown
 
 
 def _command(names, quick, threads, json, plot, markdown):
-    """The command line that does the same again."""
+    """The command line that does the same again, without the folders of this machine."""
     words = ["rnnfast", "bench", *(["--quick"] if quick else [])]
     if names != list(TABLES):
         words += ["--table", *names]
     if threads:
         words += ["--threads", *map(str, threads)]
     for option, path in (("--json", json), ("--plot", plot), ("--markdown", markdown)):
-        words += [option, str(path)] if path else []
+        words += [option, Path(path).name] if path else []
     return shlex.join(words)

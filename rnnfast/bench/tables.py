@@ -51,6 +51,7 @@ AVX2 = {
     "torch": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
 }
 AT_MOST_10_PERCENT_SLOWER = 1 / 1.1
+GFLOPS_OF_20_MS = 4  # of one thread, as fast as a product goes: 200 GF/s
 MB = 1e6
 
 
@@ -199,9 +200,9 @@ def comma(shape):
     return ",".join(map(str, shape))
 
 
-def layers(bench, cell, floor, *, way="both", dtype="float32", environments=None, threads=None):
+def layers(bench, cell, floor, *, way="both", dtype="float32", environments=None):
     """A table of layers against PyTorch; `floor(H)` is what no ratio may be below."""
-    for n in threads or bench.threads:
+    for n in bench.threads:
         for shape in bench.few(SHAPES, 3):
             ours, theirs = (
                 layer(name, cell, shape, way, threads=n, dtype=dtype, environment=environment)
@@ -256,14 +257,15 @@ def _float64(bench):
 @table(
     "training",
     "Training step of a language model cell N,T,V,D,H: forward, backward, SGD, float32",
-    means={"PyTorch": 2.5, "NumPy": 6.0},
+    means={"PyTorch": 2.5, "textbook NumPy": 6.0},
 )
 def _training(bench):
     for n in bench.threads:
         for case in bench.few(LANGUAGE_MODELS, 3):
             options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True))
             ours, *peers = (
-                Entry(name, "Training", options, n) for name in ("rnnfast", "torch", "numpy")
+                Entry(name, "Training", options, n)
+                for name in ("rnnfast", "torch", "textbook", "numpy")
             )
             yield from bench.rows(f"{case[0]} {comma(case[1:])}", ours, peers)
 
@@ -272,18 +274,20 @@ def _training(bench):
 def _generation(bench):
     sizes = f"V{GENERATION['V']} D{GENERATION['D']} H{GENERATION['H']}"
     what = f"{sizes}, {GENERATION['length']} tokens"
-    ours, theirs = (Entry(name, "Generation", GENERATION) for name in ("rnnfast", "torch"))
-    return bench.rows(what, ours, [theirs], {"torch": 20.0}, work=GENERATION["length"])
+    for n in bench.threads:
+        ours, theirs = (Entry(name, "Generation", GENERATION, n) for name in ("rnnfast", "torch"))
+        yield from bench.rows(what, ours, [theirs], {"torch": 20.0}, work=GENERATION["length"])
 
 
 @table("embedding", "Gradient of an embedding's table, float32", rate="", averaged=False)
 def _embedding(bench):
     sizes = f"V{EMBEDDING['V']} D{EMBEDDING['D']}, {EMBEDDING['tokens']} tokens"
-    peers = [Entry(name, "Embedding", EMBEDDING) for name in ("numpy", "torch")]
-    # the language models keep zeros; a layer on its own, which others may write to, does not
-    for keep_zeros, targets in ((True, {"numpy": 10.0, "torch": 2.0}), (False, {})):
-        ours = Entry("rnnfast", "Embedding", {**EMBEDDING, "keep_zeros": keep_zeros})
-        yield from bench.rows(f"{sizes}, keep_zeros={keep_zeros}", ours, peers, targets)
+    for n in bench.threads:
+        peers = [Entry(name, "Embedding", EMBEDDING, n) for name in ("numpy", "torch")]
+        # the language models keep zeros; a layer on its own, which others may write to, does not
+        for keep_zeros, targets in ((True, {"numpy": 10.0, "torch": 2.0}), (False, {})):
+            ours = Entry("rnnfast", "Embedding", {**EMBEDDING, "keep_zeros": keep_zeros}, n)
+            yield from bench.rows(f"{sizes}, keep_zeros={keep_zeros}", ours, peers, targets)
 
 
 @table(
@@ -318,9 +322,13 @@ def _gemm(bench):
 @table("threads", "Two threads against one, where there are 20 ms of work", rate="", averaged=False)
 def _threads(bench):
     pairs = [
-        (f"lstm {comma(shape)}", [layer("rnnfast", "lstm", shape, threads=n) for n in (2, 1)])
+        (
+            f"{cell} {comma(shape)}{', forward' * (way == 'forward')}",
+            [layer("rnnfast", cell, shape, way, threads=n) for n in (2, 1)],
+        )
+        for cell, way in (("lstm", "both"), ("lstm", "forward"), ("rnn", "both"))
         for shape in SHAPES
-        if shape[-1] >= 512
+        if problems.layer_gflops(cell, shape, way) >= GFLOPS_OF_20_MS
     ]
     for case in LANGUAGE_MODELS[1:2] + LANGUAGE_MODELS[3:]:
         options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True))
@@ -367,17 +375,17 @@ def _odd(bench):
 
 @table("busy", "LSTM layer N,T,D,H, forward and backward, beside one busy process per CPU")
 def _busy(bench):
-    cpus = available_cpus()
-    for shape in bench.few(BUSY_SHAPES, 1):
-        ours, theirs = (layer(name, "lstm", shape, threads=cpus) for name in ("rnnfast", "torch"))
-        yield from bench.rows(
-            comma(shape),
-            ours,
-            [theirs],
-            {"torch": 1.0},
-            work=problems.layer_gflops("lstm", shape, "both"),
-            beside=lambda: busy_neighbours(cpus),
-        )
+    for n in bench.threads:
+        for shape in bench.few(BUSY_SHAPES, 1):
+            ours, theirs = (layer(name, "lstm", shape, threads=n) for name in ("rnnfast", "torch"))
+            yield from bench.rows(
+                comma(shape),
+                ours,
+                [theirs],
+                {"torch": 1.0},
+                work=problems.layer_gflops("lstm", shape, "both"),
+                beside=lambda: busy_neighbours(available_cpus()),
+            )
 
 
 @table(
@@ -387,7 +395,7 @@ def _busy(bench):
 )
 def _avx2(bench):
     if engine.CPU_LEVEL in ("avx2", "avx512"):
-        yield from layers(bench, "lstm", lambda H: None, environments=AVX2, threads=[1])
+        yield from layers(bench, "lstm", lambda H: None, environments=AVX2)
 
 
 @table(
@@ -453,6 +461,10 @@ def measure(names, *, quick=False, threads=None, pace=None):
                 yield TABLES[name], row
 
 
-def contestant_versions():
-    """{title: version or None} of the contestants."""
-    return {title: installed_version(name) for name, (_, _, title) in CONTESTANTS.items()}
+def optional_versions():
+    """{title: version or None} of the peers that are not installed with this package."""
+    return {
+        title: installed_version(name)
+        for name, (_, library, title) in CONTESTANTS.items()
+        if library not in ("rnnfast", "numpy")
+    }

@@ -29,6 +29,17 @@ def recurrent(cell, Wx, Wh, b):
     return layer
 
 
+def parameters(layer):
+    """Those of `recurrent` that are trained."""
+    return layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0
+
+
+def textbook_layout(tensors, cell):
+    """Parameters, or their gradients, as arrays in the layout of this package."""
+    back = np.argsort(ORDER[cell])
+    return [reordered(W.numpy().T, back) for W in tensors]
+
+
 class Layer:
     def __init__(self, threads, *, cell, dtype, shape, way):
         torch.set_num_threads(threads)
@@ -53,9 +64,8 @@ class Layer:
         hs = self.run().detach().numpy()
         if self.xs.grad is None:
             return [hs]
-        back = np.argsort(ORDER[self.cell])
-        parameters = self.layer.weight_ih_l0, self.layer.weight_hh_l0, self.layer.bias_ih_l0
-        return [hs, self.xs.grad.numpy(), *(reordered(W.grad.numpy().T, back) for W in parameters)]
+        grads = textbook_layout([W.grad for W in parameters(self.layer)], self.cell)
+        return [hs, self.xs.grad.numpy(), *grads]
 
 
 class LanguageModel(torch.nn.Module):
@@ -63,7 +73,7 @@ class LanguageModel(torch.nn.Module):
         super().__init__()
         embed_W, Wx, Wh, b, W, affine_b = problems.language_model(cell, V, D, H).params
         self.embedding, self.affine = torch.nn.Embedding(V, D), torch.nn.Linear(H, V)
-        self.recurrent = recurrent(cell, Wx, Wh, b)
+        self.recurrent, self.cell = recurrent(cell, Wx, Wh, b), cell
         with torch.no_grad():
             self.embedding.weight[...] = torch.from_numpy(embed_W)
             self.affine.weight[...] = torch.from_numpy(W.T)
@@ -72,6 +82,13 @@ class LanguageModel(torch.nn.Module):
     def forward(self, ids, state):
         hs, state = self.recurrent(self.embedding(ids), state)
         return self.affine(hs), state
+
+    @torch.no_grad()
+    def textbook_params(self):
+        """The parameters as arrays, in the order and layout of this package."""
+        embedding, affine = self.embedding.weight, self.affine
+        recurrent = textbook_layout(parameters(self.recurrent), self.cell)
+        return [embedding.numpy(), *recurrent, affine.weight.numpy().T, affine.bias.numpy()]
 
 
 class Training:
@@ -97,7 +114,7 @@ class Training:
         return loss.item()
 
     def results(self):
-        return [np.array([self.run() for _ in range(4)], "f")]
+        return [np.array([self.run() for _ in range(4)], "f"), *self.model.textbook_params()]
 
 
 class Generation:

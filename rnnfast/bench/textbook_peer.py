@@ -1,0 +1,212 @@
+"""What the textbook's reader has: a training step in the style of "Deep Learning from Scratch 2".
+
+Written anew for this comparison, in float32 throughout. The style is the point: an object for
+every time step, with gradients of its own that are summed afterwards; the embedding's gradient
+dense; logits and probabilities of all N*T tokens in memory.
+How many threads NumPy's matrix products use was said to BLAS before this process started.
+
+N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
+"""
+
+import numpy as np
+
+from . import ours, problems
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    e /= e.sum(axis=-1, keepdims=True)
+    return e
+
+
+class Layer:
+    """Weights, and a gradient of each, whose memory stays."""
+
+    def __init__(self, *params):
+        self.params, self.grads = params, [np.zeros_like(W) for W in params]
+
+    def keep(self, *grads):
+        for dW, grad in zip(self.grads, grads, strict=True):
+            dW[...] = grad
+
+
+class Embedding(Layer):
+    def forward(self, ids):
+        self.ids = ids
+        return self.params[0][ids]
+
+    def backward(self, dout):
+        (dW,) = self.grads
+        dW[...] = 0
+        np.add.at(dW, self.ids, dout)
+
+
+class RNN(Layer):
+    gates, states = 1, 1
+
+    def forward(self, x, h_prev):
+        Wx, Wh, b = self.params
+        h = np.tanh(np.dot(h_prev, Wh) + np.dot(x, Wx) + b)
+        self.cache = x, h_prev, h
+        return (h,)
+
+    def backward(self, dh):
+        _, _, h = self.cache
+        return self.backward_product(dh * (1 - h**2))
+
+    def backward_product(self, da):
+        """Gradient of x Wx + h_prev Wh + b -> those of x and h_prev, and of the weights."""
+        (Wx, Wh, _), (x, h_prev, *_) = self.params, self.cache
+        self.keep(np.dot(x.T, da), np.dot(h_prev.T, da), np.sum(da, axis=0))
+        return np.dot(da, Wx.T), np.dot(da, Wh.T)
+
+
+class LSTM(RNN):
+    gates, states = 4, 2
+
+    def forward(self, x, h_prev, c_prev):
+        Wx, Wh, b = self.params
+        H = h_prev.shape[1]
+        a = np.dot(x, Wx) + np.dot(h_prev, Wh) + b
+        f, g = sigmoid(a[:, :H]), np.tanh(a[:, H : 2 * H])
+        i, o = sigmoid(a[:, 2 * H : 3 * H]), sigmoid(a[:, 3 * H :])
+        c = f * c_prev + g * i
+        h = o * np.tanh(c)
+        self.cache = x, h_prev, c_prev, f, g, i, o, c
+        return h, c
+
+    def backward(self, dh, dc):
+        _, _, c_prev, f, g, i, o, c = self.cache
+        tanh_c = np.tanh(c)
+        dc = dc + dh * o * (1 - tanh_c**2)
+        df, di = dc * c_prev * f * (1 - f), dc * g * i * (1 - i)
+        dg, do = dc * i * (1 - g**2), dh * tanh_c * o * (1 - o)
+        return *self.backward_product(np.hstack((df, dg, di, do))), dc * f
+
+
+class TimeLayer(Layer):
+    """A layer for every time step, all with the same weights; gradients are summed over them."""
+
+    def start_backward(self):
+        for dW in self.grads:
+            dW[...] = 0
+
+    def add(self, step):
+        for dW, grad in zip(self.grads, step.grads, strict=True):
+            dW += grad
+
+
+class TimeEmbedding(TimeLayer):
+    def forward(self, xs):
+        N, T = xs.shape
+        out, self.steps = np.empty((N, T, self.params[0].shape[1]), "f"), []
+        for t in range(T):
+            step = Embedding(*self.params)
+            out[:, t] = step.forward(xs[:, t])
+            self.steps.append(step)
+        return out
+
+    def backward(self, dout):
+        self.start_backward()
+        for t, step in enumerate(self.steps):
+            step.backward(dout[:, t])
+            self.add(step)
+
+
+class TimeRecurrent(TimeLayer):
+    """RNN or LSTM over time; a block starts from the state that the one before left."""
+
+    def __init__(self, cell, *params):
+        super().__init__(*params)
+        self.cell, self.state = cell, None
+
+    def forward(self, xs):
+        (N, T, _), H = xs.shape, self.params[1].shape[0]
+        if self.state is None:
+            self.state = [np.zeros((N, H), "f") for _ in range(self.cell.states)]
+        hs, self.steps = np.empty((N, T, H), "f"), []
+        for t in range(T):
+            step = self.cell(*self.params)
+            self.state = step.forward(xs[:, t], *self.state)
+            hs[:, t] = self.state[0]
+            self.steps.append(step)
+        return hs
+
+    def backward(self, dhs):
+        N, T, _ = dhs.shape
+        dxs = np.empty((N, T, self.params[0].shape[0]), "f")
+        self.start_backward()
+        dh, *dc = [0] * self.cell.states
+        for t in reversed(range(T)):
+            dxs[:, t], dh, *dc = self.steps[t].backward(dhs[:, t] + dh, *dc)
+            self.add(self.steps[t])
+        return dxs
+
+
+class TimeAffine(Layer):
+    def forward(self, xs):
+        W, b = self.params
+        self.xs = xs
+        out = np.dot(xs.reshape(-1, len(W)), W) + b
+        return out.reshape(*xs.shape[:2], -1)
+
+    def backward(self, dout):
+        W, _ = self.params
+        x, dout = self.xs.reshape(-1, len(W)), dout.reshape(-1, W.shape[1])
+        self.keep(np.dot(x.T, dout), np.sum(dout, axis=0))
+        return np.dot(dout, W.T).reshape(self.xs.shape)
+
+
+class TimeSoftmaxWithLoss:
+    ignore_label = -1
+
+    def forward(self, xs, ts):
+        probabilities, ts = softmax(xs.reshape(-1, xs.shape[2])), ts.reshape(-1)
+        mask = ts != self.ignore_label
+        losses = np.log(probabilities[np.arange(len(ts)), ts])
+        losses *= mask
+        self.cache = probabilities, ts, mask, xs.shape
+        return -np.sum(losses) / mask.sum()
+
+    def backward(self, dout=1):
+        dx, ts, mask, shape = self.cache
+        dx[np.arange(len(ts)), ts] -= 1
+        dx *= dout
+        dx /= mask.sum()
+        dx *= mask[:, np.newaxis]
+        return dx.reshape(shape)
+
+
+class LanguageModel:
+    def __init__(self, cell, embed_W, Wx, Wh, b, W, affine_b):
+        recurrent = TimeRecurrent({"rnn": RNN, "lstm": LSTM}[cell], Wx, Wh, b)
+        self.layers = [TimeEmbedding(embed_W), recurrent, TimeAffine(W, affine_b)]
+        self.loss_layer = TimeSoftmaxWithLoss()
+        self.params = [W for layer in self.layers for W in layer.params]
+        self.grads = [dW for layer in self.layers for dW in layer.grads]
+
+    def forward(self, xs, ts):
+        for layer in self.layers:
+            xs = layer.forward(xs)
+        return self.loss_layer.forward(xs, ts)
+
+    def backward(self):
+        dout = self.loss_layer.backward()
+        for layer in reversed(self.layers):
+            dout = layer.backward(dout)
+
+
+class Training(ours.Training):
+    """The steps of `ours` by a model of the textbook's style, with the same weights."""
+
+    def __init__(self, threads, *, cell, **sizes):
+        super().__init__(threads, cell=cell, **sizes)
+        self.model = LanguageModel(cell, *self.model.params)
+
+    def update(self):
+        for W, dW in zip(self.model.params, self.model.grads, strict=True):
+            W -= problems.LEARNING_RATE * dW
