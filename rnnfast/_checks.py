@@ -19,6 +19,8 @@ def as_float_dtype(name, dtype):
 
 def check_shape(name, array, shape, hint=""):
     """Raise ValueError unless `array` has `shape`, in which a string stands for any size >= 1."""
+    if array.shape == shape:
+        return
     fits = array.ndim == len(shape) and all(
         got >= 1 if isinstance(want, str) else got == want
         for got, want in zip(array.shape, shape, strict=True)
