@@ -5,12 +5,13 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import rnnfast
-from rnnfast.bench import duel, tables, textbook_peer
+from rnnfast.bench import duel, ours, tables, textbook_peer, worker
 from rnnfast.bench.duel import Arena, Entry, Pace, Refused, agree
 from rnnfast.bench.report import cells, text_head, write_plot
 from rnnfast.bench.run import run
@@ -123,6 +124,7 @@ def plan(monkeypatch, name):
     """Rows of a table in full for 1 and 2 threads, with its means; and their entries."""
     monkeypatch.setattr(tables, "SHAPES", SHAPES)
     monkeypatch.setattr(tables, "available_cpus", lambda: 2)
+    monkeypatch.setattr(tables, "installed_version", lambda name: "1")
     monkeypatch.setattr(tables.engine, "CPU_LEVEL", "avx512")
     bench = Plan(None, [1, 2])
     bench.entries = []
@@ -153,6 +155,7 @@ def test_avx2_limits_both_contestants(monkeypatch):
         ("linear", 7, {1 / 1.1: 7}, {}),
         ("odd", 16, {1.0: 16}, {"PyTorch": None}),
         ("busy", 3, {1.0: 3}, {"PyTorch": None}),
+        ("pools", 6, {0.5: 6}, {}),
     ],
 )
 def test_tables_have_the_targets_wanted_for_1_and_2_threads(
@@ -165,6 +168,27 @@ def test_tables_have_the_targets_wanted_for_1_and_2_threads(
         assert len(single) == rows
         assert Counter(row.target for row in single if row.target) == targets
         assert {row.peer: row.target for row in mine if row not in single} == means
+
+
+def test_what_comes_before_a_call_is_not_timed(monkeypatch):
+    clock = SimpleNamespace(now=0, sleep=lambda seconds: None)
+    clock.perf_counter = lambda: clock.now
+
+    def passes(seconds):
+        clock.now += seconds
+
+    monkeypatch.setattr(worker, "time", clock)
+    task = SimpleNamespace(before=lambda: passes(100), run=lambda: passes(1))
+    assert worker.turn(task, 250) == 1
+    assert clock.now == 4 * 101
+
+
+def test_a_layer_after_a_product_of_another_library_is_that_layer():
+    options = {"cell": "rnn", "dtype": "float32", "shape": SHAPE, "way": "both"}
+    task = ours.LayerAfterProduct(1, library="numpy", **options)
+    assert task.before().shape == (512, 512)
+    for after, alone in zip(task.results(), ours.Layer(1, **options).results(), strict=True):
+        np.testing.assert_array_equal(after, alone)
 
 
 def test_two_threads_are_measured_wherever_one_takes_20_ms(monkeypatch):

@@ -30,6 +30,20 @@ class Layer:
         return self.run()
 
 
+class LayerAfterProduct(Layer):
+    """The same, called right after a matrix product of a library with threads of its own."""
+
+    def __init__(self, threads, *, library, **layer):
+        super().__init__(threads, **layer)
+        A, B = problems.matrices(512)
+        if library == "torch":
+            import torch
+
+            torch.set_num_threads(threads)
+            A, B = torch.from_numpy(A), torch.from_numpy(B)
+        self.before = lambda: A @ B
+
+
 class Training:
     """Steps of a language model: forward, backward, SGD."""
 

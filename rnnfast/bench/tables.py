@@ -51,6 +51,7 @@ AVX2 = {
     "torch": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
 }
 AT_MOST_10_PERCENT_SLOWER = 1 / 1.1
+NOT_APART = 0.5  # of the speed alone
 GFLOPS_OF_20_MS = 4  # of one thread, as fast as a product goes: 200 GF/s
 MB = 1e6
 
@@ -386,6 +387,29 @@ def _busy(bench):
                 work=problems.layer_gflops("lstm", shape, "both"),
                 beside=lambda: busy_neighbours(available_cpus()),
             )
+
+
+@table(
+    "pools",
+    "LSTM layer N,T,D,H, forward and backward, called right after a matrix product of another "
+    "library's threads in the same process, against the layer alone",
+    averaged=False,
+)
+def _pools(bench):
+    for n in bench.threads:
+        for shape in bench.few(BUSY_SHAPES, 1):
+            alone = layer("rnnfast", "lstm", shape, threads=n)
+            for library in ("numpy", "torch"):
+                options = {**alone.options, "library": library}
+                ours = Entry("rnnfast", "LayerAfterProduct", options, n)
+                label = CONTESTANTS[library][2]
+                what = f"{comma(shape)} after {label}"
+                if not installed_version(library):
+                    yield Row(what, n, label, note="absent")
+                    continue
+                (row,) = bench.rows(what, ours, [alone], {"rnnfast": NOT_APART})
+                row.peer = "rnnfast alone"
+                yield row
 
 
 @table(

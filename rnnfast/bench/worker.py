@@ -35,7 +35,7 @@ def main():
                 case "results":
                     answer = np.savez(request["path"], *task.results())
                 case "turn":
-                    answer = turn(task.run, request["seconds"])
+                    answer = turn(task, request["seconds"])
                 case "call":
                     answer = getattr(task, request["name"])()
             answer = {"answer": answer}
@@ -45,13 +45,16 @@ def main():
         print(json.dumps(answer), file=answers)
 
 
-def turn(run, seconds):
-    """Median seconds of a call, over so much time and at least three calls.
+def turn(task, seconds):
+    """Median seconds of a call of `run`, over so much time and at least three calls; what a task
+    has as `before` comes before each of them, and its time is not counted.
 
     The first call finds caches cold and threads asleep, and does not count, unless it takes the
     whole turn.
     """
+    run, before = task.run, getattr(task, "before", lambda: None)
     time.sleep(SETTLING)
+    before()
     start = time.perf_counter()
     run()
     now = time.perf_counter()
@@ -59,6 +62,7 @@ def turn(run, seconds):
         return now - start
     times, end = [], now + seconds
     while len(times) < 3 or time.perf_counter() < end:
+        before()
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
