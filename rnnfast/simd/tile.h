@@ -31,7 +31,8 @@ static inline __attribute__((always_inline)) void FN(tile_body)(
     const int width = P * V;
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < width; v++)
-            sum[r * width + v] = *(const vec *)(init + r * init_row + v / V * init_panel + v % V * LANES);
+            sum[r * width + v]
+                = *(const vec *)(init + r * init_row + v / V * init_panel + v % V * LANES);
     for (; K > 0; K -= a_width, A += a_block) {
         const real *a = A;
         if (K > a_width) /* the same rows of the next panel: further away than hardware foresees */
