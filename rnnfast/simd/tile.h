@@ -7,7 +7,7 @@
  *
  * - A is read number by number through strides: row m and index k stand at
  *   A[m a_row + (k mod a_width) a_k + (k div a_width) a_block], so that A may be a matrix of rows,
- *   a matrix walked down its columns, or a row of panels.
+ *   one packed for its tiles, or a row of panels.
  * - B is a panel: 4 L contiguous numbers for each k; panels are b_panel apart.
  * - init may be C itself (adding to it), a bias (init_row 0), or zeros.
  *
