@@ -160,7 +160,7 @@ def test_recurrent_kernels_agree_with_their_twins(cell, dtype, shape, threads):
 
 @DTYPES
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("U", [1, 3, 40])
+@pytest.mark.parametrize("U", [1, 3, 40, 600])
 def test_indexed_input_is_the_input_it_stands_for(cell, dtype, U):
     arguments = problem(cell, dtype, 7, 13, 37, 50, U)
     ours, _ = run(kernels, cell, *arguments)
