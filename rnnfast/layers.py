@@ -79,8 +79,10 @@ class _Layer(HasOps):
         # the kernels trust that gradients, and what forward kept, fit the weights of now
         for name, W, dW, size in zip(self._names, weights, self.grads, self._sizes, strict=True):
             if not isinstance(dW, np.ndarray) or not dW.flags.behaved:
+                array = isinstance(dW, np.ndarray)
+                got = "one that is read-only or not aligned" if array else type(dW).__name__
                 raise TypeError(
-                    f"gradient of {name}: expected a writable array, got {type(dW).__name__}; "
+                    f"gradient of {name}: expected a writable array, got {got}; "
                     "leave the arrays in grads, and write into them"
                 )
             if W.shape != size or (W.shape, W.dtype) != (dW.shape, dW.dtype):

@@ -299,8 +299,9 @@ def test_gradients_that_cannot_be_written(name, gradient, module):
     layer = problem.layer(module)
     problem.forward(layer)
     layer.grads[-1] = frozen(layer.grads[-1]) if gradient == "read-only" else [0.0]
-    with pytest.raises(TypeError, match=r"^gradient of (W|b): expected a writable array, got"):
+    with pytest.raises(TypeError, match=r"^gradient of (W|b): expected a writable array, got") as e:
         problem.backward(layer)
+    assert_says(e, gradient)
     assert not any(np.any(dW) for dW in layer.grads)
 
 
