@@ -61,14 +61,28 @@ class _Layer(HasOps):
 
     def _check_params(self):
         """`params`, aligned, or an error that says what is wrong with which of them."""
+        for name, arrays in (("params", self.params), ("grads", self.grads)):
+            if len(arrays) != len(self._names):
+                raise ValueError(
+                    f"{name}: expected {len(self._names)} arrays ({', '.join(self._names)}), "
+                    f"got {len(arrays)}; leave the arrays in {name}, and write into them"
+                )
+        for name, W in zip(self._names, self.params, strict=True):
+            if not isinstance(W, np.ndarray):
+                raise TypeError(
+                    f"{name}: expected an array, got {type(W).__name__}; "
+                    "leave the arrays in params, and write into them"
+                )
         weights = as_weights(**dict(zip(self._names, self.params, strict=True)))
         for name, W, shape in zip(self._names, weights, self._shapes(), strict=True):
             check_shape(name, W, shape)
         # the kernels trust that gradients, and what forward kept, fit the weights of now
         for name, W, dW, size in zip(self._names, weights, self.grads, self._sizes, strict=True):
             if not isinstance(dW, np.ndarray) or not dW.flags.behaved:
+                array = isinstance(dW, np.ndarray)
+                got = "one that is read-only or not aligned" if array else type(dW).__name__
                 raise TypeError(
-                    f"gradient of {name}: expected a writable array, got {type(dW).__name__}; "
+                    f"gradient of {name}: expected a writable array, got {got}; "
                     "leave the arrays in grads, and write into them"
                 )
             if W.shape != size or (W.shape, W.dtype) != (dW.shape, dW.dtype):

@@ -4,7 +4,7 @@ argument, what was expected, what came, what to do), and that nothing has change
 
 import numpy as np
 import pytest
-from problems import LAYERS, assert_all_close, make_problem, named, states_of
+from problems import LAYERS, LAYOUTS, assert_all_close, make_problem, named, states_of
 
 import rnnfast
 from rnnfast import reference
@@ -299,9 +299,102 @@ def test_gradients_that_cannot_be_written(name, gradient, module):
     layer = problem.layer(module)
     problem.forward(layer)
     layer.grads[-1] = frozen(layer.grads[-1]) if gradient == "read-only" else [0.0]
-    with pytest.raises(TypeError, match=r"^gradient of (W|b): expected a writable array, got"):
+    with pytest.raises(TypeError, match=r"^gradient of (W|b): expected a writable array, got") as e:
         problem.backward(layer)
+    assert_says(e, gradient)
     assert not any(np.any(dW) for dW in layer.grads)
+
+
+def packed(array):
+    """A field of packed records: not aligned, strides no multiples of the size of a number."""
+    records = np.zeros(array.shape, [("flag", "i1"), ("value", array.dtype)])
+    records["value"] = array
+    return records["value"]
+
+
+UNFIT = {
+    "dtype": lambda a: a.astype("f4" if a.dtype == "f8" else "f8"),
+    "integers": lambda a: a.astype(int),
+    "byte order": lambda a: a.astype(a.dtype.newbyteorder()),
+    "smaller": lambda a: a[:-1],
+    "larger": lambda a: np.concatenate((a, a)),
+    "dimensions": lambda a: a[None],
+    "no dimensions": lambda a: a[(0,) * a.ndim + (...,)],
+    "list": lambda a: a.tolist(),
+    "none": lambda _: None,
+}
+UNFIT_GRADIENTS = {
+    "read-only": lambda a: frozen(a.copy()),
+    "broadcast": lambda a: np.broadcast_to(a[:1], a.shape),
+    "not aligned": packed,
+}
+REPLACED = [("params", kind) for kind in UNFIT] + [
+    ("grads", kind) for kind in UNFIT | UNFIT_GRADIENTS
+]
+weighted = pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeEmbedding", "TimeAffine"])
+
+
+@modules
+@weighted
+@pytest.mark.parametrize("at", [0, -1])
+@pytest.mark.parametrize(("entries", "kind"), REPLACED)
+def test_a_weight_or_a_gradient_replaced_by_one_that_does_not_fit(name, at, entries, kind, module):
+    """Seen at the next call, whatever the calls before have checked."""
+    problem = make_problem(name)
+    layer = problem.layer(module)
+    problem.forward(layer)
+    arrays = getattr(layer, entries)
+    arrays[at] = (UNFIT | UNFIT_GRADIENTS)[kind](arrays[at])
+    for call in (problem.backward, problem.forward):
+        with pytest.raises((TypeError, ValueError), match=r"^(gradient of )?(W|Wx|Wh|b): expected"):
+            call(layer)
+
+
+@modules
+@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeAffine"])
+def test_a_weight_and_its_gradient_replaced_by_those_of_another_dtype(name, module):
+    problem = make_problem(name)
+    layer = problem.layer(module)
+    problem.forward(layer)
+    for arrays in (layer.params, layer.grads):
+        arrays[-1] = arrays[-1].astype("f")
+    for call in (problem.backward, problem.forward):
+        with pytest.raises(TypeError, match=r"^b: .* give all weights of a layer one dtype"):
+            call(layer)
+
+
+@modules
+@weighted
+@pytest.mark.parametrize("entries", ["params", "grads"])
+@pytest.mark.parametrize(
+    "change", [lambda a: a[:-1], lambda a: [*a, np.zeros(1)]], ids=["few", "many"]
+)
+def test_a_weight_or_a_gradient_too_few_or_too_many(name, entries, change, module):
+    problem = make_problem(name)
+    layer = problem.layer(module)
+    problem.forward(layer)
+    setattr(layer, entries, change(getattr(layer, entries)))
+    for call in (problem.backward, problem.forward):
+        with pytest.raises(ValueError, match=f"^{entries}: expected . arrays .*, got .; leave"):
+            call(layer)
+
+
+@modules
+@weighted
+@pytest.mark.parametrize("change", [*LAYOUTS, packed, np.ma.asarray], ids=lambda f: f.__name__)
+def test_weights_and_gradients_replaced_by_others_that_fit(name, change, module):
+    """Of other strides, read-only or not aligned where they are only read, of a subclass."""
+    problem = make_problem(name)
+    expected = problem.run(module)
+    layer = problem.layer(module)
+    problem.forward(layer)
+    layer.params[:] = map(change, layer.params)
+    if change.__name__ not in ("read_only", "packed"):
+        layer.grads[:] = map(change, layer.grads)
+    problem.backward(layer)
+    if problem.state:
+        layer.set_state(*problem.state)
+    assert_all_close(problem.forward(layer) | problem.backward(layer), expected)
 
 
 # Models. --------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def assert_close(a, b, dtype):
 @pytest.mark.parametrize(
     ("M", "K", "n"),
     [(1, 1, 1), (1, 7, 300), (2, 3, 130), (3, 100, 64), (5, 17, 65), (7, 700, 129),
-     (200, 1030, 70), (131, 64, 1000), (6, 512, 64), (4, 513, 63)],
+     (200, 1030, 70), (131, 64, 1000), (6, 512, 64), (4, 513, 63), (310, 2500, 130)],
 )  # fmt: skip
 def test_product(dtype, M, K, n):
     rng = np.random.default_rng(M + K + n)
@@ -135,6 +135,7 @@ def run(ops, cell, xs, weights, states, index, dhs, dstates, **options):
 SHAPES = [
     *((1, 1, 1, 1), (1, 25, 65, 100), (2, 3, 5, 17), (3, 4, 16, 64), (7, 13, 37, 193)),
     *((10, 5, 100, 100), (5, 2, 3, 16), (20, 3, 70, 130), (33, 2, 600, 33), (2, 300, 4, 8)),
+    (3, 2, 1100, 300),  # K in blocks, of rows and of gates
 ]
 
 
@@ -159,7 +160,7 @@ def test_recurrent_kernels_agree_with_their_twins(cell, dtype, shape, threads):
 
 @DTYPES
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("U", [1, 3, 40])
+@pytest.mark.parametrize("U", [1, 3, 40, 600])
 def test_indexed_input_is_the_input_it_stands_for(cell, dtype, U):
     arguments = problem(cell, dtype, 7, 13, 37, 50, U)
     ours, _ = run(kernels, cell, *arguments)
@@ -181,6 +182,36 @@ def test_same_bits_for_any_number_of_threads(cell, dtype, shape, U):
         parallel, _ = run(kernels, cell, *arguments)
         for name in serial:
             np.testing.assert_array_equal(parallel[name], serial[name])
+
+
+@DTYPES
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("U", "options"), [(None, {}), (1200, {}), (None, {"truncate": 2}), (1200, {"truncate": 5})]
+)
+@pytest.mark.parametrize(
+    "shape", [(7, 400, 20, 70), (300, 10, 5, 17), (1500, 7, 4, 9), (1, 2100, 3, 33)], ids=str
+)
+def test_backward_in_chunks(cell, dtype, shape, U, options):
+    """T * N well above the rows of gates whose gradients are in memory at a time, and no multiple
+    of them; cuts within chunks and between them; more rows of x than a chunk has."""
+    *arguments, dhs, dstates = problem(cell, dtype, *shape, U)
+    N, T, _, H = shape
+    view = np.full((N, 2 * T, H + 3), np.nan, dtype)[:, ::-2, 1:-2]  # rows contiguous, no copy
+    view[...] = dhs
+    engine.set_num_threads(1)
+    twin, _ = run(twins, cell, *arguments, dhs, dstates, **options)
+    ours, cache = run(kernels, cell, *arguments, view, dstates, **options)
+    for name in twin:
+        assert_close(ours[name], twin[name], dtype)
+    for threads in (2, 3):
+        engine.set_num_threads(threads)
+        for need_dx in (True, False):
+            again, _ = run(kernels, cell, *arguments, view, dstates, cache=cache, need_dx=need_dx,
+                           **options)  # fmt: skip
+            assert twin.keys() - again.keys() == ({"dxs"} if not need_dx else set())
+            for name in again:
+                np.testing.assert_array_equal(again[name], ours[name])
 
 
 @DTYPES
@@ -277,8 +308,13 @@ def test_affine(dtype, threads, transposed, shape):
 
 
 @DTYPES
-@pytest.mark.parametrize("shape", [(5, 30, 700), (131, 64, 300), (130, 1030, 129)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(5, 30, 700), (131, 64, 300), (2500, 310, 70), (310, 2500, 130), (9, 7, 1200)],
+    ids=str,
+)
 def test_affine_has_the_same_bits_for_any_number_of_threads(dtype, shape):
+    """All three products, sums of more terms than a block and rows of more than one included."""
     M, D, V = shape
     rng = np.random.default_rng(0)
     x, W, b, dout = (rng.standard_normal(s).astype(dtype) for s in ((M, D), (D, V), V, (M, V)))
@@ -288,6 +324,10 @@ def test_affine_has_the_same_bits_for_any_number_of_threads(dtype, shape):
         dW, db = np.empty_like(W), np.empty_like(b)
         out, dx = kernels.affine_forward(x, W, b), kernels.affine_backward(dout, x, W, dW, db)
         results.append((out, dx, dW, db))
+    x, W, b, dout = (a.astype(np.float64) for a in (x, W, b, dout))
+    products = x @ W + b, dout @ W.T, x.T @ dout, dout.sum(axis=0)
+    for ours, wanted in zip(results[0], products, strict=True):
+        assert_close(ours, wanted.astype(dtype), dtype)
     for other in results[1:]:
         for ours, theirs in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -322,18 +362,25 @@ def test_fused_loss(dtype, threads, transposed, shape):
     np.testing.assert_array_equal(np.array((total, count), dtype), results[1][0])
 
 
-def test_fused_loss_has_the_same_bits_for_any_number_of_threads():
+@DTYPES
+@pytest.mark.parametrize("shape", [(700, 128, 65), (60_000, 20, 65), (350, 12, 30_011)], ids=str)
+def test_fused_loss_in_blocks_has_the_same_bits_for_any_number_of_threads(dtype, shape):
+    """One block; several, with few panels, where threads have rows of dW; several, with many."""
+    M, D, V = shape
     rng = np.random.default_rng(0)
-    x, W, b = (rng.standard_normal(s).astype(np.float32) for s in ((700, 40), (40, 5000), (5000,)))
-    targets = rng.integers(-1, 5000, 700)
+    x, W, b = (rng.standard_normal(s).astype(dtype) for s in ((M, D), (D, V), (V,)))
+    targets = rng.integers(-1, V, M)
     results = []
-    for threads in (1, 2, 3):
+    for ops, threads in ((twins, 1), (kernels, 1), (kernels, 2), (kernels, 3)):
         engine.set_num_threads(threads)
-        total, _, cache = kernels.affine_loss_forward(x, W, b, targets, -1)
-        dW, db = np.empty_like(W), np.empty_like(b)
-        results.append((total, kernels.affine_loss_backward(cache, 1, dW, db), dW, db))
-    for other in results[1:]:
-        for ours, theirs in zip(results[0], other, strict=True):
+        total, _, cache = ops.affine_loss_forward(x, W, b, targets, -1)
+        dW, db = np.full_like(W, np.nan), np.full_like(b, np.nan)
+        results.append((np.array(total, dtype), ops.affine_loss_backward(cache, 1, dW, db), dW, db))
+    twin, serial, *parallel = results
+    for ours, theirs in zip(serial, twin, strict=True):
+        assert_close(ours, theirs, dtype)
+    for other in parallel:
+        for ours, theirs in zip(serial, other, strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
 

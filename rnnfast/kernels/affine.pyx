@@ -18,9 +18,9 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
-    Buffer, Columns, Walk, barrier, columns_of, computed, gradient, gradient_scratch, lanes_of, pack,
-    pack_transposed, padded, panel_exp, panel_top, part, product, real, rows_of, scale, team_size,
-    threads_for, unpack,
+    Buffer, Columns, Walk, barrier, columns_of, computed, gradient, gradient_scratch, lanes_of,
+    pack, pack_transposed, padded, panel_exp, panel_top, part, product, real, rows_of, scale,
+    team_size, threads_for, unpack,
 )
 
 cdef enum:

@@ -136,7 +136,7 @@ cdef class Buffer:
     """
 
     cdef void* reserve(self, Py_ssize_t count, Py_ssize_t itemsize) except NULL:
-        """Memory for `count` numbers, whose values are arbitrary; 0: that of the last call, kept."""
+        """Memory for `count` numbers of any values; 0: that of the last call, kept."""
         cdef unsigned char[::1] view
         if RNNFAST_DEBUG and count > 0:
             self._owner = np.full(count * itemsize, 255, np.uint8)

@@ -12,8 +12,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
-    F64, RNNFAST_LSTM, RNNFAST_RNN, Buffer, Columns, cell_forward, columns_of, computed, lanes_of, pack,
-    padded, product, real, rows_of, units_of,
+    F64, RNNFAST_LSTM, RNNFAST_RNN, Buffer, Columns, cell_forward, columns_of, computed, lanes_of,
+    pack, padded, product, real, rows_of, units_of,
 )
 
 CELLS = {"rnn": (RNNFAST_RNN, 1), "lstm": (RNNFAST_LSTM, 4)}
@@ -140,8 +140,8 @@ def _fill_table(Model model, const real[:, :] embed_W):
             for j in range(D):
                 x[v * row + j] = embed_W[v, j]
             x[v * row + D] = 1
-        product(V, computed(s.columns), D + 1, x, rows_of(row), <real*> s.Wx, (D + 1) * W, <real*> model.zeros,
-                0, 0, table, P * W, W)
+        product(V, computed(s.columns), D + 1, x, rows_of(row), <real*> s.Wx, (D + 1) * W,
+                <real*> model.zeros, 0, 0, table, P * W, W)
     model.table = table
 
 

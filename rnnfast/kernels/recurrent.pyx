@@ -5,12 +5,14 @@ What differs between the cells is in simd/cells.h. Here are the time loops:
     forward   a = [x 1] [Wx b]   for all steps at once
               a_t += h_{t-1} Wh;  h_t = cell(a_t)              step by step
     backward  dh_t = dhs_t + da_{t+1} Wh^T;  da_t = cell'(dh_t)  step by step, back
-              dWx, db = [x 1]^T da;  dWh = h^T da;  dx = da Wx^T   for all steps at once
+              dWx, db = [x 1]^T da;  dWh = h^T da;  dx = da Wx^T   chunk by chunk
 
 Memory is time-major: all steps together are one matrix of T*N rows, a step is N of them, and
 states have T+1 steps, so that step 0 is no special case. Pre-activations, gates and their
 gradients stand in panels (P, T*N, W): those of a few units for all gates, side by side. So
 storing them is packing them for the weight gradients, and a cell finds its gates in one row.
+Backward goes through chunks of steps, so that what it writes last is still in a cache when the
+products for all steps of the chunk read it.
 
 Threads take rows of the batch, which never wait for each other between steps, or, where there are
 few rows, units, which do. What is done for all steps at once is dealt out by rows, or by rows of

@@ -62,9 +62,9 @@ static void FN(pack)(ptrdiff_t K, ptrdiff_t n, const real *restrict in, ptrdiff_
     }
 }
 
-/* The transpose of A = in (K, M) for tiles of `height` rows: of each tile the numbers that belong to
- * the same k, for all k, side by side; tiles height K apart. Some k at a time, whose lines stay in
- * the first-level cache. */
+/* The transpose of A = in (K, M) for tiles of `height` rows: of each tile the numbers that belong
+ * to the same k, for all k, side by side; tiles height K apart. Some k at a time, whose lines stay
+ * in the first-level cache. */
 static void FN(pack_tiles)(ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const real *restrict in,
                            ptrdiff_t in_row, real *restrict out)
 {

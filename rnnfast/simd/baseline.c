@@ -1,4 +1,5 @@
-/* What every processor of its kind has: SSE2 on x86-64, NEON on arm64. 8 of 16 registers are sums. */
+/* What every processor of its kind has: SSE2 on x86-64, NEON on arm64. 8 of 16 registers are sums.
+ */
 #define LEVEL rnnfast_baseline
 #define LEVEL_NAME "baseline"
 #define VECTOR_BYTES 16

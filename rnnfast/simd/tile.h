@@ -7,7 +7,7 @@
  *
  * - A is read number by number through strides: row m and index k stand at
  *   A[m a_row + (k mod a_width) a_k + (k div a_width) a_block], so that A may be a matrix of rows,
- *   a matrix walked down its columns, or a row of panels.
+ *   one packed for its tiles, or a row of panels.
  * - B is a panel: 4 L contiguous numbers for each k; panels are b_panel apart.
  * - init may be C itself (adding to it), a bias (init_row 0), or zeros.
  *
@@ -31,7 +31,8 @@ static inline __attribute__((always_inline)) void FN(tile_body)(
     const int width = P * V;
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < width; v++)
-            sum[r * width + v] = *(const vec *)(init + r * init_row + v / V * init_panel + v % V * LANES);
+            sum[r * width + v]
+                = *(const vec *)(init + r * init_row + v / V * init_panel + v % V * LANES);
     for (; K > 0; K -= a_width, A += a_block) {
         const real *a = A;
         if (K > a_width) /* the same rows of the next panel: further away than hardware foresees */
