@@ -154,7 +154,7 @@ def _char_rnn(dtype, ops):
     for name, text in PUBLISHED_001.items():
         values = gradients[name][[0, 1, 4]] if name == "Wxh" else gradients[name].reshape(-1)[:14]
         difference = np.abs(np.array(text.split(), float) - values.reshape(-1)).max()
-        yield row(f"printed {name}: largest difference of our own", 0.0, difference, 1e-7, 1e-7)
+        yield row(f"printed {name}: largest difference of our own", 0.0, difference, 1e-7, 3e-7)
     sums = {"Wxh": 1.26355366143741, "Why": 3.84355640166609, "Whh": 2.18504737771630,
             "bh": 0.292582118378762, "by": 1.23104424737943}  # fmt: skip
     for name, total in sums.items():
