@@ -20,13 +20,7 @@ DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 CELLS = {"rnn": (1, 1), "lstm": (4, 2)}  # gates, states
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    """Small problems use all threads too."""
-    threads, flops = engine.get_num_threads(), engine.set_serial_flops(0)
-    yield
-    engine.set_num_threads(threads)
-    engine.set_serial_flops(flops)
+pytestmark = pytest.mark.usefixtures("threads_for_small_calls")
 
 
 def assert_close(a, b, dtype):

@@ -17,13 +17,7 @@ from rnnfast.kernels import engine
 THREADS = (1, 2, 3, 4)
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    """Small problems use all threads too."""
-    threads, flops = engine.get_num_threads(), engine.set_serial_flops(0)
-    yield
-    engine.set_num_threads(threads)
-    engine.set_serial_flops(flops)
+pytestmark = pytest.mark.usefixtures("threads_for_small_calls")
 
 
 def same_bits(run):

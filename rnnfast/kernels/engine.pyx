@@ -333,6 +333,8 @@ cdef void gradient(
     every number of it would come from a cache line, and often a page, of its own."""
     cdef Py_ssize_t W = 4 * lanes_of(A), m, k, rows, K_k
     cdef Py_ssize_t M_most = rows_of_block(m1 - m0, K, A), K_most = even(K, K_BLOCK, W)
+    cdef Py_ssize_t init_row, init_panel
+    cdef const real* init
     cdef Walk tiles
     m = m0
     while m < m1:
@@ -344,11 +346,12 @@ cdef void gradient(
             tiles.width, tiles.block = LONGEST, 0
             pack_tiles(K_k, rows, tiles.k_stride, A + k * a_row + m, a_row, scratch)
             if add or k > 0:
-                product(rows, columns, K_k, scratch, tiles, B + k * W, b_panel, dW + m * W, W,
-                        dw_panel, dW + m * W, W, dw_panel)
+                init, init_row, init_panel = dW + m * W, W, dw_panel
             else:
-                product(rows, columns, K_k, scratch, tiles, B + k * W, b_panel, zeros, 0, 0,
-                        dW + m * W, W, dw_panel)
+                init = zeros
+                init_row = init_panel = 0
+            product(rows, columns, K_k, scratch, tiles, B + k * W, b_panel, init, init_row,
+                    init_panel, dW + m * W, W, dw_panel)
             k += K_k
         m += rows
 

@@ -247,11 +247,10 @@ cdef void _forward_task(
     const real* zeros,            # IN (W)
 ) noexcept nogil:
     """The share of one thread."""
-    cdef Py_ssize_t size = sizeof(real), P = s.columns.panels, TN = s.T * s.N
+    cdef Py_ssize_t size = sizeof(real), P = s.columns.panels
     cdef Py_ssize_t p0 = part(P, 1, thread, threads), p1 = part(P, 1, thread + 1, threads)
     cdef Py_ssize_t m0 = part(s.U, 6, thread, threads), m1 = part(s.U, 6, thread + 1, threads)
-    cdef Py_ssize_t m, p, n0 = 0, n1 = s.N
-    cdef real* source
+    cdef Py_ssize_t m, n0 = 0, n1 = s.N
 
     pack(&Wx[0, 0], Wx.strides[0] // size, Wx.strides[1] // size, s.D, s.columns, p0, p1, Wx_p,
          (s.D + 1) * s.W)
