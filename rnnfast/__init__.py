@@ -15,9 +15,6 @@ from .losses import (
     TimeSquaredLoss,
 )
 from .models import Network, Rnnlm, SimpleRnnlm
-from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop, clip_grads
-from .runs import Run, Settings
-from .sampling import generate
 from .systems import (
     CharLstm,
     CharRnn,
@@ -30,9 +27,28 @@ from .systems import (
     train_words,
     unpack_gates,
 )
-from .text import Vocabulary, builtin_corpus, lanes, load_text, split_by_position, unigram_entropy
+from .text import (
+    Vocabulary,
+    builtin_corpus,
+    generate,
+    lanes,
+    load_text,
+    split_by_position,
+    unigram_entropy,
+)
 from .threads import get_num_threads, set_num_threads
-from .trainer import Trainer, evaluate
+from .training import (
+    SGD,
+    AdaGrad,
+    Adam,
+    Momentum,
+    RMSprop,
+    Run,
+    Settings,
+    Trainer,
+    clip_grads,
+    evaluate,
+)
 
 from . import reference  # isort: skip  (it is made of the layers above)
 

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from rnnfast.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from rnnfast.archive import load_checkpoint, save_checkpoint, write_atomically
 from rnnfast.errors import InputError
 
 

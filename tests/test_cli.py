@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import rnnfast
-from rnnfast.checkpoint import load_checkpoint, save_checkpoint
+from rnnfast.archive import load_checkpoint, save_checkpoint
 from rnnfast.cli import main
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
@@ -261,7 +261,7 @@ def test_a_first_save_that_fails_leaves_nothing_behind(folder, monkeypatch, caps
     def full(path, *_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rnnfast.runs.save_checkpoint", full)
+    monkeypatch.setattr("rnnfast.training.runs.save_checkpoint", full)
     before = set(folder.iterdir())
     assert train() == 1
     assert "cannot be written: No space left on device" in capsys.readouterr().err
@@ -437,7 +437,7 @@ def test_ctrl_c_twice_says_what_is_left(folder, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rnnfast.trainer.Trainer.fit", interrupted)
+    monkeypatch.setattr("rnnfast.training.trainer.Trainer.fit", interrupted)
     assert train("--out", "run") == 130
     assert "interrupted; run keeps what was saved last" in capsys.readouterr().err
     assert main(["sample", "run", "--length", "5"]) == 0

@@ -14,7 +14,7 @@ import pytest
 from problems import LAYERS
 
 import rnnfast
-from rnnfast import kernels, layers, losses, models, optimizers, reference
+from rnnfast import kernels, layers, losses, models, reference, systems, text, training
 
 PACKAGE = Path(rnnfast.__file__).parent
 KERNELS = [
@@ -36,10 +36,11 @@ def run_python(code, folder, *options, **environment):
 
 
 def public_classes(module):
+    inside = f"{module.__name__}."
     return [
         name
         for name, value in vars(module).items()
-        if inspect.isclass(value) and value.__module__ == module.__name__ and name[0] != "_"
+        if inspect.isclass(value) and f"{value.__module__}.".startswith(inside) and name[0] != "_"
     ]
 
 
@@ -50,7 +51,7 @@ def test_all_is_what_there_is(module):
         assert getattr(module, name) is not None
 
 
-@pytest.mark.parametrize("module", [layers, losses, models, optimizers])
+@pytest.mark.parametrize("module", [layers, losses, models, training, text, systems])
 def test_every_public_class_can_be_imported_from_the_top(module):
     names = public_classes(module)
     assert names

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from rnnfast import TimePerplexityLoss, TimeSoftmax, TimeSquaredLoss, kernels, reproduce
+from rnnfast import TimePerplexityLoss, TimeSoftmax, TimeSquaredLoss, kernels
 from rnnfast.cli import main
 from rnnfast.errors import TrainingDiverged
 from rnnfast.reference import ops as numpy_ops
+from rnnfast.systems import reproduce
 
 NOTEBOOKS = ("000", "001", "002", "003", "004")
 
@@ -42,7 +43,7 @@ def test_command_with_a_wrong_row(monkeypatch, capsys):
     wrong = reproduce.Row("000", "loss", 1.0, 1.5, 1e-12)
     right = reproduce.Row("000", "loss", 1.0, 1.0, 1e-12)
     answers = {"float64": [right, right], "float32": [right, wrong]}
-    monkeypatch.setattr("rnnfast.cli.rows", lambda dtype: answers[dtype])
+    monkeypatch.setattr("rnnfast.cli.commands.rows", lambda dtype: answers[dtype])
     assert main(["reproduce"]) == 1
     output, errors = capsys.readouterr()
     assert output.count("WRONG") == 1

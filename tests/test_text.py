@@ -8,7 +8,8 @@ import pytest
 
 import rnnfast
 from rnnfast.errors import InputError
-from rnnfast.text import END_OF_LINE, UNKNOWN, checksum
+from rnnfast.text.corpora import checksum
+from rnnfast.text.vocabulary import END_OF_LINE, UNKNOWN
 
 
 def test_builtin_corpus_is_a_long_english_text():

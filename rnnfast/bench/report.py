@@ -7,9 +7,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..checkpoint import write_atomically
+from ..archive import write_atomically
 from ..info import build_info
-from ..plot import axes, save
+from ..training.plot import axes, save
 from .tables import optional_versions
 
 QUIET = 0.5  # processes; two threads beside one other process take turns on two CPUs

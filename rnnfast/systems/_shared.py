@@ -8,7 +8,7 @@ import numpy as np
 from .._checks import as_ids, as_weights, check_shape
 from ..errors import TrainingDiverged
 from ..models import Network
-from ..optimizers import _above_zero, clip_grads
+from ..training.optimizers import _above_zero, clip_grads
 
 
 class NamedNetwork(Network):

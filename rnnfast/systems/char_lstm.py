@@ -9,8 +9,8 @@ from .. import kernels
 from .._checks import as_count, as_ids, as_weights, check_shape
 from ..layers import TimeAffine, TimeLSTM
 from ..losses import TimeSoftmaxWithLoss
-from ..optimizers import SGD
-from ..sampling import generate
+from ..text.sampling import generate
+from ..training.optimizers import SGD
 from ._shared import NamedNetwork, TimeOneHot, as_tokens, own_weights, take_step
 
 GATES = "fCio"  # in the order of the layer's columns, where C is called g

@@ -11,8 +11,8 @@ from .. import kernels
 from .._checks import as_count, as_ids
 from ..layers import TimeAffine, TimeEmbedding, TimeRNN
 from ..losses import TimePerplexityLoss, TimeSoftmax
-from ..optimizers import SGD
-from ..plot import plot_curve
+from ..training.optimizers import SGD
+from ..training.plot import plot_curve
 from ._shared import NamedNetwork, own_weights, take_step
 
 SHAPES = {"We": "VD", "Wx": "DH", "Wh": "HH", "Br": "H", "Wa": "HV", "Ba": "V"}

@@ -11,7 +11,7 @@ from .. import kernels
 from .._checks import as_count, as_float_dtype, as_floats, check_finite, check_shape
 from ..layers import TimeAffine, TimeRNN
 from ..losses import TimeSquaredLoss
-from ..optimizers import SGD, _above_zero
+from ..training.optimizers import SGD, _above_zero
 from ._shared import NamedNetwork, take_step
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from .._checks import as_count, as_ids
 from ..errors import InputError
 from ..models import SimpleRnnlm
-from ..optimizers import SGD
-from ..plot import plot_curve
 from ..text import Vocabulary, load_text
-from ..trainer import perplexity
+from ..training.optimizers import SGD
+from ..training.plot import plot_curve
+from ..training.trainer import perplexity
 from ._shared import take_step
 
 

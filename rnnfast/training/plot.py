@@ -1,6 +1,6 @@
 """Curves of training runs as pictures; needs matplotlib, which is an extra."""
 
-from .checkpoint import write_atomically
+from ..archive import write_atomically
 
 
 def plot_history(path, history, unit):

@@ -10,19 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from ._version import __version__
-from .bench.run import run as run_bench
-from .bench.tables import TABLES
-from .errors import InputError, TrainingDiverged, TrainingInterrupted
-from .info import build_info
-from .plot import plot_history
-from .progress import Progress
-from .reproduce import ABOUT_004, rows, table
-from .runs import MODELS, OPTIMIZERS, Run, Settings, holds_run
-from .selfcheck import TOLERANCES, compare
-from .text import LEVELS, load_text, unigram_entropy
-from .threads import default_num_threads, set_num_threads
-from .trainer import evaluate, perplexity
+from .._version import __version__
+from ..bench.run import run as run_bench
+from ..bench.tables import TABLES
+from ..errors import InputError, TrainingDiverged, TrainingInterrupted
+from ..info import build_info
+from ..selfcheck import TOLERANCES, compare
+from ..systems.reproduce import ABOUT_004, rows, table
+from ..text.corpora import load_text
+from ..text.lanes import unigram_entropy
+from ..text.vocabulary import LEVELS
+from ..threads import default_num_threads, set_num_threads
+from ..training.plot import plot_history
+from ..training.progress import Progress
+from ..training.runs import MODELS, OPTIMIZERS, Run, Settings, holds_run
+from ..training.trainer import evaluate, perplexity
 
 DEFAULT_FOLDER = "rnnfast-run"
 SAMPLE_TEMPERATURE = 0.5

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ._checks import as_count
-from .errors import InputError, TrainingDiverged, TrainingInterrupted
+from .._checks import as_count
+from ..errors import InputError, TrainingDiverged, TrainingInterrupted
+from ..text.lanes import PADDING, lanes
 from .optimizers import clip_grads
-from .text import PADDING, lanes
 
 
 @dataclass

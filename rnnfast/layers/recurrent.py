@@ -1,108 +1,16 @@
-"""Layers with the interface of the textbook "Deep Learning from Scratch 2".
+"""Recurrent layers: one step, and a block of time steps.
 
-Every layer has `params` and `grads`, lists of arrays that keep their identity: `backward`
-overwrites `grads` in place, and `params[i][...]` may be changed at any time. The dtype of the
-weights, float32 or float64, is the dtype of the layer: inputs are converted to it, outputs have it.
-Arrays may have any strides. Everything that the textbook does not have is keyword-only; `ops` is
-where a layer takes its arithmetic from: the compiled `rnnfast.kernels`, or `rnnfast.reference.ops`,
-which is the same in NumPy.
-
-Letters in shapes: N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
+Letters in shapes: N batch rows, T time steps, D input size, H hidden size, G gates.
 """
 
 import numpy as np
 
-from . import kernels
-from ._checks import aligned, as_count, as_floats, as_ids, as_weights, check_shape
-from ._ops import HasOps
+from .. import kernels
+from .._checks import as_count, as_floats, as_ids
+from .base import Layer
 
 
-class _Layer(HasOps):
-    """`params`, `grads`, and what `backward` needs of the last `forward`."""
-
-    def __init__(self, ops=kernels, **weights):
-        self.ops = ops
-        self._names = tuple(weights)
-        self.params = list(as_weights(**weights))
-        self.grads = [np.zeros_like(W, subok=False) for W in self.params]
-        self._sizes = [W.shape for W in self.params]
-        self._dtype = self.params[0].dtype
-        self._cache = None
-        self._check_params()
-
-    @property
-    def dtype(self):
-        """Dtype of the weights, and so of everything that the layer returns."""
-        return self.params[0].dtype
-
-    def _shapes(self):
-        """Shapes that the weights must have, in the order of `params`, from their own sizes."""
-        raise NotImplementedError
-
-    def _checked_params(self):
-        """`params`, whose entries somebody may have replaced since they were last looked at."""
-        if self._as_made():
-            return self.params
-        return self._check_params()
-
-    def _as_made(self):
-        """Whether weights and gradients have the types and sizes that were checked before: as
-        nearly always, and small layers must not spend their time on checks."""
-        if not len(self.params) == len(self.grads) == len(self._sizes):
-            return False
-        return all(
-            type(W) is type(dW) is np.ndarray
-            and W.shape == dW.shape == size
-            and W.dtype == dW.dtype == self._dtype
-            and W.flags.aligned
-            and dW.flags.behaved
-            for W, dW, size in zip(self.params, self.grads, self._sizes, strict=True)
-        )
-
-    def _check_params(self):
-        """`params`, aligned, or an error that says what is wrong with which of them."""
-        for name, arrays in (("params", self.params), ("grads", self.grads)):
-            if len(arrays) != len(self._names):
-                raise ValueError(
-                    f"{name}: expected {len(self._names)} arrays ({', '.join(self._names)}), "
-                    f"got {len(arrays)}; leave the arrays in {name}, and write into them"
-                )
-        for name, W in zip(self._names, self.params, strict=True):
-            if not isinstance(W, np.ndarray):
-                raise TypeError(
-                    f"{name}: expected an array, got {type(W).__name__}; "
-                    "leave the arrays in params, and write into them"
-                )
-        weights = as_weights(**dict(zip(self._names, self.params, strict=True)))
-        for name, W, shape in zip(self._names, weights, self._shapes(), strict=True):
-            check_shape(name, W, shape)
-        # the kernels trust that gradients, and what forward kept, fit the weights of now
-        for name, W, dW, size in zip(self._names, weights, self.grads, self._sizes, strict=True):
-            if not isinstance(dW, np.ndarray) or not dW.flags.behaved:
-                array = isinstance(dW, np.ndarray)
-                got = "one that is read-only or not aligned" if array else type(dW).__name__
-                raise TypeError(
-                    f"gradient of {name}: expected a writable array, got {got}; "
-                    "leave the arrays in grads, and write into them"
-                )
-            if W.shape != size or (W.shape, W.dtype) != (dW.shape, dW.dtype):
-                raise ValueError(
-                    f"{name}: expected shape {size} and dtype {dW.dtype} as when the layer was "
-                    f"made, got {W.shape} and {W.dtype} with a gradient of shape {dW.shape}; "
-                    "make a new layer for other weights"
-                )
-        return tuple(map(aligned, weights))
-
-    def _require_cache(self):
-        if self._cache is None:
-            raise RuntimeError(
-                f"{type(self).__name__}.backward: expected a forward call before it, with the "
-                "same ops, got none; call forward first"
-            )
-        return self._cache
-
-
-class _Recurrent(_Layer):
+class _Recurrent(Layer):
     """Weights Wx (D, G*H), Wh (H, G*H), b (G*H,) of a cell with G gates."""
 
     gates = 1
@@ -381,92 +289,3 @@ class TimeLSTM(_TimeRecurrent):
     def reset_state(self):
         """Let the next block start from zeros."""
         self.h = self.c = None
-
-
-class TimeEmbedding(_Layer):
-    """Rows of the table W by token id.
-
-    Parameters
-    ----------
-    W : array (V, D), float32 or float64
-    keep_zeros : bool, keyword-only
-        Promises that nobody but this layer writes into its gradient other than to scale it, so
-        that backward need not set all of it to zero but only the rows that it wrote last.
-    ops : module with the arithmetic, keyword-only
-
-    Raises
-    ------
-    TypeError
-        For ids that are not integers.
-    ValueError
-        For an id outside 0..V-1, with its position.
-    """
-
-    def __init__(self, W, *, keep_zeros=False, ops=kernels):
-        super().__init__(ops, W=W)
-        self._keep_zeros = keep_zeros
-        self._touched = np.zeros(0, np.int64)
-
-    def _shapes(self):
-        return (("V", "D"),)
-
-    def forward(self, xs):
-        """Ids xs (N, T) -> vectors (N, T, D)."""
-        (W,) = self._checked_params()
-        self._cache = as_ids("xs", xs, len(W), ("N", "T"))
-        return self.ops.embedding_forward(W, self._cache)
-
-    def forward_distinct(self, xs):
-        """Ids xs (N, T) -> vectors (U, D) of the tokens that occur, index (N, T) into them.
-
-        They are the input of a recurrent layer's `forward(vectors, index=index)`. Backward then
-        takes the gradient (U, D) that this layer returns.
-        """
-        (W,) = self._checked_params()
-        self._cache, index = self.ops.distinct(as_ids("xs", xs, len(W), ("N", "T")), len(W))
-        return self.ops.embedding_forward(W, self._cache), index
-
-    def backward(self, dout):
-        """Gradient of the vectors, (N, T, D) or (U, D) -> None: ids have none; fills `grads`."""
-        ids = self._require_cache()
-        (W,) = self._checked_params()
-        dout = as_floats("dout", dout, self.dtype, (*ids.shape, W.shape[1]))
-        touched = self._touched if self._keep_zeros else None
-        self.ops.embedding_backward(dout, ids, self.grads[0], touched=touched)
-        self._touched = ids.reshape(-1)
-
-
-class TimeAffine(_Layer):
-    """x W + b at every position.
-
-    Parameters
-    ----------
-    W : array (D, M), float32 or float64; may be the transpose of an embedding's table, whose
-        memory it then shares (`grads` does not: whoever ties the weights adds the two gradients,
-        as the models of this package do)
-    b : array (M,)
-    ops : module with the arithmetic, keyword-only
-    """
-
-    def __init__(self, W, b, *, ops=kernels):
-        super().__init__(ops, W=W, b=b)
-
-    def _shapes(self):
-        columns = self.params[0].shape[-1] if self.params[0].ndim else "M"
-        return ("D", columns), (columns,)
-
-    def forward(self, x):
-        """x (N, T, D) -> (N, T, M)."""
-        W, b = self._checked_params()
-        given, x = x, as_floats("x", x, self.dtype, ("N", "T", len(W)))
-        # a copy, where x is the caller's own array: backward needs it unchanged
-        self._cache = x.copy() if np.may_share_memory(x, given) else x
-        return self.ops.affine_forward(x.reshape(-1, len(W)), W, b).reshape(*x.shape[:2], -1)
-
-    def backward(self, dout):
-        """Gradient (N, T, M) of the output -> gradient of x (N, T, D); fills `grads`."""
-        x = self._require_cache()
-        W, _ = self._checked_params()
-        D, M = W.shape
-        dout = as_floats("dout", dout, self.dtype, (*x.shape[:2], M)).reshape(-1, M)
-        return self.ops.affine_backward(dout, x.reshape(-1, D), W, *self.grads).reshape(x.shape)

@@ -11,24 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ._checks import as_count, as_ids
-from .checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from .errors import InputError
-from .models import Rnnlm, SimpleRnnlm
+from .._checks import as_count, as_ids
+from ..archive import load_checkpoint, save_checkpoint, write_atomically
+from ..errors import InputError
+from ..models import Rnnlm, SimpleRnnlm
+from ..text.corpora import builtin_corpus, checksum, load_text
+from ..text.lanes import TEST_PART, VALID_PART, split_by_position
+from ..text.sampling import generate
+from ..text.vocabulary import END_OF_LINE, LEVELS, UNKNOWN, Vocabulary
 from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop
-from .sampling import generate
-from .text import (
-    END_OF_LINE,
-    LEVELS,
-    TEST_PART,
-    UNKNOWN,
-    VALID_PART,
-    Vocabulary,
-    builtin_corpus,
-    checksum,
-    load_text,
-    split_by_position,
-)
 from .trainer import Record, Trainer, restore_params
 
 MODELS = {"rnn": SimpleRnnlm, "lstm": Rnnlm}

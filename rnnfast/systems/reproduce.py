@@ -12,20 +12,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import kernels
-from .losses import TimeSoftmaxWithLoss
-from .models import Rnnlm, SimpleRnnlm
-from .optimizers import SGD
-from .systems import (
-    CharLstm,
-    CharRnn,
-    PerplexityRnnlm,
-    SequenceRegressor,
-    cyclic_batch,
-    train_word_file,
-)
-from .systems._shared import take_step
-from .text import Vocabulary
+from .. import kernels
+from ..losses import TimeSoftmaxWithLoss
+from ..models import Rnnlm, SimpleRnnlm
+from ..text import Vocabulary
+from ..training import SGD
+from ._shared import take_step
+from .char_lstm import CharLstm
+from .char_rnn import CharRnn
+from .perplexity_rnnlm import PerplexityRnnlm, cyclic_batch
+from .sequence_regressor import SequenceRegressor
+from .word_training import train_word_file
 
 SENTENCE = "I am learning RNN"
 PUBLISHED_001 = {  # what the notebook printed: all of Wxh (the other rows are 0), Why to its cut

@@ -8,9 +8,9 @@ from numbers import Real
 
 import numpy as np
 
-from . import kernels
-from ._checks import FLOATS
-from .reference import ops as numpy_ops
+from .. import kernels
+from .._checks import FLOATS
+from ..reference import ops as numpy_ops
 
 
 class _Optimizer:

@@ -5,8 +5,8 @@ from numbers import Real
 
 import numpy as np
 
-from ._checks import as_ids
-from .reference.ops import draw
+from .._checks import as_ids
+from ..reference.ops import draw
 
 
 def generate(model, prime, length, *, temperature=1.0, skip_ids=(), rng=None):

@@ -1,0 +1,14 @@
+"""Names for the types of arguments and results."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array: TypeAlias = NDArray[Any]
+"""An array; its dtype is float32 or float64, that of the weights, unless something else is said."""
+Ids: TypeAlias = NDArray[np.int64]
+Shape: TypeAlias = tuple[int, ...]
+Seed: TypeAlias = np.random.Generator | np.random.RandomState | int | None
+
+__all__ = ["Array", "ArrayLike", "Ids", "Seed", "Shape"]

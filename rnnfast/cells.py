@@ -1,0 +1,35 @@
+"""The list of cells: what every part of the package needs to know about each.
+
+Whoever needs all cells, or one by its name, looks here: kernels and their twins, layers, models,
+the command line, the self-check, benchmarks and tests. What a cell computes stands in
+`simd/cells.h`, and in `reference/recurrent.py` once more; both are found by the cell's name.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recurrent cell with weights Wx (D, G*H), Wh (H, G*H), b (G*H,) and S states (N, H)."""
+
+    name: str
+    gates: tuple[str, ...]
+    """In the order of the columns of the weights."""
+    states: tuple[str, ...]
+    """The output h first."""
+
+    @property
+    def G(self) -> int:  # noqa: N802  (the letter in all shapes)
+        """How many gates there are, and so columns for each unit."""
+        return len(self.gates)
+
+    @property
+    def S(self) -> int:  # noqa: N802
+        """How many states there are."""
+        return len(self.states)
+
+
+RNN = Cell("rnn", gates=("h",), states=("h",))
+LSTM = Cell("lstm", gates=("f", "g", "i", "o"), states=("h", "c"))
+
+CELLS = {cell.name: cell for cell in (RNN, LSTM)}

@@ -1,0 +1,5 @@
+"""The command `rnnfast`."""
+
+from .commands import main
+
+__all__ = ["main"]

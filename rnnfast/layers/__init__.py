@@ -1,0 +1,17 @@
+"""Layers with the interface of the textbook "Deep Learning from Scratch 2".
+
+Every layer has `params` and `grads`, lists of arrays that keep their identity: `backward`
+overwrites `grads` in place, and `params[i][...]` may be changed at any time. The dtype of the
+weights, float32 or float64, is the dtype of the layer: inputs are converted to it, outputs have it.
+Arrays may have any strides. Everything that the textbook does not have is keyword-only; `ops` is
+where a layer takes its arithmetic from: the compiled `rnnfast.kernels`, or `rnnfast.reference.ops`,
+which is the same in NumPy.
+
+Letters in shapes: N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
+"""
+
+from .affine import TimeAffine
+from .embedding import TimeEmbedding
+from .recurrent import LSTM, RNN, TimeLSTM, TimeRNN
+
+__all__ = ["LSTM", "RNN", "TimeAffine", "TimeEmbedding", "TimeLSTM", "TimeRNN"]

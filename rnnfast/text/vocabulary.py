@@ -1,0 +1,95 @@
+"""Vocabularies: tokens and their ids."""
+
+import re
+from collections import Counter
+
+import numpy as np
+
+from ..errors import InputError
+
+LEVELS = ("char", "word")
+END_OF_LINE = "<eos>"
+UNKNOWN = "<unk>"
+
+
+class Vocabulary:
+    """Tokens and their ids, either way.
+
+    Parameters
+    ----------
+    tokens : list of str
+        The id of a token is its position.
+    level : "char" or "word"
+        What a token is: a character, or what stands between white space, where the end of a line
+        is the token `<eos>`. A token `<unk>`, where the list has it, stands for every other word.
+    """
+
+    def __init__(self, tokens, level):
+        if level not in LEVELS:
+            raise ValueError(f"level: expected 'char' or 'word', got {level!r}")
+        self.tokens = list(tokens)
+        self.level = level
+        self._ids = {token: k for k, token in enumerate(self.tokens)}
+        if len(self._ids) != len(self.tokens):
+            twice = next(token for token, n in Counter(self.tokens).items() if n > 1)
+            raise ValueError(f"tokens: expected every token once, got {twice!r} more than once")
+
+    @classmethod
+    def from_text(cls, text, level="char", *, max_size=None, min_count=1):
+        """The vocabulary of a text: characters sorted, words in the order of their first use.
+
+        Of words, only those that occur `min_count` times are kept, and of these at most the
+        `max_size` most frequent; where that leaves some out, `<unk>` stands for them, at the end
+        unless the text has it.
+        """
+        if level == "char":
+            return cls(sorted(set(text)), level)
+        counts = Counter(_words(text))
+        words = counts.keys() - {UNKNOWN}  # a prepared text, like Penn Treebank, has <unk> already
+        frequent = [word for word, n in counts.most_common() if word in words and n >= min_count]
+        unknown = UNKNOWN in counts or len(frequent) < len(words)
+        if max_size is not None and len(frequent) + unknown > max_size:
+            frequent = frequent[: max_size - 1]
+            unknown = True
+        kept = {*frequent, UNKNOWN}
+        tokens = [word for word in counts if word in kept]
+        return cls([*tokens, UNKNOWN] if unknown and UNKNOWN not in counts else tokens, level)
+
+    @property
+    def unit(self):
+        """What to call a token in a sentence."""
+        return {"char": "character", "word": "word"}[self.level]
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def id_of(self, token, default=None):
+        """The id of a token, or `default` if it has none."""
+        return self._ids.get(token, default)
+
+    def encode(self, text):
+        """Text -> ids (M,), int64. Raises InputError for a token that has no id."""
+        tokens = text if self.level == "char" else _words(text)
+        unknown = self.id_of(UNKNOWN) if self.level == "word" else None
+        ids = [self._ids.get(token, unknown) for token in tokens]
+        if unknown is None and None in ids:
+            where = ids.index(None)
+            others = len(set(tokens) - self._ids.keys()) - 1
+            raise InputError(
+                f"{tokens[where]!r} ({self.unit} {where} of the text)"
+                f"{f' and {others} others' if others else ''} not in the vocabulary of "
+                f"{len(self)} {self.unit}s; remove them, or train on text that has them"
+            )
+        return np.array(ids, np.int64)
+
+    def decode(self, ids):
+        """Ids -> text; the inverse of `encode` but for spacing between words."""
+        tokens = [self.tokens[k] for k in ids]
+        if self.level == "char":
+            return "".join(tokens)
+        lines = " ".join("\n" if token == END_OF_LINE else token for token in tokens)
+        return re.sub(" ?\n ?", "\n", lines)
+
+
+def _words(text):
+    return text.replace("\n", f" {END_OF_LINE} ").split()
