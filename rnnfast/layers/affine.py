@@ -34,6 +34,12 @@ class TimeAffine(Layer):
         self._cache = x.copy() if np.may_share_memory(x, given) else x
         return self.ops.affine_forward(x.reshape(-1, len(W)), W, b).reshape(*x.shape[:2], -1)
 
+    def infer(self, x):
+        """What `forward` returns, with nothing kept for backward."""
+        W, b = self._checked_params()
+        x = as_floats("x", x, self.dtype, ("N", "T", len(W)))
+        return self.ops.affine_forward(x.reshape(-1, len(W)), W, b).reshape(*x.shape[:2], -1)
+
     def backward(self, dout):
         """Gradient (N, T, M) of the output -> gradient of x (N, T, D); fills `grads`."""
         x = self._require_cache()

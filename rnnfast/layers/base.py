@@ -8,7 +8,13 @@ from .._ops import HasOps
 
 
 class Layer(HasOps):
-    """`params`, `grads`, and what `backward` needs of the last `forward`."""
+    """`params`, `grads`, and what `backward` needs of the last `forward`.
+
+    `training` tells a layer that treats training and evaluation differently which of the two it
+    is in.
+    """
+
+    training = True
 
     def __init__(self, ops=kernels, **weights):
         self.ops = ops
@@ -24,6 +30,18 @@ class Layer(HasOps):
     def dtype(self):
         """Dtype of the weights, and so of everything that the layer returns."""
         return self.params[0].dtype
+
+    def named_params(self):
+        """`params` by name, such as {"W": array, "b": array}, in their order."""
+        return dict(zip(self._names, self.params, strict=True))
+
+    def named_grads(self):
+        """`grads` by the names of the parameters, in their order."""
+        return dict(zip(self._names, self.grads, strict=True))
+
+    def config(self):
+        """Keyword arguments, as JSON has them, that make the layer again from its weights."""
+        return {}
 
     def _shapes(self):
         """Shapes that the weights must have, in the order of `params`, from their own sizes."""

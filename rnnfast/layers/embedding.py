@@ -50,6 +50,17 @@ class TimeEmbedding(Layer):
         self._cache, index = self.ops.distinct(as_ids("xs", xs, len(W), ("N", "T")), len(W))
         return self.ops.embedding_forward(W, self._cache), index
 
+    def infer(self, xs):
+        """What `forward` returns, with nothing kept for backward."""
+        (W,) = self._checked_params()
+        return self.ops.embedding_forward(W, as_ids("xs", xs, len(W), ("N", "T")))
+
+    def infer_distinct(self, xs):
+        """What `forward_distinct` returns, with nothing kept for backward."""
+        (W,) = self._checked_params()
+        tokens, index = self.ops.distinct(as_ids("xs", xs, len(W), ("N", "T")), len(W))
+        return self.ops.embedding_forward(W, tokens), index
+
     def backward(self, dout):
         """Gradient of the vectors, (N, T, D) or (U, D) -> None: ids have none; fills `grads`."""
         ids = self._require_cache()

@@ -28,7 +28,13 @@ class _Recurrent(Layer):
         return ("D", columns), ("H", columns), (columns,)
 
     def _start_forward(self, xs, name, shape, index=None, **states):
-        """Checked input and weights, and the initial states, zeros where they are None."""
+        """Checked input and weights, and the initial states; remembers the shape of the output."""
+        *checked, self._output_shape = self._checked_forward(xs, name, shape, index, **states)
+        return checked
+
+    def _checked_forward(self, xs, name, shape, index=None, **states):
+        """Checked input and weights, the initial states, zeros where they are None, and the shape
+        of the output but for its last axis."""
         weights = self._checked_params()
         if index is not None:
             shape = ("U",)
@@ -37,8 +43,7 @@ class _Recurrent(Layer):
             index = as_ids("index", index, len(xs), ("N", "T"))
         output_shape = xs.shape[:-1] if index is None else index.shape
         states = self._checked_states(output_shape[0], states, self.state_hint)
-        self._output_shape = output_shape
-        return xs, index, weights, states
+        return xs, index, weights, states, output_shape
 
     def _start_backward(self, dhs, name, **states):
         """Checked gradient, what forward kept, Wx and Wh, and the gradients of the last states."""
@@ -137,6 +142,22 @@ class LSTM(_Recurrent):
 
 class _TimeRecurrent(_Recurrent):
     state_hint = "reset_state() or set_state() fits the state to a batch of another size"
+
+    def config(self):
+        return {"stateful": self.stateful, "truncate_size": self.truncate_size}
+
+    def infer(self, xs, states=None, *, index=None):
+        """What `forward` returns from given states, and the states after it: hs, states (S, N, H).
+
+        Nothing of the layer changes: neither the states that it carries nor what backward needs.
+        `states` as this method returns them, h first, then c where there is one; None is zeros.
+        """
+        names = ("h", "c")[: 2 if self.gates == 4 else 1]
+        given = dict(zip(names, [None] * len(names) if states is None else states, strict=True))
+        xs, index, weights, first, _ = self._checked_forward(xs, "xs", ("N", "T"), index, **given)
+        forward = self.ops.lstm_forward if self.gates == 4 else self.ops.rnn_forward
+        hs, *last, _ = forward(xs, *weights, *first, index=index)
+        return hs, np.stack(last)
 
     @property
     def truncate_size(self):
