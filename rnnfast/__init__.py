@@ -6,7 +6,7 @@ name can be imported from here. `rnnfast.reference` has the same layers in NumPy
 
 from ._version import __version__
 from .info import build_info
-from .layers import LSTM, RNN, TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
+from .layers import LSTM, RNN, Layer, TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
 from .losses import (
     TimeAffineWithLoss,
     TimePerplexityLoss,
@@ -60,6 +60,7 @@ __all__ = [
     "Adam",
     "CharLstm",
     "CharRnn",
+    "Layer",
     "Momentum",
     "Network",
     "PerplexityRnnlm",

@@ -2,7 +2,12 @@
 
 import importlib
 from types import ModuleType
+from typing import Any, ClassVar, TypeAlias
 
+from . import kernels
+
+Ops: TypeAlias = Any
+"""A module with the functions of `rnnfast.reference.ops`, or an object that has them."""
 KEPT = {"_cache", "_loss_cache", "_loss_shape"}
 
 
@@ -13,21 +18,26 @@ class HasOps:
     backward is not copied: a copy needs a forward of its own.
     """
 
+    default_ops: ClassVar[Ops] = kernels
+
+    def __init__(self, ops: Ops | None = None) -> None:
+        self.ops = self.default_ops if ops is None else ops
+
     @property
-    def ops(self):
+    def ops(self) -> Ops:
         """The module that the arithmetic is taken from."""
         return self._ops
 
     @ops.setter
-    def ops(self, ops):
+    def ops(self, ops: Ops) -> None:
         self.__dict__ |= dict.fromkeys(self.__dict__.keys() & KEPT) | {"_ops": ops}
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         named = {"_ops": self.ops.__name__} if isinstance(self.ops, ModuleType) else {}
         kept = dict.fromkeys(self.__dict__.keys() & KEPT)
         return self.__dict__ | named | kept
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if isinstance(self._ops, str):
             self._ops = importlib.import_module(self._ops)

@@ -5,7 +5,6 @@ Letters: N batch rows, T time steps, V vocabulary size, M outputs of a regressio
 
 import numpy as np
 
-from . import kernels
 from ._checks import as_floats, as_ids, check_shape
 from ._ops import HasOps
 from .layers import TimeAffine
@@ -24,8 +23,8 @@ class TimeSoftmaxWithLoss(HasOps):
     params, grads : empty lists
     """
 
-    def __init__(self, *, ops=kernels):
-        self.ops = ops
+    def __init__(self, *, ops=None):
+        super().__init__(ops)
         self.params, self.grads = [], []
         self.ignore_label = -1
         self._cache = None
@@ -73,7 +72,7 @@ class TimeAffineWithLoss(TimeAffine):
         Target that marks a position to leave out; -1, and may be set.
     """
 
-    def __init__(self, W, b, *, ops=kernels):
+    def __init__(self, W, b, *, ops=None):
         super().__init__(W, b, ops=ops)
         self.ignore_label = -1
         self._loss_cache = self._loss_shape = None
@@ -106,7 +105,7 @@ class TimeAffineWithLoss(TimeAffine):
                 "need_gradient; call forward first"
             )
         self._checked_params()
-        dx = self.ops.affine_loss_backward(self._loss_cache, float(dout), *self.grads)
+        dx = self.ops.affine_loss_backward(self._loss_cache, float(dout), *self._writable_grads())
         return dx.reshape(self._loss_shape)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from . import kernels
+from .cells import CELLS, LSTM
 from .reference import ops as numpy_ops
 
 # Largest difference that rounding explains, relative to the largest value of an array.
@@ -36,15 +37,17 @@ def _results(ops, dtype, N, T, D, H, V):
         return rng.standard_normal(shape).astype(dtype)
 
     xs, dhs = normal(N, T, D), normal(N, T, H)
-    for cell, G, n_states in (("rnn", 1, 1), ("lstm", 4, 2)):
-        forward, backward = (getattr(ops, f"{cell}_{way}") for way in ("forward", "backward"))
-        Wx, Wh, b = normal(D, G * H) / D**0.5, normal(H, G * H) / H**0.5, normal(G * H)
-        states = [normal(N, H) for _ in range(n_states)]
-        dstates = [normal(N, H) for _ in range(n_states)]
-        grads = [np.empty_like(W) for W in (Wx, Wh, b)]
-        *outputs, cache = forward(xs, Wx, Wh, b, *states)
-        gradients = backward(dhs, *dstates, cache, Wx, Wh, *grads)
-        results |= {f"{cell}_forward": outputs, f"{cell}_backward": [*gradients, *grads]}
+    for cell in CELLS.values():
+        columns = cell.G * H
+        weights = normal(D, columns) / D**0.5, normal(H, columns) / H**0.5, normal(columns)
+        states, dstates = normal(cell.S, N, H), normal(cell.S, N, H)
+        grads = [np.empty_like(W) for W in weights]
+        *outputs, cache = ops.recurrent_forward(cell, xs, weights, states)
+        gradients = ops.recurrent_backward(cell, dhs, dstates, cache, weights[:2], grads)
+        results |= {
+            f"recurrent_forward {cell.name}": outputs,
+            f"recurrent_backward {cell.name}": [*gradients, *grads],
+        }
 
     W, ids = normal(V, D), rng.integers(0, V, (N, T))
     dW = np.empty_like(W)
@@ -73,12 +76,12 @@ def _results(ops, dtype, N, T, D, H, V):
         "sum_of_squares": [np.array([ops.sum_of_squares(W.reshape(-1))])],
     }
 
-    layers = [("lstm", normal(D, 4 * H), normal(H, 4 * H), normal(4 * H))]
-    states, uniforms = [(normal(1, H), normal(1, H))], rng.random(3)
-    embed_W = normal(V, D)
-    results["generate"] = [
-        ops.generate(embed_W, layers, W, b, states, 0, 3, 1.0, [0] if V > 1 else [], uniforms)
-    ]
+    layers = [(LSTM, normal(D, 4 * H), normal(H, 4 * H), normal(4 * H))]
+    states, uniforms = [normal(LSTM.S, 1, H)], rng.random(3)
+    ids, states = ops.generate(
+        normal(V, D), layers, W, b, states, 0, 3, 1.0, [0] if V > 1 else [], uniforms
+    )
+    results["generate"] = [ids, *states]
     for name, n_slots, options in (
         ("sgd_step", 0, (0.1,)),
         ("momentum_step", 1, (0.1, 0.9)),

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rnnfast import cells
+from rnnfast.layers import TIME_LAYERS
+
 LAYERS = [
     "RNN",
     "LSTM",
@@ -21,7 +24,7 @@ LAYERS = [
 ]
 LOSSES = [name for name in LAYERS if name.endswith("Loss")]
 WEIGHTLESS = ["TimeSoftmax", *LOSSES]  # their dtype is that of their input
-CELLS = ["rnn", "lstm"]
+CELLS = list(cells.CELLS)
 WEIGHTS = ("Wx", "Wh", "b")
 INPUTS = ("xs", *WEIGHTS, "h0", "c0")
 DTYPES = ["float32", "float64"]
@@ -141,24 +144,39 @@ def make_problem(name, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):
 
 def make_cell(cell, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):
     """Inputs of the forward kernel of `cell`, by name, and gradients d* of what it returns."""
-    problem = make_problem({"rnn": "TimeRNN", "lstm": "TimeLSTM"}[cell], dtype, sizes, seed)
+    problem = make_problem(TIME_LAYERS[cell].__name__, dtype, sizes, seed)
     inputs = zip(INPUTS, problem.inputs + problem.weights + problem.state, strict=False)
     return dict(inputs) | {"dhs": problem.gradients[0]} | problem.last
 
 
-def run_cell(ops, cell, arrays):
+def forward_cell(ops, cell, arrays, **options):
+    """(hs, last states), cache"""
+    weights = tuple(arrays[name] for name in WEIGHTS)
+    cell = cells.CELLS[cell]
+    states = np.stack([arrays[f"{name}0"] for name in cell.states])
+    *outputs, cache = ops.recurrent_forward(cell, arrays["xs"], weights, states, **options)
+    return outputs, cache
+
+
+def backward_cell(ops, cell, arrays, cache, grads, **options):
+    """(dxs, gradients of the initial states); those of the weights are written to grads"""
+    cell = cells.CELLS[cell]
+    weights = tuple(arrays[name] for name in WEIGHTS[:2])
+    dstates = np.stack([arrays[f"d{name}"] for name in cell.states])
+    return ops.recurrent_backward(cell, arrays["dhs"], dstates, cache, weights, grads, **options)
+
+
+def run_cell(ops, cell, arrays, *, cache=None, index=None, **options):
     """Results of both kernels of `cell`, by name."""
-    inputs = [arrays[name] for name in INPUTS if name in arrays]
-    dstates = [arrays[name] for name in ("dh", "dc") if name in arrays]
+    (hs, last), cache = forward_cell(ops, cell, arrays, index=index, cache=cache)
     # what the buffers of the weight gradients hold beforehand must not matter
-    dWx, dWh, db = (np.full(arrays[name].shape, np.nan, arrays[name].dtype) for name in WEIGHTS)
-    *outputs, cache = getattr(ops, f"{cell}_forward")(*inputs)
-    Wx, Wh = arrays["Wx"], arrays["Wh"]
-    backward = getattr(ops, f"{cell}_backward")
-    gradients = backward(arrays["dhs"], *dstates, cache, Wx, Wh, dWx, dWh, db)
-    results = dict(zip(("hs", "h", "c"), outputs, strict=False))
-    results |= dict(zip(("dxs", "dh0", "dc0"), gradients, strict=False))
-    return results | {"dWx": dWx, "dWh": dWh, "db": db}
+    grads = [np.full(arrays[name].shape, np.nan, arrays[name].dtype) for name in WEIGHTS]
+    dxs, dfirst = backward_cell(ops, cell, arrays, cache, grads, **options)
+    names = cells.CELLS[cell].states
+    results = {"hs": hs} | dict(zip(names, last, strict=True))
+    results |= {f"d{name}0": d for name, d in zip(names, dfirst, strict=True)}
+    results |= {f"d{name}": dW for name, dW in zip(WEIGHTS, grads, strict=True)}
+    return results | ({} if dxs is None else {"dxs": dxs})
 
 
 def assert_close(actual, expected, tolerance=None, name=""):

@@ -121,17 +121,19 @@ def test_a_forward_that_fails_changes_nothing_for_backward(name):
 
 
 @recurrent
-def test_a_forward_without_enough_memory_leaves_nothing_for_backward(name):
+def test_a_forward_without_enough_memory_changes_nothing(name):
     problem = make_problem(name)
     layer = problem.layer(rnnfast)
+    expected = results_of(problem, problem.layer(rnnfast))
     problem.forward(layer)
     layer.reset_state()
     huge = (3, 1 << 44)  # 8 bytes each are more than any address space
     with pytest.raises((MemoryError, ValueError)):
         layer.forward(np.broadcast_to(0.0, (*huge, 4)))
-    for shape in (huge, (3, 5)):
-        with pytest.raises((RuntimeError, ValueError), match=r"backward: expected|dhs: expected"):
-            layer.backward(np.broadcast_to(0.0, (*shape, 6)))
+    with pytest.raises(ValueError, match=r"dhs: expected"):
+        layer.backward(np.broadcast_to(0.0, (*huge, 6)))
+    ours = problem.backward(layer)
+    assert_all_close(ours, {name: expected[name] for name in ours}, 1e-300)
 
 
 def loss_problem(dtype=np.float64):
@@ -196,7 +198,7 @@ def test_the_fused_loss_checks_gradients_that_were_replaced(dtype):
     layer, xs, ts = loss_problem(dtype)
     layer.forward(xs, ts)
     layer.grads[0] = np.zeros((1, 1), dtype)
-    with pytest.raises(ValueError, match="make a new layer"):
+    with pytest.raises(ValueError, match="gradient of W: expected shape"):
         layer.backward()
     other = np.float32 if dtype is np.float64 else np.float64
     layer.params[:], layer.grads[:] = ([np.zeros((4, 7), other), np.zeros(7, other)] for _ in "12")

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import rnnfast
-from rnnfast import kernels
+from rnnfast import cells, kernels
 from rnnfast.kernels import engine
 from rnnfast.reference import ops as twins
 
 TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-CELLS = {"rnn": (1, 1), "lstm": (4, 2)}  # gates, states
+CELLS = list(cells.CELLS)
 
 
 pytestmark = pytest.mark.usefixtures("threads_for_small_calls")
@@ -102,26 +102,28 @@ def test_functions_keep_nan_and_saturate(dtype):
 def problem(cell, dtype, N, T, D, H, U=None):
     """Arguments of forward and backward, as random numbers."""
     rng = np.random.default_rng(0)
-    G, n_states = CELLS[cell]
+    columns, S = cells.CELLS[cell].G * H, cells.CELLS[cell].S
 
     def normal(*shape):
         return rng.standard_normal(shape).astype(dtype)
 
-    weights = normal(D, G * H) / dtype(D**0.5), normal(H, G * H) / dtype(H**0.5), normal(G * H)
-    states = [normal(N, H) for _ in range(n_states)]
+    weights = (
+        normal(D, columns) / dtype(D**0.5),
+        normal(H, columns) / dtype(H**0.5),
+        normal(columns),
+    )
     xs = normal(N, T, D) if U is None else normal(U, D)
     index = None if U is None else rng.integers(0, U, (N, T))
-    return xs, weights, states, index, normal(N, T, H), [normal(N, H) for _ in range(n_states)]
+    return xs, weights, normal(S, N, H), index, normal(N, T, H), normal(S, N, H)
 
 
-def run(ops, cell, xs, weights, states, index, dhs, dstates, **options):
+def run(ops, cell, xs, weights, states, index, dhs, dstates, *, cache=None, **options):
     """Everything that forward and backward return and write, by name, and the cache."""
-    forward, backward = getattr(ops, f"{cell}_forward"), getattr(ops, f"{cell}_backward")
-    *outputs, cache = forward(xs, *weights, *states, index=index, cache=options.pop("cache", None))
+    cell = cells.CELLS[cell]
+    hs, last, cache = ops.recurrent_forward(cell, xs, weights, states, index=index, cache=cache)
     grads = [np.full_like(W, np.nan) for W in weights]
-    dxs, *dfirst = backward(dhs, *dstates, cache, *weights[:2], *grads, **options)
-    results = dict(zip(("hs", "h", "c"), outputs, strict=False))
-    results |= dict(zip(("dh0", "dc0"), dfirst, strict=False))
+    dxs, dfirst = ops.recurrent_backward(cell, dhs, dstates, cache, weights[:2], grads, **options)
+    results = {"hs": hs, "last": last, "dfirst": dfirst}
     results |= dict(zip(("dWx", "dWh", "db"), grads, strict=True))
     return results | ({} if dxs is None else {"dxs": dxs}), cache
 
@@ -221,9 +223,8 @@ def test_any_strides(cell, dtype):
         return view
 
     plain, _ = run(kernels, cell, xs, weights, states, None, dhs, dstates)
-    odd, _ = run(kernels, cell, strange(xs), [strange(W) for W in weights],
-                 [strange(h) for h in states], None, strange(dhs),
-                 [strange(h) for h in dstates])  # fmt: skip
+    odd, _ = run(kernels, cell, strange(xs), [strange(W) for W in weights], strange(states), None,
+                 strange(dhs), strange(dstates))  # fmt: skip
     for name in plain:
         np.testing.assert_array_equal(odd[name], plain[name])
 
@@ -236,10 +237,14 @@ def test_weights_may_change_between_any_two_calls(cell):
         results[ops] = []
         changed, cache = [W.copy() for W in weights], None
         for _ in range(2):
-            *outputs, cache = getattr(ops, f"{cell}_forward")(xs, *changed, *states, cache=cache)
+            *outputs, cache = ops.recurrent_forward(
+                cells.CELLS[cell], xs, changed, states, cache=cache
+            )
             changed[1] *= 1.5  # between forward and backward
             grads = [np.empty_like(W) for W in changed]
-            outputs += getattr(ops, f"{cell}_backward")(dhs, *dstates, cache, *changed[:2], *grads)
+            outputs += ops.recurrent_backward(
+                cells.CELLS[cell], dhs, dstates, cache, changed[:2], grads
+            )
             changed[0] -= 0.25  # between backward and forward
             results[ops] += [*outputs, *grads]
     for a, b in zip(results[kernels], results[twins], strict=True):

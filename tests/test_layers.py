@@ -251,7 +251,7 @@ def test_textbook_style_training(name, module):
     """Layers by hand, plain gradient descent: learns to repeat what it read one step ago."""
     rng = np.random.default_rng(0)
     N, T, D, H, V = 8, 6, 5, 16, 4
-    G = getattr(module, name).gates
+    G = getattr(module, name).cell.G
 
     def init(*shape):
         return rng.standard_normal(shape) / np.sqrt(shape[0])

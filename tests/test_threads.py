@@ -172,6 +172,45 @@ def test_python_threads_may_call_forward_of_one_layer(name):
     assert all(in_python_threads([lambda a=a: run(*a) for a in zip(blocks, alone, strict=True)]))
 
 
+ONE_LAYER = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np, rnnfast
+
+sys.setswitchinterval(1e-6)
+rng = np.random.default_rng(0)
+name = sys.argv[1]
+sizes = {"TimeRNN": ((30, 40), (40, 40), 40), "TimeLSTM": ((30, 160), (40, 160), 160),
+         "TimeAffineWithLoss": ((1, 2), 2)}[name]
+layer = getattr(rnnfast, name)(*(rng.standard_normal(size) for size in sizes))
+# arrays that must be copied: the copy lets other threads run
+D, scale = sizes[0][0], 50 if name == "TimeAffineWithLoss" else 1
+blocks = [rng.standard_normal((n, t, D)) for n, t in
+          ((40, 50 * scale), (1, 300 * scale), (64, 40 * scale), (7, 130 * scale))]
+blocks = [copy(xs) for xs, copy in zip(blocks, (np.asfortranarray, np.flip) * 2)]
+
+def forward(xs):
+    if name == "TimeAffineWithLoss":
+        return layer.forward(xs, np.ones(xs.shape[:2], int), need_gradient=False)
+    return layer.forward(xs)
+
+def same(xs, expected):
+    return all(np.array_equal(forward(xs), expected) for _ in range(60 + 2 * scale))
+
+alone = [forward(xs) for xs in blocks]
+with ThreadPoolExecutor(4) as pool:
+    assert all(pool.map(same, blocks, alone))
+"""
+
+
+@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeAffineWithLoss"])
+def test_python_threads_may_call_forward_of_one_layer_with_arrays_that_are_copied(name):
+    """In a process of its own, which would die if two calls used the same memory."""
+    command = [sys.executable, "-c", ONE_LAYER, name]
+    done = subprocess.run(command, check=False, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+
+
 @pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeAffineWithLoss"])
 def test_python_threads_that_train_one_layer_get_errors_at_worst(name):
     loss = name == "TimeAffineWithLoss"

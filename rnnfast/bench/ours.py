@@ -5,6 +5,7 @@ import tracemalloc
 import numpy as np
 
 import rnnfast
+from rnnfast.layers import TIME_LAYERS
 
 from . import problems
 
@@ -17,7 +18,7 @@ class Layer:
     def __init__(self, threads, *, cell, dtype, shape, way):
         rnnfast.set_num_threads(threads)
         self.xs, weights, self.dhs = problems.layer(cell, dtype, shape)
-        self.layer = {"rnn": self.module.TimeRNN, "lstm": self.module.TimeLSTM}[cell](*weights)
+        self.layer = getattr(self.module, TIME_LAYERS[cell].__name__)(*weights)
         self.run = getattr(self, way)
 
     def forward(self):
@@ -98,10 +99,10 @@ class Generation:
 class Embedding:
     """Gradient of an embedding's table."""
 
-    def __init__(self, threads, *, V, D, tokens, keep_zeros=True):
+    def __init__(self, threads, *, V, D, tokens):
         rnnfast.set_num_threads(threads)
         W, ids, self.dxs = problems.embedding(V, D, tokens)
-        self.layer = rnnfast.TimeEmbedding(W, keep_zeros=keep_zeros)
+        self.layer = rnnfast.TimeEmbedding(W)
         self.layer.forward(ids)
 
     def run(self):

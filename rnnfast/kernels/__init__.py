@@ -31,7 +31,7 @@ try:
         sgd_step,
         sum_of_squares,
     )
-    from .recurrent import lstm_backward, lstm_forward, rnn_backward, rnn_forward
+    from .recurrent import recurrent_backward, recurrent_forward
     from .softmax_loss import softmax_loss_backward, softmax_loss_forward
 except ImportError as error:
     raise ImportError(
@@ -57,12 +57,10 @@ __all__ = [
     "embedding_forward",
     "engine",
     "generate",
-    "lstm_backward",
-    "lstm_forward",
     "momentum_step",
+    "recurrent_backward",
+    "recurrent_forward",
     "rmsprop_step",
-    "rnn_backward",
-    "rnn_forward",
     "scale_array",
     "sgd_step",
     "softmax_loss_backward",

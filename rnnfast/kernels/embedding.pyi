@@ -18,8 +18,6 @@ def embedding_backward(
     dout: NDArray[_Real],  # (..., D)
     ids: NDArray[int64],  # (...), C-contiguous, each in 0..V-1
     dW: NDArray[_Real],  # (V, D), overwritten
-    *,
-    touched: NDArray[int64] | None = ...,  # (M,)
 ) -> None: ...
 def embedding_forward(
     W: NDArray[_Real],  # (V, D)

@@ -15,12 +15,9 @@ def embedding_forward(W, ids):
     return out.reshape(*ids.shape, W.shape[1])
 
 
-def embedding_backward(dout, ids, dW, *, touched=None):
+def embedding_backward(dout, ids, dW):
     """Scatter-add. See `rnnfast.reference.ops.embedding_backward` for the contract."""
-    if touched is None:
-        dW[...] = 0
-    else:
-        dW[touched] = 0
+    dW[...] = 0
     _scatter_add(dout.reshape(-1, dW.shape[1]), ids.reshape(-1), dW)
 
 

@@ -3,10 +3,12 @@
 `rnnfast.reference.ops` documents what these functions do.
 """
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from numpy import float32, float64, int64
 from numpy.typing import NDArray
+
+from ..cells import Cell
 
 _Real = TypeVar("_Real", float32, float64)
 
@@ -16,13 +18,13 @@ CELLS: dict
 
 def generate(
     embed_W: NDArray[_Real],  # (V, D)
-    layers: list[tuple[Any, ...]],  # ("rnn" or "lstm", Wx, Wh, b) of each
+    layers: list[tuple[Cell | NDArray[_Real], ...]],  # (cell, Wx, Wh, b) of each
     affine_W: NDArray[_Real],  # (H, V)
     affine_b: NDArray[_Real],  # (V,)
-    states: list[tuple[NDArray[_Real], ...]],  # (h,) or (h, c) of each, (1, H)
+    states: list[NDArray[_Real] | None],  # (S, 1, H) of each
     first: int,
     length: int,
     temperature: float,
     skip_ids: list[int],
     uniforms: NDArray[float64],  # (length,)
-) -> NDArray[int64]: ...
+) -> tuple[NDArray[int64], list[NDArray[_Real]]]: ...

@@ -16,17 +16,18 @@ from .engine cimport (
     pack, padded, product, real, rows_of, units_of,
 )
 
-CELLS = {"rnn": (RNNFAST_RNN, 1), "lstm": (RNNFAST_LSTM, 4)}
+CELLS = {"rnn": RNNFAST_RNN, "lstm": RNNFAST_LSTM}
 
 
 ctypedef struct Step:
     int cell
-    Py_ssize_t D, H, row, state   # row: length of the states of one step; h and c, state apart
+    Py_ssize_t S, D, H
+    Py_ssize_t row, state         # length of a state; distance of the states of a cell
     Columns columns
     void* Wx                      # (P, D + 1, W): Wx, and b below it
     void* Wh                      # (P, H, W)
     void* gates                   # (P, W)
-    void* before                  # h and c, of the last step and of this one
+    void* before                  # (S, row): of the last step, and of this one
     void* after
 
 
@@ -59,12 +60,12 @@ cdef class Model:
 
 def generate(embed_W, layers, affine_W, affine_b, states, first, length, temperature, skip_ids,
              uniforms):
-    """Tokens drawn. See `rnnfast.reference.ops.generate` for the contract."""
+    """Tokens drawn, and states. See `rnnfast.reference.ops.generate` for the contract."""
     cdef Model model = Model()
     _pack_affine(model, affine_W, affine_b, len(layers))
     for k, (cell, Wx, Wh, b) in enumerate(layers):
-        h, c = (tuple(states[k]) * 2)[:2]
-        _pack_layer(model, k, *CELLS[cell], Wx, Wh, b, h[0], c[0])
+        state = np.zeros((cell.S, 1, len(Wh)), Wh.dtype) if states[k] is None else states[k]
+        _pack_layer(model, k, CELLS[cell.name], cell.G, Wx, Wh, b, state[:, 0])
     skip = np.zeros(len(embed_W), np.uint8)
     skip[list(skip_ids)] = 1
     ids = np.empty(length, np.int64)
@@ -73,7 +74,10 @@ def generate(embed_W, layers, affine_W, affine_b, states, first, length, tempera
     if uses_table:
         _fill_table(model, embed_W)
     _generate(model, embed_W, uses_table, first, temperature, skip, uniforms, p, ids)
-    return ids
+    after = [np.empty((cell.S, 1, len(Wh)), Wh.dtype) for cell, _, Wh, _ in layers]
+    for k, state in enumerate(after):
+        _states_of(model, k, state[:, 0])
+    return ids, after
 
 
 def _pack_affine(Model model, const real[:, :] W, const real[:] b, Py_ssize_t n_layers):
@@ -97,12 +101,11 @@ def _pack_layer(
     const real[:, :] Wx,          # IN (D, G * H)
     const real[:, :] Wh,          # IN (H, G * H)
     const real[:] b,              # IN (G * H)
-    const real[:] h,              # IN (H)
-    const real[:] c,              # IN (H)
+    const real[:, :] states,      # IN (S, H)
 ):
-    cdef Py_ssize_t size = sizeof(real), L = model.L, P, j
+    cdef Py_ssize_t size = sizeof(real), L = model.L, P, i, j
     cdef Step s
-    s.cell, s.D, s.H = cell, Wx.shape[0], Wh.shape[0]
+    s.cell, s.S, s.D, s.H = cell, states.shape[0], Wx.shape[0], Wh.shape[0]
     s.columns = columns_of(G, s.H, L)
     P = s.columns.panels
     # a 1 behind h: the layer above finds its input with a 1 at the end
@@ -110,11 +113,10 @@ def _pack_layer(
     cdef real* Wx_p = <real*> model.memory(P * (s.D + 1) * 4 * L, size)
     cdef real* Wh_p = <real*> model.memory(P * s.H * 4 * L, size)
     s.Wx, s.Wh, s.gates = Wx_p, Wh_p, model.memory(P * 4 * L, size)
-    s.before, s.after = model.memory(2 * s.row, size), model.memory(2 * s.row, size)
-    cdef real* state = <real*> s.before
-    for j in range(s.H):
-        state[j] = h[j]
-        state[s.row + j] = c[j]
+    s.before, s.after = model.memory(s.S * s.row, size), model.memory(s.S * s.row, size)
+    for i in range(s.S):
+        for j in range(s.H):
+            (<real*> s.before)[i * s.row + j] = states[i, j]
     pack(&Wx[0, 0], Wx.strides[0] // size, Wx.strides[1] // size, s.D, s.columns, 0, P, Wx_p,
          (s.D + 1) * 4 * L)
     pack(&b[0], 0, b.strides[0] // size, 1, s.columns, 0, P, Wx_p + s.D * 4 * L,
@@ -125,6 +127,15 @@ def _pack_layer(
     if k == 0:
         model.x = model.memory(padded(s.D + 1, size), size)
         (<real*> model.x)[s.D] = 1
+
+
+def _states_of(Model model, Py_ssize_t k, real[:, :] states):
+    """Those of layer k, (S, H), as the last step left them."""
+    cdef Step s = model.steps[k]
+    cdef Py_ssize_t i, j
+    for i in range(s.S):
+        for j in range(s.H):
+            states[i, j] = (<real*> s.before)[i * s.row + j]
 
 
 def _fill_table(Model model, const real[:, :] embed_W):

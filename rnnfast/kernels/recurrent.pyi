@@ -1,6 +1,6 @@
-"""Recurrent layers. N batch rows, T steps, D input size, H hidden size, G gates.
+"""Recurrent layers. N batch rows, T steps, D input size, H hidden size, G gates, S states.
 
-`rnnfast.reference.ops` documents what these functions do.
+`rnnfast.reference.recurrent` documents what these functions do.
 """
 
 from typing import Any, TypeVar
@@ -8,54 +8,28 @@ from typing import Any, TypeVar
 from numpy import float32, float64, int64
 from numpy.typing import NDArray
 
+from ..cells import Cell
+
 _Real = TypeVar("_Real", float32, float64)
 
 class Cache: ...
 
-def lstm_backward(
+def recurrent_backward(
+    cell: Cell,
     dhs: NDArray[_Real],  # (N, T, H)
-    dh: NDArray[_Real],  # (N, H)
-    dc: NDArray[_Real],  # (N, H)
+    dstates: NDArray[_Real] | None,  # (S, N, H)
     cache: Any,
-    Wx: NDArray[_Real],  # (D, G*H)
-    Wh: NDArray[_Real],  # (H, G*H)
-    dWx: NDArray[_Real],  # (D, G*H), overwritten
-    dWh: NDArray[_Real],  # (H, G*H), overwritten
-    db: NDArray[_Real],  # (G*H,), overwritten
-    *,
-    truncate: int = ...,
-    need_dx: bool = ...,
-) -> tuple[NDArray[_Real] | None, NDArray[_Real], NDArray[_Real]]: ...
-def lstm_forward(
-    xs: NDArray[_Real],  # (N, T, D), or (U, D) with an index
-    Wx: NDArray[_Real],  # (D, G*H)
-    Wh: NDArray[_Real],  # (H, G*H)
-    b: NDArray[_Real],  # (G*H,)
-    h0: NDArray[_Real],  # (N, H)
-    c0: NDArray[_Real],  # (N, H)
-    *,
-    index: NDArray[int64] | None = ...,  # (N, T), rows of xs
-    cache: Any = ...,
-) -> tuple[NDArray[_Real], NDArray[_Real], NDArray[_Real], Cache]: ...
-def rnn_backward(
-    dhs: NDArray[_Real],  # (N, T, H)
-    dh: NDArray[_Real],  # (N, H)
-    cache: Any,
-    Wx: NDArray[_Real],  # (D, G*H)
-    Wh: NDArray[_Real],  # (H, G*H)
-    dWx: NDArray[_Real],  # (D, G*H), overwritten
-    dWh: NDArray[_Real],  # (H, G*H), overwritten
-    db: NDArray[_Real],  # (G*H,), overwritten
+    weights: tuple[NDArray[_Real], ...],  # Wx (D, G*H), Wh (H, G*H)
+    grads: list[NDArray[_Real]],  # dWx (D, G*H), dWh (H, G*H), db (G*H,), overwritten
     *,
     truncate: int = ...,
     need_dx: bool = ...,
 ) -> tuple[NDArray[_Real] | None, NDArray[_Real]]: ...
-def rnn_forward(
+def recurrent_forward(
+    cell: Cell,
     xs: NDArray[_Real],  # (N, T, D), or (U, D) with an index
-    Wx: NDArray[_Real],  # (D, G*H)
-    Wh: NDArray[_Real],  # (H, G*H)
-    b: NDArray[_Real],  # (G*H,)
-    h0: NDArray[_Real],  # (N, H)
+    weights: tuple[NDArray[_Real], ...],  # Wx (D, G*H), Wh (H, G*H), b (G*H,)
+    states: NDArray[_Real] | None,  # (S, N, H)
     *,
     index: NDArray[int64] | None = ...,  # (N, T), rows of xs
     cache: Any = ...,

@@ -9,7 +9,7 @@ What differs between the cells is in simd/cells.h. Here are the time loops:
 
 Memory is time-major: all steps together are one matrix of T*N rows, a step is N of them, and
 states have T+1 steps, so that step 0 is no special case. Pre-activations, gates and their
-gradients stand in panels (P, T*N, W): those of a few units for all gates, side by side. So
+gradients stand in panels (P, T*N, width): those of a few units for all gates, side by side. So
 storing them is packing them for the weight gradients, and a cell finds its gates in one row.
 Backward goes through chunks of steps, so that what it writes last is still in a cache when the
 products for all steps of the chunk read it.
@@ -17,6 +17,9 @@ products for all steps of the chunk read it.
 Threads take rows of the batch, which never wait for each other between steps, or, where there are
 few rows, units, which do. What is done for all steps at once is dealt out by rows, or by rows of
 the gradients.
+
+Below the GIL a function takes up to three structs: `Sizes` of the layer, `Memory` of a call, and
+`Share`, what one thread does. `zeros` is a row of zeros, and tells float from double.
 """
 
 import numpy as np
@@ -26,10 +29,12 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
-    RNNFAST_LSTM, RNNFAST_RNN, Buffer, Columns, Walk, add, barrier, cell_backward, cell_forward,
-    columns_of, computed, gradient, gradient_scratch, lanes_of, pack, pack_transposed, padded,
-    panels_at_once, part, product, real, rows_of, team_size, threads_for, units_of, unpack,
+    RNNFAST_LSTM, RNNFAST_RNN, Buffer, Columns, Walk, add, barrier, cell_backward, cell_forward, columns_of, computed,
+    gradient, gradient_scratch, lanes_of, pack, pack_transposed, padded, panels_at_once, part,
+    product, real, rows_of, team_size, threads_for, units_of, unpack,
 )
+
+_CELLS = {"rnn": RNNFAST_RNN, "lstm": RNNFAST_LSTM}
 
 cdef enum:
     CHUNK = 1024                  # rows of gates whose gradients are in memory at a time
@@ -39,30 +44,76 @@ cdef enum:
     ROWS_WORTH = 4                # rows of the batch that make up for a thread of their own
 
 
-ctypedef struct Layer:
+ctypedef struct Sizes:
     int cell
-    Py_ssize_t N, T, D, H, U      # U: rows of x, T * N unless an index says which row is used
-    Py_ssize_t size               # of a number, in bytes
-    Py_ssize_t S                  # states of a cell
-    Py_ssize_t L, W               # lanes; width of a panel
+    Py_ssize_t S, N, T, D, H
+    Py_ssize_t U                  # rows of x, T * N unless an index says which row is used
+    Py_ssize_t P, width           # panels of the gates, and their width
+    Py_ssize_t number             # bytes of a number
     Py_ssize_t x_row, h_row       # lengths of padded rows of x and of states
     Py_ssize_t state              # distance of the states of a cell, h and c
     Columns columns               # of the gates
     Columns inputs                # of D
     Columns units                 # of H
+    Py_ssize_t chunk              # steps of backward whose gradients are in memory at a time
+    Py_ssize_t truncate           # steps between two cuts of the gradient, 0: none
     Py_ssize_t scratch            # numbers of scratch memory of a thread in backward
     int threads
     bint by_rows                  # whether threads take rows of the batch, or units
     bint indexed
     bint step_by_step             # whether the input is projected step by step
-    Py_ssize_t chunk              # steps of backward whose gradients are in memory at a time
-    Py_ssize_t truncate           # steps between two cuts of the gradient, 0: none
+    bint need_dx
+
+
+# Arrays of the caller; distances are in numbers.
+ctypedef struct Sequence:         # (N, T, J), J contiguous; or (1, U, J) with an index
+    void* data
+    Py_ssize_t n, t
+
+ctypedef struct Matrix:
+    void* data
+    Py_ssize_t row, column
+
+
+ctypedef struct Memory:
+    Sequence xs, hs               # IN (N, T, D); OUT (N, T, H)
+    Sequence dhs, dxs             # IN (N, T, H); OUT (N, T, D)
+    Matrix Wx, Wh, b              # IN (D, G*H), (H, G*H), (1, G*H)
+    Matrix dWx, dWh, db           # OUT
+    # kept from forward to backward
+    void* x                       # (U, x_row): rows of x, time-major, and a 1 at their end
+    int64_t* index                # (T*N): rows of x
+    void* states                  # (S, T+1, N, h_row)
+    void* gates                   # (P, T*N, width)
+    # of one call
+    void* projected               # (P, U, width): [x 1] [Wx b]; is `gates` without an index
+    void* Wx_panels               # (P, D+1, width): Wx, and b below it
+    void* Wh_panels               # (P, H, width)
+    void* WhT                     # (ceil(H / width), P*width, width)
+    void* WxT                     # (ceil(D / width), P*width, width)
+    void* das                     # (P, chunk*N, width): da of the steps of a chunk
+    void* das_sum                 # (P, U, width): da summed by row of x, with an index
+    void* dWx_panels              # (P, D+1, width): dWx, and db below it
+    void* dWh_panels              # (P, H, width)
+    void* dstates                 # (S, N, h_row): gradients of the states
+    void* scratch                 # (threads, scratch)
+
+
+ctypedef struct Range:
+    Py_ssize_t begin, end
+
+ctypedef struct Share:
+    int thread, threads
+    Range rows                    # of the batch
+    Range panels                  # of the gates, and so units
+    Range outputs                 # panels of h, where it is a product with Wh^T
+    Range x_rows, h_rows          # of dWx and db, and of dWh
 
 
 cdef class Cache:
     """What backward needs of forward, and scratch memory of both, kept from call to call."""
 
-    cdef Layer layer              # of the last forward that succeeded; N is 0 before there is one
+    cdef Sizes sizes              # of the last forward that succeeded; N is 0 before there is one
     cdef bint busy                # a call of another Python thread uses the memory
     cdef Buffer x, index, states, gates            # kept for backward
     cdef Buffer weights_x, weights_h               # packed anew by every call
@@ -75,83 +126,72 @@ cdef class Cache:
         self.dstates, self.dWx, self.dWh = Buffer(), Buffer(), Buffer()
         self.scratch, self.zeros = Buffer(), Buffer()
 
+    cdef bint take(self) noexcept:
+        """Whether the memory is now the caller's, who sets `busy` to False at the end.
 
-def rnn_forward(xs, Wx, Wh, b, h0, *, index=None, cache=None):
-    """Run the layer over a block. See `rnnfast.reference.ops.rnn_forward` for the contract."""
-    hs, (h,), cache = _forward(RNNFAST_RNN, 1, xs, index, Wx, Wh, b, (h0,), cache)
-    return hs, h, cache
-
-
-def rnn_backward(dhs, dh, cache, Wx, Wh, dWx, dWh, db, *, truncate=0, need_dx=True):
-    """Gradients of the block. See `rnnfast.reference.ops.rnn_backward` for the contract."""
-    dxs, (dh,) = _backward(dhs, (dh,), cache, Wx, Wh, dWx, dWh, db, truncate, need_dx)
-    return dxs, dh
+        Asked and taken without anything in between that could let another Python thread run.
+        """
+        cdef bint free = not self.busy
+        self.busy = True
+        return free
 
 
-def lstm_forward(xs, Wx, Wh, b, h0, c0, *, index=None, cache=None):
-    """Run the layer over a block. See `rnnfast.reference.ops.lstm_forward` for the contract."""
-    hs, (h, c), cache = _forward(RNNFAST_LSTM, 4, xs, index, Wx, Wh, b, (h0, c0), cache)
-    return hs, h, c, cache
-
-
-def lstm_backward(dhs, dh, dc, cache, Wx, Wh, dWx, dWh, db, *, truncate=0, need_dx=True):
-    """Gradients of the block. See `rnnfast.reference.ops.lstm_backward` for the contract."""
-    dxs, (dh, dc) = _backward(dhs, (dh, dc), cache, Wx, Wh, dWx, dWh, db, truncate, need_dx)
-    return dxs, dh, dc
-
-
-def _forward(cell, gates, xs, index, Wx, Wh, b, states, cache):
-    """The arguments as a layer hands them over -> hs, last states, cache."""
-    index = None if index is None else np.ascontiguousarray(index.T, np.int64)
-    N, T = xs.shape[:2] if index is None else index.shape[::-1]
-    hs = np.empty((N, T, Wh.shape[0]), Wh.dtype)
-    last = [np.empty((N, Wh.shape[0]), Wh.dtype) for _ in states]
+def recurrent_forward(cell, xs, weights, states, *, index=None, cache=None):
+    """Run a cell over a block. See `rnnfast.reference.recurrent` for the contract."""
+    Wx, Wh, b = weights
     cdef Cache own = cache
-    if own is None or own.busy:
-        own = Cache()
+    cdef bint single = Wh.itemsize == sizeof(float)
     # the rows of x: (n, t), or the distinct ones, seen as (1, U)
     xs = xs if index is None else xs[None]
     if xs.strides[2] != xs.itemsize:
         xs = np.ascontiguousarray(xs)
-    own.busy, own.layer.N = True, 0
+    N, T = xs.shape[:2] if index is None else index.shape
+    hs = np.empty((N, T, len(Wh)), Wh.dtype)
+    last = np.empty((cell.S, N, len(Wh)), Wh.dtype)
+    if own is None or not own.take():
+        own = Cache()
+        own.take()
     try:
-        _run_forward(cell, gates, xs, index, Wx, Wh, b, *(states * 2)[:2], own, hs,
-                     *(last * 2)[:2])
+        own.sizes.N = 0
+        if single:
+            _run_forward[float](own, _CELLS[cell.name], cell.G, xs, index, Wx, Wh, b, states, hs,
+                                last)
+        else:
+            _run_forward[double](own, _CELLS[cell.name], cell.G, xs, index, Wx, Wh, b, states, hs,
+                                 last)
     finally:
         own.busy = False
     return hs, last, own
 
 
-def _backward(dhs, dstates, cache, Wx, Wh, dWx, dWh, db, truncate, need_dx):
-    """The arguments as a layer hands them over -> dx or None, gradients of the first states."""
+def recurrent_backward(
+    cell, dhs, dstates, cache, weights, grads, *, truncate=0, need_dx=True
+):
+    """Gradients of the block. See `rnnfast.reference.recurrent` for the contract."""
+    Wx, Wh = weights
+    dWx, dWh, db = grads
     cdef Cache own = cache
-    if own.busy:
+    cdef bint single = Wh.itemsize == sizeof(float)
+    if dhs.strides[2] != dhs.itemsize:
+        dhs = np.ascontiguousarray(dhs)
+    first = np.empty((cell.S, len(dhs), len(Wh)), Wh.dtype)
+    if not own.take():
         raise RuntimeError(
             "backward: another thread is calling this layer; give every thread a layer of its own"
         )
-    cdef Layer s = own.layer
-    kept = (s.N, s.T, s.D, s.H, s.columns.used, s.size)
-    if kept != (*dhs.shape[:2], *Wx.shape[:1], *Wh.shape, Wh.itemsize):
-        raise RuntimeError(
-            "backward: expected gradients and weights as in the last forward call that succeeded, "
-            f"N, T, D, H, G*H and bytes of a number {kept}, got dhs {dhs.shape}, Wx {Wx.shape}, "
-            f"Wh {Wh.shape} and {Wh.dtype}; call forward first"
-        )
-    if dhs.strides[2] != dhs.itemsize:
-        dhs = np.ascontiguousarray(dhs)
-    first = [np.empty(dh.shape, dh.dtype) for dh in dstates]
-    own.busy = True
     try:
-        dxs = _run_backward(
-            own, dhs, *(dstates * 2)[:2], Wx, Wh, dWx, dWh, db, truncate, need_dx,
-            *(first * 2)[:2]
-        )
+        if single:
+            dxs = _run_backward[float](own, dhs, dstates, Wx, Wh, dWx, dWh, db, truncate, need_dx,
+                                       first)
+        else:
+            dxs = _run_backward[double](own, dhs, dstates, Wx, Wh, dWx, dWh, db, truncate, need_dx,
+                                        first)
     finally:
         own.busy = False
     return dxs, first
 
 
-cdef void _deal_out(Layer* s, double flops) noexcept nogil:
+cdef void _deal_out(Sizes* s, double flops) noexcept nogil:
     """How many threads a call of so many flops gets, and of what each takes its share."""
     s.threads = threads_for(flops)
     s.by_rows = s.N >= ROWS_WORTH * s.threads
@@ -160,419 +200,468 @@ cdef void _deal_out(Layer* s, double flops) noexcept nogil:
         s.threads = min(s.threads, threads_for(STEPS_WORTH * 2.0 * s.N * s.H * s.columns.used))
 
 
+cdef Share _share(const Sizes* s, int thread, int threads) noexcept nogil:
+    """What is dealt out to one thread."""
+    cdef Share share
+    share.thread, share.threads = thread, threads
+    share.panels = _range(s.P, 1, thread, threads)
+    share.outputs = _range(s.units.panels, 1, thread, threads)
+    share.x_rows = _range(s.D + 1, 6, thread, threads)
+    share.h_rows = _range(s.H, 6, thread, threads)
+    share.rows = _range(s.N, 1, thread, threads)
+    return share
+
+
+cdef Share _share_of_steps(const Sizes* s, Share share) noexcept nogil:
+    """The same in the loop over time: rows of the batch and all units, or units and all rows."""
+    if s.by_rows:
+        share.panels.begin, share.panels.end = 0, s.P
+        share.outputs.begin, share.outputs.end = 0, s.units.panels
+    else:
+        share.rows.begin, share.rows.end = 0, s.N
+    return share
+
+
+cdef inline Range _range(
+    Py_ssize_t n, Py_ssize_t unit, int thread, int threads,
+) noexcept nogil:
+    cdef Range range_
+    range_.begin = part(n, unit, thread, threads)
+    range_.end = part(n, unit, thread + 1, threads)
+    return range_
+
+
+cdef inline Matrix _matrix(const real[:, :] W) noexcept nogil:
+    cdef Matrix m
+    m.data = <void*> &W[0, 0]
+    m.row, m.column = W.strides[0] // <Py_ssize_t> sizeof(real), W.strides[1] // sizeof(real)
+    return m
+
+
 # ---------------------------------------------------------------- forward
 
-def _run_forward(
+cdef object _run_forward(
+    Cache cache,
     int cell,
     Py_ssize_t G,
     const real[:, :, :] xs,       # IN (N, T, D), or (1, U, D) with an index
-    const int64_t[:, ::1] index,  # IN (T, N) or None: rows of x
-    const real[:, :] Wx,          # IN (D, G * H)
-    const real[:, :] Wh,          # IN (H, G * H)
-    const real[:] b,              # IN (G * H)
-    const real[:, :] h0,          # IN (N, H)
-    const real[:, :] c0,          # IN (N, H); h0 again where there is no cell state
-    Cache cache,
+    const int64_t[:, ::1] index,  # IN (N, T) or None: rows of x
+    const real[:, :] Wx,          # IN (D, G*H)
+    const real[:, :] Wh,          # IN (H, G*H)
+    const real[:] b,              # IN (G*H)
+    const real[:, :, :] states,   # IN (S, N, H), or None for zeros
     real[:, :, ::1] hs,           # OUT (N, T, H)
-    real[:, ::1] h_last,          # OUT (N, H)
-    real[:, ::1] c_last,          # OUT (N, H)
+    real[:, :, ::1] last,         # OUT (S, N, H)
 ):
-    cdef Py_ssize_t size = sizeof(real)
-    cdef Layer s
+    cdef Py_ssize_t size = sizeof(real), lanes = lanes_of(&b[0]), n, t, j, k
+    cdef Sizes s
+    cdef Memory mem
     s.cell, s.indexed = cell, index is not None
-    s.N, s.T, s.H, s.D = hs.shape[0], hs.shape[1], hs.shape[2], xs.shape[2]
+    s.S, s.N, s.T, s.H, s.D = last.shape[0], hs.shape[0], hs.shape[1], hs.shape[2], xs.shape[2]
+    if not (Wx.shape[0] == s.D and Wh.shape[0] == s.H
+            and Wx.shape[1] == Wh.shape[1] == b.shape[0] == G * s.H):
+        raise ValueError("weights: expected the shapes that they had when the layer was made, got "
+                         "others; do not change the shape of an array of params")
     s.U = xs.shape[1] if s.indexed else s.N * s.T
-    s.size = size
-    s.S = 2 if cell == RNNFAST_LSTM else 1
-    s.L = lanes_of(&b[0])
-    s.W = 4 * s.L
-    s.columns = columns_of(G, s.H, s.L)
-    s.inputs, s.units = columns_of(1, s.D, s.L), columns_of(1, s.H, s.L)
+    s.number, s.width = size, 4 * lanes
+    s.columns = columns_of(G, s.H, lanes)
+    s.inputs, s.units = columns_of(1, s.D, lanes), columns_of(1, s.H, lanes)
+    s.P = s.columns.panels
     s.x_row, s.h_row = padded(s.D + 1, size), padded(s.H, size)
     s.state = (s.T + 1) * s.N * s.h_row
     _deal_out(&s, 2.0 * s.N * s.T * (s.D + s.H) * s.columns.used)
-    s.step_by_step = not s.indexed and _better_step_by_step(s, size)
+    s.step_by_step = not s.indexed and _better_step_by_step(&s)
 
-    cdef Py_ssize_t P = s.columns.panels
-    cdef real* x = <real*> cache.x.reserve(s.U * s.x_row, size)
-    cdef real* states = <real*> cache.states.reserve(s.S * s.state, size)
-    cdef real* gates = <real*> cache.gates.reserve(P * s.T * s.N * s.W, size)
-    cdef real* projected = gates
+    mem.xs.data, mem.hs.data = <void*> &xs[0, 0, 0], <void*> &hs[0, 0, 0]
+    mem.xs.n, mem.xs.t = xs.strides[0] // size, xs.strides[1] // size
+    mem.hs.n, mem.hs.t = s.T * s.H, s.H
+    mem.Wx, mem.Wh = _matrix(Wx), _matrix(Wh)
+    mem.b.data, mem.b.row, mem.b.column = <void*> &b[0], 0, b.strides[0] // size
+    mem.x = cache.x.reserve(s.U * s.x_row, size)
+    mem.states = cache.states.reserve(s.S * s.state, size)
+    mem.gates = cache.gates.reserve(s.P * s.T * s.N * s.width, size)
+    mem.Wx_panels = cache.weights_x.reserve(s.P * (s.D + 1) * s.width, size)
+    mem.Wh_panels = cache.weights_h.reserve(s.P * s.H * s.width, size)
+    mem.projected = mem.gates
     if s.indexed:
-        projected = <real*> cache.projected.reserve(P * s.U * s.W, size)
-    cdef real* Wx_p = <real*> cache.weights_x.reserve(P * (s.D + 1) * s.W, size)
-    cdef real* Wh_p = <real*> cache.weights_h.reserve(P * s.H * s.W, size)
-    cdef real* zeros = <real*> cache.zeros.reserve(max(s.W, s.h_row), size)
-    cdef int64_t* rows = NULL
-    cdef Py_ssize_t n, j
-    if s.indexed:
-        rows = <int64_t*> cache.index.reserve(s.N * s.T, sizeof(int64_t))
-        memcpy(rows, &index[0, 0], s.N * s.T * sizeof(int64_t))
-    memset(zeros, 0, max(s.W, s.h_row) * size)
-    memset(states, 0, s.N * s.h_row * size)
-    memset(states + (s.S - 1) * s.state, 0, s.N * s.h_row * size)
-    for n in range(s.N):
-        for j in range(s.H):
-            states[n * s.h_row + j] = h0[n, j]
-            if s.S == 2:
-                states[s.state + n * s.h_row + j] = c0[n, j]
+        mem.projected = cache.projected.reserve(s.P * s.U * s.width, size)
+        mem.index = <int64_t*> cache.index.reserve(s.N * s.T, sizeof(int64_t))
+        for n in range(s.N):
+            for t in range(s.T):
+                mem.index[t * s.N + n] = index[n, t]
+    cdef real* zeros = <real*> cache.zeros.reserve(s.width, size)
+    memset(zeros, 0, s.width * size)
+    cdef real* state
+    for k in range(s.S):
+        state = <real*> mem.states + k * s.state
+        memset(state, 0, s.N * s.h_row * size)
+        if states is not None:
+            for n in range(s.N):
+                for j in range(s.H):
+                    state[n * s.h_row + j] = states[k, n, j]
 
     with nogil:
         if s.threads == 1:
-            _forward_task(s, 0, 1, xs, Wx, Wh, b, hs, x, rows, states, gates, projected, Wx_p,
-                          Wh_p, zeros)
+            _forward_task(&s, &mem, 0, 1, zeros)
         else:
             with parallel(num_threads=s.threads):
-                _forward_task(s, threadid(), team_size(), xs, Wx, Wh, b, hs, x, rows, states,
-                              gates, projected, Wx_p, Wh_p, zeros)
-    cache.layer = s
-    states += s.T * s.N * s.h_row
-    for n in range(s.N):
-        for j in range(s.H):
-            h_last[n, j] = states[n * s.h_row + j]
-            if s.S == 2:
-                c_last[n, j] = states[s.state + n * s.h_row + j]
+                _forward_task(&s, &mem, threadid(), team_size(), zeros)
+    for k in range(s.S):
+        state = <real*> mem.states + k * s.state + s.T * s.N * s.h_row
+        for n in range(s.N):
+            memcpy(&last[k, n, 0], state + n * s.h_row, s.H * size)
+    cache.sizes = s
 
 
 cdef void _forward_task(
-    Layer s, int thread, int threads, const real[:, :, :] xs, const real[:, :] Wx,
-    const real[:, :] Wh, const real[:] b, real[:, :, ::1] hs,
-    real* x,                      # OUT (U, x_row): rows of x, time-major, and a 1 at their end
-    const int64_t* index,         # IN (T * N) or NULL
-    real* states,                 # INOUT (S, T+1, N, h_row): the first step, then written
-    real* gates,                  # OUT (P, T * N, W)
-    real* projected,              # OUT (P, U, W); is `gates` without an index
-    real* Wx_p,                   # OUT (P, D + 1, W): Wx, and b below it
-    real* Wh_p,                   # OUT (P, H, W)
-    const real* zeros,            # IN (W)
+    const Sizes* s, const Memory* mem, int thread, int threads, const real* zeros,
 ) noexcept nogil:
-    """The share of one thread."""
-    cdef Py_ssize_t size = sizeof(real), P = s.columns.panels
-    cdef Py_ssize_t p0 = part(P, 1, thread, threads), p1 = part(P, 1, thread + 1, threads)
-    cdef Py_ssize_t m0 = part(s.U, 6, thread, threads), m1 = part(s.U, 6, thread + 1, threads)
-    cdef Py_ssize_t m, n0 = 0, n1 = s.N
-
-    pack(&Wx[0, 0], Wx.strides[0] // size, Wx.strides[1] // size, s.D, s.columns, p0, p1, Wx_p,
-         (s.D + 1) * s.W)
-    pack(&b[0], 0, b.strides[0] // size, 1, s.columns, p0, p1, Wx_p + s.D * s.W,
-         (s.D + 1) * s.W)
-    pack(&Wh[0, 0], Wh.strides[0] // size, Wh.strides[1] // size, s.H, s.columns, p0, p1, Wh_p,
-         s.H * s.W)
-    for m in range(m0, m1):
-        if s.indexed:
-            memcpy(x + m * s.x_row, &xs[0, m, 0], s.D * size)
-        else:
-            memcpy(x + m * s.x_row, &xs[m % s.N, m // s.N, 0], s.D * size)
+    """What one thread does."""
+    cdef Share share = _share(s, thread, threads)
+    cdef Range panels = share.panels, rows = _range(s.U, 6, thread, threads)
+    cdef real* x = <real*> mem.x
+    cdef real* Wx = <real*> mem.Wx_panels
+    cdef Py_ssize_t m
+    pack(<real*> mem.Wx.data, mem.Wx.row, mem.Wx.column, s.D, s.columns, panels.begin, panels.end,
+         Wx, (s.D + 1) * s.width)
+    pack(<real*> mem.b.data, mem.b.row, mem.b.column, 1, s.columns, panels.begin, panels.end,
+         Wx + s.D * s.width, (s.D + 1) * s.width)
+    pack(<real*> mem.Wh.data, mem.Wh.row, mem.Wh.column, s.H, s.columns, panels.begin, panels.end,
+         <real*> mem.Wh_panels, s.H * s.width)
+    for m in range(rows.begin, rows.end):
+        memcpy(x + m * s.x_row, _row(s, &mem.xs, m, zeros), s.D * sizeof(real))
         x[m * s.x_row + s.D] = 1
     barrier(threads)
 
     # a = [x 1] [Wx b]
     if not s.step_by_step:
-        product(m1 - m0, computed(s.columns), s.D + 1, x + m0 * s.x_row, rows_of(s.x_row),
-                Wx_p, (s.D + 1) * s.W, zeros, 0, 0, projected + m0 * s.W, s.W, s.U * s.W)
+        product(rows.end - rows.begin, computed(s.columns), s.D + 1, x + rows.begin * s.x_row,
+                rows_of(s.x_row), Wx, (s.D + 1) * s.width, zeros, 0, 0,
+                <real*> mem.projected + rows.begin * s.width, s.width, s.U * s.width)
     barrier(threads)
-    if s.by_rows:
-        p0, p1 = 0, P
-        n0, n1 = part(s.N, 1, thread, threads), part(s.N, 1, thread + 1, threads)
-    _forward_steps(s, threads, n0, n1, p0, p1, x, index, states, gates,
-                   projected, Wx_p, Wh_p, zeros, hs)
+    _forward_steps(s, mem, _share_of_steps(s, share), zeros)
+
+
+cdef inline real* _row(
+    const Sizes* s, const Sequence* sequence, Py_ssize_t m, const real* _,
+) noexcept nogil:
+    """Where row m, counted as in the memory of the call, stands in an array of the caller."""
+    if s.indexed:
+        return <real*> sequence.data + m * sequence.t
+    return <real*> sequence.data + m % s.N * sequence.n + m // s.N * sequence.t
 
 
 cdef void _forward_steps(
-    Layer s, int threads,
-    Py_ssize_t n0, Py_ssize_t n1,                  # rows of the batch, n0 ... n1 - 1
-    Py_ssize_t p0, Py_ssize_t p1,                  # panels, and so units
-    const real* x, const int64_t* index, real* states, real* gates, const real* projected,
-    const real* Wx_p, const real* Wh_p, const real* zeros, real[:, :, ::1] hs,
+    const Sizes* s, const Memory* mem, Share share, const real* zeros,
 ) noexcept nogil:
     """a_t += h_{t-1} Wh;  h_t = cell(a_t)"""
-    cdef Py_ssize_t size = sizeof(real), TN = s.T * s.N, per_panel = s.columns.units
-    cdef Py_ssize_t t, p, q, n, at_once = panels_at_once(n1 - n0, states)
-    cdef Py_ssize_t u0 = min(p0 * per_panel, s.H), u1 = min(p1 * per_panel, s.H)
+    cdef Py_ssize_t panel = s.T * s.N * s.width, per_panel = s.columns.units
+    cdef Py_ssize_t n0 = share.rows.begin, rows = share.rows.end - share.rows.begin
+    cdef Py_ssize_t first_unit = min(share.panels.begin * per_panel, s.H)
+    cdef Py_ssize_t units = min(share.panels.end * per_panel, s.H) - first_unit
+    cdef Py_ssize_t t, p, q, n, m, columns, at_once = panels_at_once(rows, zeros)
+    cdef Py_ssize_t last_column = computed(s.columns)
+    cdef const real* Wx = <real*> mem.Wx_panels
+    cdef const real* Wh = <real*> mem.Wh_panels
     cdef real *h
     cdef real *h_next
     cdef real *a
     for t in range(s.T):
-        h = states + (t * s.N + n0) * s.h_row
+        m = t * s.N + n0
+        h = <real*> mem.states + m * s.h_row
         h_next = h + s.N * s.h_row
-        p = p0
-        while p < p1:
-            q = min(p + at_once, p1)
-            a = gates + p * TN * s.W + (t * s.N + n0) * s.W
+        p = share.panels.begin
+        while p < share.panels.end:
+            q = min(p + at_once, share.panels.end)
+            columns = min(last_column, q * s.width) - p * s.width
+            a = <real*> mem.gates + p * panel + m * s.width
             if s.indexed:
-                _gather(s, p, q, t * s.N + n0, t * s.N + n1, index, projected, gates)
+                _gather(s, mem, p, q, m, m + rows, zeros)
             if s.step_by_step:
-                product(n1 - n0, min(computed(s.columns), q * s.W) - p * s.W, s.D + 1,
-                        x + (t * s.N + n0) * s.x_row, rows_of(s.x_row),
-                        Wx_p + p * (s.D + 1) * s.W, (s.D + 1) * s.W, zeros, 0, 0,
-                        a, s.W, TN * s.W)
-            product(n1 - n0, min(computed(s.columns), q * s.W) - p * s.W, s.H, h, rows_of(s.h_row),
-                    Wh_p + p * s.H * s.W, s.H * s.W, a, s.W, TN * s.W, a, s.W, TN * s.W)
+                product(rows, columns, s.D + 1, <real*> mem.x + m * s.x_row, rows_of(s.x_row),
+                        Wx + p * (s.D + 1) * s.width, (s.D + 1) * s.width, zeros, 0, 0,
+                        a, s.width, panel)
+            product(rows, columns, s.H, h, rows_of(s.h_row), Wh + p * s.H * s.width, s.H * s.width,
+                    a, s.width, panel, a, s.width, panel)
             while p < q:
-                cell_forward(s.cell, n1 - n0, units_of(s.columns, p),
-                             gates + p * TN * s.W + (t * s.N + n0) * s.W, h + p * per_panel,
+                cell_forward(s.cell, rows, units_of(s.columns, p), a, h + p * per_panel,
                              h_next + p * per_panel, s.h_row, s.state)
+                a += panel
                 p += 1
-        for n in range(n0, n1):
-            memcpy(&hs[n, t, u0], h_next + (n - n0) * s.h_row + u0, (u1 - u0) * size)
+        for n in range(rows):
+            memcpy(<real*> mem.hs.data + (n0 + n) * mem.hs.n + t * mem.hs.t + first_unit,
+                   h_next + n * s.h_row + first_unit, units * sizeof(real))
         if not s.by_rows:
-            barrier(threads)
+            barrier(share.threads)
 
 
-cdef bint _better_step_by_step(Layer s, Py_ssize_t size) noexcept nogil:
+cdef bint _better_step_by_step(const Sizes* s) noexcept nogil:
     """Whether the products that could be done for all steps at once are better done step by step:
     where the weights stay in the second-level cache and the gates of all steps would not."""
-    cdef Py_ssize_t columns = s.columns.panels * s.W
-    return s.N >= 12 and s.T * s.N * columns * size > SECOND_LEVEL and (
-        (s.D + s.H) * columns * size < SECOND_LEVEL // 2)
+    cdef Py_ssize_t row = s.P * s.width * s.number
+    return s.N >= 12 and s.T * s.N * row > SECOND_LEVEL and (s.D + s.H) * row < SECOND_LEVEL // 2
 
 
 cdef void _gather(
-    Layer s, Py_ssize_t p0, Py_ssize_t p1, Py_ssize_t m0, Py_ssize_t m1, const int64_t* index,
-    const real* projected, real* gates,
+    const Sizes* s, const Memory* mem, Py_ssize_t first_panel, Py_ssize_t end_panel,
+    Py_ssize_t begin, Py_ssize_t end, const real* zeros,
 ) noexcept nogil:
-    """The projections of the rows of x that rows m0 ... m1 - 1 use."""
+    """The projections of the rows of x that rows `begin` ... of the gates use."""
     cdef Py_ssize_t p, m
-    for p in range(p0, p1):
-        for m in range(m0, m1):
-            memcpy(gates + (p * s.T * s.N + m) * s.W, projected + (p * s.U + index[m]) * s.W,
-                   s.W * sizeof(real))
+    cdef const real* projected
+    cdef real* gates
+    for p in range(first_panel, end_panel):
+        projected = <real*> mem.projected + p * s.U * s.width
+        gates = <real*> mem.gates + p * s.T * s.N * s.width
+        for m in range(begin, end):
+            memcpy(gates + m * s.width, projected + mem.index[m] * s.width, s.width * sizeof(real))
 
 
 # ---------------------------------------------------------------- backward
 
-def _run_backward(
+cdef object _run_backward(
     Cache cache,
     const real[:, :, :] dhs,      # IN (N, T, H): gradients arriving at the outputs
-    const real[:, :] dh,          # IN (N, H): at the last state besides
-    const real[:, :] dc,          # IN (N, H); dh again where there is no cell state
-    const real[:, :] Wx,          # IN (D, G * H)
-    const real[:, :] Wh,          # IN (H, G * H)
-    real[:, :] dWx,               # OUT (D, G * H)
-    real[:, :] dWh,               # OUT (H, G * H)
-    real[:] db,                   # OUT (G * H)
+    const real[:, :, :] dlast,    # IN (S, N, H), or None for zeros: at the last states besides
+    const real[:, :] Wx,          # IN (D, G*H)
+    const real[:, :] Wh,          # IN (H, G*H)
+    real[:, :] dWx,               # OUT (D, G*H)
+    real[:, :] dWh,               # OUT (H, G*H)
+    real[:] db,                   # OUT (G*H)
     Py_ssize_t truncate,          # steps between two cuts of the gradient, 0: none
     bint need_dx,
-    real[:, ::1] dh0,             # OUT (N, H)
-    real[:, ::1] dc0,             # OUT (N, H)
+    real[:, :, ::1] first,        # OUT (S, N, H): gradients of the initial states
 ):
-    cdef Py_ssize_t size = sizeof(real), n, j
-    cdef Layer s = cache.layer
-    cdef Py_ssize_t P = s.columns.panels, TN = s.T * s.N
-    s.truncate = truncate
-    _deal_out(&s, 4.0 * TN * (s.D + s.H) * s.columns.used)
-    cdef real* x = <real*> cache.x.reserve(0, size)
-    cdef real* states = <real*> cache.states.reserve(0, size)
-    cdef real* gates = <real*> cache.gates.reserve(0, size)
-    cdef real* zeros = <real*> cache.zeros.reserve(0, size)
-    cdef int64_t* index = <int64_t*> cache.index.reserve(0, size)
+    """The gradient of xs, or None."""
+    cdef Py_ssize_t size = sizeof(real), n, j, k
+    cdef Sizes s = cache.sizes
+    cdef Memory mem
+    if not (dhs.shape[0] == s.N and dhs.shape[1] == s.T and dhs.shape[2] == s.H == Wh.shape[0]
+            and first.shape[0] == s.S and Wx.shape[0] == s.D and size == s.number
+            and Wx.shape[1] == Wh.shape[1] == s.columns.used):
+        kept = s.N, s.T, s.D, s.H, s.columns.used, s.number
+        got = (dhs.shape[0], dhs.shape[1], Wx.shape[0], dhs.shape[2], Wx.shape[1], size)
+        raise RuntimeError(
+            "backward: expected gradients and weights as in the last forward call that succeeded, "
+            f"N, T, D, H, G*H and bytes of a number {kept}, got {got}; call forward first"
+        )
+    s.truncate, s.need_dx = truncate, need_dx
+    _deal_out(&s, 4.0 * s.T * s.N * (s.D + s.H) * s.columns.used)
     s.chunk = min(s.T, max(1, CHUNK // s.N))
     cdef Py_ssize_t rows = s.chunk * s.N
-    cdef real* das = <real*> cache.das.reserve(P * rows * s.W, size)
-    cdef real* das_sum = NULL
-    if s.indexed:
-        das_sum = <real*> cache.das_sum.reserve(P * s.U * s.W, size)
-    cdef real* WhT = <real*> cache.weights_h.reserve(s.units.panels * s.W * P * s.W, size)
-    cdef real* WxT = <real*> cache.weights_x.reserve(s.inputs.panels * s.W * P * s.W, size)
-    cdef real* dstates = <real*> cache.dstates.reserve(s.S * s.N * s.h_row, size)
-    cdef real* dWx_p = <real*> cache.dWx.reserve(P * (s.D + 1) * s.W, size)
-    cdef real* dWh_p = <real*> cache.dWh.reserve(P * s.H * s.W, size)
     s.scratch = max(DX_ROWS * computed(s.inputs),
                     gradient_scratch(max(s.D + 1, s.H), max(rows, s.U if s.indexed else 0), size))
-    cdef real* scratch = <real*> cache.scratch.reserve(s.threads * s.scratch, size)
-    out = None
+
+    mem.dhs.data, mem.dhs.n, mem.dhs.t = (
+        <void*> &dhs[0, 0, 0], dhs.strides[0] // size, dhs.strides[1] // size)
+    mem.Wx, mem.Wh = _matrix(Wx), _matrix(Wh)
+    mem.dWx, mem.dWh = _matrix(dWx), _matrix(dWh)
+    mem.db.data, mem.db.row, mem.db.column = <void*> &db[0], 0, db.strides[0] // size
+    mem.x, mem.states = cache.x.reserve(0, size), cache.states.reserve(0, size)
+    mem.gates = cache.gates.reserve(0, size)
+    mem.index = <int64_t*> cache.index.reserve(0, size)
+    mem.das = cache.das.reserve(s.P * rows * s.width, size)
+    if s.indexed:
+        mem.das_sum = cache.das_sum.reserve(s.P * s.U * s.width, size)
+    mem.WhT = cache.weights_h.reserve(s.units.panels * s.width * s.P * s.width, size)
+    mem.dWx_panels = cache.dWx.reserve(s.P * (s.D + 1) * s.width, size)
+    mem.dWh_panels = cache.dWh.reserve(s.P * s.H * s.width, size)
+    mem.dstates = cache.dstates.reserve(s.S * s.N * s.h_row, size)
+    mem.scratch = cache.scratch.reserve(s.threads * s.scratch, size)
+    cdef real[:, :, ::1] dxs_view
+    dxs = None
     if need_dx:
-        out = np.empty((s.U, s.D), np.float32 if real is float else np.float64)
-        out = out[None] if s.indexed else out.reshape(s.N, s.T, s.D)
-    cdef real[:, :, ::1] dxs = out
-    memset(dstates, 0, s.S * s.N * s.h_row * size)
-    for n in range(s.N):
-        for j in range(s.H):
-            dstates[n * s.h_row + j] = dhs[n, s.T - 1, j] + dh[n, j]
-            if s.S == 2:
-                dstates[(s.N + n) * s.h_row + j] = dc[n, j]
+        mem.WxT = cache.weights_x.reserve(s.inputs.panels * s.width * s.P * s.width, size)
+        dxs = np.empty((s.U, s.D), np.float32 if real is float else np.float64)
+        dxs_view = dxs[None] if s.indexed else dxs.reshape(s.N, s.T, s.D)
+        mem.dxs.data, mem.dxs.n, mem.dxs.t = <void*> &dxs_view[0, 0, 0], s.T * s.D, s.D
+
+    cdef real* zeros = <real*> cache.zeros.reserve(0, size)
+    cdef real* dstate
+    memset(mem.dstates, 0, s.S * s.N * s.h_row * size)
+    for k in range(s.S):
+        dstate = <real*> mem.dstates + k * s.N * s.h_row
+        for n in range(s.N):
+            if k == 0:
+                memcpy(dstate + n * s.h_row, &dhs[n, s.T - 1, 0], s.H * size)
+            if dlast is not None:
+                for j in range(s.H):
+                    dstate[n * s.h_row + j] += dlast[k, n, j]
 
     with nogil:
         if s.threads == 1:
-            _backward_task(s, 0, 1, dhs, Wx, Wh, dWx, dWh, db, dxs, x, index, states, gates, das,
-                           das_sum, WhT, WxT, dWx_p, dWh_p, dstates, scratch, zeros)
+            _backward_task(&s, &mem, 0, 1, zeros)
         else:
             with parallel(num_threads=s.threads):
-                _backward_task(s, threadid(), team_size(), dhs, Wx, Wh, dWx, dWh, db, dxs, x,
-                               index, states, gates, das, das_sum, WhT, WxT, dWx_p, dWh_p,
-                               dstates, scratch, zeros)
-    for n in range(s.N):
-        for j in range(s.H):
-            dh0[n, j] = dstates[n * s.h_row + j]
-            if s.S == 2:
-                dc0[n, j] = dstates[(s.N + n) * s.h_row + j]
-    return out[0] if need_dx and s.indexed else out
+                _backward_task(&s, &mem, threadid(), team_size(), zeros)
+    for k in range(s.S):
+        dstate = <real*> mem.dstates + k * s.N * s.h_row
+        for n in range(s.N):
+            memcpy(&first[k, n, 0], dstate + n * s.h_row, s.H * size)
+    return dxs if dxs is None or s.indexed else dxs.reshape(s.N, s.T, s.D)
 
 
 cdef void _backward_task(
-    Layer s, int thread, int threads, const real[:, :, :] dhs, const real[:, :] Wx,
-    const real[:, :] Wh, real[:, :] dWx, real[:, :] dWh, real[:] db,
-    real[:, :, ::1] dxs,          # OUT (N, T, D), or (1, U, D) with an index, or None
-    const real* x, const int64_t* index, const real* states, const real* gates,
-    real* das,                    # OUT (P, chunk * N, W): da of the steps of a chunk
-    real* das_sum,                # OUT (P, U, W): da summed by row of x, or NULL without an index
-    real* WhT,                    # OUT panels of Wh^T, (ceil(H / W), P * W, W)
-    real* WxT,                    # OUT panels of Wx^T, (ceil(D / W), P * W, W)
-    real* dWx_p,                  # OUT (P, D + 1, W): dWx, and db below it
-    real* dWh_p,                  # OUT (P, H, W)
-    real* dstates,                # INOUT (S, N, h_row): gradients of the states
-    real* scratch,                # (threads, scratch)
-    const real* zeros,
+    const Sizes* s, const Memory* mem, int thread, int threads, const real* zeros,
 ) noexcept nogil:
-    """The share of one thread: chunk after chunk, from the last step to the first."""
-    cdef Py_ssize_t size = sizeof(real), P = s.columns.panels, t0, t1 = s.T, m, rows
-    cdef Py_ssize_t p0 = part(P, 1, thread, threads), p1 = part(P, 1, thread + 1, threads)
-    cdef Py_ssize_t q0 = part(s.units.panels, 1, thread, threads)
-    cdef Py_ssize_t q1 = part(s.units.panels, 1, thread + 1, threads)
-    cdef Py_ssize_t d0 = part(s.D + 1, 6, thread, threads)
-    cdef Py_ssize_t d1 = part(s.D + 1, 6, thread + 1, threads)
-    cdef Py_ssize_t h0 = part(s.H, 6, thread, threads), h1 = part(s.H, 6, thread + 1, threads)
-    cdef Py_ssize_t panel = s.chunk * s.N * s.W
-    scratch += thread * s.scratch
+    """What one thread does: chunk after chunk, from the last step to the first."""
+    cdef Share share = _share(s, thread, threads), steps = _share_of_steps(s, share)
+    cdef Range x_rows = share.x_rows, h_rows = share.h_rows, panels = share.panels
+    cdef Range inputs = _range(s.inputs.panels, 1, thread, threads)
+    cdef Py_ssize_t begin, end = s.T, m, rows, panel = s.chunk * s.N * s.width
+    cdef Py_ssize_t x_panel = (s.D + 1) * s.width, h_panel = s.H * s.width
+    cdef real* das = <real*> mem.das
+    cdef real* das_sum = <real*> mem.das_sum
+    cdef real* dWx = <real*> mem.dWx_panels
+    cdef real* dWh = <real*> mem.dWh_panels
+    cdef real* scratch = <real*> mem.scratch + thread * s.scratch
+    cdef Py_ssize_t D_end = min(x_rows.end, s.D)
 
-    pack_transposed(&Wh[0, 0], Wh.strides[0] // size, Wh.strides[1] // size, s.H, s.columns,
-                    q0, q1, WhT)
-    if dxs is not None:
-        pack_transposed(&Wx[0, 0], Wx.strides[0] // size, Wx.strides[1] // size, s.D, s.columns,
-                        part(s.inputs.panels, 1, thread, threads),
-                        part(s.inputs.panels, 1, thread + 1, threads), WxT)
+    pack_transposed(<real*> mem.Wh.data, mem.Wh.row, mem.Wh.column, s.H, s.columns,
+                    share.outputs.begin, share.outputs.end, <real*> mem.WhT)
+    if s.need_dx:
+        pack_transposed(<real*> mem.Wx.data, mem.Wx.row, mem.Wx.column, s.D, s.columns,
+                        inputs.begin, inputs.end, <real*> mem.WxT)
     if s.indexed:
-        memset(das_sum + p0 * s.U * s.W, 0, (p1 - p0) * s.U * s.W * size)
+        memset(das_sum + panels.begin * s.U * s.width, 0,
+               (panels.end - panels.begin) * s.U * s.width * sizeof(real))
     barrier(threads)
-    while t1 > 0:
-        t0 = max(0, t1 - s.chunk)
-        m, rows = t0 * s.N, (t1 - t0) * s.N
-        if s.by_rows:
-            _backward_steps(s, threads, t0, t1, part(s.N, 1, thread, threads),
-                            part(s.N, 1, thread + 1, threads), 0, P, 0, s.units.panels, dhs,
-                            states, gates, das, WhT, dstates, zeros)
-        else:
-            _backward_steps(s, threads, t0, t1, 0, s.N, p0, p1, q0, q1, dhs, states, gates, das,
-                            WhT, dstates, zeros)
+    while end > 0:
+        begin = max(0, end - s.chunk)
+        m, rows = begin * s.N, (end - begin) * s.N
+        _backward_steps(s, mem, steps, begin, end, zeros)
         barrier(threads)
         # dWh = h^T da;  dWx, db = [x 1]^T da;  dx = da Wx^T
-        gradient(h0, h1, computed(s.columns), rows, states + m * s.h_row, s.h_row, das, panel,
-                 t1 < s.T, dWh_p, s.H * s.W, scratch, zeros)
+        gradient(h_rows.begin, h_rows.end, computed(s.columns), rows,
+                 <real*> mem.states + m * s.h_row, s.h_row, das, panel, end < s.T, dWh, h_panel,
+                 scratch, zeros)
         if s.indexed:
-            _sum_by_row(s, p0, p1, m, rows, index, das, das_sum)
+            _sum_by_row(s, mem, panels, m, rows, zeros)
         else:
-            gradient(d0, d1, computed(s.columns), rows, x + m * s.x_row, s.x_row, das, panel,
-                     t1 < s.T, dWx_p, (s.D + 1) * s.W, scratch, zeros)
-            if dxs is not None:
-                _input_gradient(s, thread, threads, m, rows, das, panel, WxT, zeros, scratch, dxs)
-        t1 = t0
+            gradient(x_rows.begin, x_rows.end, computed(s.columns), rows,
+                     <real*> mem.x + m * s.x_row, s.x_row, das, panel, end < s.T, dWx, x_panel,
+                     scratch, zeros)
+            if s.need_dx:
+                _input_gradient(s, mem, thread, threads, m, rows, das, panel, scratch, zeros)
+        end = begin
         barrier(threads)
     if s.indexed:
-        gradient(d0, d1, computed(s.columns), s.U, x, s.x_row, das_sum, s.U * s.W, False, dWx_p,
-                 (s.D + 1) * s.W, scratch, zeros)
-        if dxs is not None:
-            _input_gradient(s, thread, threads, 0, s.U, das_sum, s.U * s.W, WxT, zeros, scratch,
-                            dxs)
-    if h0 < h1:
-        unpack(dWh_p + h0 * s.W, s.H * s.W, h1 - h0, s.columns, &dWh[h0, 0],
-               dWh.strides[0] // size, dWh.strides[1] // size)
-    if d0 < min(d1, s.D):
-        unpack(dWx_p + d0 * s.W, (s.D + 1) * s.W, min(d1, s.D) - d0, s.columns, &dWx[d0, 0],
-               dWx.strides[0] // size, dWx.strides[1] // size)
-    if d0 <= s.D < d1:
-        unpack(dWx_p + s.D * s.W, (s.D + 1) * s.W, 1, s.columns, &db[0], 0,
-               db.strides[0] // size)
+        gradient(x_rows.begin, x_rows.end, computed(s.columns), s.U, <real*> mem.x, s.x_row,
+                 das_sum, s.U * s.width, False, dWx, x_panel, scratch, zeros)
+        if s.need_dx:
+            _input_gradient(s, mem, thread, threads, 0, s.U, das_sum, s.U * s.width, scratch,
+                            zeros)
+    if h_rows.begin < h_rows.end:
+        unpack(dWh + h_rows.begin * s.width, h_panel, h_rows.end - h_rows.begin, s.columns,
+               <real*> mem.dWh.data + h_rows.begin * mem.dWh.row, mem.dWh.row, mem.dWh.column)
+    if x_rows.begin < D_end:
+        unpack(dWx + x_rows.begin * s.width, x_panel, D_end - x_rows.begin, s.columns,
+               <real*> mem.dWx.data + x_rows.begin * mem.dWx.row, mem.dWx.row, mem.dWx.column)
+    if x_rows.begin <= s.D < x_rows.end:
+        unpack(dWx + s.D * s.width, x_panel, 1, s.columns, <real*> mem.db.data, mem.db.row,
+               mem.db.column)
 
 
 cdef void _backward_steps(
-    Layer s, int threads, Py_ssize_t t0, Py_ssize_t t1, Py_ssize_t n0, Py_ssize_t n1,
-    Py_ssize_t p0, Py_ssize_t p1, Py_ssize_t q0, Py_ssize_t q1, const real[:, :, :] dhs,
-    const real* states, const real* gates, real* das, const real* WhT, real* dstates,
+    const Sizes* s, const Memory* mem, Share share, Py_ssize_t begin, Py_ssize_t end,
     const real* zeros,
 ) noexcept nogil:
     """da_t = cell'(dh_t);  dh_{t-1} = dhs_{t-1} + da_t Wh^T"""
-    cdef Py_ssize_t size = sizeof(real), TN = s.T * s.N, K = s.columns.panels * s.W
-    cdef Py_ssize_t per_panel = s.columns.units, panel = s.chunk * s.N * s.W
-    cdef Py_ssize_t t, p, row
+    cdef Py_ssize_t K = s.P * s.width, per_panel = s.columns.units
+    cdef Py_ssize_t panel = s.chunk * s.N * s.width, dstate = s.N * s.h_row
+    cdef Py_ssize_t n0 = share.rows.begin, rows = share.rows.end - share.rows.begin
+    cdef Py_ssize_t first_unit = share.outputs.begin * s.width
+    cdef Py_ssize_t units = min(share.outputs.end * s.width, s.H) - first_unit
+    cdef Py_ssize_t t, p, m, unit
+    cdef real* dh = <real*> mem.dstates + n0 * s.h_row
+    cdef const real* gates
+    cdef const real* h
     cdef real* da
-    cdef Py_ssize_t columns = min(q1 * s.W, s.H) - q0 * s.W
     cdef const real* init
     cdef Py_ssize_t init_row, init_panel
-    cdef real* dh = dstates + n0 * s.h_row
     cdef Walk walk = _panels_of(s, panel)
-    for t in range(t1 - 1, t0 - 1, -1):
-        row = t * s.N + n0
-        da = das + ((t - t0) * s.N + n0) * s.W
-        for p in range(p0, p1):
-            cell_backward(s.cell, n1 - n0, units_of(s.columns, p), gates + (p * TN + row) * s.W,
-                          states + row * s.h_row + p * per_panel,
-                          states + (row + s.N) * s.h_row + p * per_panel, dh + p * per_panel,
-                          da + p * panel, s.h_row, s.state, s.N * s.h_row)
+    for t in range(end - 1, begin - 1, -1):
+        m = t * s.N + n0
+        h = <real*> mem.states + m * s.h_row
+        gates = <real*> mem.gates + m * s.width
+        da = <real*> mem.das + ((t - begin) * s.N + n0) * s.width
+        for p in range(share.panels.begin, share.panels.end):
+            unit = p * per_panel
+            cell_backward(s.cell, rows, units_of(s.columns, p), gates + p * s.T * s.N * s.width,
+                          h + unit, h + s.N * s.h_row + unit, dh + unit, da + p * panel, s.h_row,
+                          s.state, dstate)
         if not s.by_rows:
-            barrier(threads)
+            barrier(share.threads)
         if t > 0 and s.truncate > 0 and t % s.truncate == 0:
-            _cut(s, n0, n1, p0, p1, q0, columns, dhs, t - 1, dstates)
-        elif columns > 0:
+            _cut(s, mem, share, t - 1, zeros)
+        elif units > 0:
             if t > 0:
-                init, init_row = &dhs[n0, t - 1, q0 * s.W], dhs.strides[0] // size
-                init_panel = s.W
+                init = <real*> mem.dhs.data + n0 * mem.dhs.n + (t - 1) * mem.dhs.t + first_unit
+                init_row, init_panel = mem.dhs.n, s.width
             else:
                 init = zeros
                 init_row = init_panel = 0
-            product(n1 - n0, columns, s.columns.used, da, walk,
-                    WhT + q0 * K * s.W, K * s.W, init, init_row, init_panel, dh + q0 * s.W,
-                    s.h_row, s.W)
+            product(rows, units, s.columns.used, da, walk,
+                    <real*> mem.WhT + share.outputs.begin * K * s.width, K * s.width, init,
+                    init_row, init_panel, dh + first_unit, s.h_row, s.width)
         if not s.by_rows:
-            barrier(threads)
+            barrier(share.threads)
 
 
 cdef void _cut(
-    Layer s, Py_ssize_t n0, Py_ssize_t n1, Py_ssize_t p0, Py_ssize_t p1, Py_ssize_t q0,
-    Py_ssize_t columns, const real[:, :, :] dhs, Py_ssize_t t, real* dstates,
+    const Sizes* s, const Memory* mem, Share share, Py_ssize_t t, const real* zeros,
 ) noexcept nogil:
-    """dh_t = dhs_t and, of a cell state, dc_t = 0: nothing flows in from step t+1."""
-    cdef Py_ssize_t n, per_panel = s.columns.units
-    cdef Py_ssize_t u0 = min(p0 * per_panel, s.H), u1 = min(p1 * per_panel, s.H)
-    for n in range(n0, n1):
-        if columns > 0:
-            memcpy(dstates + n * s.h_row + q0 * s.W, &dhs[n, t, q0 * s.W], columns * sizeof(real))
-        if s.S == 2:
-            memset(dstates + (s.N + n) * s.h_row + u0, 0, (u1 - u0) * sizeof(real))
+    """dh_t = dhs_t and, of other states, dc_t = 0: nothing flows in from step t+1."""
+    cdef Py_ssize_t n, k, per_panel = s.columns.units
+    cdef Py_ssize_t h_begin = share.outputs.begin * s.width
+    cdef Py_ssize_t h_units = min(share.outputs.end * s.width, s.H) - h_begin
+    cdef Py_ssize_t begin = min(share.panels.begin * per_panel, s.H)
+    cdef Py_ssize_t units = min(share.panels.end * per_panel, s.H) - begin
+    cdef real* dstates = <real*> mem.dstates
+    cdef const real* dhs = <real*> mem.dhs.data
+    for n in range(share.rows.begin, share.rows.end):
+        if h_units > 0:
+            memcpy(dstates + n * s.h_row + h_begin, dhs + n * mem.dhs.n + t * mem.dhs.t + h_begin,
+                   h_units * sizeof(real))
+        for k in range(1, s.S):
+            memset(dstates + (k * s.N + n) * s.h_row + begin, 0, units * sizeof(real))
 
 
 cdef void _sum_by_row(
-    Layer s, Py_ssize_t p0, Py_ssize_t p1, Py_ssize_t m0, Py_ssize_t rows, const int64_t* index,
-    const real* das, real* das_sum,
+    const Sizes* s, const Memory* mem, Range panels, Py_ssize_t m, Py_ssize_t rows,
+    const real* zeros,
 ) noexcept nogil:
-    """Adds da of rows m0 ... to the sums for the rows of x that they used."""
-    cdef Py_ssize_t p, m
-    for p in range(p0, p1):
-        for m in range(rows):
-            add(s.W, das + (p * s.chunk * s.N + m) * s.W,
-                das_sum + (p * s.U + index[m0 + m]) * s.W)
+    """Adds da of rows m ... to the sums for the rows of x that they used."""
+    cdef Py_ssize_t p, r
+    cdef const real* das
+    cdef real* sums
+    for p in range(panels.begin, panels.end):
+        das = <real*> mem.das + p * s.chunk * s.N * s.width
+        sums = <real*> mem.das_sum + p * s.U * s.width
+        for r in range(rows):
+            add(s.width, das + r * s.width, sums + mem.index[m + r] * s.width)
 
 
 cdef void _input_gradient(
-    Layer s, int thread, int threads, Py_ssize_t first, Py_ssize_t rows, const real* das,
-    Py_ssize_t panel, const real* WxT, const real* zeros, real* scratch, real[:, :, ::1] dxs,
+    const Sizes* s, const Memory* mem, int thread, int threads, Py_ssize_t first, Py_ssize_t rows,
+    const real* das, Py_ssize_t panel, real* scratch, const real* zeros,
 ) noexcept nogil:
     """dx = da Wx^T for rows `first` ... of x, by way of a block of them in time-major order."""
-    cdef Py_ssize_t K = s.columns.panels * s.W, row = computed(s.inputs), m, r, n
-    cdef Py_ssize_t m1 = part(rows, 6, thread + 1, threads)
-    cdef real* out
-    m = part(rows, 6, thread, threads)
-    while m < m1:
-        n = min(DX_ROWS, m1 - m)
-        product(n, row, s.columns.used, das + m * s.W, _panels_of(s, panel), WxT, K * s.W, zeros,
-                0, 0, scratch, row, s.W)
-        for r in range(first + m, first + m + n):
-            out = &dxs[0, r, 0] if s.indexed else &dxs[r % s.N, r // s.N, 0]
-            memcpy(out, scratch + (r - first - m) * row, s.D * sizeof(real))
+    cdef Py_ssize_t row = computed(s.inputs), K = s.P * s.width, m, r, n
+    cdef Range share = _range(rows, 6, thread, threads)
+    m = share.begin
+    while m < share.end:
+        n = min(DX_ROWS, share.end - m)
+        product(n, row, s.columns.used, das + m * s.width, _panels_of(s, panel),
+                <real*> mem.WxT, K * s.width, zeros, 0, 0, scratch, row, s.width)
+        for r in range(n):
+            memcpy(_row(s, &mem.dxs, first + m + r, zeros), scratch + r * row, s.D * sizeof(real))
         m += n
 
 
-cdef inline Walk _panels_of(Layer s, Py_ssize_t panel) noexcept nogil:
-    """A is a matrix in panels (P, rows, W), `panel` apart."""
+cdef inline Walk _panels_of(const Sizes* s, Py_ssize_t panel) noexcept nogil:
+    """A is a matrix in panels (P, rows, width), `panel` apart."""
     cdef Walk walk
-    walk.row, walk.tile, walk.k_stride, walk.width, walk.block = s.W, s.W, 1, s.W, panel
+    walk.row, walk.tile, walk.k_stride, walk.width, walk.block = (
+        s.width, s.width, 1, s.width, panel)
     return walk

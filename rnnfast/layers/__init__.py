@@ -11,7 +11,17 @@ Letters in shapes: N batch rows, T time steps, D input size, H hidden size, V vo
 """
 
 from .affine import TimeAffine
+from .base import Layer
 from .embedding import TimeEmbedding
-from .recurrent import LSTM, RNN, TimeLSTM, TimeRNN
+from .recurrent import LSTM, RNN, TIME_LAYERS, TimeLSTM, TimeRNN
 
-__all__ = ["LSTM", "RNN", "TimeAffine", "TimeEmbedding", "TimeLSTM", "TimeRNN"]
+__all__ = [
+    "LSTM",
+    "RNN",
+    "TIME_LAYERS",
+    "Layer",
+    "TimeAffine",
+    "TimeEmbedding",
+    "TimeLSTM",
+    "TimeRNN",
+]

@@ -1,110 +1,146 @@
 """What every layer has: parameters, their gradients, and checks of both."""
 
+from collections.abc import Sequence
+from operator import is_
+from typing import Any
+
 import numpy as np
 
-from .. import kernels
 from .._checks import aligned, as_weights, check_shape
-from .._ops import HasOps
+from .._ops import HasOps, Ops
+from .._types import Array
 
 
 class Layer(HasOps):
     """`params`, `grads`, and what `backward` needs of the last `forward`.
 
-    `training` tells a layer that treats training and evaluation differently which of the two it
-    is in.
+    `params[i][...]` may be changed at any time between backward and forward. Between forward and
+    backward it should not be: backward takes what it needs of the outputs from forward and the
+    weights as they are then, so that its gradients would be those of neither. Where another array
+    has been put into the list since forward, backward raises an error.
+
+    Attributes
+    ----------
+    params, grads : lists of arrays, which keep their identity
+    training : bool
+        For layers that treat training and evaluation differently: which of the two it is.
     """
 
-    training = True
+    params: list[Array]
+    grads: list[Array]
+    training: bool = True
 
-    def __init__(self, ops=kernels, **weights):
-        self.ops = ops
+    def __init__(self, ops: Ops | None = None, **weights: Any) -> None:
+        super().__init__(ops)
         self._names = tuple(weights)
         self.params = list(as_weights(**weights))
         self.grads = [np.zeros_like(W, subok=False) for W in self.params]
         self._sizes = [W.shape for W in self.params]
+        self._cache: Any = None
         self._dtype = self.params[0].dtype
-        self._cache = None
-        self._check_params()
+        # arrays that were found good, and the weights of the last forward
+        self._good_params: tuple[Array, ...] = ()
+        self._good_grads: tuple[Array, ...] = ()
+        self._weights: tuple[Array, ...] = ()
+        self._forward_params: tuple[Array, ...] = ()
+        self._checked_params()
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         """Dtype of the weights, and so of everything that the layer returns."""
         return self.params[0].dtype
 
-    def named_params(self):
+    def named_params(self) -> dict[str, Array]:
         """`params` by name, such as {"W": array, "b": array}, in their order."""
         return dict(zip(self._names, self.params, strict=True))
 
-    def named_grads(self):
+    def named_grads(self) -> dict[str, Array]:
         """`grads` by the names of the parameters, in their order."""
         return dict(zip(self._names, self.grads, strict=True))
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """Keyword arguments, as JSON has them, that make the layer again from its weights."""
         return {}
 
-    def _shapes(self):
+    def _shapes(self) -> tuple[tuple[int | str, ...], ...]:
         """Shapes that the weights must have, in the order of `params`, from their own sizes."""
         raise NotImplementedError
 
-    def _checked_params(self):
-        """`params`, whose entries somebody may have replaced since they were last looked at."""
-        if self._as_made():
-            return self.params
-        return self._check_params()
+    def _checked_params(self) -> tuple[Array, ...]:
+        """`params`, aligned, whose entries, like those of `grads`, somebody may have replaced.
 
-    def _as_made(self):
-        """Whether weights and gradients have the types and sizes that were checked before: as
-        nearly always, and small layers must not spend their time on checks."""
-        if not len(self.params) == len(self.grads) == len(self._sizes):
-            return False
-        return all(
-            type(W) is type(dW) is np.ndarray
-            and W.shape == dW.shape == size
-            and W.dtype == dW.dtype == self._dtype
-            and W.flags.aligned
-            and dW.flags.behaved
-            for W, dW, size in zip(self.params, self.grads, self._sizes, strict=True)
-        )
-
-    def _check_params(self):
-        """`params`, aligned, or an error that says what is wrong with which of them."""
+        Small layers must not spend their time on checks: the arrays that were good before are
+        good, since nobody changes the shape of an array in place, and the kernels would tell.
+        """
+        if same(self.params, self._good_params) and same(self.grads, self._good_grads):
+            return self._weights
         for name, arrays in (("params", self.params), ("grads", self.grads)):
             if len(arrays) != len(self._names):
                 raise ValueError(
                     f"{name}: expected {len(self._names)} arrays ({', '.join(self._names)}), "
                     f"got {len(arrays)}; leave the arrays in {name}, and write into them"
                 )
-        for name, W in zip(self._names, self.params, strict=True):
-            if not isinstance(W, np.ndarray):
-                raise TypeError(
-                    f"{name}: expected an array, got {type(W).__name__}; "
-                    "leave the arrays in params, and write into them"
-                )
-        weights = as_weights(**dict(zip(self._names, self.params, strict=True)))
+            for label, array in zip(self._names, arrays, strict=True):
+                if not isinstance(array, np.ndarray):
+                    raise TypeError(
+                        f"{label if name == 'params' else 'gradient of ' + label}: expected a "
+                        f"writable array, got {type(array).__name__}; leave the arrays in {name}, "
+                        "and write into them"
+                    )
+        weights = as_weights(**self.named_params())
         for name, W, shape in zip(self._names, weights, self._shapes(), strict=True):
             check_shape(name, W, shape)
         # the kernels trust that gradients, and what forward kept, fit the weights of now
+        dtype = weights[0].dtype
+        retyped = dtype != self._dtype and all(dW.dtype == dtype for dW in self.grads)
         for name, W, dW, size in zip(self._names, weights, self.grads, self._sizes, strict=True):
-            if not isinstance(dW, np.ndarray) or not dW.flags.behaved:
-                array = isinstance(dW, np.ndarray)
-                got = "one that is read-only or not aligned" if array else type(dW).__name__
-                raise TypeError(
-                    f"gradient of {name}: expected a writable array, got {got}; "
-                    "leave the arrays in grads, and write into them"
-                )
-            if W.shape != size or (W.shape, W.dtype) != (dW.shape, dW.dtype):
+            if W.shape != size or (W.dtype != self._dtype and not retyped):
                 raise ValueError(
-                    f"{name}: expected shape {size} and dtype {dW.dtype} as when the layer was "
-                    f"made, got {W.shape} and {W.dtype} with a gradient of shape {dW.shape}; "
-                    "make a new layer for other weights"
+                    f"{name}: expected shape {size} and dtype {self._dtype} as when the layer was "
+                    f"made, got {W.shape} and {W.dtype}; make a new layer for other weights"
                 )
+            if (dW.shape, dW.dtype) != (W.shape, W.dtype):
+                raise ValueError(
+                    f"gradient of {name}: expected shape {W.shape} and dtype {W.dtype} as {name} "
+                    f"has, got {dW.shape} and {dW.dtype}; leave the arrays in grads, and write "
+                    "into them"
+                )
+        self._dtype = dtype
+        if all(W.flags.aligned for W in weights):
+            self._good_params, self._good_grads = tuple(self.params), tuple(self.grads)
+            self._weights = weights
         return tuple(map(aligned, weights))
 
-    def _require_cache(self):
+    def _writable_grads(self) -> list[Array]:
+        """`grads`, which a layer out of a file or another process may have read-only."""
+        for name, dW in zip(self._names, self.grads, strict=True):
+            if not dW.flags.behaved:
+                raise TypeError(
+                    f"gradient of {name}: expected a writable array, got one that is read-only or "
+                    "not aligned; leave the arrays in grads, and write into them"
+                )
+        return self.grads
+
+    def _keep(self, cache: Any) -> None:
+        """At the end of forward: what backward needs, and which weights it was made with."""
+        self._cache, self._forward_params = cache, tuple(self.params)
+
+    def _require_cache(self) -> Any:
+        """At the beginning of backward: what forward kept."""
         if self._cache is None:
             raise RuntimeError(
                 f"{type(self).__name__}.backward: expected a forward call before it, with the "
                 "same ops, got none; call forward first"
             )
+        for name, now, then in zip(self._names, self.params, self._forward_params, strict=False):
+            if now is not then:
+                raise RuntimeError(
+                    f"{type(self).__name__}.backward: expected the weights of the last forward "
+                    f"call, got another array as {name}; call forward first"
+                )
         return self._cache
+
+
+def same(arrays: Sequence[Array | None], others: Sequence[Array | None]) -> bool:
+    """Whether two sequences hold the same objects."""
+    return len(arrays) == len(others) and all(map(is_, arrays, others))

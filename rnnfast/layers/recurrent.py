@@ -1,312 +1,335 @@
 """Recurrent layers: one step, and a block of time steps.
 
-Letters in shapes: N batch rows, T time steps, D input size, H hidden size, G gates.
+Letters in shapes: N batch rows, T time steps, D input size, H hidden size, G gates, S states.
 """
+
+from typing import Any
 
 import numpy as np
 
-from .. import kernels
+from .. import cells
 from .._checks import as_count, as_floats, as_ids
-from .base import Layer
+from .._ops import Ops
+from .._types import Array, ArrayLike, Ids, Shape
+from .base import Layer, same
 
 
-class _Recurrent(Layer):
-    """Weights Wx (D, G*H), Wh (H, G*H), b (G*H,) of a cell with G gates."""
+class Recurrent(Layer):
+    """A layer with the weights of a `cell`: Wx (D, G*H), Wh (H, G*H), b (G*H,)."""
 
-    gates = 1
-    state_hint = "a state has a row for every row of x"
+    cell: cells.Cell
 
-    def __init__(self, Wx, Wh, b, ops=kernels):
+    def __init__(self, Wx: Array, Wh: Array, b: Array, ops: Ops | None = None) -> None:
         super().__init__(ops, Wx=Wx, Wh=Wh, b=b)
+        self._output_shape: Shape = ()
 
     @property
-    def hidden_size(self):
+    def hidden_size(self) -> int:
+        """H"""
         return self.params[1].shape[0]
 
-    def _shapes(self):
-        columns = self.gates * self.params[1].shape[0] if self.params[1].ndim else "G*H"
+    def _shapes(self) -> tuple[tuple[int | str, ...], ...]:
+        columns = self.cell.G * self.params[1].shape[0] if self.params[1].ndim else "G*H"
         return ("D", columns), ("H", columns), (columns,)
 
-    def _start_forward(self, xs, name, shape, index=None, **states):
-        """Checked input and weights, and the initial states; remembers the shape of the output."""
-        *checked, self._output_shape = self._checked_forward(xs, name, shape, index, **states)
-        return checked
+    def _stacked(self, rows: int, states: dict[str, ArrayLike | None], hint: str) -> Array | None:
+        """States, or gradients of them, by name: one array (S, N, H), zeros where they are None."""
+        if all(state is None for state in states.values()):
+            return None
+        shape = (rows, self.hidden_size)
+        stacked = np.zeros((len(states), *shape), self.dtype)
+        for k, (name, state) in enumerate(states.items()):
+            if state is not None:
+                stacked[k] = as_floats(name, state, self.dtype, shape, hint)
+        return stacked
 
-    def _checked_forward(self, xs, name, shape, index=None, **states):
-        """Checked input and weights, the initial states, zeros where they are None, and the shape
-        of the output but for its last axis."""
-        weights = self._checked_params()
-        if index is not None:
-            shape = ("U",)
-        xs = as_floats(name, xs, self.dtype, (*shape, weights[0].shape[0]))
-        if index is not None:
-            index = as_ids("index", index, len(xs), ("N", "T"))
-        output_shape = xs.shape[:-1] if index is None else index.shape
-        states = self._checked_states(output_shape[0], states, self.state_hint)
-        return xs, index, weights, states, output_shape
-
-    def _start_backward(self, dhs, name, **states):
-        """Checked gradient, what forward kept, Wx and Wh, and the gradients of the last states."""
-        cache = self._require_cache()
-        shape = self._output_shape
-        Wx, Wh, _ = self._checked_params()
+    def _backward(
+        self,
+        name: str,
+        dhs: ArrayLike,
+        dlast: dict[str, ArrayLike | None],
+        *,
+        truncate: int = 0,
+        need_dx: bool = True,
+    ) -> tuple[Array | None, Array]:
+        """Gradient of the outputs, in their shape, and of the last states by name -> that of the
+        input, and of the initial states (S, N, H)."""
+        weights, shape = self._checked_params(), self._output_shape
+        cache, grads = self._require_cache(), self._writable_grads()
         hint = "the gradient has the shape of what forward returned last"
         dhs = as_floats(name, dhs, self.dtype, (*shape, self.hidden_size), hint)
-        return dhs, cache, (Wx, Wh), self._checked_states(shape[0], states, hint)
-
-    def _given_state(self, name, state):
-        """A copy of a state that a caller sets, so that changing the original has no effect."""
-        if state is None:
-            return None
-        return as_floats(name, state, self.dtype, ("N", self.hidden_size)).copy()
-
-    def _checked_states(self, rows, states, hint):
-        shape = (rows, self.hidden_size)
-        return [
-            np.zeros(shape, self.dtype)
-            if state is None
-            else as_floats(name, state, self.dtype, shape, hint)
-            for name, state in states.items()
-        ]
+        dstates = self._stacked(shape[0], dlast, hint)
+        return self.ops.recurrent_backward(
+            self.cell,
+            dhs if dhs.ndim == 3 else dhs[:, None],
+            dstates,
+            cache,
+            weights[:2],
+            grads,
+            truncate=truncate,
+            need_dx=need_dx,
+        )
 
 
-class RNN(_Recurrent):
-    """One step of a plain recurrent layer: h = tanh(x Wx + h_prev Wh + b).
+class _Step(Recurrent):
+    """One time step, whose states come and go as arguments."""
 
-    Parameters
-    ----------
-    Wx, Wh, b : arrays of shapes (D, H), (H, H), (H,), float32 or float64
-    ops : module with the arithmetic, keyword-only
+    def __init__(self, Wx: Array, Wh: Array, b: Array, *, ops: Ops | None = None) -> None:
+        """
+        Parameters
+        ----------
+        Wx, Wh, b : arrays of shapes (D, G*H), (H, G*H), (G*H,), float32 or float64
+        ops : module with the arithmetic, keyword-only
 
-    Raises
-    ------
-    TypeError, ValueError
-        Where a dtype or a shape does not fit; here and in `forward` and `backward`.
-    """
-
-    def __init__(self, Wx, Wh, b, *, ops=kernels):
+        Raises
+        ------
+        TypeError, ValueError
+            Where a dtype or a shape does not fit; here and in `forward` and `backward`.
+        """
         super().__init__(Wx, Wh, b, ops)
 
-    def forward(self, x, h_prev):
-        """x (N, D), h_prev (N, H) -> h (N, H)."""
-        x, _, weights, (h_prev,) = self._start_forward(x, "x", ("N",), h_prev=h_prev)
-        _, h, self._cache = self.ops.rnn_forward(x[:, None], *weights, h_prev, cache=self._cache)
-        return h
+    def _forward(self, x: ArrayLike, **states: ArrayLike) -> Array:
+        """The states after the step, (S, N, H)."""
+        weights = self._checked_params()
+        x = as_floats("x", x, self.dtype, ("N", len(weights[0])))
+        first = self._stacked(len(x), states, "a state has a row for every row of x")
+        _, last, cache = self.ops.recurrent_forward(
+            self.cell, x[:, None], weights, first, cache=self._cache
+        )
+        self._output_shape = x.shape[:1]
+        self._keep(cache)
+        return last
 
-    def backward(self, dh_next):
+
+class RNN(_Step):
+    """One step of a plain recurrent layer: h = tanh(x Wx + h_prev Wh + b)."""
+
+    cell = cells.RNN
+
+    def forward(self, x: ArrayLike, h_prev: ArrayLike) -> Array:
+        """x (N, D), h_prev (N, H) -> h (N, H)."""
+        return self._forward(x, h_prev=h_prev)[0]
+
+    def backward(self, dh_next: ArrayLike) -> tuple[Array, Array]:
         """Gradient of h (N, H) -> gradients of x (N, D) and of h_prev (N, H); fills `grads`."""
-        dhs, cache, weights, (dh,) = self._start_backward(dh_next, "dh_next", dh=None)
-        dxs, dh_prev = self.ops.rnn_backward(dhs[:, None], dh, cache, *weights, *self.grads)
+        dxs, (dh_prev,) = self._backward("dh_next", dh_next, {})
         return dxs[:, 0], dh_prev
 
 
-class LSTM(_Recurrent):
+class LSTM(_Step):
     """One step of an LSTM. The columns of a = x Wx + h_prev Wh + b are the gates f, g, i, o:
 
     c = sigmoid(a_f) c_prev + tanh(a_g) sigmoid(a_i);  h = sigmoid(a_o) tanh(c)
-
-    Parameters
-    ----------
-    Wx, Wh, b : arrays of shapes (D, 4H), (H, 4H), (4H,), float32 or float64
-    ops : module with the arithmetic, keyword-only
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where a dtype or a shape does not fit; here and in `forward` and `backward`.
     """
 
-    gates = 4
+    cell = cells.LSTM
 
-    def __init__(self, Wx, Wh, b, *, ops=kernels):
-        super().__init__(Wx, Wh, b, ops)
-
-    def forward(self, x, h_prev, c_prev):
+    def forward(self, x: ArrayLike, h_prev: ArrayLike, c_prev: ArrayLike) -> tuple[Array, Array]:
         """x (N, D), h_prev and c_prev (N, H) -> h, c, both (N, H)."""
-        x, _, weights, states = self._start_forward(x, "x", ("N",), h_prev=h_prev, c_prev=c_prev)
-        _, h, c, self._cache = self.ops.lstm_forward(
-            x[:, None], *weights, *states, cache=self._cache
-        )
+        h, c = self._forward(x, h_prev=h_prev, c_prev=c_prev)
         return h, c
 
-    def backward(self, dh_next, dc_next):
+    def backward(self, dh_next: ArrayLike, dc_next: ArrayLike) -> tuple[Array, Array, Array]:
         """Gradients of h and c, (N, H) -> those of x (N, D), h_prev and c_prev; fills `grads`."""
-        dhs, cache, weights, (dh, dc) = self._start_backward(
-            dh_next, "dh_next", dh=None, dc_next=dc_next
-        )
-        dxs, dh_prev, dc_prev = self.ops.lstm_backward(
-            dhs[:, None], dh, dc, cache, *weights, *self.grads
-        )
+        dlast = {"dh": None, "dc_next": dc_next}
+        dxs, (dh_prev, dc_prev) = self._backward("dh_next", dh_next, dlast)
         return dxs[:, 0], dh_prev, dc_prev
 
 
-class _TimeRecurrent(_Recurrent):
-    state_hint = "reset_state() or set_state() fits the state to a batch of another size"
+class TimeRecurrent(Recurrent):
+    """A cell over a block of T steps.
 
-    def config(self):
-        return {"stateful": self.stateful, "truncate_size": self.truncate_size}
+    Attributes
+    ----------
+    h, and c where the cell has one : last state (N, H) of the last forward, or None
+    dh, and dc : gradient (N, H) of the initial state, from the last backward, or None
+    stateful : bool
+        Whether a block starts from the last states of the block before (truncated BPTT) or from
+        zeros. Gradients never flow from one block into another.
+    """
 
-    def infer(self, xs, states=None, *, index=None):
+    h: Array | None
+    dh: Array | None
+    stateful: bool
+
+    def __init__(
+        self,
+        Wx: Array,
+        Wh: Array,
+        b: Array,
+        stateful: bool = False,
+        *,
+        truncate_size: int | None = None,
+        ops: Ops | None = None,
+    ) -> None:
+        """
+        Parameters
+        ----------
+        Wx, Wh, b : arrays of shapes (D, G*H), (H, G*H), (G*H,), float32 or float64
+        stateful : bool
+            Whether a block starts from the last states of the block before, or from zeros.
+        truncate_size : int or None, keyword-only
+            k >= 1: in the backward pass nothing flows from step t+1 into step t where
+            (t+1) % k == 0, as if blocks of k steps had been run one by one; the forward pass is
+            the same.
+        ops : module with the arithmetic, keyword-only
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where a dtype or a shape does not fit, a carried state of another batch size included;
+            here and in `forward`, `backward` and `set_state`. Nothing has changed then.
+        """
+        super().__init__(Wx, Wh, b, ops)
+        self.stateful = stateful
+        self.truncate_size = truncate_size
+        self._set_states(None)
+        self._set_states(None, "d")
+
+    def forward(self, xs: ArrayLike, *, index: ArrayLike | None = None) -> Array:
+        """xs (N, T, D) -> hs (N, T, H).
+
+        With an index (N, T) of integers the input is xs[index], xs being (U, D), and its gradient
+        is (U, D) too: rows that are used often are multiplied with Wx once.
+        """
+        weights = self._checked_params()
+        xs, index, shape = self._checked_input(xs, index)
+        states = self._carried(shape[0]) if self.stateful else None
+        hs, last, cache = self.ops.recurrent_forward(
+            self.cell, xs, weights, states, index=index, cache=self._cache
+        )
+        self._output_shape = shape
+        self._keep(cache)
+        self._set_states(last)
+        return hs
+
+    def infer(
+        self,
+        xs: ArrayLike,
+        states: ArrayLike | None = None,
+        *,
+        index: ArrayLike | None = None,
+    ) -> tuple[Array, Array]:
         """What `forward` returns from given states, and the states after it: hs, states (S, N, H).
 
         Nothing of the layer changes: neither the states that it carries nor what backward needs.
         `states` as this method returns them, h first, then c where there is one; None is zeros.
         """
-        names = ("h", "c")[: 2 if self.gates == 4 else 1]
-        given = dict(zip(names, [None] * len(names) if states is None else states, strict=True))
-        xs, index, weights, first, _ = self._checked_forward(xs, "xs", ("N", "T"), index, **given)
-        forward = self.ops.lstm_forward if self.gates == 4 else self.ops.rnn_forward
-        hs, *last, _ = forward(xs, *weights, *first, index=index)
-        return hs, np.stack(last)
+        weights = self._checked_params()
+        xs, index, shape = self._checked_input(xs, index)
+        if states is not None:
+            expected = (self.cell.S, shape[0], self.hidden_size)
+            states = as_floats("states", states, self.dtype, expected)
+        hs, last, _ = self.ops.recurrent_forward(self.cell, xs, weights, states, index=index)
+        return hs, last
+
+    def backward(
+        self,
+        dhs: ArrayLike,
+        *,
+        dh: ArrayLike | None = None,
+        dc: ArrayLike | None = None,
+        need_dx: bool = True,
+    ) -> Array | None:
+        """Gradient of hs (N, T, H) -> gradient of xs (N, T, D); fills `grads`, sets `dh`, `dc`.
+
+        dh, dc (N, H): gradients that arrive at the last states besides (zero if None).
+        Unless `need_dx`, the gradient of xs is not computed, and None is returned.
+        """
+        dlast = self._named_states({"h": dh, "c": dc}, "d")
+        dxs, dfirst = self._backward("dhs", dhs, dlast, truncate=self._truncate, need_dx=need_dx)
+        self._set_states(dfirst, "d")
+        return dxs
+
+    def set_state(self, h: ArrayLike | None, c: ArrayLike | None = None) -> None:
+        """Let the next block of a stateful layer start from h and c (N, H); None is zeros."""
+        shape = ("N", self.hidden_size)
+        # copies, so that changing the originals has no effect
+        states = {
+            name: None if state is None else as_floats(name, state, self.dtype, shape).copy()
+            for name, state in self._named_states({"h": h, "c": c}).items()
+        }
+        for name, state in states.items():
+            setattr(self, name, state)
+
+    def get_state(self) -> tuple[Array | None, ...]:
+        """The arguments that bring `set_state` back here."""
+        return tuple(getattr(self, name) for name in self.cell.states)
+
+    def reset_state(self) -> None:
+        """Let the next block start from zeros."""
+        self._set_states(None)
+
+    def config(self) -> dict[str, Any]:
+        return {"stateful": self.stateful, "truncate_size": self.truncate_size}
 
     @property
-    def truncate_size(self):
+    def truncate_size(self) -> int | None:
         """Steps between two cuts of the gradient through time, or None for no cut."""
         return self._truncate or None
 
     @truncate_size.setter
-    def truncate_size(self, size):
+    def truncate_size(self, size: int | None) -> None:
         hint = "None lets gradients flow through the whole block"
         self._truncate = 0 if size is None else as_count("truncate_size", size, hint=hint)
 
+    def _checked_input(
+        self, xs: ArrayLike, index: ArrayLike | None
+    ) -> tuple[Array, Ids | None, Shape]:
+        """Input and index, and the shape of the output but for its last axis."""
+        D = self.params[0].shape[0]
+        if index is None:
+            xs = as_floats("xs", xs, self.dtype, ("N", "T", D))
+            return xs, None, xs.shape[:2]
+        xs = as_floats("xs", xs, self.dtype, ("U", D))
+        index = as_ids("index", index, len(xs), ("N", "T"))
+        return xs, index, index.shape
 
-class TimeRNN(_TimeRecurrent):
-    """A plain recurrent layer over a block of T steps: h_t = tanh(x_t Wx + h_{t-1} Wh + b).
+    def _carried(self, rows: int) -> Array | None:
+        """The states that the last forward left, unless somebody has set others: (S, N, H)."""
+        parts = self.get_state()
+        if self._last is not None and self._last.shape[1] == rows and same(parts, self._parts):
+            return self._last
+        states = dict(zip(self.cell.states, parts, strict=True))
+        hint = "reset_state() or set_state() fits the state to a batch of another size"
+        return self._stacked(rows, states, hint)
 
-    Parameters
-    ----------
-    Wx, Wh, b : arrays of shapes (D, H), (H, H), (H,), float32 or float64
-    stateful : bool
-        Whether a block starts from the last state of the block before (truncated BPTT) or from
-        zeros. Gradients never flow from one block into another.
-    truncate_size : int or None, keyword-only
-        k >= 1: in the backward pass nothing flows from step t+1 into step t where (t+1) % k == 0,
-        as if blocks of k steps had been run one by one; the forward pass is the same.
-    ops : module with the arithmetic, keyword-only
+    def _set_states(self, states: Array | None, prefix: str = "") -> None:
+        """Let the attributes be the parts of (S, N, H), or None."""
+        parts = (None,) * self.cell.S if states is None else tuple(states)
+        if not prefix:
+            self._last, self._parts = states, parts
+        for name, part in zip(self.cell.states, parts, strict=True):
+            setattr(self, prefix + name, part)
 
-    Attributes
-    ----------
-    h : last state (N, H) of the last forward, or None
-    dh : gradient (N, H) of the initial state, from the last backward, or None
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where a dtype or a shape does not fit, a carried state of another batch size included;
-        here and in `forward`, `backward` and `set_state`. Nothing has changed then.
-    """
-
-    def __init__(self, Wx, Wh, b, stateful=False, *, truncate_size=None, ops=kernels):
-        super().__init__(Wx, Wh, b, ops)
-        self.stateful = stateful
-        self.truncate_size = truncate_size
-        self.h = self.dh = None
-
-    def forward(self, xs, *, index=None):
-        """xs (N, T, D) -> hs (N, T, H).
-
-        With an index (N, T) of integers the input is xs[index], xs being (U, D), and its gradient
-        is (U, D) too: rows that are used often are multiplied with Wx once.
-        """
-        carried = self.h if self.stateful else None
-        xs, index, weights, (h,) = self._start_forward(xs, "xs", ("N", "T"), index, h=carried)
-        hs, self.h, self._cache = self.ops.rnn_forward(
-            xs, *weights, h, index=index, cache=self._cache
-        )
-        return hs
-
-    def backward(self, dhs, *, dh=None, need_dx=True):
-        """Gradient of hs (N, T, H) -> gradient of xs (N, T, D); fills `grads` and sets `dh`.
-
-        dh (N, H): gradient that arrives at the last state besides (zero if None).
-        Unless `need_dx`, the gradient of xs is not computed, and None is returned.
-        """
-        dhs, cache, weights, (dh,) = self._start_backward(dhs, "dhs", dh=dh)
-        dxs, self.dh = self.ops.rnn_backward(
-            dhs, dh, cache, *weights, *self.grads, truncate=self._truncate, need_dx=need_dx
-        )
-        return dxs
-
-    def set_state(self, h):
-        """Let the next block of a stateful layer start from h (N, H); None is zeros."""
-        self.h = self._given_state("h", h)
-
-    def get_state(self):
-        """The arguments that bring `set_state` back here."""
-        return (self.h,)
-
-    def reset_state(self):
-        """Let the next block start from zeros."""
-        self.h = None
+    def _named_states(
+        self, given: dict[str, ArrayLike | None], prefix: str = ""
+    ) -> dict[str, ArrayLike | None]:
+        """Those of the given states that the cell has; an error if there are others."""
+        for name, state in given.items():
+            if state is not None and name not in self.cell.states:
+                raise TypeError(
+                    f"{prefix}{name}: expected None, since a {type(self).__name__} has the states "
+                    f"{', '.join(self.cell.states)} alone, got {type(state).__name__}; leave it out"
+                )
+        return {prefix + name: given[name] for name in self.cell.states}
 
 
-class TimeLSTM(_TimeRecurrent):
-    """An LSTM layer over a block of T steps; gate columns f, g, i, o (see `LSTM`).
+class TimeRNN(TimeRecurrent):
+    """A plain recurrent layer over a block of T steps: h_t = tanh(x_t Wx + h_{t-1} Wh + b)."""
 
-    Parameters
-    ----------
-    Wx, Wh, b : arrays of shapes (D, 4H), (H, 4H), (4H,), float32 or float64
-    stateful : bool
-        Whether a block starts from the last state and cell of the block before (truncated BPTT)
-        or from zeros. Gradients never flow from one block into another.
-    truncate_size : int or None, keyword-only
-        k >= 1: in the backward pass nothing flows from step t+1 into step t where (t+1) % k == 0,
-        as if blocks of k steps had been run one by one; the forward pass is the same.
-    ops : module with the arithmetic, keyword-only
+    cell = cells.RNN
 
-    Attributes
-    ----------
-    h, c : last state and cell (N, H) of the last forward, or None
-    dh, dc : gradients (N, H) of the initial state and cell, from the last backward, or None
 
-    Raises
-    ------
-    TypeError, ValueError
-        Where a dtype or a shape does not fit, a carried state of another batch size included;
-        here and in `forward`, `backward` and `set_state`. Nothing has changed then.
-    """
+class TimeLSTM(TimeRecurrent):
+    """An LSTM layer over a block of T steps; gate columns f, g, i, o (see `LSTM`)."""
 
-    gates = 4
+    cell = cells.LSTM
+    c: Array | None
+    dc: Array | None
 
-    def __init__(self, Wx, Wh, b, stateful=False, *, truncate_size=None, ops=kernels):
-        super().__init__(Wx, Wh, b, ops)
-        self.stateful = stateful
-        self.truncate_size = truncate_size
-        self.h = self.c = self.dh = self.dc = None
 
-    def forward(self, xs, *, index=None):
-        """xs (N, T, D) -> hs (N, T, H).
-
-        With an index (N, T) of integers the input is xs[index], xs being (U, D), and its gradient
-        is (U, D) too: rows that are used often are multiplied with Wx once.
-        """
-        h, c = (self.h, self.c) if self.stateful else (None, None)
-        xs, index, weights, states = self._start_forward(xs, "xs", ("N", "T"), index, h=h, c=c)
-        hs, self.h, self.c, self._cache = self.ops.lstm_forward(
-            xs, *weights, *states, index=index, cache=self._cache
-        )
-        return hs
-
-    def backward(self, dhs, *, dh=None, dc=None, need_dx=True):
-        """Gradient of hs (N, T, H) -> gradient of xs (N, T, D); fills `grads`, sets `dh`, `dc`.
-
-        dh, dc (N, H): gradients that arrive at the last state and cell besides (zero if None).
-        Unless `need_dx`, the gradient of xs is not computed, and None is returned.
-        """
-        dhs, cache, weights, states = self._start_backward(dhs, "dhs", dh=dh, dc=dc)
-        dxs, self.dh, self.dc = self.ops.lstm_backward(
-            dhs, *states, cache, *weights, *self.grads, truncate=self._truncate, need_dx=need_dx
-        )
-        return dxs
-
-    def set_state(self, h, c=None):
-        """Let the next block of a stateful layer start from h and c (N, H); None is zeros."""
-        self.h, self.c = self._given_state("h", h), self._given_state("c", c)
-
-    def get_state(self):
-        """The arguments that bring `set_state` back here."""
-        return self.h, self.c
-
-    def reset_state(self):
-        """Let the next block start from zeros."""
-        self.h = self.c = None
+TIME_LAYERS: dict[str, type[TimeRecurrent]] = {
+    layer.cell.name: layer for layer in (TimeRNN, TimeLSTM)
+}
+"""The layer of each cell, by the cell's name."""

@@ -49,7 +49,7 @@ class _LanguageModel(Network):
         embed_W = weights(V, D, 100)
         cells = []
         for size in [D] + [H] * (num_layers - 1):
-            G = self.Cell.gates
+            G = self.Cell.cell.G
             Wx, Wh = weights(size, G * H, np.sqrt(size)), weights(H, G * H, np.sqrt(H))
             cells.append(self.Cell(Wx, Wh, np.zeros(G * H, dtype), stateful=True, ops=ops))
         affine_W = embed_W.T if tie_weights else weights(H, V, np.sqrt(H))
@@ -95,15 +95,12 @@ class _LanguageModel(Network):
 
         See `rnnfast.generate`, and `rnnfast.reference.ops.generate` for the arguments.
         """
-        layers = [(self.cell, *layer._checked_params()) for layer in self.recurrent_layers]
-        states = [
-            layer._checked_states(1, dict(zip("hc", state, strict=False)), layer.state_hint)
-            for layer, state in zip(self.recurrent_layers, self.get_state(), strict=True)
-        ]
+        layers = [(layer.cell, *layer._checked_params()) for layer in self.recurrent_layers]
+        states = [layer._carried(1) for layer in self.recurrent_layers]
         return self.ops.generate(
             *self.embedding._checked_params(), layers, *self.affine._checked_params(), states,
             int(first), length, temperature, skip_ids, uniforms,
-        )  # fmt: skip
+        )[0]  # fmt: skip
 
     def backward(self, dout=1):
         super().backward(dout)

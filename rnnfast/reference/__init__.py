@@ -12,37 +12,24 @@ Use it to check the compiled layers, or to read what they compute: the formulas 
 True
 """
 
-import functools
+from typing import TYPE_CHECKING, Any
 
-from .. import layers, losses
 from . import ops
 
-
-def _twin(layer):
-    """The class `layer`, whose objects compute with NumPy unless told otherwise."""
-
-    class Twin(layer):
-        @functools.wraps(layer.__init__)
-        def __init__(self, *args, ops=ops, **options):
-            super().__init__(*args, ops=ops, **options)
-
-    Twin.__name__ = Twin.__qualname__ = layer.__name__
-    Twin.__doc__ = f"`rnnfast.{layer.__name__}` in NumPy alone.\n\n{layer.__doc__}"
-    return Twin
-
-
-RNN = _twin(layers.RNN)
-LSTM = _twin(layers.LSTM)
-TimeRNN = _twin(layers.TimeRNN)
-TimeLSTM = _twin(layers.TimeLSTM)
-TimeEmbedding = _twin(layers.TimeEmbedding)
-TimeAffine = _twin(layers.TimeAffine)
-TimeAffineWithLoss = _twin(losses.TimeAffineWithLoss)
-TimeSoftmaxWithLoss = _twin(losses.TimeSoftmaxWithLoss)
-# NumPy already
-TimeSoftmax = losses.TimeSoftmax
-TimePerplexityLoss = losses.TimePerplexityLoss
-TimeSquaredLoss = losses.TimeSquaredLoss
+if TYPE_CHECKING:
+    from .layers import (
+        LSTM,
+        RNN,
+        TimeAffine,
+        TimeAffineWithLoss,
+        TimeEmbedding,
+        TimeLSTM,
+        TimePerplexityLoss,
+        TimeRNN,
+        TimeSoftmax,
+        TimeSoftmaxWithLoss,
+        TimeSquaredLoss,
+    )
 
 __all__ = [
     "LSTM",
@@ -58,3 +45,12 @@ __all__ = [
     "TimeSquaredLoss",
     "ops",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The layers stand above the functions in `ops`, and so are imported when they are used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import layers
+
+    return getattr(layers, name)

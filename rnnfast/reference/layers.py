@@ -1,0 +1,52 @@
+"""The layers and losses that compute with NumPy unless told otherwise: twins of the same name."""
+
+from .. import layers, losses
+from ..losses import TimePerplexityLoss, TimeSoftmax, TimeSquaredLoss
+from . import ops
+
+
+class RNN(layers.RNN):
+    default_ops = ops
+
+
+class LSTM(layers.LSTM):
+    default_ops = ops
+
+
+class TimeRNN(layers.TimeRNN):
+    default_ops = ops
+
+
+class TimeLSTM(layers.TimeLSTM):
+    default_ops = ops
+
+
+class TimeEmbedding(layers.TimeEmbedding):
+    default_ops = ops
+
+
+class TimeAffine(layers.TimeAffine):
+    default_ops = ops
+
+
+class TimeAffineWithLoss(losses.TimeAffineWithLoss):
+    default_ops = ops
+
+
+class TimeSoftmaxWithLoss(losses.TimeSoftmaxWithLoss):
+    default_ops = ops
+
+
+__all__ = [
+    "LSTM",
+    "RNN",
+    "TimeAffine",
+    "TimeAffineWithLoss",
+    "TimeEmbedding",
+    "TimeLSTM",
+    "TimePerplexityLoss",
+    "TimeRNN",
+    "TimeSoftmax",
+    "TimeSoftmaxWithLoss",
+    "TimeSquaredLoss",
+]

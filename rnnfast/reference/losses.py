@@ -1,0 +1,57 @@
+"""Softmax with cross entropy, of logits and of an affine layer. M rows, D inputs, V outputs."""
+
+import numpy as np
+
+from .affine import affine_backward, affine_forward
+
+
+def softmax_loss_forward(logits, targets, ignore_label):
+    """Cross entropy of the softmax, in nats: log(sum_v e^x_v) - x_target, summed over the rows
+    whose target is not `ignore_label`.
+
+    logits (M, V) C-contiguous, targets (M,)
+    -> the sum as a float64, how many rows it has, probabilities (M, V)
+    """
+    top = logits.max(axis=1, keepdims=True)
+    with np.errstate(over="ignore", invalid="ignore"):  # to -inf, and to NaN where top is inf
+        probs = np.exp(logits - top)
+    total = probs.sum(axis=1, keepdims=True)
+    (rows,) = np.nonzero(targets != ignore_label)
+    with np.errstate(invalid="ignore"):
+        distances = top[rows, 0].astype(np.float64) - logits[rows, targets[rows]]
+    losses = np.log(total[rows, 0]) + distances
+    return float(losses.sum()), len(rows), probs / total
+
+
+def softmax_loss_backward(probs, targets, ignore_label, scale):
+    """Gradient of `scale` times the sum of `softmax_loss_forward`, with respect to the logits:
+    scale (p - onehot), and 0 in ignored rows.
+
+    probs (M, V), targets (M,), scale a float -> (M, V)
+    """
+    (rows,) = np.nonzero(targets != ignore_label)
+    dlogits = np.zeros_like(probs)
+    dlogits[rows] = probs[rows]
+    dlogits[rows, targets[rows]] -= 1
+    return dlogits * probs.dtype.type(scale)
+
+
+def affine_loss_forward(x, W, b, targets, ignore_label, *, need_gradient=True, cache=None):
+    """`softmax_loss_forward` of `affine_forward`, in one pass.
+
+    x (M, D), W (D, V), b (V,), targets (M,)
+    -> the sum of the losses as a float64, how many rows it has, cache
+
+    Gradients are taken at the W of this call, and only where `need_gradient`. A `cache` that is no
+    longer needed may be handed back for its memory.
+    """
+    logits = affine_forward(x, W, b)
+    total, count, probs = softmax_loss_forward(logits, targets, ignore_label)
+    dlogits = softmax_loss_backward(probs, targets, ignore_label, 1 / max(count, 1))
+    return total, count, (x.copy(), W.copy(), dlogits) if need_gradient else None
+
+
+def affine_loss_backward(cache, scale, dW, db):
+    """Gradients of `scale` times the mean of the losses: dW, db are overwritten -> gradient of x"""
+    x, W, dlogits = cache
+    return affine_backward(dlogits * dlogits.dtype.type(scale), x, W, dW, db)
