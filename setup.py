@@ -7,7 +7,6 @@ RNNFAST_SANITIZE=1 is that with AddressSanitizer and UndefinedBehaviorSanitizer,
 
 import os
 import platform
-import sys
 import tempfile
 from pathlib import Path
 
@@ -19,8 +18,7 @@ from setuptools.errors import CompileError, LinkError
 SANITIZE = os.environ.get("RNNFAST_SANITIZE", "0") not in ("", "0")
 DEBUG = SANITIZE or os.environ.get("RNNFAST_DEBUG", "0") not in ("", "0")
 OPENMP = os.environ.get("RNNFAST_OPENMP", "1") not in ("", "0")
-MSVC = sys.platform == "win32"
-X86 = platform.machine().lower() in ("x86_64", "amd64") and not MSVC
+X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 # NumPy is no build-time dependency: the kernels see arrays through memoryviews only.
 MODULES = [
@@ -39,9 +37,7 @@ if X86:
     ]
 # Neither errno nor the floating point exceptions are looked at, so loops may become vectors;
 # results are those of IEEE arithmetic (this is not -ffast-math).
-OPTIMISE = (
-    ["/O2"] if MSVC else ["-O3", "-g" if DEBUG else "-g0", "-fno-math-errno", "-fno-trapping-math"]
-)
+OPTIMISE = ["-O3", "-g" if DEBUG else "-g0", "-fno-math-errno", "-fno-trapping-math"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-O1"] * SANITIZE
 
 
@@ -49,6 +45,12 @@ class BuildExt(build_ext):
     """Compiles the instruction sets into the engine, and uses OpenMP where there is one."""
 
     def build_extensions(self):
+        if self.compiler.compiler_type == "msvc":
+            # what would be needed: a tile of plain floats beside that of simd/tile.h
+            raise CompileError(
+                "rnnfast: expected GCC or Clang, whose vector types the kernels are written in, "
+                "got MSVC; build with MinGW: python setup.py build_ext --inplace --compiler=mingw32"
+            )
         # what was built with other switches is not up to date
         stamp, switches = Path(self.build_temp, "switches"), f"{DEBUG} {OPENMP} {SANITIZE}"
         self.force = self.force or not stamp.is_file() or stamp.read_text() != switches
@@ -78,22 +80,21 @@ class BuildExt(build_ext):
         """The flags with which a program that uses OpenMP compiles and links, or none."""
         if not OPENMP:
             return []
-        for flags in (["/openmp"],) if MSVC else (["-fopenmp"],):
-            with tempfile.TemporaryDirectory() as folder:
-                source = Path(folder) / "probe.c"
-                source.write_text("#include <omp.h>\nint main(void) { return omp_in_parallel(); }")
-                try:
-                    objects = self.compiler.compile(
-                        [str(source)], output_dir=folder, extra_postargs=flags
-                    )
-                    self.compiler.link_executable(
-                        objects, str(Path(folder) / "probe"), extra_postargs=flags
-                    )
-                except (CompileError, LinkError):
-                    continue
-                return flags
-        print("rnnfast: this compiler has no OpenMP, so that the kernels will be serial")
-        return []
+        flags = ["-fopenmp"]
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "probe.c"
+            source.write_text("#include <omp.h>\nint main(void) { return omp_in_parallel(); }")
+            try:
+                objects = self.compiler.compile(
+                    [str(source)], output_dir=folder, extra_postargs=flags
+                )
+                self.compiler.link_executable(
+                    objects, str(Path(folder) / "probe"), extra_postargs=flags
+                )
+            except (CompileError, LinkError):
+                print("rnnfast: this compiler has no OpenMP, so that the kernels will be serial")
+                return []
+        return flags
 
 
 extensions = [
@@ -103,7 +104,7 @@ extensions = [
         include_dirs=[str(SIMD)],
         depends=[str(header) for header in SIMD.glob("*.h")],
         # debug information, which many a Python asks for, would be most of the wheel
-        extra_compile_args=["/O2"] if MSVC else ["-O3", "-g" if DEBUG else "-g0"],
+        extra_compile_args=["-O3", "-g" if DEBUG else "-g0"],
         define_macros=[("RNNFAST_DEBUG", str(int(DEBUG)))],
     )
     for name in MODULES

@@ -111,3 +111,19 @@ def check_finite(name, array, hint=""):
             f"{name}: expected finite numbers, got {array[where]} at position {where}"
             f"{hint and '; ' + hint}"
         )
+
+
+def as_generator(
+    rng: np.random.Generator | np.random.RandomState | int | None,
+) -> np.random.Generator | np.random.RandomState:
+    """A random generator as it is, one that a whole number seeds, or a fresh one for None."""
+    if isinstance(rng, (np.random.Generator, np.random.RandomState)):
+        return rng
+    if rng is not None and (isinstance(rng, bool) or not isinstance(rng, (int, np.integer))):
+        raise TypeError(
+            "rng: expected a numpy.random.Generator or RandomState, a whole number or None, "
+            f"got {rng!r}; numpy.random.default_rng makes a generator"
+        )
+    if rng is not None and rng < 0:
+        raise ValueError(f"rng: expected a whole number of at least 0, got {rng}")
+    return np.random.default_rng(rng)

@@ -3,33 +3,100 @@
 Letters: N batch rows, T time steps, V vocabulary size, M outputs of a regression.
 """
 
+from typing import Any
+
 import numpy as np
 
 from ._checks import as_floats, as_ids, check_shape
-from ._ops import HasOps
+from ._ops import HasOps, Ops
+from ._types import Array, ArrayLike, Shape
 from .layers import TimeAffine
 
+__all__ = [
+    "TimeAffineWithLoss",
+    "TimePerplexityLoss",
+    "TimeSoftmax",
+    "TimeSoftmaxWithLoss",
+    "TimeSquaredLoss",
+]
 
-class TimeSoftmaxWithLoss(HasOps):
+
+class _Weightless:
+    """What losses without weights share with layers."""
+
+    training: bool = True
+    params: list[Array]
+    grads: list[Array]
+
+    def __init__(self) -> None:
+        self.params, self.grads = [], []
+        self._cache: Any = None
+
+    def named_params(self) -> dict[str, Array]:
+        """Empty: there are no parameters."""
+        return {}
+
+    def named_grads(self) -> dict[str, Array]:
+        """Empty: there are no parameters."""
+        return {}
+
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments, as JSON has them, that make the layer again."""
+        return {}
+
+    def _require_cache(self) -> Any:
+        if self._cache is None:
+            raise RuntimeError(
+                f"{type(self).__name__}.backward: expected a forward call before it, got none; "
+                "call forward first"
+            )
+        return self._cache
+
+
+class _IgnoresLabel:
+    """A loss with an `ignore_label`."""
+
+    @property
+    def ignore_label(self) -> int:
+        """Target that marks a position to leave out; may be set."""
+        return self._ignore_label
+
+    @ignore_label.setter
+    def ignore_label(self, label: int) -> None:
+        if isinstance(label, bool) or not isinstance(label, (int, np.integer)):
+            raise TypeError(f"ignore_label: expected a whole number, got {label!r}")
+        if not -(2**63) <= label < 2**63:
+            raise ValueError(f"ignore_label: expected a number of 64 bits, got {label}")
+        self._ignore_label = int(label)
+
+
+class TimeSoftmaxWithLoss(HasOps, _IgnoresLabel, _Weightless):
     """Mean cross entropy of the softmax over all positions whose target is not ignored, in nats.
 
     Computed from the logits as log(sum e^x) - x_target, so that it stays finite where the
     probability of the target underflows. If every target is ignored, loss and gradient are 0.
 
+    Parameters
+    ----------
+    ignore_label : int, keyword-only
+        Target that marks a position to leave out; also an attribute, which may be set.
+    ops : module with the arithmetic, keyword-only
+
     Attributes
     ----------
-    ignore_label : int
-        Target that marks a position to leave out; -1, and may be set.
     params, grads : empty lists
     """
 
-    def __init__(self, *, ops=None):
-        super().__init__(ops)
-        self.params, self.grads = [], []
-        self.ignore_label = -1
-        self._cache = None
+    def __init__(self, *, ignore_label: int = -1, ops: Ops | None = None) -> None:
+        HasOps.__init__(self, ops)
+        _Weightless.__init__(self)
+        self.ignore_label = ignore_label
 
-    def forward(self, xs, ts):
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments, as JSON has them, that make the layer again."""
+        return {"ignore_label": self.ignore_label}
+
+    def forward(self, xs: ArrayLike, ts: ArrayLike) -> float:
         """Logits xs (N, T, V), targets ts: ids (N, T), or one-hot (N, T, V) -> float.
 
         Raises TypeError for ids that are not integers, ValueError for shapes that do not fit or
@@ -47,14 +114,14 @@ class TimeSoftmaxWithLoss(HasOps):
         self._cache = (xs.shape, probs, targets, count, self.ignore_label)
         return total / max(count, 1)
 
-    def backward(self, dout=1):
+    def backward(self, dout: float = 1) -> Array:
         """Gradient of the logits (N, T, V), times `dout`, the gradient that arrives at the loss."""
-        shape, probs, targets, count, ignore_label = _cache_of(self)
+        shape, probs, targets, count, ignore_label = self._require_cache()
         scale = float(dout) / max(count, 1)
         return self.ops.softmax_loss_backward(probs, targets, ignore_label, scale).reshape(shape)
 
 
-class TimeAffineWithLoss(TimeAffine):
+class TimeAffineWithLoss(_IgnoresLabel, TimeAffine):
     """`TimeAffine` and `TimeSoftmaxWithLoss` in one, which never hold all logits in memory.
 
     The rows go through affine layer, softmax and cross entropy in blocks, forward and backward
@@ -64,24 +131,35 @@ class TimeAffineWithLoss(TimeAffine):
     ----------
     W : array (D, V), float32 or float64; may be the transpose of an embedding's table
     b : array (V,)
+    ignore_label : int, keyword-only
+        Target that marks a position to leave out; also an attribute, which may be set.
     ops : module with the arithmetic, keyword-only
 
-    Attributes
-    ----------
-    ignore_label : int
-        Target that marks a position to leave out; -1, and may be set.
+    Notes
+    -----
+    All gradients are made by `forward`, from the weights that it saw: weights changed before
+    `backward` have no influence on them. (The other layers' `backward` takes the weights that it
+    finds.) `backward` refuses weights that were replaced by other arrays.
     """
 
-    def __init__(self, W, b, *, ops=None):
+    def __init__(
+        self, W: Array, b: Array, *, ignore_label: int = -1, ops: Ops | None = None
+    ) -> None:
         super().__init__(W, b, ops=ops)
-        self.ignore_label = -1
-        self._loss_cache = self._loss_shape = None
+        self.ignore_label = ignore_label
+        self._loss_cache: Any = None
+        self._loss_shape: Shape | None = None
+        self._loss_params: tuple[Array, ...] = ()
 
-    def logits(self, x):
-        """x (N, T, D) -> x W + b, (N, T, V): what `TimeAffine.forward` returns."""
-        return super().forward(x)
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments, as JSON has them, that make the layer again from its weights."""
+        return super().config() | {"ignore_label": self.ignore_label}
 
-    def forward(self, xs, ts, *, need_gradient=True):
+    def logits(self, x: ArrayLike) -> Array:
+        """x (N, T, D) -> x W + b, (N, T, V); the same as `infer`: nothing is kept."""
+        return self.infer(x)
+
+    def forward(self, xs: ArrayLike, ts: ArrayLike, *, need_gradient: bool = True) -> float:
         """xs (N, T, D), targets ts: ids (N, T) -> mean cross entropy in nats, a float.
 
         Without `need_gradient` the two products of the gradient are left out, and backward cannot
@@ -95,21 +173,30 @@ class TimeAffineWithLoss(TimeAffine):
             need_gradient=need_gradient, cache=self._loss_cache,
         )  # fmt: skip
         self._loss_shape = xs.shape if need_gradient else None
+        self._loss_params = tuple(self.params)
         return total / max(count, 1)
 
-    def backward(self, dout=1):
-        """Gradient of xs (N, T, D), times `dout`, that of the loss; fills `grads`."""
+    def backward(self, dout: float = 1) -> Array:
+        """Gradient of xs (N, T, D), times `dout`, that of the loss; fills `grads`.
+
+        Raises RuntimeError without a forward before it, or with another array in `params` since.
+        """
         if self._loss_shape is None:
             raise RuntimeError(
                 "TimeAffineWithLoss.backward: expected a forward call before it, got none with "
                 "need_gradient; call forward first"
             )
         self._checked_params()
+        if any(W is not then for W, then in zip(self.params, self._loss_params, strict=True)):
+            raise RuntimeError(
+                "TimeAffineWithLoss.backward: expected the arrays in params that forward saw, got "
+                "others, of which it has no gradients; call forward first, or write into the arrays"
+            )
         dx = self.ops.affine_loss_backward(self._loss_cache, float(dout), *self._writable_grads())
         return dx.reshape(self._loss_shape)
 
 
-class TimeSoftmax:
+class TimeSoftmax(_Weightless):
     """Softmax at every position: p_v = e^x_v / sum e^x. NumPy alone.
 
     Attributes
@@ -117,30 +204,30 @@ class TimeSoftmax:
     params, grads : empty lists
     """
 
-    def __init__(self):
-        self.params, self.grads = [], []
-        self._cache = None
-
-    def forward(self, xs):
+    def forward(self, xs: ArrayLike) -> Array:
         """Logits xs (N, T, V) -> probabilities (N, T, V)."""
+        self._cache = self.infer(xs)
+        return self._cache.copy()
+
+    def infer(self, xs: ArrayLike) -> Array:
+        """What `forward` returns, with nothing kept for backward."""
         xs = _as_own_floats("xs", xs, ("N", "T", "V"))
         # the largest logit is taken off, so that no exponential overflows
         ps = np.exp(xs - xs.max(axis=2, keepdims=True))
         ps /= ps.sum(axis=2, keepdims=True)
-        self._cache = ps
-        return ps.copy()
+        return ps
 
-    def backward(self, dout):
+    def backward(self, dout: ArrayLike) -> Array:
         """Gradient (N, T, V) of the probabilities -> that of the logits (N, T, V).
 
         dx_v = p_v (dp_v - sum_w dp_w p_w): every probability depends on every logit.
         """
-        ps = _cache_of(self)
+        ps = self._require_cache()
         dps = as_floats("dout", dout, ps.dtype, ps.shape)
         return ps * (dps - (dps * ps).sum(axis=2, keepdims=True))
 
 
-class TimePerplexityLoss:
+class TimePerplexityLoss(_Weightless):
     """Mean of 1 / (p + eps) over all positions, p being the probability of the target.
 
     This is the arithmetic mean of the inverse probabilities: 1 where the targets are certain, V
@@ -159,15 +246,20 @@ class TimePerplexityLoss:
     params, grads : empty lists
     """
 
-    def __init__(self, eps=1e-8):
+    perplexity: float | None
+
+    def __init__(self, eps: float = 1e-8) -> None:
         if not 0 <= eps < np.inf:
             raise ValueError(f"eps: expected a finite number of at least 0, got {eps!r}")
+        super().__init__()
         self.eps = eps
-        self.params, self.grads = [], []
         self.perplexity = None
-        self._cache = None
 
-    def forward(self, ps, ts):
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments, as JSON has them, that make the layer again."""
+        return {"eps": float(self.eps)}
+
+    def forward(self, ps: ArrayLike, ts: ArrayLike) -> float:
         """Probabilities ps (N, T, V), target ids ts (N, T) or (N, T, 1) -> float.
 
         Raises TypeError for ids that are not integers, ValueError for shapes that do not fit or
@@ -185,15 +277,15 @@ class TimePerplexityLoss:
         self._cache = ps.shape, ps.dtype, ts, p
         return loss
 
-    def backward(self, dout=1):
+    def backward(self, dout: float = 1) -> Array:
         """Gradient of the probabilities (N, T, V): -dout / (N T (p + eps)^2) at the targets."""
-        (N, T, V), dtype, ts, p = _cache_of(self)
+        (N, T, V), dtype, ts, p = self._require_cache()
         dps = np.zeros((N, T, V), dtype)
         np.put_along_axis(dps, ts, -float(dout) / (N * T * (p + self.eps) ** 2), axis=2)
         return dps
 
 
-class TimeSquaredLoss:
+class TimeSquaredLoss(_Weightless):
     """Mean over all positions of half the squared error, summed over the outputs of a position.
 
     Attributes
@@ -201,11 +293,7 @@ class TimeSquaredLoss:
     params, grads : empty lists
     """
 
-    def __init__(self):
-        self.params, self.grads = [], []
-        self._cache = None
-
-    def forward(self, ys, ts):
+    def forward(self, ys: ArrayLike, ts: ArrayLike) -> float:
         """Outputs ys and targets ts of one shape, (T,), (N, T) or (N, T, M) -> float."""
         shape = (("T",), ("N", "T"), ("N", "T", "M"))[min(max(np.ndim(ys), 1), 3) - 1]
         ys = _as_own_floats("ys", ys, shape)
@@ -214,24 +302,15 @@ class TimeSquaredLoss:
         self._cache = error, positions
         return float(np.square(error, dtype=np.float64).sum() / (2 * positions))
 
-    def backward(self, dout=1):
+    def backward(self, dout: float = 1) -> Array:
         """Gradient of the outputs, in their shape: dout (ys - ts) / positions."""
-        error, positions = _cache_of(self)
+        error, positions = self._require_cache()
         return error * (float(dout) / positions)
 
 
-def _as_own_floats(name, array, shape):
+def _as_own_floats(name: str, array: ArrayLike, shape: tuple[str, ...]) -> Array:
     """`array` in float64 if it is in float64, else in float32."""
     array = np.asarray(array)
     # big-endian float64 is float64 too
     dtype = np.dtype(np.float64 if array.dtype.newbyteorder("=") == np.float64 else np.float32)
     return as_floats(name, array, dtype, shape)
-
-
-def _cache_of(loss):
-    if loss._cache is None:
-        raise RuntimeError(
-            f"{type(loss).__name__}.backward: expected a forward call before it, got none; "
-            "call forward first"
-        )
-    return loss._cache

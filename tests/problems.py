@@ -179,14 +179,22 @@ def run_cell(ops, cell, arrays, *, cache=None, index=None, **options):
     return results | ({} if dxs is None else {"dxs": dxs})
 
 
-def assert_close(actual, expected, tolerance=None, name=""):
-    """Equal shape, and a difference of at most `tolerance` of the largest expected value."""
+def assert_close(actual, expected, tolerance=None, name="", *, dtype=None):
+    """Equal shape, and a difference of at most `tolerance` of the largest expected value.
+
+    Without a tolerance, it is that of rounding, and both must have one dtype: `dtype`, if given.
+    With one, expected values may have another dtype, as those of an oracle in float64 have.
+    """
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape, f"{name}: {actual.shape}, not {expected.shape}"
-    tolerance = tolerance or TOLERANCES[actual.dtype]
+    if tolerance is None:
+        assert actual.dtype == expected.dtype == (dtype or actual.dtype), (
+            f"{name}: {actual.dtype} and {expected.dtype}, not {dtype or 'one dtype'}"
+        )
+        tolerance = TOLERANCES[actual.dtype]
     difference, size = np.abs(actual - expected).max(), np.abs(expected).max()
-    # "not <=" and not ">": a NaN is a difference
-    assert difference <= tolerance * max(size, 1e-3), f"{name}: {difference:.2e} of {size:.2e}"
+    # a NaN is a difference, as is an infinity, beside which everything would be small
+    assert difference <= tolerance * size < np.inf, f"{name}: {difference:.2e} of {size:.2e}"
 
 
 def assert_all_close(actual, expected, tolerance=None):

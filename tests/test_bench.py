@@ -1,6 +1,7 @@
 """`rnnfast bench`, on tiny shapes; no assertion on a time."""
 
 import json
+import os
 import re
 import sys
 from collections import Counter
@@ -13,7 +14,7 @@ import pytest
 import rnnfast
 from rnnfast.bench import duel, ours, tables, textbook_peer, worker
 from rnnfast.bench.duel import Arena, Entry, Pace, Refused, agree
-from rnnfast.bench.report import cells, text_head, write_plot
+from rnnfast.bench.report import as_json, cells, text_head, write_plot
 from rnnfast.bench.run import run
 from rnnfast.bench.tables import TABLES, Bench, Row, layer
 from rnnfast.cli import main
@@ -232,7 +233,7 @@ class Layer(numpy_peer.Layer):
 @pytest.mark.parametrize("error", ["np.float32(0.01)", "np.float32('nan')"])
 def test_a_contestant_with_wrong_results_is_refused(monkeypatch, tiny, capsys, error):
     (tiny / "wrong.py").write_text(WRONG.format(error=error))
-    monkeypatch.setenv("PYTHONPATH", str(tiny))
+    monkeypatch.setenv("PYTHONPATH", str(tiny), prepend=os.pathsep)
     monkeypatch.setitem(duel.CONTESTANTS, "torch", ("wrong", "numpy", "Wrong"))
     only(monkeypatch, "rnnfast", "torch")
     with pytest.raises(InputError, match="results of rnnfast and Wrong differ"):
@@ -246,7 +247,7 @@ def test_a_contestant_that_fails_or_dies_is_named_and_the_table_goes_on(monkeypa
     (tiny / "broken.py").write_text(
         "import os\nclass Layer:\n    def __init__(*_, **__): os._exit(3)"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tiny))
+    monkeypatch.setenv("PYTHONPATH", str(tiny), prepend=os.pathsep)
     with Arena(TINY) as arena:
         with pytest.raises(Refused, match="rnnfast: KeyError: 'gru'"):
             arena.enter(layer("rnnfast", "gru", SHAPE))
@@ -322,6 +323,8 @@ def test_rows_say_whether_the_target_is_met():
     assert cells(row) == ["x", "1", "2.000", "PyTorch", "5.000", "2.50", "2,000", ">=2", "met"]
     row.ratio = 1.9
     assert cells(row)[-1] == "NOT MET"
+    (written,) = as_json({}, "", [(TABLES["lstm"], [row])])["tables"][0]["rows"]
+    assert (written["ratio"], written["target"], written["met"]) == (1.9, 2.0, False)
     assert "GF/s" in text_head(TABLES["lstm"])
     mean, _ = TABLES["lstm"].mean_rows([row, row, Row("y", 2, "PyTorch"), row, *[
         Row("z", 2, "PyTorch", ratio=r) for r in (1.0, 4.0)]])  # fmt: skip

@@ -225,12 +225,12 @@ def test_a_copy_between_forward_and_backward(name, copied):
 
 def test_generation_checks_what_a_caller_put_in_place_of_weights_and_states():
     model = language_model(rnnfast.Rnnlm, kernels)
-    arguments = (1, 5, 1.0, [], np.zeros(5))
-    cell = model.recurrent_layers[0]
-    cell.h, cell.c = np.zeros((1, 2)), np.zeros((1, 6))
-    with pytest.raises(ValueError, match="h: expected an array of shape"):
-        model.continued(*arguments)
-    model.reset_state()
-    cell.params[0] = np.zeros((6, 4))
+    arguments = (5, 1.0, [], np.zeros(5))
+    for wrong in ((2, 1, 2), (1, 1, 6), (2, 2, 6)):
+        with pytest.raises(
+            ValueError, match=r"states\[0\]: expected an array of shape \(2, 1, 6\)"
+        ):
+            model.continued(1, [np.zeros(wrong)], *arguments)
+    model.recurrent_layers[0].params[0] = np.zeros((6, 4))
     with pytest.raises(ValueError, match="Wx: expected"):
-        model.continued(*arguments)
+        model.continued(1, None, *arguments)

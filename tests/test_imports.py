@@ -1,8 +1,10 @@
 """What can be imported, what importing it costs, and what a copy without kernels says."""
 
 import ast
+import graphlib
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,25 @@ import rnnfast
 from rnnfast import kernels, layers, losses, models, reference, systems, text, training
 
 PACKAGE = Path(rnnfast.__file__).parent
+# What may import what: lowest first, and nothing imports upward. A folder stands for what is in it,
+# unless a file of it stands elsewhere; the package's own face is `__init__`.
+ORDER = [
+    {"errors", "_checks", "_types", "_version", "archive", "cells"},
+    {"kernels", "reference"},
+    {"_ops", "threads", "info"},
+    {"layers"},
+    {"losses"},
+    {"reference.layers", "reference.__init__"},
+    {"models"},
+    {"text"},
+    {"training"},
+    {"systems"},
+    {"__init__"},
+    {"selfcheck", "bench"},
+    {"cli"},
+    {"__main__"},
+]
+SOURCES = {".py", ".pyi", ".pyx", ".pxd"}
 KERNELS = [
     *("engine", "recurrent", "affine", "embedding", "generation", "softmax_loss"),
     *("optimizer_steps", "build"),
@@ -100,6 +121,80 @@ def test_kernels_have_the_signatures_of_their_twins(name):
     assert list(inspect.signature(ours).parameters) == list(inspect.signature(twin).parameters)
     assert not inspect.isfunction(ours), f"{name} is not compiled"
     assert twin.__doc__
+
+
+def package_imports():
+    """What each module of the package imports of it, inside functions too: {name: names}.
+
+    Names have no "rnnfast." before them, and that of a folder's own file ends in "__init__".
+    """
+    files = [path for path in PACKAGE.rglob("*.py*") if path.suffix in SOURCES]
+    names = [".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in files]
+    found = {name: set() for name in names}
+    for path, name in zip(files, names, strict=True):
+        for parts in imported(path):
+            if parts[0] == "":  # relative: a dot for the folder, and one for each above it
+                dots = parts.count("")
+                parts = [*name.split(".")[:-dots], *parts[dots:]]
+            elif parts[0] == "rnnfast":
+                parts = parts[1:]
+            else:
+                continue
+            found[name].add(module_of(parts, found))
+    return {name: others - {name} for name, others in found.items()}
+
+
+def module_of(parts, modules):
+    """The module that a dotted name is, or in which it stands."""
+    for own in (parts, parts[:-1]):
+        for name in (".".join(own), ".".join([*own, "__init__"])):
+            if name in modules:
+                return name
+    raise AssertionError(f"rnnfast has no {'.'.join(parts)}")
+
+
+def imported(path):
+    """The dotted names, in parts, of all that a file imports; a relative one begins with ""s."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix in (".pyx", ".pxd"):  # as Python has it
+        lines = re.findall(r"^ *(?:from [\w.]+ )?c?import (?:\([^)]+\)|.+)", text, re.MULTILINE)
+        text = re.sub(r"\bcimport\b", "import", "\n".join(line.strip() for line in lines))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            base = [""] * node.level + (node.module.split(".") if node.module else [])
+            yield from ([*base, alias.name] for alias in node.names)
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".") for alias in node.names)
+
+
+def rank(module):
+    """Where a module stands in ORDER: by the longest of the names there that it begins with."""
+    places = {name: k for k, names in enumerate(ORDER) for name in names}
+    parts = module.split(".")
+    starts = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    return next((places[start] for start in starts if start in places), None)
+
+
+def test_nothing_imports_upward():
+    found = package_imports()
+    assert {name for name in found if rank(name) is None} == set(), "not in ORDER"
+    upward = [
+        f"{name} imports {other}"
+        for name, others in found.items()
+        for other in others
+        if rank(other) > rank(name)
+    ]
+    assert upward == []
+    list(graphlib.TopologicalSorter(found).static_order())  # raises CycleError
+
+
+def test_imports_are_seen_everywhere():
+    """Cython's own, those inside functions, and those of a folder by its name."""
+    found = package_imports()
+    assert "kernels.engine" in found["kernels.recurrent"]
+    assert "reference.__init__" in found["__init__"]
+    assert found["layers.affine"] >= {"_checks", "layers.base"}
+    assert "training.runs" in found["cli.commands"]
 
 
 def test_import_is_light():

@@ -203,3 +203,79 @@ def test_losses_reject_what_does_not_fit():
     for loss in (rnnfast.TimeSoftmax, rnnfast.TimePerplexityLoss, rnnfast.TimeSquaredLoss):
         with pytest.raises(RuntimeError, match=f"{loss.__name__}.backward: .* call forward first"):
             loss().backward(np.zeros((1, 1, 1)))
+
+
+# What losses say of themselves. -------------------------------------------------------------------
+
+
+def fused(**options):
+    rng = np.random.default_rng(0)
+    return rnnfast.TimeAffineWithLoss(rng.normal(size=(4, 7)), rng.normal(size=7), **options)
+
+
+@both
+def test_ignore_label_is_a_whole_number(module):
+    layer = module.TimeSoftmaxWithLoss(ignore_label=np.int8(5))
+    assert (type(layer.ignore_label), layer.config()) == (int, {"ignore_label": 5})
+    assert fused(ignore_label=3).config()["ignore_label"] == 3
+    for wrong in (5.0, True, "1", None):
+        for make in (fused, module.TimeSoftmaxWithLoss):
+            with pytest.raises(TypeError, match="ignore_label: expected a whole number, got"):
+                make(ignore_label=wrong)
+        with pytest.raises(TypeError, match="ignore_label: expected a whole number, got"):
+            layer.ignore_label = wrong
+    with pytest.raises(ValueError, match="ignore_label: expected a number of 64 bits"):
+        layer.ignore_label = 2**63
+    assert layer.ignore_label == 5
+
+
+def test_config_makes_a_loss_again():
+    for loss in (
+        rnnfast.TimeSoftmaxWithLoss(ignore_label=2),
+        rnnfast.TimePerplexityLoss(0.5),
+        rnnfast.TimeSquaredLoss(),
+        rnnfast.TimeSoftmax(),
+    ):
+        again = type(loss)(**loss.config())
+        assert again.config() == loss.config()
+        assert (loss.named_params(), loss.named_grads(), loss.training) == ({}, {}, True)
+    assert rnnfast.TimePerplexityLoss(**rnnfast.TimePerplexityLoss(0.5).config()).eps == 0.5
+
+
+def test_softmax_infers_without_keeping():
+    xs, other = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
+    layer = rnnfast.TimeSoftmax()
+    ps = layer.forward(xs)
+    expected = layer.backward(xs)
+    np.testing.assert_array_equal(layer.infer(xs), ps, strict=True)
+    layer.infer(other)
+    np.testing.assert_array_equal(layer.backward(xs), expected)
+
+
+def test_logits_of_the_fused_loss_change_nothing_for_backward():
+    xs, ts = np.random.default_rng(0).normal(size=(2, 3, 4)), np.zeros((2, 3), int)
+    layer = fused()
+    layer.forward(xs, ts)
+    logits = layer.logits(xs + 1)
+    np.testing.assert_array_equal(logits, layer.infer(xs + 1))
+    assert_close(logits, (xs + 1) @ layer.params[0] + layer.params[1])
+    assert layer._cache is None
+    expected = fused()
+    expected.forward(xs, ts)
+    np.testing.assert_array_equal(layer.backward(), expected.backward())
+
+
+def test_gradients_of_the_fused_loss_are_those_of_the_weights_of_forward():
+    xs, ts = np.random.default_rng(0).normal(size=(2, 3, 4)), np.zeros((2, 3), int)
+    layer = fused()
+    layer.forward(xs, ts)
+    expected = [layer.backward().copy(), *(dW.copy() for dW in layer.grads)]
+    for W in layer.params:
+        W += 1
+    for now, then in zip((layer.backward(), *layer.grads), expected, strict=True):
+        np.testing.assert_array_equal(now, then)
+    layer.params[1] = layer.params[1].copy()
+    with pytest.raises(RuntimeError, match="expected the arrays in params that forward saw"):
+        layer.backward()
+    layer.forward(xs, ts)
+    layer.backward()

@@ -1,5 +1,8 @@
 """Language models: the initial weights of the textbook, params and grads, tied weights, state."""
 
+import json
+from operator import is_
+
 import numpy as np
 import pytest
 from problems import assert_close
@@ -47,7 +50,7 @@ def test_rng_is_where_weights_come_from(Model):
     """A generator of one's own leaves NumPy's global state alone."""
     np.random.seed(0)
     first, second, other = (
-        Model(V, D, H, num_layers=2, rng=np.random.default_rng(s)) for s in (1, 1, 2)
+        Model(V, D, H, num_layers=2, rng=rng) for rng in (1, np.random.default_rng(1), 2)
     )
     at = np.random.randn()
     np.random.seed(0)
@@ -75,6 +78,53 @@ def test_params_and_grads_are_aligned_and_stay(Model, tie_weights, num_layers, d
     for W in model.params:  # all of them are what the layers compute with
         W[...] = 0
     assert model.forward(*batch()) == pytest.approx(np.log(V), rel=1e-6)
+
+
+@tied_or_not
+def test_parameters_of_a_language_model_have_names(tie_weights):
+    model = rnnfast.Rnnlm(V, D, H, num_layers=2, tie_weights=tie_weights)
+    cells = [f"recurrent.{k}.{name}" for k in range(2) for name in ("Wx", "Wh", "b")]
+    affine = ["affine.b"] if tie_weights else ["affine.W", "affine.b"]
+    assert list(model.named_params()) == ["embedding.W", *cells, *affine]
+    assert list(model.named_grads()) == list(model.named_params())
+    assert all(map(is_, model.named_params().values(), model.params))
+    assert all(map(is_, model.named_grads().values(), model.grads))
+
+
+class Nameless:
+    """A layer as in the textbook."""
+
+    def __init__(self, W):
+        self.params, self.grads = [W], [np.zeros_like(W)]
+
+    def forward(self, xs):
+        return xs * self.params[0]
+
+
+def affine(rows, columns):
+    return rnnfast.TimeAffine(np.ones((rows, columns)), np.zeros(columns))
+
+
+def test_parameters_of_a_network_have_names():
+    layers, W = [affine(2, 3), affine(3, 2), Nameless(np.ones(2))], np.ones((2, 4))
+    loss = rnnfast.TimeAffineWithLoss(W, np.zeros(4))
+    network = rnnfast.Network(layers, loss)
+    names = ["0.W", "0.b", "1.W", "1.b", "2.0", "loss.W", "loss.b"]
+    assert list(network.named_params()) == list(network.named_grads()) == names
+    assert all(map(is_, network.named_params().values(), network.params))
+    assert network.named_params()["loss.W"] is W
+    network = rnnfast.Network(dict(zip(("in", "a.b", "out"), layers, strict=True)), loss)
+    assert list(network.named_params())[:5] == ["in.W", "in.b", "a.b.W", "a.b.b", "out.0"]
+    assert network.layer_names == ("in", "a.b", "out")
+
+
+def test_names_that_are_none():
+    loss = rnnfast.TimeAffineWithLoss(np.ones((3, 4)), np.zeros(4))
+    with pytest.raises(ValueError, match="every parameter a name of its own, got loss, and loss"):
+        rnnfast.Network({"loss": affine(2, 3)}, loss)
+    for name in (1, ""):
+        with pytest.raises(TypeError, match="layers: expected names"):
+            rnnfast.Network({name: affine(2, 3)}, loss)
 
 
 @models
@@ -159,3 +209,304 @@ def test_models_learn(Model, tie_weights):
         rnnfast.clip_grads(model.grads, 1)
         optimizer.update(model.params, model.grads)
     assert loss < 0.05
+
+
+# Networks that are no chain. ----------------------------------------------------------------------
+
+
+class Weightless:
+    """What layers without weights have."""
+
+    def __init__(self):
+        self.params, self.grads = [], []
+
+
+class Attention(Weightless):
+    """Dot products of queries (N, T, H) with keys (N, U, H), and of the weights with the keys;
+    keys where the mask (N, U) is False have no weight."""
+
+    def forward(self, queries, keys, *, mask=None):
+        scores = queries @ keys.swapaxes(1, 2)
+        if mask is not None:
+            scores = np.where(mask[:, None], scores, -np.inf)
+        weights = np.exp(scores - scores.max(axis=2, keepdims=True))
+        weights /= weights.sum(axis=2, keepdims=True)
+        self._cache = queries, keys, weights
+        return weights @ keys
+
+    def backward(self, dout):
+        queries, keys, weights = self._cache
+        dweights = dout @ keys.swapaxes(1, 2)
+        dscores = weights * (dweights - (weights * dweights).sum(axis=2, keepdims=True))
+        dkeys = weights.swapaxes(1, 2) @ dout + dscores.swapaxes(1, 2) @ queries
+        return dscores @ keys, dkeys
+
+
+class Concatenation(Weightless):
+    """Of any number of inputs, along the last axis."""
+
+    def forward(self, *parts):
+        self._ends = np.cumsum([part.shape[-1] for part in parts])[:-1]
+        return np.concatenate(parts, axis=-1)
+
+    def backward(self, dout):
+        return tuple(np.split(dout, self._ends, axis=-1))
+
+
+class Masked(Weightless):
+    """Leaves out positions: x mask, the mask being an input without a gradient."""
+
+    def forward(self, x, mask):
+        self._mask = mask[:, :, None]
+        return x * self._mask
+
+    def backward(self, dout):
+        return dout * self._mask, None
+
+
+class WeightedLoss(Weightless):
+    """Half the sum of squares of the outputs, each row with its weight."""
+
+    def forward(self, ys, ts, *, weight=1.0):
+        self._cache = (ys - ts) * weight, ys - ts
+        return float((self._cache[0] * self._cache[1]).sum() / 2)
+
+    def backward(self, dout=1):
+        return self._cache[0] * dout
+
+
+def recurrent(D, H, Layer=rnnfast.TimeLSTM, seed=0):
+    rng = np.random.default_rng(seed)
+    G = 4 if Layer is rnnfast.TimeLSTM else 1
+    return Layer(*(rng.standard_normal(s) for s in ((D, G * H), (H, G * H), G * H)))
+
+
+def dense(D, M, seed=0):
+    rng = np.random.default_rng(seed)
+    return rnnfast.TimeAffine(rng.standard_normal((D, M)), rng.standard_normal(M))
+
+
+def attending():
+    """Two recurrent layers on different inputs, the second looking back at the first."""
+    layers = {
+        "encoder": recurrent(3, 4, seed=1),
+        "kept": Masked(),
+        "decoder": recurrent(2, 4, rnnfast.TimeRNN, seed=2),
+        "attention": Attention(),
+        "both": Concatenation(),
+        "out": dense(8, 2),
+    }
+    inputs = {
+        "encoder": "source",
+        "kept": ("encoder", "source_mask"),
+        "decoder": ("xs",),
+        "attention": ("decoder", "kept"),
+        "both": ("attention", "decoder"),
+    }
+    rng = np.random.default_rng(3)
+    options = {
+        "source": rng.standard_normal((2, 5, 3)),
+        "source_mask": rng.random((2, 5)) < 0.8,
+        "mask": np.arange(5) < [[5], [3]],
+        "weight": np.array([[[1.0]], [[0.5]]]),
+    }
+    return rnnfast.Network(layers, WeightedLoss(), inputs=inputs), options
+
+
+def diamond():
+    """An output that is used three times, twice of them by one layer, and the input once more."""
+    layers = {
+        "a": dense(2, 3, seed=1),
+        "b": recurrent(3, 3, seed=2),
+        "c": Concatenation(),
+        "out": dense(11, 2, seed=3),
+    }
+    inputs = {"c": ("a", "b", "a", "xs")}
+    return rnnfast.Network(layers, WeightedLoss(), inputs=inputs), {}
+
+
+@pytest.mark.parametrize("make", [attending, diamond])
+def test_gradients_of_a_network_that_is_no_chain(make):
+    network, options = make()
+    xs, ts = np.random.default_rng(4).standard_normal((2, 2, 4, 2))
+    network.forward(xs, ts, **options)
+    for _ in range(2):
+        network.backward(0.5)
+    for name, W in network.named_params().items():
+        dW, expected = network.named_grads()[name], np.empty_like(W)
+        for where in np.ndindex(W.shape):
+            value, sides = W[where], []
+            for W[where] in (value + 1e-5, value - 1e-5):
+                sides.append(network.forward(xs, ts, **options))
+            W[where] = value
+            expected[where] = 0.5 * (sides[0] - sides[1]) / 2e-5
+        assert np.abs(expected).max() > 1e-3
+        assert_close(dW, expected, 1e-7, name)
+
+
+def test_options_go_to_the_layers_and_the_loss_that_take_them():
+    network, options = attending()
+    xs, ts = np.random.default_rng(4).standard_normal((2, 2, 4, 2))
+    without = {name: options[name] for name in ("source", "source_mask")}
+    logits = network.predict(xs, **without)
+    assert not np.allclose(logits, network.predict(xs, **without, mask=options["mask"]))
+    states = [np.zeros((2, 2, 4)), np.zeros((1, 2, 4))]
+    for given in (None, states, [None, states[1]]):
+        inferred, after = network.infer(xs, given, **without)
+        np.testing.assert_array_equal(inferred, logits)
+        assert [state.shape for state in after] == [(2, 2, 4), (1, 2, 4)]
+    losses = [network.forward(xs, ts, **without, weight=w) for w in (1.0, 2.0)]
+    assert losses[1] == pytest.approx(2 * losses[0], rel=1e-14)
+    for call in (network.predict, network.infer, lambda xs, **o: network.forward(xs, ts, **o)):
+        with pytest.raises(TypeError, match=r"^maks: expected no such keyword .* take .*mask, "):
+            call(xs, **without, maks=1)
+        with pytest.raises(TypeError, match=r"^source_mask: expected as keyword argument"):
+            call(xs, source=options["source"])
+    with pytest.raises(TypeError, match=r"^weight: expected no such keyword"):  # of the loss
+        network.predict(xs, **without, weight=1)
+    with pytest.raises(ValueError, match=r"states: expected 2 arrays, .* got 1"):
+        network.infer(xs, states[:1], **without)
+
+
+def test_the_fused_loss_takes_its_option_in_any_network():
+    layers = {"embedding": rnnfast.TimeEmbedding(np.ones((V, 2))), "rnn": recurrent(2, 3)}
+    fused = rnnfast.TimeAffineWithLoss(np.ones((3, V)), np.zeros(V))
+    network = rnnfast.Network(layers, fused)
+    network.forward(*batch(), need_gradient=False)
+    with pytest.raises(RuntimeError, match="need_gradient"):
+        network.backward()
+    with pytest.raises(TypeError, match=r"^lengths: expected no such .* take index, need_gradient"):
+        network.forward(*batch(), lengths=[1])
+
+
+class Index(Weightless):
+    """Its output depends on the input in steps, so that there is no gradient."""
+
+    def forward(self, x):
+        return np.zeros(x.shape[:2], int)
+
+    def backward(self, dout):
+        return None
+
+
+def test_a_layer_whose_output_has_no_gradient_gets_zeros():
+    """And not what was in its gradients before."""
+    layers = [dense(2, 3), Index(), rnnfast.TimeEmbedding(np.ones((1, 2)))]
+    network = rnnfast.Network(layers, WeightedLoss())
+    for dW in network.grads:
+        dW[...] = 7
+    network.forward(np.ones((1, 2, 2)), np.zeros((1, 2, 2)))
+    network.backward()
+    assert [dW.any() for dW in network.grads] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"d": "a"}, "expected names of layers .*, got 'd'"),
+        ({"b": "c"}, "expected earlier layers as inputs of b, got 'c', which comes later"),
+        ({"b": "b"}, "expected earlier layers as inputs of b, got 'b'"),
+        ({"b": ("a", "a.0")}, "expected for b names of layers before it .*, got 'a.0'"),
+        ({"b": ("a", 1)}, "expected for b names of layers before it .*, got 1"),
+        ({"c": "a"}, "expected a layer that takes the output of b, got none"),
+        ({"b": ()}, "expected at least one input of b, got none"),
+    ],
+)
+def test_inputs_that_make_no_sense(inputs, message):
+    layers = {name: Concatenation() for name in "abc"}
+    with pytest.raises(ValueError, match=f"^inputs: {message}"):
+        rnnfast.Network(layers, WeightedLoss(), inputs=inputs)
+
+
+def test_other_mistakes_in_networks():
+    with pytest.raises(ValueError, match="no layer named xs"):
+        rnnfast.Network({"xs": Concatenation()}, WeightedLoss())
+    with pytest.raises(ValueError, match="layers: expected at least one"):
+        rnnfast.Network([], WeightedLoss())
+    layers = {"a": Concatenation(), "b": Concatenation()}
+    network = rnnfast.Network(layers, WeightedLoss(), inputs={"b": ("a", "xs")})
+    layers["b"].backward = lambda dout: (dout,)
+    network.forward(np.ones((1, 1, 2)), np.ones((1, 1, 4)))
+    with pytest.raises(ValueError, match="backward of layer b: expected a gradient for each"):
+        network.backward()
+
+
+# Training and evaluation. -------------------------------------------------------------------------
+
+
+class Dropout(Weightless):
+    """Half of the numbers, in training."""
+
+    training = True
+
+    def __init__(self, rng):
+        super().__init__()
+        self.rng = np.random.Generator(rng)
+
+    def forward(self, x):
+        self._mask = 2 * self.rng.integers(0, 2, x.shape) if self.training else 1
+        return x * self._mask
+
+    def backward(self, dout):
+        return dout * self._mask
+
+
+GENERATORS = [np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64]
+
+
+def dropping(Bits=np.random.PCG64):
+    layers = {"a": dense(2, 30), "drop.0": Dropout(Bits(0)), "drop.1": Dropout(Bits(1))}
+    return rnnfast.Network(layers, rnnfast.TimeSquaredLoss())
+
+
+def test_train_and_eval_reach_every_layer_and_the_loss():
+    network, xs = dropping(), np.ones((1, 1, 2))
+    everyone = [network, *network.layers, network.loss_layer]
+    assert network.training
+    whole = network.layers[0].forward(xs)
+    assert not np.array_equal(network.predict(xs), whole)
+    network.eval()
+    assert not any(layer.training for layer in everyone)
+    np.testing.assert_array_equal(network.predict(xs), whole)
+    np.testing.assert_array_equal(network.infer(xs)[0], whole)
+    network.train()
+    assert all(layer.training for layer in everyone)
+    network.training = False
+    assert not any(layer.training for layer in everyone)
+    model = rnnfast.Rnnlm(V, D, H)
+    model.eval()
+    rnnfast.generate(model, [1], 3)
+    model.predict(batch()[0])
+    assert not any(layer.training for layer in (model, *model.layers, model.affine))
+
+
+@pytest.mark.parametrize("Bits", GENERATORS)
+def test_random_states_of_layers(Bits):
+    network, xs = dropping(Bits), np.ones((1, 5, 2))
+    network.predict(xs)
+    states = json.loads(json.dumps(network.random_state()))
+    assert list(states) == ["drop.0", "drop.1"]
+    expected = [network.predict(xs) for _ in range(2)]
+    assert not np.array_equal(*expected)
+    other = dropping(Bits)
+    for again in (network, other):
+        again.set_random_state(states)
+        np.testing.assert_array_equal([again.predict(xs) for _ in range(2)], expected)
+
+
+def test_random_states_that_do_not_fit():
+    network = dropping()
+    states = network.random_state()
+    other = dropping(np.random.MT19937).random_state()
+    for wrong in ({}, {"drop.0": states["drop.0"]}, states | {"a": 1}):
+        with pytest.raises(
+            ValueError, match=r"states: expected those of the layers drop.0, drop.1"
+        ):
+            network.set_random_state(wrong)
+    for wrong in (other["drop.1"], {}, None, 1, {"bit_generator": "PCG64", "state": 1}):
+        with pytest.raises(ValueError, match=r"states\['drop.1'\]: expected the state of a PCG64"):
+            network.set_random_state(
+                {"drop.0": dropping().random_state()["drop.1"], "drop.1": wrong}
+            )
+    assert network.random_state() == states
+    assert rnnfast.Rnnlm(V, D, H).random_state() == {}

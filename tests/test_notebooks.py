@@ -11,6 +11,7 @@ import notebook_oracles as oracle
 import numpy as np
 import pytest
 import threadpoolctl
+from problems import assert_close
 
 import rnnfast
 from rnnfast import kernels, reference
@@ -34,14 +35,6 @@ def one_thread():
 
 def by_dtype(dtype, tolerance64, tolerance32):
     return tolerance64 if dtype == "float64" else tolerance32
-
-
-def assert_close(actual, expected, tolerance, name=""):
-    """A difference of at most `tolerance` of the largest expected value; NaN is a difference."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
-    assert actual.shape == expected.shape, name
-    difference = np.abs(actual - expected).max() / np.abs(expected).max()
-    assert difference <= tolerance, f"{name}: {difference:.1e}"
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,39 @@ layers = pytest.mark.parametrize("name", LAYERS)
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
 
 
+ONES = np.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("actual", "tolerance"),
+    [
+        (np.array([1, 1, 1 + 2e-12]), None),
+        (np.array([1, 1, 1.002]), 1e-3),
+        (np.array([1, np.nan, 1]), 1),
+        (np.array([1, 1, np.inf]), 1),
+        (np.ones((3, 1)), 1),
+        (ONES.astype("f"), None),
+    ],
+    ids=["rounding", "tolerance", "NaN", "infinity", "shape", "dtype"],
+)
+def test_assert_close_finds(actual, tolerance):
+    assert_close(ONES, ONES, tolerance)
+    with pytest.raises(AssertionError, match="which: "):
+        assert_close(actual, ONES, tolerance, "which")
+    with pytest.raises(AssertionError):
+        assert_close(ONES, actual, tolerance)
+
+
+def test_assert_close_compares_with_the_largest_value():
+    assert_close([1e6, 5e-7], [1e6, 0.0])
+    assert_close(ONES.astype("f"), ONES, 1e-6)
+    assert_close(ONES, ONES, dtype=np.float64)
+    for different in (lambda: assert_close([1e-9], [0.0]),
+                      lambda: assert_close(ONES, ONES, dtype=np.float32)):  # fmt: skip
+        with pytest.raises(AssertionError):
+            different()
+
+
 @sizes
 @dtypes
 @pytest.mark.parametrize("cell", CELLS)

@@ -1,13 +1,16 @@
 """Generation draws from the model's own distribution, and leaves its state alone."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 import rnnfast
 
 
-def _model():
-    return rnnfast.Rnnlm(5, 4, 6, rng=np.random.default_rng(0), dtype=np.float64)
+def _model(rng=0):
+    return rnnfast.Rnnlm(5, 4, 6, rng=rng, dtype=np.float64)
 
 
 class _Biased:
@@ -69,6 +72,116 @@ def test_the_same_seed_gives_the_same_text_and_the_state_is_kept():
     after = [array for state in model.get_state() for array in state]
     for x, y in zip(before, after, strict=True):
         assert np.array_equal(x, y)
+
+
+def _network():
+    """A language model of somebody's own making, with random weights."""
+    random = np.random.default_rng(0).standard_normal
+    weights = (random(shape) for shape in ((5, 4), (4, 24), (6, 24), 24, (6, 5), 5))
+    embed_W, Wx, Wh, b, W, affine_b = weights
+    layers = {
+        "embedding": rnnfast.TimeEmbedding(embed_W),
+        "lstm": rnnfast.TimeLSTM(Wx, Wh, b),
+        "affine": rnnfast.TimeAffine(W, affine_b),
+    }
+    return rnnfast.Network(layers, rnnfast.TimeSoftmaxWithLoss())
+
+
+MODELS = {
+    "rnn": lambda: rnnfast.SimpleRnnlm(5, 4, 6, num_layers=2, rng=0),
+    "lstm": _model,
+    "network": _network,
+    "char_lstm": lambda: rnnfast.CharLstm.random(5, 6, rng=np.random.default_rng(0)),
+}
+
+
+def _carried(model):
+    return [array for state in model.get_state() for array in state]
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_threads_may_sample_from_one_model_at_once(make):
+    model = make()
+    model.predict(np.array([[1, 2], [3, 4]]))
+    carried = _carried(model)
+
+    def text(seed):
+        prime = [seed % 5, *[1, 2, 3][: seed % 3]]
+        return rnnfast.generate(model, prime, 12, rng=seed).tolist()
+
+    alone = [text(seed) for seed in range(200)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(text, range(200)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert together == alone
+    assert all(a is b for a, b in zip(_carried(model), carried, strict=True))
+
+
+def test_sampling_beside_training_of_the_state():
+    """What is sampled does not depend on the state carried, nor changes it while it is made."""
+    model = _model()
+    xs = np.array([[1, 2, 3, 4]])
+    expected = [model.predict(xs) for _ in range(50)]
+    text = rnnfast.generate(model, [1, 2], 12, rng=0).tolist()
+    model.reset_state()
+    with ThreadPoolExecutor(1) as pool:
+        texts = [pool.submit(rnnfast.generate, model, [1, 2], 12, rng=0) for _ in range(100)]
+        logits = [model.predict(xs) for _ in range(50)]
+    np.testing.assert_array_equal(logits, expected)
+    assert all(future.result().tolist() == text for future in texts)
+
+
+def test_a_network_of_ones_own_continues_as_predict_says():
+    model = _network()
+    text = [1, 2]
+    generated = rnnfast.generate(model, text, 6, temperature=0)
+    for _ in range(6):
+        text.append(int(model.predict(np.array([text]))[0, -1].argmax()))
+    assert generated.tolist() == text[2:]
+    with pytest.raises(ValueError, match=r"token ids in 0\.\.4, got 5"):
+        rnnfast.generate(model, [5], 1)
+
+
+def test_reading_and_continuing_take_states_and_return_them():
+    model, xs = _model(), np.array([[1, 2, 3]])
+    for W in model.params:
+        W *= 8  # so that what was read matters
+    logits, states = model.infer(xs)
+    assert [state.shape for state in states] == [(2, 1, 6)]
+    for given in (model.read(xs), model.read(xs[:, 1:], model.read(xs[:, :1]))):
+        np.testing.assert_allclose(given, states, rtol=1e-13)
+    assert model.get_state() == [(None, None)]
+    np.testing.assert_array_equal(logits, model.predict(xs))
+    uniforms = np.random.default_rng(0).random(9)
+    ids = model.continued(4, states, 9, 1.0, [], uniforms)
+    expected = rnnfast.generate(model, [1, 2, 3, 4], 9, rng=np.random.default_rng(0))
+    assert ids.tolist() == expected.tolist()
+    assert ids.tolist() != model.continued(4, None, 9, 1.0, [], uniforms).tolist()
+
+
+@pytest.mark.parametrize(
+    ("seed", "same"),
+    [
+        (0, np.random.default_rng(0)),
+        (np.int64(7), np.random.default_rng(7)),
+        (np.random.RandomState(1), np.random.RandomState(1)),
+    ],
+)
+def test_a_seed_is_an_int_or_a_generator(seed, same):
+    given, expected = (rnnfast.generate(_model(), [3], 50, rng=rng) for rng in (seed, same))
+    assert np.array_equal(given, expected)
+    assert not np.array_equal(expected, rnnfast.generate(_model(), [3], 50))
+
+
+@pytest.mark.parametrize("rng", [True, 0.0, 1.5, "0", -1])
+def test_seeds_that_are_none(rng):
+    for call in (lambda: rnnfast.generate(_model(), [3], 5, rng=rng), lambda: _model(rng)):
+        with pytest.raises(ValueError if rng == -1 else TypeError, match="rng: expected"):
+            call()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sys
 import notebook_oracles as oracle
 import numpy as np
 import pytest
+from problems import assert_close
 
 import rnnfast
 from rnnfast import kernels, reference
@@ -96,9 +97,7 @@ def test_gradients(init, dtype, ops):
     for name, theirs in names.items():
         right = expected[theirs].T / 5 if name == "W_hh" else expected[theirs] / 5
         tolerance = {"float64": 1e-10, "float32": 1e-3 if init == "normal" else 1e-5}[dtype]
-        np.testing.assert_allclose(
-            gradients[name], right, rtol=0, atol=tolerance * np.abs(right).max()
-        )
+        assert_close(gradients[name], right, tolerance, name)
 
 
 @everywhere

@@ -11,7 +11,7 @@ from . import ours, problems
 
 
 class Layer(ours.Layer):
-    module = reference
+    ops = reference.ops
 
 
 class Training(ours.Training):
@@ -25,7 +25,7 @@ class Training(ours.Training):
 class Embedding:
     """`np.add.at` into an array that is set to zero first."""
 
-    def __init__(self, _threads, *, V, D, tokens, **_):
+    def __init__(self, _threads, *, V, D, tokens):
         W, self.ids, self.dxs = problems.embedding(V, D, tokens)
         self.dW = np.empty_like(W)
 

@@ -5,6 +5,7 @@ import tracemalloc
 import numpy as np
 
 import rnnfast
+from rnnfast import kernels
 from rnnfast.layers import TIME_LAYERS
 
 from . import problems
@@ -13,12 +14,12 @@ from . import problems
 class Layer:
     """A recurrent layer, `way` "forward" or "both" (forward and backward)."""
 
-    module = rnnfast
+    ops = kernels
 
     def __init__(self, threads, *, cell, dtype, shape, way):
         rnnfast.set_num_threads(threads)
         self.xs, weights, self.dhs = problems.layer(cell, dtype, shape)
-        self.layer = getattr(self.module, TIME_LAYERS[cell].__name__)(*weights)
+        self.layer = TIME_LAYERS[cell](*weights, ops=self.ops)
         self.run = getattr(self, way)
 
     def forward(self):
@@ -48,7 +49,7 @@ class LayerAfterProduct(Layer):
 class Training:
     """Steps of a language model: forward, backward, SGD."""
 
-    ops = rnnfast.kernels
+    ops = kernels
 
     def __init__(self, threads, *, cell, N, T, V, D, H):
         rnnfast.set_num_threads(threads)
@@ -122,7 +123,7 @@ class Product:
         self.b = np.zeros(size, "f")
 
     def run(self):
-        return rnnfast.kernels.affine_forward(self.A, self.B, self.b)
+        return kernels.affine_forward(self.A, self.B, self.b)
 
     def results(self):
         return [self.run()]

@@ -5,14 +5,16 @@ N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
 
 import numpy as np
 
-GATES = {"rnn": 1, "lstm": 4}
+from ..cells import CELLS
+from ..training.runs import MODELS
+
 LEARNING_RATE = 0.1
 
 
 def layer(cell, dtype, shape):
     """Input (N, T, D), weights [Wx, Wh, b], and gradient of the output (N, T, H)."""
     N, T, D, H = shape
-    rng, G = np.random.default_rng(0), GATES[cell]
+    rng, G = np.random.default_rng(0), CELLS[cell].G
 
     def normal(*shape, scale=1.0):
         return (rng.standard_normal(shape) / scale).astype(dtype)
@@ -27,7 +29,7 @@ def layer(cell, dtype, shape):
 def layer_gflops(cell, shape, way):
     """1e9 floating point operations of the products; backward has twice those of forward."""
     N, T, D, H = shape
-    return 2e-9 * N * T * (D + H) * GATES[cell] * H * (1 if way == "forward" else 3)
+    return 2e-9 * N * T * (D + H) * CELLS[cell].G * H * (1 if way == "forward" else 3)
 
 
 def token_ids(V, shape):
@@ -43,10 +45,7 @@ def blocks(N, T, V):
 
 def language_model(cell, V, D, H, **options):
     """A model of this package; its weights are also what the peers start from."""
-    import rnnfast
-
-    kind = {"rnn": rnnfast.SimpleRnnlm, "lstm": rnnfast.Rnnlm}[cell]
-    return kind(V, D, H, rng=np.random.default_rng(0), **options)
+    return MODELS[cell](V, D, H, rng=np.random.default_rng(0), **options)
 
 
 def embedding(V, D, tokens):

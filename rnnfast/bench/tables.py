@@ -193,8 +193,15 @@ class Bench:
 
 
 def layer(name, cell, shape, way="both", *, threads=1, dtype="float32", environment=None):
+    """Entry of a recurrent layer; `way` is "forward" or "both"."""
     options = {"cell": cell, "dtype": dtype, "shape": shape, "way": way}
     return Entry(name, "Layer", options, threads, environment or {})
+
+
+def training(name, case, *, threads=1):
+    """Entry of a training step; `case` is one like those of LANGUAGE_MODELS."""
+    options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True))
+    return Entry(name, "Training", options, threads)
 
 
 def comma(shape):
@@ -218,41 +225,24 @@ def layers(bench, cell, floor, *, way="both", dtype="float32", environments=None
             )
 
 
-@table(
-    "lstm",
-    "LSTM layer N,T,D,H, forward and backward, float32",
-    means={"PyTorch": 2.0},
-    plotted=True,
-)
-def _lstm(bench):
-    return layers(bench, "lstm", lambda H: 1.05 if H >= 650 else 1.15)
+def layer_table(name, cell, mean, floor, *, way="both", dtype="float32"):
+    """Enter `layers` as the table `name`; `mean` is the target of the geometric mean."""
+    passes = "forward and backward" if way == "both" else "forward only"
+
+    @table(
+        name,
+        f"{cell.upper()} layer N,T,D,H, {passes}, {dtype}",
+        means={"PyTorch": mean},
+        plotted=True,
+    )
+    def measure(bench):
+        return layers(bench, cell, floor, way=way, dtype=dtype)
 
 
-@table(
-    "rnn", "RNN layer N,T,D,H, forward and backward, float32", means={"PyTorch": 3.0}, plotted=True
-)
-def _rnn(bench):
-    return layers(bench, "rnn", lambda H: 1.3)
-
-
-@table(
-    "lstm-forward",
-    "LSTM layer N,T,D,H, forward only, float32",
-    means={"PyTorch": 1.3},
-    plotted=True,
-)
-def _lstm_forward(bench):
-    return layers(bench, "lstm", lambda H: 1.0, way="forward")
-
-
-@table(
-    "float64",
-    "LSTM layer N,T,D,H, forward and backward, float64",
-    means={"PyTorch": 1.5},
-    plotted=True,
-)
-def _float64(bench):
-    return layers(bench, "lstm", lambda H: 1.0, dtype="float64")
+layer_table("lstm", "lstm", 2.0, lambda H: 1.05 if H >= 650 else 1.15)
+layer_table("rnn", "rnn", 3.0, lambda H: 1.3)
+layer_table("lstm-forward", "lstm", 1.3, lambda H: 1.0, way="forward")
+layer_table("float64", "lstm", 1.5, lambda H: 1.0, dtype="float64")
 
 
 @table(
@@ -263,11 +253,8 @@ def _float64(bench):
 def _training(bench):
     for n in bench.threads:
         for case in bench.few(LANGUAGE_MODELS, 3):
-            options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True))
-            ours, *peers = (
-                Entry(name, "Training", options, n)
-                for name in ("rnnfast", "torch", "textbook", "numpy")
-            )
+            names = ("rnnfast", "torch", "textbook", "numpy")
+            ours, *peers = (training(name, case, threads=n) for name in names)
             yield from bench.rows(f"{case[0]} {comma(case[1:])}", ours, peers)
 
 
@@ -284,8 +271,9 @@ def _generation(bench):
 def _embedding(bench):
     sizes = f"V{EMBEDDING['V']} D{EMBEDDING['D']}, {EMBEDDING['tokens']} tokens"
     for n in bench.threads:
-        peers = [Entry(name, "Embedding", EMBEDDING, n) for name in ("numpy", "torch")]
-        ours = Entry("rnnfast", "Embedding", EMBEDDING, n)
+        ours, *peers = (
+            Entry(name, "Embedding", EMBEDDING, n) for name in ("rnnfast", "numpy", "torch")
+        )
         yield from bench.rows(sizes, ours, peers, {"numpy": 3.0})
 
 
@@ -330,8 +318,7 @@ def _threads(bench):
         if problems.layer_gflops(cell, shape, way) >= GFLOPS_OF_20_MS
     ]
     for case in LANGUAGE_MODELS[1:2] + LANGUAGE_MODELS[3:]:
-        options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True))
-        entries = [Entry("rnnfast", "Training", options, n) for n in (2, 1)]
+        entries = [training("rnnfast", case, threads=n) for n in (2, 1)]
         pairs.append((f"training {case[0]} {comma(case[1:])}", entries))
     for what, (two, one) in bench.few(pairs, 1) if available_cpus() > 1 else []:
         yield bench.scaled(what, two, one, "rnnfast, 1 thread", 1, 1.8)
@@ -434,9 +421,9 @@ def _memory(bench):
     small, large = MEMORY_VOCABULARIES
     for V in (small, large):
         for T in (short, long):
-            options = {"cell": "lstm", "N": N, "T": T, "V": V, "D": D, "H": H}
-            ours, twin = (Entry(name, "Training", options) for name in ("rnnfast", "numpy"))
-            row = Row(comma((N, T, V, D, H)), 1, "N*T*V numbers", theirs=4 * N * T * V / MB)
+            case = ("lstm", N, T, V, D, H)
+            ours, twin = (training(name, case) for name in ("rnnfast", "numpy"))
+            row = Row(comma(case[1:]), 1, "N*T*V numbers", theirs=4 * N * T * V / MB)
             try:
                 workers = bench.arena.enter(ours, twin)
                 bench.arena.check(workers)

@@ -46,7 +46,7 @@ class Embedding(Layer):
 
 
 class RNN(Layer):
-    gates, states = 1, 1
+    states = 1
 
     def forward(self, x, h_prev):
         Wx, Wh, b = self.params
@@ -66,7 +66,7 @@ class RNN(Layer):
 
 
 class LSTM(RNN):
-    gates, states = 4, 2
+    states = 2
 
     def forward(self, x, h_prev, c_prev):
         Wx, Wh, b = self.params

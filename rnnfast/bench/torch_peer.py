@@ -148,7 +148,7 @@ class Generation:
 
 
 class Embedding:
-    def __init__(self, threads, *, V, D, tokens, **_):
+    def __init__(self, threads, *, V, D, tokens):
         torch.set_num_threads(threads)
         W, ids, dxs = problems.embedding(V, D, tokens)
         self.W = torch.from_numpy(W).requires_grad_()

@@ -6,12 +6,8 @@ cdef extern from *:
     #define RNNFAST_COMPILER "Clang " __clang_version__
     #elif defined(__GNUC__)
     #define RNNFAST_COMPILER "GCC " __VERSION__
-    #elif defined(_MSC_VER)
-    #define RNNFAST_STRINGIFY(x) #x
-    #define RNNFAST_VALUE_OF(x) RNNFAST_STRINGIFY(x)
-    #define RNNFAST_COMPILER "MSVC " RNNFAST_VALUE_OF(_MSC_VER)
     #else
-    #define RNNFAST_COMPILER "unknown"
+    #error "rnnfast needs GCC or Clang: its kernels are written in their vector types"
     #endif
     """
     const char* RNNFAST_COMPILER

@@ -185,5 +185,4 @@ class CharLstm(NamedNetwork):
 
     def sample(self, prime, length, **options):
         """`length` ids that continue `prime`; the options are those of `rnnfast.generate`."""
-        with self.carrying_state():
-            return generate(self, prime, length, **options)
+        return generate(self, prime, length, **options)

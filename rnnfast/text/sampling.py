@@ -1,21 +1,35 @@
 """Generation of text, one token at a time."""
 
 import math
+from collections.abc import Callable, Sequence
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
-from .._checks import as_ids
+from .._checks import as_generator, as_ids
+from .._types import Array, ArrayLike, Ids, Seed
 from ..reference.ops import draw
 
 
-def generate(model, prime, length, *, temperature=1.0, skip_ids=(), rng=None):
-    """Let a language model continue a beginning.
+def generate(
+    model: Any,
+    prime: ArrayLike,
+    length: int,
+    *,
+    temperature: float = 1.0,
+    skip_ids: Sequence[int] | Ids = (),
+    rng: Seed = None,
+) -> Ids:
+    """Let a language model continue a beginning, from zeros.
 
     Parameters
     ----------
-    model : SimpleRnnlm or Rnnlm
-        Starts from zeros; the state it carried is put back at the end.
+    model : Rnnlm, SimpleRnnlm or another Network whose output is logits (N, T, V)
+        The state that it carries neither counts nor changes, and several threads may sample from
+        one model at once. What is no Network needs `vocab_size`, `predict`, `get_state`,
+        `set_state` and `reset_state`; its state is put back at the end, and it is for one thread
+        at a time.
     prime : sequence of int
         Ids of the beginning, at least one.
     length : int
@@ -25,40 +39,62 @@ def generate(model, prime, length, *, temperature=1.0, skip_ids=(), rng=None):
         likeliest.
     skip_ids : sequence of int
         Tokens that are never generated.
-    rng : numpy.random.Generator, or None for a fresh one
+    rng : numpy.random.Generator or RandomState, an int that seeds one, or None for a fresh one
 
     Returns
     -------
     ids : array (length,), int64, without the beginning
     """
-    prime = as_ids("prime", prime, model.vocab_size, ("M",))
+    vocab_size = getattr(model, "vocab_size", None)
+    if vocab_size is None:  # a Network says so by its output only
+        vocab_size = model.infer(np.asarray(prime)[None])[0].shape[-1]
+    prime = as_ids("prime", prime, vocab_size, ("M",))
     skip_ids = np.asarray(skip_ids, np.int64) if len(skip_ids) == 0 else skip_ids
-    skip_ids = as_ids("skip_ids", skip_ids, model.vocab_size, (len(skip_ids),)).tolist()
-    if len(set(skip_ids)) == model.vocab_size:
+    skip_ids = as_ids("skip_ids", skip_ids, vocab_size, (len(skip_ids),)).tolist()
+    if len(set(skip_ids)) == vocab_size:
         raise ValueError("skip_ids: expected to leave a token to generate, got all of them")
     if not (isinstance(temperature, Real) and 0 <= temperature < math.inf):
         raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
     if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 0:
         raise ValueError(f"length: expected a whole number >= 0, got {length!r}")
-    rng = rng or np.random.default_rng()
-    uniforms = rng.random(length if temperature else 0)
+    uniforms = as_generator(rng).random(length if temperature else 0)
+    if hasattr(model, "continued"):
+        states = model.read(prime[None, :-1]) if len(prime) > 1 else None
+        return model.continued(prime[-1], states, length, float(temperature), skip_ids, uniforms)
+    if hasattr(model, "infer"):
+        return _continued(_inferring(model), prime, length, temperature, skip_ids, uniforms)
     carried = model.get_state()
     model.reset_state()
     try:
-        if not hasattr(model, "continued"):  # not one of this package
-            return _continued(model, prime, length, temperature, skip_ids, uniforms)
-        if len(prime) > 1:
-            model.read(prime[None, :-1])
-        return model.continued(prime[-1], length, float(temperature), skip_ids, uniforms)
+        return _continued(model.predict, prime, length, temperature, skip_ids, uniforms)
     finally:
         model.set_state(carried)
 
 
-def _continued(model, given, length, temperature, skip_ids, uniforms):
-    """What `ops.generate` does, for any model that has `predict`."""
+def _inferring(model: Any) -> Callable[[Ids], Array]:
+    """What `predict` is of a model that starts from zeros; the state is kept here."""
+    states = None
+
+    def predict(xs: Ids) -> Array:
+        nonlocal states
+        logits, states = model.infer(xs, states)
+        return logits
+
+    return predict
+
+
+def _continued(
+    predict: Callable[[Ids], Array],
+    given: Ids,
+    length: int,
+    temperature: float,
+    skip_ids: list[int],
+    uniforms: Array,
+) -> Ids:
+    """What `ops.generate` does, for any model."""
     generated = np.empty(length, np.int64)
     for k in range(length):
-        logits = model.predict(given[None])[0, -1].astype(np.float64)
+        logits = predict(given[None])[0, -1].astype(np.float64)
         logits[skip_ids] = -np.inf
         generated[k] = draw(logits, temperature, uniforms[k] if temperature else None)
         given = generated[k : k + 1]
