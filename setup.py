@@ -22,7 +22,7 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 # NumPy is no build-time dependency: the kernels see arrays through memoryviews only.
 MODULES = [
-    *("engine", "recurrent", "affine", "embedding", "generation", "softmax_loss"),
+    *("engine", "recurrent", "affine", "affine_loss", "embedding", "generation", "softmax_loss"),
     *("optimizer_steps", "build"),
 ]
 

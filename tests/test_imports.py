@@ -39,7 +39,7 @@ ORDER = [
 ]
 SOURCES = {".py", ".pyi", ".pyx", ".pxd"}
 KERNELS = [
-    *("engine", "recurrent", "affine", "embedding", "generation", "softmax_loss"),
+    *("engine", "recurrent", "affine", "affine_loss", "embedding", "generation", "softmax_loss"),
     *("optimizer_steps", "build"),
 ]
 NO_KERNELS = {"build", "engine"}  # names in `kernels` that are no functions

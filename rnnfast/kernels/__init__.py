@@ -14,12 +14,8 @@ if _spinning:
 
 try:
     from . import build, engine
-    from .affine import (
-        affine_backward,
-        affine_forward,
-        affine_loss_backward,
-        affine_loss_forward,
-    )
+    from .affine import affine_backward, affine_forward
+    from .affine_loss import affine_loss_backward, affine_loss_forward
     from .embedding import distinct, embedding_backward, embedding_forward
     from .generation import generate
     from .optimizer_steps import (

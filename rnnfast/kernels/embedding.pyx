@@ -5,7 +5,9 @@ import numpy as np
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from .engine cimport add, real
+from .engine cimport real, simd_of
+
+MANY_ROWS = 1024                  # of which sums are made exactly
 
 
 def embedding_forward(W, ids):
@@ -18,7 +20,14 @@ def embedding_forward(W, ids):
 def embedding_backward(dout, ids, dW):
     """Scatter-add. See `rnnfast.reference.ops.embedding_backward` for the contract."""
     dW[...] = 0
-    _scatter_add(dout.reshape(-1, dW.shape[1]), ids.reshape(-1), dW)
+    dout, ids = dout.reshape(-1, dW.shape[1]), ids.reshape(-1)
+    if ids.size <= MANY_ROWS:
+        _scatter_add(dout, ids, dW)
+        return
+    tokens, index = distinct(ids, len(dW))
+    sums, rest = np.zeros((2, len(tokens), dW.shape[1]), dW.dtype)
+    _scatter_add_exactly(np.ascontiguousarray(dout), index, sums, rest)
+    dW[tokens] = sums + rest
 
 
 def distinct(ids, V):
@@ -56,10 +65,24 @@ def _scatter_add(
     with nogil:
         for m in range(dout.shape[0]):
             if contiguous:
-                add(D, &dout[m, 0], &dW[ids[m], 0])
+                simd_of(&dout[0, 0]).add(D, &dout[m, 0], &dW[ids[m], 0])
             else:
                 for j in range(D):
                     dW[ids[m], j] += dout[m, j]
+
+
+def _scatter_add_exactly(
+    const real[:, ::1] dout,      # IN (M, D)
+    const int64_t[::1] index,     # IN (M): rows of sums
+    real[:, ::1] sums,            # INOUT (U, D)
+    real[:, ::1] rest,            # INOUT (U, D): what rounding takes from sums
+):
+    """The same for so many rows that rounding errors would grow with them."""
+    cdef Py_ssize_t m
+    with nogil:
+        for m in range(dout.shape[0]):
+            simd_of(&dout[0, 0]).add_exactly(dout.shape[1], &dout[m, 0], &sums[index[m], 0],
+                                             &rest[index[m], 0])
 
 
 def _number(

@@ -2,6 +2,7 @@
 
 Letters in all kernels: N batch rows, T time steps, D input size, H hidden size, G gates,
 V vocabulary size, U distinct tokens; L lanes of a vector, W = 4 L width of a panel, P panels.
+Distances are in numbers.
 """
 
 ctypedef fused real:
@@ -9,84 +10,71 @@ ctypedef fused real:
     double
 
 cdef extern from "simd.h" nogil:
-    int RNNFAST_RNN, RNNFAST_LSTM
-    ctypedef struct simd_f32:
-        Py_ssize_t lanes, tile_rows
+    enum: SIMD_FORMATS
+    enum: SIMD_CELL_COUNT
+    int SIMD_FORMAT_OF(const void*)
+    const char** simd_cell_names
+    const char* simd_zeros
+
+    ctypedef struct Walk "simd_walk":
+        const void* at
+        Py_ssize_t row, tile, k_stride, width, block
+
+    ctypedef struct Panels "simd_panels":
+        void* at
+        Py_ssize_t row, panel, vector
+
+    ctypedef struct States "simd_states":
+        void* at
+        Py_ssize_t row, state
+
+    # The functions of one instruction set and number format; simd.h says what each is.
+    ctypedef struct Simd "simd_table":
+        Py_ssize_t number, lanes, tile_rows
         Py_ssize_t (*panels_at_once)(Py_ssize_t) noexcept nogil
-        void (*tile)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t,
-                     Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, const float*,
-                     Py_ssize_t, Py_ssize_t, float*, Py_ssize_t, Py_ssize_t) noexcept nogil
-        void (**forward)(Py_ssize_t, Py_ssize_t, float*, const float*, float*, Py_ssize_t,
-                         Py_ssize_t) noexcept nogil
-        void (**backward)(Py_ssize_t, Py_ssize_t, const float*, const float*, const float*, float*,
-                          float*, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
-        void (**map)(Py_ssize_t, const float*, float*) noexcept nogil
-        void (*pack)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t,
-                     float*) noexcept nogil
-        void (*pack_tiles)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t,
-                           float*) noexcept nogil
-        void (*unpack)(Py_ssize_t, Py_ssize_t, const float*, float*, Py_ssize_t,
-                       Py_ssize_t) noexcept nogil
-        void (*add)(Py_ssize_t, const float*, float*) noexcept nogil
-        float (*largest)(Py_ssize_t, const float*) noexcept nogil
-        double (*exp_shifted)(Py_ssize_t, float, float*) noexcept nogil
-        void (*panel_top)(Py_ssize_t, Py_ssize_t, const float*, float*) noexcept nogil
-        void (*panel_exp)(Py_ssize_t, Py_ssize_t, float*, const float*, double*) noexcept nogil
-        void (*scale)(Py_ssize_t, float, float*) noexcept nogil
-        double (*sum_of_squares)(Py_ssize_t, const float*) noexcept nogil
-        void (*sgd)(Py_ssize_t, float, float*, const float*) noexcept nogil
-        void (*momentum)(Py_ssize_t, float, float, float*, const float*, float*) noexcept nogil
-        void (*adagrad)(Py_ssize_t, float, float*, const float*, float*) noexcept nogil
-        void (*rmsprop)(Py_ssize_t, float, float, float, float*, const float*,
-                        float*) noexcept nogil
-        void (*adam)(Py_ssize_t, float, float, float, float*, const float*, float*,
-                     float*) noexcept nogil
-    ctypedef struct simd_f64:
-        Py_ssize_t lanes, tile_rows
-        Py_ssize_t (*panels_at_once)(Py_ssize_t) noexcept nogil
-        void (*tile)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t,
-                     Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, const double*,
-                     Py_ssize_t, Py_ssize_t, double*, Py_ssize_t, Py_ssize_t) noexcept nogil
-        void (**forward)(Py_ssize_t, Py_ssize_t, double*, const double*, double*, Py_ssize_t,
-                         Py_ssize_t) noexcept nogil
-        void (**backward)(Py_ssize_t, Py_ssize_t, const double*, const double*, const double*,
-                          double*, double*, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
-        void (**map)(Py_ssize_t, const double*, double*) noexcept nogil
-        void (*pack)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t,
-                     double*) noexcept nogil
-        void (*pack_tiles)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t,
-                           double*) noexcept nogil
-        void (*unpack)(Py_ssize_t, Py_ssize_t, const double*, double*, Py_ssize_t,
-                       Py_ssize_t) noexcept nogil
-        void (*add)(Py_ssize_t, const double*, double*) noexcept nogil
-        double (*largest)(Py_ssize_t, const double*) noexcept nogil
-        double (*exp_shifted)(Py_ssize_t, double, double*) noexcept nogil
-        void (*panel_top)(Py_ssize_t, Py_ssize_t, const double*, double*) noexcept nogil
-        void (*panel_exp)(Py_ssize_t, Py_ssize_t, double*, const double*, double*) noexcept nogil
-        void (*scale)(Py_ssize_t, double, double*) noexcept nogil
-        double (*sum_of_squares)(Py_ssize_t, const double*) noexcept nogil
-        void (*sgd)(Py_ssize_t, double, double*, const double*) noexcept nogil
-        void (*momentum)(Py_ssize_t, double, double, double*, const double*, double*) noexcept nogil
-        void (*adagrad)(Py_ssize_t, double, double*, const double*, double*) noexcept nogil
-        void (*rmsprop)(Py_ssize_t, double, double, double, double*, const double*,
-                        double*) noexcept nogil
-        void (*adam)(Py_ssize_t, double, double, double, double*, const double*, double*,
-                     double*) noexcept nogil
-    ctypedef struct simd_level:
+        void (*tile)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const Walk*, const Panels*,
+                     const Panels*, const Panels*, const Panels*) noexcept nogil
+        void (*map_tanh)(Py_ssize_t, const void*, void*) noexcept nogil
+        void (*map_sigmoid)(Py_ssize_t, const void*, void*) noexcept nogil
+        void (*map_exp)(Py_ssize_t, const void*, void*) noexcept nogil
+        void (*pack)(Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t, void*) noexcept nogil
+        void (*pack_tiles)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t,
+                        void*) noexcept nogil
+        void (*unpack)(Py_ssize_t, Py_ssize_t, const void*, void*, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*add)(Py_ssize_t, const void*, void*) noexcept nogil
+        void (*add_exactly)(Py_ssize_t, const void*, void*, void*) noexcept nogil
+        void (*fill)(Py_ssize_t, double, void*) noexcept nogil
+        double (*value)(const void*) noexcept nogil
+        void (*scale)(Py_ssize_t, double, void*) noexcept nogil
+        double (*largest)(Py_ssize_t, const void*) noexcept nogil
+        double (*exp_shifted)(Py_ssize_t, double, void*) noexcept nogil
+        void (*panel_top)(Py_ssize_t, Py_ssize_t, const void*, void*) noexcept nogil
+        void (*panel_exp)(Py_ssize_t, Py_ssize_t, void*, const void*, double*) noexcept nogil
+        double (*sum_of_squares)(Py_ssize_t, const void*) noexcept nogil
+        void (*sgd)(Py_ssize_t, double, void*, const void*) noexcept nogil
+        void (*momentum)(Py_ssize_t, double, double, void*, const void*, void*) noexcept nogil
+        void (*adagrad)(Py_ssize_t, double, void*, const void*, void*) noexcept nogil
+        void (*rmsprop)(Py_ssize_t, double, double, double, void*, const void*, void*) noexcept nogil
+        void (*adam)(Py_ssize_t, double, double, double, void*, const void*, void*, void*) noexcept nogil
+        void (**forward)(Py_ssize_t, Py_ssize_t, void*, const States*,
+                         const States*) noexcept nogil
+        void (**backward)(Py_ssize_t, Py_ssize_t, const void*, const States*, const States*,
+                          const States*, void*) noexcept nogil
+
+    ctypedef struct Level "simd_level":
         const char* name
-        const simd_f32* f32
-        const simd_f64* f64
-    const simd_level** rnnfast_levels
-    int rnnfast_level_usable(const simd_level*)
+        const Simd** tables
 
-# The tables of the instruction set in use, chosen when the engine is imported.
-cdef const simd_f32* F32
-cdef const simd_f64* F64
+    const Level** simd_levels
+    int simd_level_usable(const Level*)
 
-# How a product finds A[m, k]: A[m * row + k % width * k_stride + k // width * block]; of every tile
-# the first row m is found at A[m * tile].
-ctypedef struct Walk:
-    Py_ssize_t row, tile, k_stride, width, block
+# The tables of the instruction set in use, one for each number format.
+cdef const Simd* TABLES[SIMD_FORMATS]
+
+# A matrix of the caller, of any strides.
+ctypedef struct Matrix:
+    void* at
+    Py_ssize_t row, column
 
 # How the columns of G gates of H units stand in panels. With 4 gates a panel has L units: their
 # first gates, their second gates, ...; with one gate it has 4 L units, and these are the columns of
@@ -96,156 +84,95 @@ ctypedef struct Columns:
     Py_ssize_t units              # of a panel
     Py_ssize_t used               # columns in all panels; beyond them there is only padding
 
+# The gradient of a weight as a sum of parts: see `gradient`.
+ctypedef struct Sums:
+    Columns columns
+    Matrix out                    # (M, G*H): of the caller
+    Panels panels                 # (M, G*H): memory for the panels that are not summed in place
+    Py_ssize_t in_place           # panels 0 ... in_place - 1 are summed in `out`
+    void* rest                    # in the places of `panels`, or NULL where there are few parts
+    bint begun                    # whether there is anything in it
+
 cdef class Buffer:
     cdef object _owner
     cdef Py_ssize_t _size
     cdef char* _data
     cdef void* reserve(self, Py_ssize_t count, Py_ssize_t itemsize) except NULL
+    cdef void* zeroed(self, Py_ssize_t count, Py_ssize_t itemsize) except NULL
+
+cdef class Workspace:
+    cdef bint _taken
+    cdef bint take(self) noexcept
+    cdef void leave(self) noexcept
 
 cdef Columns columns_of(Py_ssize_t gates, Py_ssize_t H, Py_ssize_t lanes) noexcept nogil
 cdef Py_ssize_t units_of(Columns columns, Py_ssize_t p) noexcept nogil
 cdef Py_ssize_t computed(Columns columns) noexcept nogil
-cdef Walk rows_of(Py_ssize_t stride) noexcept nogil
 cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil
 cdef Py_ssize_t part(Py_ssize_t n, Py_ssize_t unit, int thread, int threads) noexcept nogil
 cdef int threads_for(double flops) noexcept nogil
 cdef void barrier(int threads) noexcept nogil
 cdef int team_size() noexcept nogil
+cdef int cell_number(str name) except -1
 
-cdef void product(Py_ssize_t M, Py_ssize_t columns, Py_ssize_t K, const real* A, Walk a,
-                  const real* B, Py_ssize_t b_panel, const real* init, Py_ssize_t init_row,
-                  Py_ssize_t init_panel, real* C, Py_ssize_t c_row,
-                  Py_ssize_t c_panel) noexcept nogil
-cdef void pack(const real* W, Py_ssize_t row, Py_ssize_t column, Py_ssize_t K, Columns columns,
-               Py_ssize_t first, Py_ssize_t last, real* B, Py_ssize_t b_panel) noexcept nogil
-cdef void pack_transposed(const real* W, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n_rows,
-                          Columns columns, Py_ssize_t first, Py_ssize_t last,
-                          real* B) noexcept nogil
-cdef void gradient(Py_ssize_t m0, Py_ssize_t m1, Py_ssize_t columns, Py_ssize_t K, const real* A,
-                   Py_ssize_t a_row, const real* B, Py_ssize_t b_panel, bint add, real* dW,
-                   Py_ssize_t dw_panel, real* scratch, const real* zeros) noexcept nogil
-cdef Py_ssize_t gradient_scratch(Py_ssize_t M, Py_ssize_t K, Py_ssize_t itemsize) noexcept nogil
-cdef void unpack(const real* B, Py_ssize_t b_panel, Py_ssize_t K, Columns columns, real* W,
-                 Py_ssize_t row, Py_ssize_t column) noexcept nogil
-
-
-cdef inline Py_ssize_t lanes_of(const real* _) noexcept nogil:
-    if real is float:
-        return F32.lanes
-    else:
-        return F64.lanes
+cdef Walk rows_of(const void* at, Py_ssize_t row) noexcept nogil
+cdef Walk across(const Simd* simd, Panels panels) noexcept nogil
+cdef Panels zeros() noexcept nogil
+cdef void product(const Simd* simd, Py_ssize_t M, Py_ssize_t columns, Py_ssize_t K, Walk A,
+                  Panels B, Panels init, Panels C) noexcept nogil
+cdef void pack(const Simd* simd, Matrix W, Py_ssize_t K, Columns columns, Py_ssize_t first,
+               Py_ssize_t last, Panels B) noexcept nogil
+cdef void pack_transposed(const Simd* simd, Matrix W, Py_ssize_t n_rows, Columns columns,
+                          Py_ssize_t first, Py_ssize_t last, Panels B) noexcept nogil
+cdef Sums sums_of(const Simd* simd, Columns columns, Matrix out, void* memory, void* rest,
+                  Py_ssize_t M) noexcept nogil
+cdef void gradient(const Simd* simd, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t K, Matrix A,
+                   Panels B, Sums dW, void* scratch) noexcept nogil
+cdef void settle(const Simd* simd, Py_ssize_t begin, Py_ssize_t end, Sums dW) noexcept nogil
+cdef Py_ssize_t gradient_scratch(const Simd* simd, Py_ssize_t M, Py_ssize_t K) noexcept nogil
+cdef Py_ssize_t rest_of(Py_ssize_t calls, Py_ssize_t K, Py_ssize_t numbers) noexcept nogil
+cdef void unpack(const Simd* simd, Py_ssize_t begin, Py_ssize_t end, Columns columns,
+                 Py_ssize_t first, Panels B, Matrix out) noexcept nogil
 
 
-cdef inline Py_ssize_t panels_at_once(Py_ssize_t rows, const real* _) noexcept nogil:
-    """Panels that a tile of so many rows takes at once: 1, 2 or 4."""
-    if real is float:
-        return F32.panels_at_once(rows)
-    else:
-        return F64.panels_at_once(rows)
+cdef inline const Simd* simd_of(const real* x) noexcept nogil:
+    """The functions for arrays of x's format."""
+    return TABLES[SIMD_FORMAT_OF(x)]
 
 
-cdef inline void tile(
-    Py_ssize_t rows, Py_ssize_t panels, Py_ssize_t columns, Py_ssize_t K, const real* A, Walk a,
-    const real* B, Py_ssize_t b_panel, const real* init, Py_ssize_t init_row,
-    Py_ssize_t init_panel, real* C, Py_ssize_t c_row, Py_ssize_t c_panel,
+cdef inline void* moved(const Simd* simd, const void* at, Py_ssize_t numbers) noexcept nogil:
+    """Where the number stands that is so many behind that at `at`."""
+    return <char*> at + numbers * simd.number
+
+
+cdef inline Panels from_row(
+    const Simd* simd, Panels panels, Py_ssize_t m, Py_ssize_t p,
 ) noexcept nogil:
-    if real is float:
-        F32.tile(rows, panels, columns, K, A, a.row, a.k_stride, a.width, a.block, B, b_panel,
-                 init, init_row, init_panel, C, c_row, c_panel)
-    else:
-        F64.tile(rows, panels, columns, K, A, a.row, a.k_stride, a.width, a.block, B, b_panel,
-                 init, init_row, init_panel, C, c_row, c_panel)
+    """Panels p ... of a matrix, from row m on."""
+    return Panels(moved(simd, panels.at, m * panels.row + p * panels.panel), panels.row,
+                  panels.panel, panels.vector)
 
 
-cdef inline void cell_forward(
-    int cell, Py_ssize_t rows, Py_ssize_t units, real* gates, const real* prev, real* next,
-    Py_ssize_t row, Py_ssize_t state,
-) noexcept nogil:
-    if real is float:
-        F32.forward[cell](rows, units, gates, prev, next, row, state)
-    else:
-        F64.forward[cell](rows, units, gates, prev, next, row, state)
+cdef inline Panels panels_at(const Simd* simd, void* at, Py_ssize_t rows) noexcept nogil:
+    """Panels of so many rows, one after the other."""
+    return Panels(at, 4 * simd.lanes, 4 * simd.lanes * rows, simd.lanes)
 
 
-cdef inline void cell_backward(
-    int cell, Py_ssize_t rows, Py_ssize_t units, const real* gates, const real* prev,
-    const real* next, real* dstates, real* das, Py_ssize_t row, Py_ssize_t state,
-    Py_ssize_t dstate,
-) noexcept nogil:
-    if real is float:
-        F32.backward[cell](rows, units, gates, prev, next, dstates, das, row, state, dstate)
-    else:
-        F64.backward[cell](rows, units, gates, prev, next, dstates, das, row, state, dstate)
+cdef inline Panels rows_in_panels(const Simd* simd, void* at, Py_ssize_t row) noexcept nogil:
+    """A matrix of contiguous rows, seen as panels."""
+    return Panels(at, row, 4 * simd.lanes, simd.lanes)
 
 
-cdef inline void pack_vector(
-    Py_ssize_t K, Py_ssize_t n, const real* source, Py_ssize_t row, Py_ssize_t column, real* out,
-) noexcept nogil:
-    if real is float:
-        F32.pack(K, n, source, row, column, out)
-    else:
-        F64.pack(K, n, source, row, column, out)
+cdef inline Matrix below(const Simd* simd, Matrix W, Py_ssize_t m) noexcept nogil:
+    """The rows of W from row m on."""
+    return Matrix(moved(simd, W.at, m * W.row), W.row, W.column)
 
 
-cdef inline void pack_tiles(
-    Py_ssize_t K, Py_ssize_t M, Py_ssize_t height, const real* source, Py_ssize_t row, real* out,
-) noexcept nogil:
-    if real is float:
-        F32.pack_tiles(K, M, height, source, row, out)
-    else:
-        F64.pack_tiles(K, M, height, source, row, out)
+cdef inline Matrix matrix_of(const real[:, :] W) noexcept nogil:
+    cdef Py_ssize_t number = sizeof(real)
+    return Matrix(<void*> &W[0, 0], W.strides[0] // number, W.strides[1] // number)
 
 
-cdef inline void unpack_vector(
-    Py_ssize_t M, Py_ssize_t n, const real* source, real* out, Py_ssize_t row, Py_ssize_t column,
-) noexcept nogil:
-    if real is float:
-        F32.unpack(M, n, source, out, row, column)
-    else:
-        F64.unpack(M, n, source, out, row, column)
-
-
-cdef inline void add(Py_ssize_t n, const real* x, real* y) noexcept nogil:
-    if real is float:
-        F32.add(n, x, y)
-    else:
-        F64.add(n, x, y)
-
-
-cdef inline void scale(Py_ssize_t n, real factor, real* x) noexcept nogil:
-    if real is float:
-        F32.scale(n, factor, x)
-    else:
-        F64.scale(n, factor, x)
-
-
-cdef inline void panel_top(
-    Py_ssize_t rows, Py_ssize_t n, const real* panel, real* top,
-) noexcept nogil:
-    if real is float:
-        F32.panel_top(rows, n, panel, top)
-    else:
-        F64.panel_top(rows, n, panel, top)
-
-
-cdef inline void panel_exp(
-    Py_ssize_t rows, Py_ssize_t n, real* panel, const real* largest, double* sum,
-) noexcept nogil:
-    if real is float:
-        F32.panel_exp(rows, n, panel, largest, sum)
-    else:
-        F64.panel_exp(rows, n, panel, largest, sum)
-
-
-cdef inline real largest_of(Py_ssize_t n, const real* x) noexcept nogil:
-    if real is float:
-        return F32.largest(n, x)
-    else:
-        return F64.largest(n, x)
-
-
-cdef inline double exp_shifted(Py_ssize_t n, real shift, real* x) noexcept nogil:
-    if real is float:
-        return F32.exp_shifted(n, shift, x)
-    else:
-        return F64.exp_shifted(n, shift, x)
+cdef inline Matrix row_of(const real[:] b) noexcept nogil:
+    """A vector as a matrix of one row."""
+    return Matrix(<void*> &b[0], 0, b.strides[0] // <Py_ssize_t> sizeof(real))

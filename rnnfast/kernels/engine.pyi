@@ -3,10 +3,13 @@
 `engine.pyx` documents them.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from numpy import float32, float64
 from numpy.typing import NDArray
+
+from ..cells import Cell
 
 _Real = TypeVar("_Real", float32, float64)
 
@@ -14,6 +17,7 @@ CPU_LEVEL: str
 HAS_OPENMP: bool
 
 class Buffer: ...
+class Workspace: ...
 
 def get_num_threads() -> int: ...
 def map_function(
@@ -24,6 +28,10 @@ def matmul(
     A: NDArray[_Real],  # (M, K)
     B: NDArray[_Real],  # (K, N)
 ) -> NDArray[_Real]: ...
+def numbered(
+    cells: Mapping[str, Cell],
+    names: Sequence[str],
+) -> dict[str, int]: ...
 def set_num_threads(
     n: int,
 ) -> None: ...

@@ -12,6 +12,8 @@ import numpy as np
 
 from libc.string cimport memset
 
+from ..cells import CELLS
+
 
 cdef extern from *:
     """
@@ -40,6 +42,13 @@ cdef enum:
     A_BLOCK = 655360
     ALIGNMENT = 64
 
+# The parts of a sum over rows, see `gradient`.
+cdef enum:
+    PART = 128
+    SUM_ROWS = 1024
+    FEW_PARTS = 16
+    PARTS = 24                    # of memory for them: 4 panels of 6 rows
+
 cdef Py_ssize_t LONGEST = <Py_ssize_t> 1 << (8 * sizeof(Py_ssize_t) - 2)
 
 HAS_OPENMP = bool(RNNFAST_HAS_OPENMP)
@@ -49,11 +58,11 @@ HAS_OPENMP = bool(RNNFAST_HAS_OPENMP)
 
 def _level():
     """The instruction set to use: the highest usable, or the one that RNNFAST_CPU asks for."""
-    cdef Py_ssize_t k = 0
+    cdef Py_ssize_t k = 0, format_
     usable = {}
-    while rnnfast_levels[k] != NULL:
-        if rnnfast_level_usable(rnnfast_levels[k]):
-            usable[rnnfast_levels[k].name.decode()] = k
+    while simd_levels[k] != NULL:
+        if simd_level_usable(simd_levels[k]):
+            usable[simd_levels[k].name.decode()] = k
         k += 1
     asked = os.environ.get("RNNFAST_CPU") or [*usable].pop()
     if asked not in usable:
@@ -61,13 +70,38 @@ def _level():
             f"RNNFAST_CPU: expected an instruction set that this processor and this build have "
             f"({', '.join(usable)}), got {asked!r}; unset it to use the best one"
         )
-    global F32, F64
-    F32 = rnnfast_levels[<Py_ssize_t> usable[asked]].f32
-    F64 = rnnfast_levels[<Py_ssize_t> usable[asked]].f64
+    for format_ in range(SIMD_FORMATS):
+        TABLES[format_] = simd_levels[<Py_ssize_t> usable[asked]].tables[format_]
     return asked
 
 
 CPU_LEVEL = _level()
+
+
+# ---------------------------------------------------------------- cells
+
+def numbered(cells, names):
+    """{name: place among the compiled cells} for the list of cells, which must fit it."""
+    if {*cells} != {*names}:
+        raise ImportError(
+            f"cells: expected those that are compiled ({', '.join(names)}; SIMD_CELLS in "
+            f"simd/simd.h), got {', '.join(cells)}; rnnfast/cells.py lists the same"
+        )
+    for cell in cells.values():
+        if 4 % cell.G:
+            raise ImportError(
+                f"cell {cell.name}: expected 1, 2 or 4 gates, which fill the 4 vectors of a panel, "
+                f"got {cell.G}; add a gate whose columns are 0"
+            )
+    return {name: k for k, name in enumerate(names)}
+
+
+_CELL_NUMBERS = numbered(CELLS, [simd_cell_names[k].decode() for k in range(SIMD_CELL_COUNT)])
+
+
+cdef int cell_number(str name) except -1:
+    """Where its functions stand in `forward` and `backward` of a table."""
+    return _CELL_NUMBERS[name]
 
 
 # ---------------------------------------------------------------- threads
@@ -150,6 +184,28 @@ cdef class Buffer:
             self._size = count * itemsize
         return self._data
 
+    cdef void* zeroed(self, Py_ssize_t count, Py_ssize_t itemsize) except NULL:
+        """Memory for `count` numbers, all 0."""
+        cdef void* data = self.reserve(count, itemsize)
+        memset(data, 0, count * itemsize)
+        return data
+
+
+cdef class Workspace:
+    """Memory that calls of one layer share, and that one call at a time may use."""
+
+    cdef bint take(self) noexcept:
+        """Whether the memory is now the caller's, who must `leave` it.
+
+        Asked and taken without anything in between that could let another Python thread run.
+        """
+        cdef bint free = not self._taken
+        self._taken = True
+        return free
+
+    cdef void leave(self) noexcept:
+        self._taken = False
+
 
 cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil:
     """At least n numbers, an odd number of cache lines: rows of that length do not all fall into
@@ -159,60 +215,64 @@ cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil:
 
 # ---------------------------------------------------------------- products
 
-cdef Walk rows_of(Py_ssize_t stride) noexcept nogil:
-    """A is a matrix of contiguous rows, `stride` apart."""
-    cdef Walk walk
-    walk.row, walk.tile, walk.k_stride, walk.width, walk.block = stride, stride, 1, LONGEST, 0
-    return walk
+cdef Walk rows_of(const void* at, Py_ssize_t row) noexcept nogil:
+    """A is a matrix of contiguous rows, `row` apart."""
+    return Walk(at, row, row, 1, LONGEST, 0)
+
+
+cdef Walk across(const Simd* simd, Panels panels) noexcept nogil:
+    """A is a matrix in panels."""
+    return Walk(panels.at, panels.row, panels.row, 1, 4 * simd.lanes, panels.panel)
+
+
+cdef Panels zeros() noexcept nogil:
+    """Rows of zeros."""
+    return Panels(<void*> simd_zeros, 0, 0, 0)
 
 
 cdef void product(
+    const Simd* simd,
     Py_ssize_t M,
     Py_ssize_t columns,
     Py_ssize_t K,
-    const real* A,                # IN (M, K), found by `a`
-    Walk a,
-    const real* B,                # IN panels (ceil(columns / W), K, W), b_panel apart
-    Py_ssize_t b_panel,
-    const real* init,             # IN (M, columns), rows and panels init_row, init_panel apart
-    Py_ssize_t init_row,
-    Py_ssize_t init_panel,
-    real* C,                      # OUT (M, columns), rows and panels c_row, c_panel apart
-    Py_ssize_t c_row,
-    Py_ssize_t c_panel,
+    Walk A,                       # IN (M, K)
+    Panels B,                     # IN (K, columns), rows and vectors one after the other
+    Panels init,                  # IN (M, columns), of which C may be the memory
+    Panels C,                     # OUT (M, columns)
 ) noexcept nogil:
     """C = init + A B"""
-    cdef Py_ssize_t W = 4 * lanes_of(A), panels = (columns + W - 1) // W
-    cdef Py_ssize_t m0, m1, m, k, p, height, rows, at_once, K_k
-    cdef Py_ssize_t from_row, from_panel
-    cdef const real *A_k
-    cdef const real *from_
-    cdef Py_ssize_t M_most = rows_of_block(M, K, A), K_most = even(K, K_BLOCK, W)
+    cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
+    cdef Py_ssize_t m0, m1, m, k, p, height, widest, rows, at_once, K_k
+    cdef Py_ssize_t M_most = rows_of_block(simd, M, K), K_most = even(K, K_BLOCK, W)
+    cdef Walk a = A
+    cdef Panels b, from_, c
+    cdef void* A_k
     m0 = 0
     while m0 < M:
         m1 = min(m0 + M_most, M)
-        height = tile_height(m1 - m0, A)
-        from_, from_row, from_panel = init, init_row, init_panel
+        height = tile_height(simd, m1 - m0)
+        widest = simd.panels_at_once(height)
         k = 0
         while k < K:
             K_k = min(K_most, K - k)
-            A_k = A + k % a.width * a.k_stride + k // a.width * a.block
+            A_k = moved(simd, A.at, k % A.width * A.k_stride + k // A.width * A.block)
             p = 0
             while p < panels:
-                at_once = panels_at_once(height, A)
+                at_once = widest
                 while at_once > 1 and (p + at_once) * W > columns:
                     at_once //= 2
+                b = from_row(simd, B, k, p)
                 m = m0
                 while m < m1:
                     rows = min(height, m1 - m)
-                    tile(rows, at_once, min(W, columns - p * W), K_k, A_k + m * a.tile, a,
-                         B + p * b_panel + k * W, b_panel,
-                         from_ + m * from_row + p * from_panel, from_row, from_panel,
-                         C + m * c_row + p * c_panel, c_row, c_panel)
+                    a.at = moved(simd, A_k, m * A.tile)
+                    c = from_row(simd, C, m, p)
+                    # the next block of k adds to what this one left
+                    from_ = from_row(simd, init, m, p) if k == 0 else c
+                    simd.tile(rows, at_once, min(W, columns - p * W), K_k, &a, &b, &from_, NULL,
+                              &c)
                     m += rows
                 p += at_once
-            # the next block of k adds to what this one left
-            from_, from_row, from_panel = C, c_row, c_panel
             k += K_k
         m0 = m1
 
@@ -224,15 +284,16 @@ cdef inline Py_ssize_t even(Py_ssize_t n, Py_ssize_t most, Py_ssize_t unit) noex
     return ((n + parts - 1) // parts + unit - 1) // unit * unit if parts > 0 else 0
 
 
-cdef inline Py_ssize_t rows_of_block(Py_ssize_t M, Py_ssize_t K, const real* _) noexcept nogil:
+cdef inline Py_ssize_t rows_of_block(
+    const Simd* simd, Py_ssize_t M, Py_ssize_t K,
+) noexcept nogil:
     """Rows of A that are handled together when there are M of K numbers."""
-    return even(M, A_BLOCK // <Py_ssize_t> sizeof(real) // min(K, K_BLOCK) // 6 * 6, 6)
+    return even(M, A_BLOCK // simd.number // min(K, K_BLOCK) // 6 * 6, 6)
 
 
-cdef inline Py_ssize_t tile_height(Py_ssize_t M, const real* _) noexcept nogil:
+cdef inline Py_ssize_t tile_height(const Simd* simd, Py_ssize_t M) noexcept nogil:
     """Rows of a tile when M rows are dealt out evenly to as few tiles as possible."""
-    cdef Py_ssize_t most = F32.tile_rows if real is float else F64.tile_rows
-    cdef Py_ssize_t tiles = (M + most - 1) // most
+    cdef Py_ssize_t tiles = (M + simd.tile_rows - 1) // simd.tile_rows
     return (M + tiles - 1) // tiles
 
 
@@ -260,15 +321,13 @@ cdef inline Py_ssize_t clipped(Py_ssize_t n, Py_ssize_t most) noexcept nogil:
 
 
 cdef void pack(
-    const real* W,                # IN (K, G * H), rows and columns `row` and `column` apart
-    Py_ssize_t row,
-    Py_ssize_t column,
+    const Simd* simd,
+    Matrix W,                     # IN (K, G * H)
     Py_ssize_t K,
     Columns columns,
     Py_ssize_t first,             # panels first ... last - 1
     Py_ssize_t last,
-    real* B,                      # OUT panels (P, K, W), b_panel apart
-    Py_ssize_t b_panel,
+    Panels B,                     # OUT (K, columns)
 ) noexcept nogil:
     """The columns of W in panels; columns beyond the last are 0."""
     cdef Py_ssize_t p, g, u, n, L = columns.lanes
@@ -278,26 +337,24 @@ cdef void pack(
             u = 0
             while u < columns.units:
                 # what is written beyond n units is 0, and the next gate goes on top of it
-                pack_vector(K, clipped(n - u, L),
-                            W + (g * columns.H + p * columns.units + u) * column, row, column,
-                            B + p * b_panel + g * n + u)
+                simd.pack(K, clipped(n - u, L),
+                          moved(simd, W.at, (g * columns.H + p * columns.units + u) * W.column),
+                          W.row, W.column, moved(simd, B.at, p * B.panel + g * n + u))
                 u += L
 
 
 cdef void pack_transposed(
-    const real* W,                # IN (n_rows, G * H)
-    Py_ssize_t row,
-    Py_ssize_t column,
+    const Simd* simd,
+    Matrix W,                     # IN (n_rows, G * H)
     Py_ssize_t n_rows,
     Columns columns,
     Py_ssize_t first,             # panels of n_rows: first ... last - 1
     Py_ssize_t last,
-    real* B,                      # OUT panels (ceil(n_rows / W), P * W, W)
+    Panels B,                     # OUT (P * W, n_rows)
 ) noexcept nogil:
     """The transpose of W, whose rows are the columns of W in the order in which panels hold them;
     of the P * W rows of a panel, only those used are written."""
-    cdef Py_ssize_t p, g, u, n, q, w, r, L = columns.lanes, W_p = 4 * L
-    cdef Py_ssize_t K = columns.panels * W_p
+    cdef Py_ssize_t p, g, u, n, q, w, r, L = columns.lanes
     for q in range(first, last):
         for w in range(4):
             r = (q * 4 + w) * L
@@ -306,113 +363,217 @@ cdef void pack_transposed(
                     n = units_of(columns, p)
                     u = 0
                     while u < n:
-                        pack_vector(min(L, n - u), clipped(n_rows - r, L),
-                                    W + r * row + (g * columns.H + p * columns.units + u) * column,
-                                    column, row,
-                                    B + (q * K + p * W_p + g * n + u) * W_p + w * L)
+                        simd.pack(min(L, n - u), clipped(n_rows - r, L),
+                                  moved(simd, W.at, r * W.row + W.column
+                                        * (g * columns.H + p * columns.units + u)),
+                                  W.column, W.row,
+                                  moved(simd, B.at, q * B.panel + w * L
+                                        + (p * 4 * L + g * n + u) * 4 * L))
                         u += L
 
 
-cdef void gradient(
-    Py_ssize_t m0,                # rows m0 ... m1 - 1 of dW
-    Py_ssize_t m1,
-    Py_ssize_t columns,
-    Py_ssize_t K,
-    const real* A,                # IN (K, M), rows a_row apart
-    Py_ssize_t a_row,
-    const real* B,                # IN panels (P, K, W), b_panel apart
-    Py_ssize_t b_panel,
-    bint add,                     # to what is in dW
-    real* dW,                     # INOUT panels (P, M, W), dw_panel apart
-    Py_ssize_t dw_panel,
-    real* scratch,                # gradient_scratch(M, K) numbers
-    const real* zeros,            # IN (W)
-) noexcept nogil:
-    """dW = A^T B, or that is added to dW. It is the gradient of a weight: B, the gradients of what
-    the weight was used for, has been written in panels already. A is packed, tile by tile: else
-    every number of it would come from a cache line, and often a page, of its own."""
-    cdef Py_ssize_t W = 4 * lanes_of(A), m, k, rows, K_k
-    cdef Py_ssize_t M_most = rows_of_block(m1 - m0, K, A), K_most = even(K, K_BLOCK, W)
-    cdef Py_ssize_t init_row, init_panel
-    cdef const real* init
-    cdef Walk tiles
-    m = m0
-    while m < m1:
-        rows = min(M_most, m1 - m)
-        k = 0
-        while k < K:
-            K_k = min(K_most, K - k)
-            tiles.row, tiles.tile, tiles.k_stride = 1, K_k, tile_height(rows, A)
-            tiles.width, tiles.block = LONGEST, 0
-            pack_tiles(K_k, rows, tiles.k_stride, A + k * a_row + m, a_row, scratch)
-            if add or k > 0:
-                init, init_row, init_panel = dW + m * W, W, dw_panel
-            else:
-                init = zeros
-                init_row = init_panel = 0
-            product(rows, columns, K_k, scratch, tiles, B + k * W, b_panel, init, init_row,
-                    init_panel, dW + m * W, W, dw_panel)
-            k += K_k
-        m += rows
-
-
-cdef Py_ssize_t gradient_scratch(Py_ssize_t M, Py_ssize_t K, Py_ssize_t itemsize) noexcept nogil:
-    """Numbers of scratch memory for gradients of up to M rows that are sums of up to K terms."""
-    return min((M + 5) // 6 * 6 * min(K, K_BLOCK), A_BLOCK // itemsize)
-
-
 cdef void unpack(
-    const real* B,                # IN panels (P, K, W), b_panel apart
-    Py_ssize_t b_panel,
-    Py_ssize_t K,
+    const Simd* simd,
+    Py_ssize_t begin,             # rows begin ... end - 1
+    Py_ssize_t end,
     Columns columns,
-    real* W,                      # OUT (K, G * H), rows and columns `row` and `column` apart
-    Py_ssize_t row,
-    Py_ssize_t column,
+    Py_ssize_t first,             # panels first ... P - 1
+    Panels B,                     # IN (K, columns), panel `first` and those behind it
+    Matrix out,                   # OUT (end - begin, G * H)
 ) noexcept nogil:
-    """The columns of W from panels: what `pack` has done, undone."""
+    """Columns from panels: what `pack` has done, undone."""
     cdef Py_ssize_t p, g, u, n, L = columns.lanes
-    for p in range(columns.panels):
+    for p in range(first, columns.panels):
         n = units_of(columns, p)
         for g in range(columns.gates):
             u = 0
             while u < n:
-                unpack_vector(K, min(L, n - u), B + p * b_panel + g * n + u,
-                              W + (g * columns.H + p * columns.units + u) * column, row, column)
+                simd.unpack(end - begin, min(L, n - u),
+                            moved(simd, from_row(simd, B, begin, p - first).at, g * n + u),
+                            moved(simd, out.at, (g * columns.H + p * columns.units + u)
+                                  * out.column), out.row, out.column)
                 u += L
+
+
+# ---------------------------------------------------------------- gradients of weights
+
+# A gradient is a sum over rows, A^T B, which may be millions, and rounding errors must not grow
+# with them. So registers hold the sums of PART rows, these are added up for SUM_ROWS, and those of
+# SUM_ROWS for all: a few as they are, many exactly, what is lost by rounding going into `rest`.
+# Where a part begins does not depend on threads.
+
+cdef Sums sums_of(
+    const Simd* simd,
+    Columns columns,
+    Matrix out,                   # OUT (M, G * H)
+    void* memory,                 # of P * M * W numbers
+    void* rest,                   # of as many, all 0, or NULL: see rest_of
+    Py_ssize_t M,
+) noexcept nogil:
+    """A gradient that has not begun. It is summed in its place where that has whole vectors for
+    every gate, and in panels elsewhere."""
+    cdef Sums dW
+    dW.columns, dW.out, dW.panels = columns, out, panels_at(simd, memory, M)
+    dW.rest, dW.begun, dW.in_place = rest, False, 0
+    if rest == NULL and out.column == 1:
+        if columns.gates == 1:
+            dW.in_place = columns.panels
+        elif columns.gates == 4:
+            dW.in_place = columns.H // columns.units
+    return dW
+
+
+cdef void gradient(
+    const Simd* simd,
+    Py_ssize_t begin,             # rows begin ... end - 1 of dW
+    Py_ssize_t end,
+    Py_ssize_t K,
+    Matrix A,                     # IN (K, M), rows contiguous
+    Panels B,                     # IN (K, G*H), rows one after the other
+    Sums dW,                      # INOUT (M, G*H)
+    void* scratch,                # of gradient_scratch(M, K) numbers
+) noexcept nogil:
+    """dW = A^T B, or that is added to dW where it has begun. B, the gradients of what the weight
+    was used for, has been written in panels already. A is packed, tile by tile: else every number
+    of it would come from a cache line, and often a page, of its own."""
+    cdef Py_ssize_t W = 4 * simd.lanes, columns = computed(dW.columns)
+    cdef Py_ssize_t m, k, p, rows, K_k, K_most = even(K, SUM_ROWS, PART)
+    cdef Py_ssize_t M_most = rows_of_block(simd, end - begin, K)
+    cdef Panels parts = Panels(scratch, 4 * W, W, simd.lanes), place, sums, whole
+    cdef void* memory = moved(simd, scratch, PARTS * W)
+    cdef Walk tiles
+    cdef bint add
+    # vectors of a gate stand side by side in `out`, those of one unit H apart
+    place.row, place.panel = dW.out.row, dW.columns.units
+    place.vector = simd.lanes if dW.columns.gates == 1 else dW.columns.H
+    m = begin
+    while m < end:
+        rows = min(M_most, end - m)
+        k = 0
+        while k < K:
+            K_k = min(K_most, K - k)
+            tiles = Walk(memory, 1, K_k, tile_height(simd, rows), LONGEST, 0)
+            simd.pack_tiles(K_k, rows, tiles.k_stride, moved(simd, A.at, k * A.row + m), A.row,
+                            memory)
+            add = k > 0 or dW.begun
+            if dW.in_place > 0:
+                place.at = moved(simd, dW.out.at, m * dW.out.row)
+                _add_parts(simd, rows, min(dW.in_place * W, dW.columns.used), K_k, tiles,
+                           from_row(simd, B, k, 0), parts, place, add)
+            for p in range(dW.in_place, dW.columns.panels):
+                sums = from_row(simd, dW.panels, m, p - dW.in_place)
+                whole = sums
+                if add and dW.rest != NULL:
+                    whole = panels_at(simd, moved(simd, memory, M_most * min(K, K_most)), M_most)
+                _add_parts(simd, rows, min(W, columns - p * W), K_k, tiles,
+                           from_row(simd, B, k, p), parts, whole, add and dW.rest == NULL)
+                if add and dW.rest != NULL:
+                    simd.add_exactly(rows * W, whole.at, sums.at,
+                                     moved(simd, dW.rest, m * W + p * dW.panels.panel))
+            k += K_k
+        m += rows
+
+
+cdef void _add_parts(
+    const Simd* simd,
+    Py_ssize_t M,
+    Py_ssize_t columns,
+    Py_ssize_t K,
+    Walk A,                       # IN (M, K), packed for its tiles
+    Panels B,                     # IN (K, columns)
+    Panels parts,                 # scratch memory, of a tile
+    Panels C,                     # INOUT (M, columns)
+    bint add,
+) noexcept nogil:
+    """C = A B, or that is added to C; sums of PART terms are added up tile by tile."""
+    cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
+    cdef Py_ssize_t m, k, p, rows, K_k, at_once, height = tile_height(simd, M), used, whole
+    cdef bint touches_C
+    cdef Panels b, c, nothing = zeros()
+    cdef const Panels* plus
+    cdef Walk a = A
+    p = 0
+    while p < panels:
+        at_once = simd.panels_at_once(height)
+        while at_once > 1 and (p + at_once) * W > columns:
+            at_once //= 2
+        # `parts` has whole vectors, C perhaps less
+        used = min(W, columns - p * W)
+        whole = (used + simd.lanes - 1) // simd.lanes * simd.lanes
+        m = 0
+        while m < M:
+            rows = min(height, M - m)
+            c = from_row(simd, C, m, p)
+            plus = &c if add else NULL
+            k = 0
+            while k < K:
+                K_k = min(PART, K - k)
+                a.at = moved(simd, A.at, m * A.tile + k * A.k_stride)
+                b = from_row(simd, B, k, p)
+                k += K_k
+                touches_C = k == K or plus == &c
+                simd.tile(rows, at_once, used if touches_C else whole, K_k, &a, &b, &nothing, plus,
+                          &c if k == K else &parts)
+                plus = &parts
+            m += rows
+        p += at_once
+
+
+cdef void settle(
+    const Simd* simd, Py_ssize_t begin, Py_ssize_t end, Sums dW,
+) noexcept nogil:
+    """Rows begin ... end - 1 of a gradient, whose parts are all there, in their place."""
+    cdef Py_ssize_t p, place, panels = dW.columns.panels - dW.in_place
+    if dW.rest != NULL:
+        for p in range(panels):
+            place = begin * dW.panels.row + p * dW.panels.panel
+            simd.add((end - begin) * dW.panels.row, moved(simd, dW.rest, place),
+                     moved(simd, dW.panels.at, place))
+    unpack(simd, begin, end, dW.columns, dW.in_place, dW.panels, below(simd, dW.out, begin))
+
+
+cdef Py_ssize_t gradient_scratch(const Simd* simd, Py_ssize_t M, Py_ssize_t K) noexcept nogil:
+    """Numbers of scratch memory for gradients of up to M rows that are sums of up to K terms."""
+    cdef Py_ssize_t rows = (M + 5) // 6 * 6, W = 4 * simd.lanes
+    return PARTS * W + min(rows * min(K, SUM_ROWS), A_BLOCK // simd.number) + rows * W
+
+
+cdef Py_ssize_t rest_of(Py_ssize_t calls, Py_ssize_t K, Py_ssize_t numbers) noexcept nogil:
+    """Numbers of memory for the rest of a gradient that takes so many calls of up to K rows: as
+    many as it has itself where these are many parts, else 0."""
+    return numbers if calls * ((K + SUM_ROWS - 1) // SUM_ROWS) > FEW_PARTS else 0
 
 
 # ---------------------------------------------------------------- for tests
 
 def matmul(const real[:, :] A, const real[:, :] B):
     """A B, packed and multiplied as in a layer; A has contiguous rows."""
-    cdef Py_ssize_t M = A.shape[0], K = A.shape[1], n = B.shape[1], L
-    cdef Buffer packed = Buffer(), zeros = Buffer()
-    dtype = np.float32 if real is float else np.float64
-    out = np.empty((M, n), dtype)
+    cdef Py_ssize_t M = A.shape[0], K = A.shape[1], n = B.shape[1], number = sizeof(real)
+    cdef const Simd* simd = simd_of(&A[0, 0])
+    cdef Columns columns = columns_of(1, n, simd.lanes)
+    cdef Buffer packed = Buffer()
+    cdef Py_ssize_t W = 4 * simd.lanes
+    cdef Panels B_p = panels_at(simd, packed.reserve(columns.panels * K * W, number), K)
+    out = np.empty((M, n), np.float32 if real is float else np.float64)
     cdef real[:, ::1] C = out
-    L = lanes_of(&A[0, 0])
-    cdef Columns columns = columns_of(1, n, L)
-    cdef real* B_p = <real*> packed.reserve(columns.panels * K * 4 * L, sizeof(real))
-    cdef real* zero = <real*> zeros.reserve(4 * L, sizeof(real))
     with nogil:
-        memset(zero, 0, 4 * L * sizeof(real))
-        pack(&B[0, 0], B.strides[0] // <Py_ssize_t> sizeof(real),
-             B.strides[1] // <Py_ssize_t> sizeof(real), K, columns, 0, columns.panels, B_p,
-             K * 4 * L)
-        product(M, n, K, &A[0, 0], rows_of(A.strides[0] // <Py_ssize_t> sizeof(real)), B_p,
-                K * 4 * L, zero, 0, 0, &C[0, 0], n, 4 * L)
+        pack(simd, matrix_of(B), K, columns, 0, columns.panels, B_p)
+        product(simd, M, n, K, rows_of(&A[0, 0], A.strides[0] // number), B_p, zeros(),
+                rows_in_panels(simd, &C[0, 0], n))
     return out
 
 
 def map_function(str name, const real[::1] x):
     """tanh, sigmoid or exp of every number."""
-    cdef int function = ("tanh", "sigmoid", "exp").index(name)
     out = np.empty(x.shape[0], np.float32 if real is float else np.float64)
     cdef real[::1] y = out
+    cdef const Simd* simd
     if x.shape[0]:
-        if real is float:
-            F32.map[function](x.shape[0], &x[0], &y[0])
+        simd = simd_of(&x[0])
+        if name == "tanh":
+            simd.map_tanh(x.shape[0], &x[0], &y[0])
+        elif name == "sigmoid":
+            simd.map_sigmoid(x.shape[0], &x[0], &y[0])
         else:
-            F64.map[function](x.shape[0], &x[0], &y[0])
+            simd.map_exp(x.shape[0], &x[0], &y[0])
     return out

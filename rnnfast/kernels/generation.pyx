@@ -9,40 +9,35 @@ import numpy as np
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from .engine cimport (
-    F64, RNNFAST_LSTM, RNNFAST_RNN, Buffer, Columns, cell_forward, columns_of, computed, lanes_of,
-    pack, padded, product, real, rows_of, units_of,
+    Buffer, Columns, Panels, Simd, States, cell_number, columns_of, computed, from_row, matrix_of,
+    moved, pack, padded, panels_at, product, real, row_of, rows_of, simd_of, units_of, zeros,
 )
-
-CELLS = {"rnn": RNNFAST_RNN, "lstm": RNNFAST_LSTM}
 
 
 ctypedef struct Step:
     int cell
     Py_ssize_t S, D, H
-    Py_ssize_t row, state         # length of a state; distance of the states of a cell
     Columns columns
-    void* Wx                      # (P, D + 1, W): Wx, and b below it
-    void* Wh                      # (P, H, W)
-    void* gates                   # (P, W)
-    void* before                  # (S, row): of the last step, and of this one
-    void* after
+    Panels Wx                     # (D + 1, G*H): Wx, and b below it
+    Panels Wh                     # (H, G*H)
+    Panels gates                  # (1, G*H)
+    States before, after          # (S, 1, H): of the last step, and of this one
 
 
 cdef class Model:
     """Packed weights and the state of one row."""
 
-    cdef Py_ssize_t V, D, L, n_layers
+    cdef const Simd* simd
+    cdef Py_ssize_t V, width, n_layers
     cdef Step* steps
     cdef list buffers
-    cdef void *affine
-    cdef void *table
-    cdef void *x
-    cdef void *logits
-    cdef void *zeros
-    cdef object embed_W
+    cdef Panels affine            # (H + 1, V): W, and b below it
+    cdef Panels table             # (V, G*H): what the first layer makes of every token
+    cdef Panels logits            # (1, V)
+    cdef void* x                  # (D + 1): input of the first layer, and a 1 at its end
 
     def __cinit__(self):
         self.buffers = []
@@ -50,12 +45,15 @@ cdef class Model:
     def __dealloc__(self):
         free(self.steps)
 
-    cdef void* memory(self, Py_ssize_t count, Py_ssize_t itemsize) except NULL:
+    cdef void* memory(self, Py_ssize_t count) except NULL:
+        """Memory of the model for `count` numbers, all 0."""
         cdef Buffer buffer = Buffer()
-        cdef void* data = buffer.reserve(count, itemsize)
         self.buffers.append(buffer)
-        memset(data, 0, count * itemsize)
-        return data
+        return buffer.zeroed(count, self.simd.number)
+
+    cdef Panels panels(self, Py_ssize_t panels, Py_ssize_t rows) except *:
+        """Memory of the model for panels of so many rows."""
+        return panels_at(self.simd, self.memory(panels * rows * self.width), rows)
 
 
 def generate(embed_W, layers, affine_W, affine_b, states, first, length, temperature, skip_ids,
@@ -65,7 +63,7 @@ def generate(embed_W, layers, affine_W, affine_b, states, first, length, tempera
     _pack_affine(model, affine_W, affine_b, len(layers))
     for k, (cell, Wx, Wh, b) in enumerate(layers):
         state = np.zeros((cell.S, 1, len(Wh)), Wh.dtype) if states[k] is None else states[k]
-        _pack_layer(model, k, CELLS[cell.name], cell.G, Wx, Wh, b, state[:, 0])
+        _pack_layer(model, k, cell_number(cell.name), cell.G, Wx, Wh, b, state[:, 0])
     skip = np.zeros(len(embed_W), np.uint8)
     skip[list(skip_ids)] = 1
     ids = np.empty(length, np.int64)
@@ -81,16 +79,15 @@ def generate(embed_W, layers, affine_W, affine_b, states, first, length, tempera
 
 
 def _pack_affine(Model model, const real[:, :] W, const real[:] b, Py_ssize_t n_layers):
-    cdef Py_ssize_t size = sizeof(real), H = W.shape[0], V = W.shape[1], L = lanes_of(&b[0])
-    cdef Columns columns = columns_of(1, V, L)
-    cdef real* W_p = <real*> model.memory(columns.panels * (H + 1) * 4 * L, size)
-    pack(&W[0, 0], W.strides[0] // size, W.strides[1] // size, H, columns, 0, columns.panels, W_p,
-         (H + 1) * 4 * L)
-    pack(&b[0], 0, b.strides[0] // size, 1, columns, 0, columns.panels, W_p + H * 4 * L,
-         (H + 1) * 4 * L)
-    model.V, model.L, model.n_layers, model.affine = V, L, n_layers, W_p
-    model.logits = model.memory(columns.panels * 4 * L, size)
-    model.zeros = model.memory(4 * L, size)
+    cdef Py_ssize_t H = W.shape[0], V = W.shape[1]
+    model.simd = simd_of(&b[0])
+    model.V, model.width, model.n_layers = V, 4 * model.simd.lanes, n_layers
+    cdef Columns columns = columns_of(1, V, model.simd.lanes)
+    model.affine = model.panels(columns.panels, H + 1)
+    pack(model.simd, matrix_of(W), H, columns, 0, columns.panels, model.affine)
+    pack(model.simd, row_of(b), 1, columns, 0, columns.panels,
+         from_row(model.simd, model.affine, H, 0))
+    model.logits = model.panels(columns.panels, 1)
     model.steps = <Step*> malloc(n_layers * sizeof(Step))
     if model.steps == NULL:
         raise MemoryError()
@@ -103,57 +100,55 @@ def _pack_layer(
     const real[:] b,              # IN (G * H)
     const real[:, :] states,      # IN (S, H)
 ):
-    cdef Py_ssize_t size = sizeof(real), L = model.L, P, i, j
+    cdef const Simd* simd = model.simd
+    cdef Py_ssize_t P, row, i, j
     cdef Step s
     s.cell, s.S, s.D, s.H = cell, states.shape[0], Wx.shape[0], Wh.shape[0]
-    s.columns = columns_of(G, s.H, L)
+    s.columns = columns_of(G, s.H, simd.lanes)
     P = s.columns.panels
     # a 1 behind h: the layer above finds its input with a 1 at the end
-    s.row = s.state = padded(P * s.columns.units + L + 1, size)
-    cdef real* Wx_p = <real*> model.memory(P * (s.D + 1) * 4 * L, size)
-    cdef real* Wh_p = <real*> model.memory(P * s.H * 4 * L, size)
-    s.Wx, s.Wh, s.gates = Wx_p, Wh_p, model.memory(P * 4 * L, size)
-    s.before, s.after = model.memory(s.S * s.row, size), model.memory(s.S * s.row, size)
+    row = padded(P * s.columns.units + simd.lanes + 1, simd.number)
+    s.Wx, s.Wh, s.gates = model.panels(P, s.D + 1), model.panels(P, s.H), model.panels(P, 1)
+    s.before = States(model.memory(s.S * row), row, row)
+    s.after = States(model.memory(s.S * row), row, row)
     for i in range(s.S):
         for j in range(s.H):
-            (<real*> s.before)[i * s.row + j] = states[i, j]
-    pack(&Wx[0, 0], Wx.strides[0] // size, Wx.strides[1] // size, s.D, s.columns, 0, P, Wx_p,
-         (s.D + 1) * 4 * L)
-    pack(&b[0], 0, b.strides[0] // size, 1, s.columns, 0, P, Wx_p + s.D * 4 * L,
-         (s.D + 1) * 4 * L)
-    pack(&Wh[0, 0], Wh.strides[0] // size, Wh.strides[1] // size, s.H, s.columns, 0, P, Wh_p,
-         s.H * 4 * L)
+            (<real*> s.before.at)[i * row + j] = states[i, j]
+    pack(simd, matrix_of(Wx), s.D, s.columns, 0, P, s.Wx)
+    pack(simd, row_of(b), 1, s.columns, 0, P, from_row(simd, s.Wx, s.D, 0))
+    pack(simd, matrix_of(Wh), s.H, s.columns, 0, P, s.Wh)
     model.steps[k] = s
     if k == 0:
-        model.x = model.memory(padded(s.D + 1, size), size)
-        (<real*> model.x)[s.D] = 1
+        model.x = model.memory(s.D + 1)
+        simd.fill(1, 1, moved(simd, model.x, s.D))
 
 
 def _states_of(Model model, Py_ssize_t k, real[:, :] states):
     """Those of layer k, (S, H), as the last step left them."""
-    cdef Step s = model.steps[k]
+    cdef States before = model.steps[k].before
     cdef Py_ssize_t i, j
-    for i in range(s.S):
-        for j in range(s.H):
-            states[i, j] = (<real*> s.before)[i * s.row + j]
+    for i in range(states.shape[0]):
+        for j in range(states.shape[1]):
+            states[i, j] = (<real*> before.at)[i * before.state + j]
 
 
 def _fill_table(Model model, const real[:, :] embed_W):
-    """[x 1] [Wx b] of the first layer for every token: (V, P, W)"""
-    cdef Py_ssize_t size = sizeof(real), V = embed_W.shape[0], D = embed_W.shape[1], v, j
+    """[x 1] [Wx b] of the first layer for every token."""
+    cdef Py_ssize_t V = embed_W.shape[0], D = embed_W.shape[1], v, j
     cdef Step s = model.steps[0]
-    cdef Py_ssize_t W = 4 * s.columns.lanes, P = s.columns.panels, row = padded(D + 1, size)
+    cdef Py_ssize_t row = padded(D + 1, model.simd.number)
     cdef Buffer rows = Buffer()
-    cdef real* x = <real*> rows.reserve(V * row, size)
-    cdef real* table = <real*> model.memory(V * P * W, size)
+    cdef real* x = <real*> rows.reserve(V * row, model.simd.number)
+    # all panels of a token side by side: they are copied together
+    model.table = Panels(model.memory(V * s.columns.panels * model.width),
+                         s.columns.panels * model.width, model.width, model.simd.lanes)
     with nogil:
         for v in range(V):
             for j in range(D):
                 x[v * row + j] = embed_W[v, j]
             x[v * row + D] = 1
-        product(V, computed(s.columns), D + 1, x, rows_of(row), <real*> s.Wx, (D + 1) * W,
-                <real*> model.zeros, 0, 0, table, P * W, W)
-    model.table = table
+        product(model.simd, V, computed(s.columns), D + 1, rows_of(x, row), s.Wx, zeros(),
+                model.table)
 
 
 def _generate(
@@ -169,26 +164,31 @@ def _generate(
 ):
     cdef Py_ssize_t k, t
     cdef Step* s = model.steps
-    cdef real *h
+    cdef void* h
     with nogil:
         for t in range(ids.shape[0]):
             h = NULL
             for k in range(model.n_layers):
                 s = model.steps + k
                 if k == 0 and uses_table:
-                    memcpy(s.gates, <real*> model.table + token * s.columns.panels * 4 * model.L,
-                           s.columns.panels * 4 * model.L * sizeof(real))
+                    memcpy(s.gates.at, from_row(model.simd, model.table, token, 0).at,
+                           model.table.row * model.simd.number)
                 else:
                     if k == 0:
-                        h = <real*> model.x
-                        _copy_row(embed_W, token, h)
-                    _project(s, h, <const real*> model.zeros)
-                _step(s, <real*> s.before, <real*> s.after, <real*> s.gates)
+                        h = model.x
+                        _copy_row(embed_W, token, <real*> h)
+                    # a = [x 1] [Wx b]
+                    product(model.simd, 1, computed(s.columns), s.D + 1, rows_of(h, 0), s.Wx,
+                            zeros(), s.gates)
+                _step(model.simd, s)
                 s.before, s.after = s.after, s.before
-                h = <real*> s.before
-                h[s.H] = 1        # for [h 1]; no step reads it
-            _affine(model, s.H, h, <real*> model.logits)
-            token = _draw(model.V, <real*> model.logits, temperature, skip,
+                h = s.before.at
+                # for [h 1]; no step reads it
+                model.simd.fill(1, 1, moved(model.simd, h, s.H))
+            # logits = [h 1] [W b]
+            product(model.simd, 1, (model.V + model.width - 1) // model.width * model.width,
+                    s.H + 1, rows_of(h, 0), model.affine, zeros(), model.logits)
+            token = _draw(model.V, <real*> model.logits.at, temperature, skip,
                           uniforms[t] if temperature > 0 else 0, p)
             ids[t] = token
 
@@ -199,29 +199,17 @@ cdef void _copy_row(const real[:, :] W, Py_ssize_t v, real* x) noexcept nogil:
         x[j] = W[v, j]
 
 
-cdef void _project(Step* s, const real* x, const real* zeros) noexcept nogil:
-    """a = [x 1] [Wx b]"""
-    cdef Py_ssize_t W = 4 * s.columns.lanes
-    product(1, computed(s.columns), s.D + 1, x, rows_of(0), <const real*> s.Wx, (s.D + 1) * W,
-            zeros, 0, 0, <real*> s.gates, 0, W)
-
-
-cdef void _step(Step* s, real* before, real* after, real* a) noexcept nogil:
+cdef void _step(const Simd* simd, Step* s) noexcept nogil:
     """a += h Wh;  h = cell(a)"""
-    cdef Py_ssize_t W = 4 * s.columns.lanes, P = s.columns.panels, p
-    cdef Py_ssize_t units = s.columns.units
-    product(1, computed(s.columns), s.H, before, rows_of(0), <const real*> s.Wh, s.H * W, a, 0, W,
-            a, 0, W)
-    for p in range(P):
-        cell_forward(s.cell, 1, units_of(s.columns, p), a + p * W, before + p * units,
-                     after + p * units, s.row, s.state)
-
-
-cdef void _affine(Model model, Py_ssize_t H, const real* h, real* logits) noexcept nogil:
-    """logits = [h 1] [W b]"""
-    cdef Py_ssize_t W = 4 * model.L
-    product(1, (model.V + W - 1) // W * W, H + 1, h, rows_of(0), <const real*> model.affine,
-            (H + 1) * W, <const real*> model.zeros, 0, 0, logits, 0, W)
+    cdef Py_ssize_t p, unit
+    cdef States before, after
+    product(simd, 1, computed(s.columns), s.H, rows_of(s.before.at, 0), s.Wh, s.gates, s.gates)
+    for p in range(s.columns.panels):
+        unit = p * s.columns.units
+        before = States(moved(simd, s.before.at, unit), s.before.row, s.before.state)
+        after = States(moved(simd, s.after.at, unit), s.after.row, s.after.state)
+        simd.forward[s.cell](1, units_of(s.columns, p), from_row(simd, s.gates, 0, p).at, &before,
+                             &after)
 
 
 cdef int64_t _draw(
@@ -239,7 +227,7 @@ cdef int64_t _draw(
         return best
     for v in range(V):
         p[v] = (<double> logits[v] - <double> logits[best]) / temperature
-    F64.map[2](V, &p[0], &p[0])
+    simd_of(&p[0]).map_exp(V, &p[0], &p[0])
     for v in range(V):
         if skip[v]:
             p[v] = 0

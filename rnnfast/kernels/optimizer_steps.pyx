@@ -5,7 +5,7 @@
 
 from cython.parallel cimport parallel, threadid
 
-from .engine cimport F32, F64, part, real, team_size, threads_for
+from .engine cimport part, real, simd_of, team_size, threads_for
 
 cdef enum:
     CHUNK = 16384                 # numbers in a partial sum: fixed, so that threads change nothing
@@ -18,47 +18,32 @@ def sgd_step(real[::1] W, const real[::1] dW, double lr):
     cdef int threads = threads_for(COST * n)
     with nogil, parallel(num_threads=threads):
         _sgd(part(n, CHUNK, threadid(), team_size()),
-             part(n, CHUNK, threadid() + 1, team_size()), W, dW, <real> lr)
+             part(n, CHUNK, threadid() + 1, team_size()), W, dW, lr)
 
 
 cdef void _sgd(
-    Py_ssize_t j, Py_ssize_t end, real[::1] W, const real[::1] dW, real lr,
+    Py_ssize_t j, Py_ssize_t end, real[::1] W, const real[::1] dW, double lr,
 ) noexcept nogil:
     if j < end:
-        if real is float:
-            F32.sgd(end - j, lr, &W[j], &dW[j])
-        else:
-            F64.sgd(end - j, lr, &W[j], &dW[j])
+        simd_of(&W[0]).sgd(end - j, lr, &W[j], &dW[j])
 
 
 def momentum_step(real[::1] W, const real[::1] dW, real[::1] v, double lr, double momentum):
     """v = momentum v - lr dW;  W += v"""
-    cdef Py_ssize_t n = W.shape[0]
-    if n:
-        if real is float:
-            F32.momentum(n, lr, momentum, &W[0], &dW[0], &v[0])
-        else:
-            F64.momentum(n, lr, momentum, &W[0], &dW[0], &v[0])
+    if W.shape[0]:
+        simd_of(&W[0]).momentum(W.shape[0], lr, momentum, &W[0], &dW[0], &v[0])
 
 
 def adagrad_step(real[::1] W, const real[::1] dW, real[::1] h, double lr):
     """h += dW^2;  W -= lr dW / (sqrt(h) + 1e-7)"""
-    cdef Py_ssize_t n = W.shape[0]
-    if n:
-        if real is float:
-            F32.adagrad(n, lr, &W[0], &dW[0], &h[0])
-        else:
-            F64.adagrad(n, lr, &W[0], &dW[0], &h[0])
+    if W.shape[0]:
+        simd_of(&W[0]).adagrad(W.shape[0], lr, &W[0], &dW[0], &h[0])
 
 
 def rmsprop_step(real[::1] W, const real[::1] dW, real[::1] h, double lr, double decay):
     """h = decay h + (1 - decay) dW^2;  W -= lr dW / (sqrt(h) + 1e-7)"""
-    cdef Py_ssize_t n = W.shape[0]
-    if n:
-        if real is float:
-            F32.rmsprop(n, lr, decay, 1 - decay, &W[0], &dW[0], &h[0])
-        else:
-            F64.rmsprop(n, lr, decay, 1 - decay, &W[0], &dW[0], &h[0])
+    if W.shape[0]:
+        simd_of(&W[0]).rmsprop(W.shape[0], lr, decay, 1 - decay, &W[0], &dW[0], &h[0])
 
 
 def adam_step(
@@ -70,19 +55,15 @@ def adam_step(
     cdef int threads = threads_for(2 * COST * n)
     with nogil, parallel(num_threads=threads):
         _adam(part(n, CHUNK, threadid(), team_size()),
-              part(n, CHUNK, threadid() + 1, team_size()), W, dW, m, v, <real> lr,
-              <real> (1 - beta1), <real> (1 - beta2))
+              part(n, CHUNK, threadid() + 1, team_size()), W, dW, m, v, lr, 1 - beta1, 1 - beta2)
 
 
 cdef void _adam(
     Py_ssize_t j, Py_ssize_t end, real[::1] W, const real[::1] dW, real[::1] m, real[::1] v,
-    real lr, real rate1, real rate2,
+    double lr, double rate1, double rate2,
 ) noexcept nogil:
     if j < end:
-        if real is float:
-            F32.adam(end - j, lr, rate1, rate2, &W[j], &dW[j], &m[j], &v[j])
-        else:
-            F64.adam(end - j, lr, rate1, rate2, &W[j], &dW[j], &m[j], &v[j])
+        simd_of(&W[0]).adam(end - j, lr, rate1, rate2, &W[j], &dW[j], &m[j], &v[j])
 
 
 def sum_of_squares(const real[::1] x):
@@ -91,17 +72,11 @@ def sum_of_squares(const real[::1] x):
     cdef double total = 0
     with nogil:
         for k in range(chunks):
-            if real is float:
-                total += F32.sum_of_squares(min(CHUNK, n - k * CHUNK), &x[k * CHUNK])
-            else:
-                total += F64.sum_of_squares(min(CHUNK, n - k * CHUNK), &x[k * CHUNK])
+            total += simd_of(&x[0]).sum_of_squares(min(CHUNK, n - k * CHUNK), &x[k * CHUNK])
     return total
 
 
 def scale_array(real[::1] x, double factor):
     """x *= factor"""
     if x.shape[0]:
-        if real is float:
-            F32.scale(x.shape[0], factor, &x[0])
-        else:
-            F64.scale(x.shape[0], factor, &x[0])
+        simd_of(&x[0]).scale(x.shape[0], factor, &x[0])

@@ -7,7 +7,7 @@ from libc.math cimport log
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
-from .engine cimport exp_shifted, largest_of, real, scale, threads_for
+from .engine cimport Simd, real, simd_of, threads_for
 
 cdef enum:
     COST = 60                     # a logit costs as much as so many flops
@@ -44,21 +44,21 @@ def _forward_rows(
 cdef double _row(
     Py_ssize_t V, const real* logits, int64_t target, int64_t ignore_label, real* probs,
 ) noexcept nogil:
-    cdef real top = largest_of(V, logits)
-    cdef double total
+    cdef const Simd* simd = simd_of(logits)
+    cdef double top = simd.largest(V, logits), total
     memcpy(probs, logits, V * sizeof(real))
-    total = exp_shifted(V, top, probs)
-    scale(V, <real> (1 / total), probs)
+    total = simd.exp_shifted(V, top, probs)
+    simd.scale(V, 1 / total, probs)
     if target == ignore_label:
         return 0
-    return log(total) + (<double> top - <double> logits[target])
+    return log(total) + (top - <double> logits[target])
 
 
 def _backward_rows(
     const real[:, ::1] probs,     # IN (M, V)
     const int64_t[::1] targets,   # IN (M)
     int64_t ignore_label,
-    real factor,
+    double factor,
     real[:, ::1] dlogits,         # OUT (M, V)
 ):
     """dx_mv = factor (p_mv - [v = target_m]), and 0 in rows that are ignored"""
@@ -70,4 +70,4 @@ def _backward_rows(
             else:
                 memcpy(&dlogits[m, 0], &probs[m, 0], V * sizeof(real))
                 dlogits[m, targets[m]] -= 1
-                scale(V, factor, &dlogits[m, 0])
+                simd_of(&dlogits[m, 0]).scale(V, factor, &dlogits[m, 0])

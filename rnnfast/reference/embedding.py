@@ -10,8 +10,9 @@ def embedding_forward(W, ids):
 
 def embedding_backward(dout, ids, dW):
     """dout (..., D), ids (...); dW (V, D) is overwritten: row v collects every dout of id v."""
-    dW[...] = 0
-    np.add.at(dW, ids, dout)
+    sums = np.zeros(dW.shape)  # in double, since there may be very many rows
+    np.add.at(sums, ids, dout)
+    dW[...] = sums
 
 
 def distinct(ids, V):

@@ -44,13 +44,11 @@ def recurrent_backward(cell, dhs, dstates, cache, weights, grads, *, truncate=0,
     x_rows, index, steps, gates = cache
     xs = x_rows if index is None else x_rows[index]
     Wx, Wh = weights
-    dWx, dWh, db = grads
+    dWx, dWh, db = (np.zeros(dW.shape) for dW in grads)  # sums over time, in double
     _, step_backward = STEPS[cell.name]
     T = xs.shape[1]
     dstates = np.zeros_like(steps[0]) if dstates is None else np.array(dstates)
     dxs = np.empty_like(xs)
-    for dW in grads:
-        dW[...] = 0
     for t in reversed(range(T)):
         if cut_after(t, T, truncate):
             dstates[...] = 0
@@ -61,6 +59,8 @@ def recurrent_backward(cell, dhs, dstates, cache, weights, grads, *, truncate=0,
         db += da.sum(axis=0)
         dxs[:, t] = da @ Wx.T
         dstates = np.stack(dbefore)
+    for dW, total in zip(grads, (dWx, dWh, db), strict=True):
+        dW[...] = total
     return _gradient_of_rows(dxs, x_rows, index) if need_dx else None, dstates
 
 
@@ -112,9 +112,9 @@ def _gradient_of_rows(dxs, x_rows, index):
     """The gradient of rows of which `index` took xs: the sum over their uses."""
     if index is None:
         return dxs
-    dx_rows = np.zeros_like(x_rows)
+    dx_rows = np.zeros(x_rows.shape)
     np.add.at(dx_rows, index, dxs)
-    return dx_rows
+    return dx_rows.astype(dxs.dtype)
 
 
 def cut_after(t, T, truncate):

@@ -45,9 +45,11 @@ static void FN(transpose)(const real *restrict in, ptrdiff_t in_row, real *restr
 
 /* One vector of columns of a panel, for all its K rows: out[k, j] = in[k, j] where j < n, else 0.
  * Packing a matrix walks down its rows; packing its transpose exchanges the strides of `in`. */
-static void FN(pack)(ptrdiff_t K, ptrdiff_t n, const real *restrict in, ptrdiff_t in_row,
-                     ptrdiff_t in_column, real *restrict out)
+static void FN(pack)(ptrdiff_t K, ptrdiff_t n, const void *source, ptrdiff_t in_row,
+                     ptrdiff_t in_column, void *target)
 {
+    const real *restrict in = source;
+    real *restrict out = target;
     if (n == LANES && in_column == 1)
         for (ptrdiff_t k = 0; k < K; k++)
             memcpy(out + k * PANEL, in + k * in_row, LANES * sizeof(real));
@@ -65,9 +67,11 @@ static void FN(pack)(ptrdiff_t K, ptrdiff_t n, const real *restrict in, ptrdiff_
 /* The transpose of A = in (K, M) for tiles of `height` rows: of each tile the numbers that belong
  * to the same k, for all k, side by side; tiles height K apart. Some k at a time, whose lines stay
  * in the first-level cache. */
-static void FN(pack_tiles)(ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const real *restrict in,
-                           ptrdiff_t in_row, real *restrict out)
+static void FN(pack_tiles)(ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const void *source,
+                           ptrdiff_t in_row, void *target)
 {
+    const real *restrict in = source;
+    real *restrict out = target;
     for (ptrdiff_t first = 0; first < K; first += 64) {
         const ptrdiff_t last = first + 64 < K ? first + 64 : K;
         for (ptrdiff_t m = 0; m < M; m += height) {
@@ -86,9 +90,11 @@ static void FN(pack_tiles)(ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const rea
 }
 
 /* And back from panels: out[m, j] = in[m, j] for j < n */
-static void FN(unpack)(ptrdiff_t M, ptrdiff_t n, const real *restrict in, real *restrict out,
+static void FN(unpack)(ptrdiff_t M, ptrdiff_t n, const void *source, void *target,
                        ptrdiff_t out_row, ptrdiff_t out_column)
 {
+    const real *restrict in = source;
+    real *restrict out = target;
     if (n == LANES && out_column == 1)
         for (ptrdiff_t m = 0; m < M; m++)
             memcpy(out + m * out_row, in + m * PANEL, LANES * sizeof(real));
@@ -98,21 +104,56 @@ static void FN(unpack)(ptrdiff_t M, ptrdiff_t n, const real *restrict in, real *
                 out[m * out_row + j * out_column] = in[m * PANEL + j];
 }
 
-static void FN(add)(ptrdiff_t n, const real *restrict x, real *restrict y)
+/* y += x */
+static void FN(add)(ptrdiff_t n, const void *added, void *sums)
 {
+    const real *restrict x = added;
+    real *restrict y = sums;
     for (ptrdiff_t j = 0; j < n; j++)
         y[j] += x[j];
 }
 
-static void FN(scale)(ptrdiff_t n, real factor, real *restrict x)
+/* sum + rest += x, where `rest` collects what is lost as `sum` is rounded (Knuth's TwoSum, The Art
+ * of Computer Programming, volume 2, section 4.2.2): the error does not grow with the number of
+ * terms. What is not finite stays so. */
+static void FN(add_exactly)(ptrdiff_t n, const void *added, void *sums, void *rests)
 {
+    const real *restrict x = added;
+    real *restrict sum = sums, *restrict rest = rests;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const real before = sum[j], after = before + x[j], part = after - before;
+        sum[j] = after;
+        rest[j] += (before - (after - part)) + (x[j] - part);
+    }
+}
+
+/* x = value */
+static void FN(fill)(ptrdiff_t n, double value, void *numbers)
+{
+    real *x = numbers;
     for (ptrdiff_t j = 0; j < n; j++)
-        x[j] *= factor;
+        x[j] = (real)value;
+}
+
+/* The number at x. */
+static double FN(value)(const void *x)
+{
+    return *(const real *)x;
+}
+
+/* x *= factor */
+static void FN(scale)(ptrdiff_t n, double factor, void *numbers)
+{
+    const real by = (real)factor;
+    real *restrict x = numbers;
+    for (ptrdiff_t j = 0; j < n; j++)
+        x[j] *= by;
 }
 
 /* A NaN may be passed over: it comes back in whatever is computed with the number it stood for. */
-static real FN(largest)(ptrdiff_t n, const real *restrict x)
+static double FN(largest)(ptrdiff_t n, const void *numbers)
 {
+    const real *restrict x = numbers;
     real part[FN(PARTS)], top;
     ptrdiff_t j = 0;
     for (int q = 0; q < FN(PARTS); q++)
@@ -129,28 +170,31 @@ static real FN(largest)(ptrdiff_t n, const real *restrict x)
 }
 
 /* x = e^(x - shift); returns the sum */
-static double FN(exp_shifted)(ptrdiff_t n, real shift, real *restrict x)
+static double FN(exp_shifted)(ptrdiff_t n, double shift, void *numbers)
 {
+    real *restrict x = numbers;
+    const real by = (real)shift;
     double part[FN(PARTS)] = {0}, total = 0;
     ptrdiff_t j = 0;
     for (; j + FN(PARTS) <= n; j += FN(PARTS)) {
         for (int q = 0; q < FN(PARTS); q++)
-            x[j + q] = FN(exp)(x[j + q] - shift);
+            x[j + q] = FN(exp)(x[j + q] - by);
         for (int q = 0; q < FN(PARTS); q++)
             part[q] += x[j + q];
     }
     for (int q = 0; q < FN(PARTS); q++)
         total += part[q];
     for (; j < n; j++)
-        total += x[j] = FN(exp)(x[j] - shift);
+        total += x[j] = FN(exp)(x[j] - by);
     return total;
 }
 
 /* For the softmax of rows that stand in panels: L running maxima of each row, top (rows, L), and
  * once their largest is known, panel = e^(panel - largest) and L running sums, sum (rows, L). */
-static void FN(panel_top)(ptrdiff_t rows, ptrdiff_t n, const real *restrict panel,
-                          real *restrict top)
+static void FN(panel_top)(ptrdiff_t rows, ptrdiff_t n, const void *logits, void *tops)
 {
+    const real *restrict panel = logits;
+    real *restrict top = tops;
     for (ptrdiff_t r = 0; r < rows; r++, panel += PANEL, top += LANES)
         if (n == PANEL)
             for (int j = 0; j < LANES; j++) {
@@ -165,9 +209,11 @@ static void FN(panel_top)(ptrdiff_t rows, ptrdiff_t n, const real *restrict pane
                 top[j % LANES] = panel[j] > top[j % LANES] ? panel[j] : top[j % LANES];
 }
 
-static void FN(panel_exp)(ptrdiff_t rows, ptrdiff_t n, real *restrict panel,
-                          const real *restrict largest, double *restrict sum)
+static void FN(panel_exp)(ptrdiff_t rows, ptrdiff_t n, void *logits, const void *tops,
+                          double *restrict sum)
 {
+    real *restrict panel = logits;
+    const real *restrict largest = tops;
     for (ptrdiff_t r = 0; r < rows; r++, panel += PANEL, sum += LANES) {
         const real shift = largest[r];
         if (n == PANEL) {
@@ -182,8 +228,9 @@ static void FN(panel_exp)(ptrdiff_t rows, ptrdiff_t n, real *restrict panel,
     }
 }
 
-static double FN(sum_of_squares)(ptrdiff_t n, const real *restrict x)
+static double FN(sum_of_squares)(ptrdiff_t n, const void *numbers)
 {
+    const real *restrict x = numbers;
     double part[FN(PARTS)] = {0}, total = 0;
     ptrdiff_t j = 0;
     for (; j + FN(PARTS) <= n; j += FN(PARTS))
@@ -196,48 +243,57 @@ static double FN(sum_of_squares)(ptrdiff_t n, const real *restrict x)
     return total;
 }
 
-/* The optimizers: the formulas are those of rnnfast/optimizers.py, one number at a time. What they
- * write as 1 - beta comes as `rate`: in float, 1 - beta would not be it. */
+/* The optimizers: the formulas are those of rnnfast/training/optimizers.py, one number at a time.
+ * What they write as 1 - beta comes as `rate`: in float, 1 - beta would not be it. */
 
-static void FN(sgd)(ptrdiff_t n, real lr, real *restrict W, const real *restrict dW)
+static void FN(sgd)(ptrdiff_t n, double lr, void *params, const void *grads)
 {
+    const real step = (real)lr, *restrict dW = grads;
+    real *restrict W = params;
     for (ptrdiff_t j = 0; j < n; j++)
-        W[j] -= lr * dW[j];
+        W[j] -= step * dW[j];
 }
 
-static void FN(momentum)(ptrdiff_t n, real lr, real momentum, real *restrict W,
-                         const real *restrict dW, real *restrict v)
+static void FN(momentum)(ptrdiff_t n, double lr, double momentum, void *params,
+                         const void *grads, void *slot)
 {
+    const real step = (real)lr, kept = (real)momentum, *restrict dW = grads;
+    real *restrict W = params, *restrict v = slot;
     for (ptrdiff_t j = 0; j < n; j++) {
-        v[j] = momentum * v[j] - lr * dW[j];
+        v[j] = kept * v[j] - step * dW[j];
         W[j] += v[j];
     }
 }
 
-static void FN(adagrad)(ptrdiff_t n, real lr, real *restrict W, const real *restrict dW,
-                        real *restrict h)
+static void FN(adagrad)(ptrdiff_t n, double lr, void *params, const void *grads, void *slot)
 {
+    const real step = (real)lr, *restrict dW = grads;
+    real *restrict W = params, *restrict h = slot;
     for (ptrdiff_t j = 0; j < n; j++) {
         h[j] += dW[j] * dW[j];
-        W[j] -= lr * dW[j] / (FN(square_root)(h[j]) + (real)1e-7);
+        W[j] -= step * dW[j] / (FN(square_root)(h[j]) + (real)1e-7);
     }
 }
 
-static void FN(rmsprop)(ptrdiff_t n, real lr, real decay, real rate, real *restrict W,
-                        const real *restrict dW, real *restrict h)
+static void FN(rmsprop)(ptrdiff_t n, double lr, double decay, double rate, void *params,
+                        const void *grads, void *slot)
 {
+    const real step = (real)lr, kept = (real)decay, new = (real)rate, *restrict dW = grads;
+    real *restrict W = params, *restrict h = slot;
     for (ptrdiff_t j = 0; j < n; j++) {
-        h[j] = decay * h[j] + rate * dW[j] * dW[j];
-        W[j] -= lr * dW[j] / (FN(square_root)(h[j]) + (real)1e-7);
+        h[j] = kept * h[j] + new * dW[j] * dW[j];
+        W[j] -= step * dW[j] / (FN(square_root)(h[j]) + (real)1e-7);
     }
 }
 
-static void FN(adam)(ptrdiff_t n, real lr, real rate1, real rate2, real *restrict W,
-                     const real *restrict dW, real *restrict m, real *restrict v)
+static void FN(adam)(ptrdiff_t n, double lr, double rate1, double rate2, void *params,
+                     const void *grads, void *first, void *second)
 {
+    const real step = (real)lr, of_m = (real)rate1, of_v = (real)rate2, *restrict dW = grads;
+    real *restrict W = params, *restrict m = first, *restrict v = second;
     for (ptrdiff_t j = 0; j < n; j++) {
-        m[j] += rate1 * (dW[j] - m[j]);
-        v[j] += rate2 * (dW[j] * dW[j] - v[j]);
-        W[j] -= lr * m[j] / (FN(square_root)(v[j]) + (real)1e-7);
+        m[j] += of_m * (dW[j] - m[j]);
+        v[j] += of_v * (dW[j] * dW[j] - v[j]);
+        W[j] -= step * m[j] / (FN(square_root)(v[j]) + (real)1e-7);
     }
 }

@@ -2,10 +2,9 @@
  *
  * A call handles one panel of one time step for some rows of the batch. The panel holds the
  * pre-activations a = x Wx + h Wh + b of `units` units, all gates of them side by side; `forward`
- * leaves there whatever its derivative needs. States stand in rows of `row` numbers, the states of
- * a cell (h, then c) `state` apart; their gradients likewise, `dstate` apart. `backward` finds the
- * whole gradients of h and c in dstates, writes those of a to das, and leaves there what reaches
- * the previous c.
+ * leaves there whatever its derivative needs. `before` and `after` are the states around the step,
+ * h, then c. `backward` finds their whole gradients in `gradients`, writes those of a to das, and
+ * leaves in `gradients` what reaches the c before.
  *
  * All panels but the last of an LSTM have L units, and so a vector for each gate; the last one may
  * have fewer, its gates closer together, and is spread into vectors for the time of the call.
@@ -31,102 +30,110 @@ static inline void FN(gather)(ptrdiff_t units, const real *restrict vectors, rea
 }
 
 /* h = tanh(a): a panel is up to 4 L units */
-static void FN(rnn_forward)(ptrdiff_t rows, ptrdiff_t units, real *restrict gates,
-                            const real *restrict prev, real *restrict next, ptrdiff_t row,
-                            ptrdiff_t state)
+static void FN(rnn_forward)(ptrdiff_t rows, ptrdiff_t units, void *gates,
+                            const simd_states *before, const simd_states *after)
 {
-    (void)prev, (void)state;
-    for (ptrdiff_t r = 0; r < rows; r++)
+    const real *restrict a = gates;
+    real *restrict h = after->at;
+    (void)before;
+    for (ptrdiff_t r = 0; r < rows; r++, a += PANEL, h += after->row)
         for (ptrdiff_t v = 0; v * LANES < units; v++)
             for (int j = 0; j < LANES; j++)
-                next[r * row + v * LANES + j] = FN(tanh)(gates[r * PANEL + v * LANES + j]);
+                h[v * LANES + j] = FN(tanh)(a[v * LANES + j]);
 }
 
 /* da = dh (1 - h^2) */
-static void FN(rnn_backward)(ptrdiff_t rows, ptrdiff_t units, const real *restrict gates,
-                             const real *restrict prev, const real *restrict next,
-                             real *restrict dstates, real *restrict das, ptrdiff_t row,
-                             ptrdiff_t state, ptrdiff_t dstate)
+static void FN(rnn_backward)(ptrdiff_t rows, ptrdiff_t units, const void *gates,
+                             const simd_states *before, const simd_states *after,
+                             const simd_states *gradients, void *das)
 {
-    (void)gates, (void)prev, (void)state, (void)dstate;
-    for (ptrdiff_t r = 0; r < rows; r++)
+    const real *restrict h = after->at, *restrict dh = gradients->at;
+    real *restrict da = das;
+    (void)gates, (void)before;
+    for (ptrdiff_t r = 0; r < rows; r++, da += PANEL, h += after->row, dh += gradients->row)
         for (ptrdiff_t v = 0; v * LANES < units; v++)
             for (int j = 0; j < LANES; j++) {
-                const ptrdiff_t unit = r * row + v * LANES + j;
-                const real h = next[unit];
-                das[r * PANEL + v * LANES + j] = dstates[unit] * (1 - h * h);
+                const real h_j = h[v * LANES + j];
+                da[v * LANES + j] = dh[v * LANES + j] * (1 - h_j * h_j);
             }
 }
 
 /* f, g, i, o = sigmoid, tanh, sigmoid, sigmoid of the four gates
- * c = f c_prev + g i;  h = o tanh(c) */
-static inline void FN(lstm_forward_row)(real *restrict a, const real *restrict prev,
-                                        real *restrict next, ptrdiff_t state)
+ * c = f c_before + g i;  h = o tanh(c) */
+static inline void FN(lstm_forward_row)(real *restrict a, const real *restrict c_before,
+                                        real *restrict h, real *restrict c)
 {
     for (int j = 0; j < LANES; j++) {
         const real f = FN(sigmoid)(a[j]);
         const real g = FN(tanh)(a[LANES + j]);
         const real i = FN(sigmoid)(a[2 * LANES + j]);
         const real o = FN(sigmoid)(a[3 * LANES + j]);
-        const real c = f * prev[state + j] + g * i;
+        const real new_c = f * c_before[j] + g * i;
         a[j] = f;
         a[LANES + j] = g;
         a[2 * LANES + j] = i;
         a[3 * LANES + j] = o;
-        next[state + j] = c;
-        next[j] = o * FN(tanh)(c);
+        c[j] = new_c;
+        h[j] = o * FN(tanh)(new_c);
     }
 }
 
-static void FN(lstm_forward)(ptrdiff_t rows, ptrdiff_t units, real *restrict gates,
-                             const real *restrict prev, real *restrict next, ptrdiff_t row,
-                             ptrdiff_t state)
+static void FN(lstm_forward)(ptrdiff_t rows, ptrdiff_t units, void *gates,
+                             const simd_states *before, const simd_states *after)
 {
-    for (ptrdiff_t r = 0; r < rows; r++, gates += PANEL, prev += row, next += row)
+    real *panel = gates;
+    const real *c_before = (const real *)before->at + before->state;
+    real *h = after->at, *c = h + after->state;
+    for (ptrdiff_t r = 0; r < rows; r++) {
         if (units == LANES)
-            FN(lstm_forward_row)(gates, prev, next, state);
+            FN(lstm_forward_row)(panel, c_before, h, c);
         else {
             real a[PANEL];
-            FN(spread)(units, gates, a);
-            FN(lstm_forward_row)(a, prev, next, state);
-            FN(gather)(units, a, gates);
+            FN(spread)(units, panel, a);
+            FN(lstm_forward_row)(a, c_before, h, c);
+            FN(gather)(units, a, panel);
         }
+        panel += PANEL, c_before += before->row, h += after->row, c += after->row;
+    }
 }
 
 /* With u = tanh(c):  dc += dh o (1 - u^2)
- * da_f = dc c_prev f (1 - f)  da_g = dc i (1 - g^2)  da_i = dc g i (1 - i)  da_o = dh u o (1 - o)
- * dc_prev = dc f */
-static inline void FN(lstm_backward_row)(const real *restrict a, const real *restrict prev,
-                                         const real *restrict next, real *restrict dstates,
-                                         real *restrict da, ptrdiff_t state, ptrdiff_t dstate)
+ * da_f = dc c_before f (1 - f)  da_g = dc i (1 - g^2)  da_i = dc g i (1 - i)
+ * da_o = dh u o (1 - o)  dc_before = dc f */
+static inline void FN(lstm_backward_row)(const real *restrict a, const real *restrict c_before,
+                                         const real *restrict c, const real *restrict dh,
+                                         real *restrict dc, real *restrict da)
 {
     for (int j = 0; j < LANES; j++) {
         const real f = a[j], g = a[LANES + j], i = a[2 * LANES + j], o = a[3 * LANES + j];
-        const real u = FN(tanh)(next[state + j]);
-        const real dh = dstates[j];
-        const real dc = dstates[dstate + j] + dh * o * (1 - u * u);
-        da[j] = dc * prev[state + j] * f * (1 - f);
-        da[LANES + j] = dc * i * (1 - g * g);
-        da[2 * LANES + j] = dc * g * i * (1 - i);
-        da[3 * LANES + j] = dh * u * o * (1 - o);
-        dstates[dstate + j] = dc * f;
+        const real u = FN(tanh)(c[j]);
+        const real whole = dc[j] + dh[j] * o * (1 - u * u);
+        da[j] = whole * c_before[j] * f * (1 - f);
+        da[LANES + j] = whole * i * (1 - g * g);
+        da[2 * LANES + j] = whole * g * i * (1 - i);
+        da[3 * LANES + j] = dh[j] * u * o * (1 - o);
+        dc[j] = whole * f;
     }
 }
 
-static void FN(lstm_backward)(ptrdiff_t rows, ptrdiff_t units, const real *restrict gates,
-                              const real *restrict prev, const real *restrict next,
-                              real *restrict dstates, real *restrict das, ptrdiff_t row,
-                              ptrdiff_t state, ptrdiff_t dstate)
+static void FN(lstm_backward)(ptrdiff_t rows, ptrdiff_t units, const void *gates,
+                              const simd_states *before, const simd_states *after,
+                              const simd_states *gradients, void *das)
 {
+    const real *panel = gates;
+    const real *c_before = (const real *)before->at + before->state;
+    const real *c = (const real *)after->at + after->state;
+    real *dh = gradients->at, *dc = dh + gradients->state, *da = das;
     for (ptrdiff_t r = 0; r < rows; r++) {
         if (units == LANES)
-            FN(lstm_backward_row)(gates, prev, next, dstates, das, state, dstate);
+            FN(lstm_backward_row)(panel, c_before, c, dh, dc, da);
         else {
-            real a[PANEL], da[PANEL];
-            FN(spread)(units, gates, a);
-            FN(lstm_backward_row)(a, prev, next, dstates, da, state, dstate);
-            FN(gather)(units, da, das);
+            real a[PANEL], da_a[PANEL];
+            FN(spread)(units, panel, a);
+            FN(lstm_backward_row)(a, c_before, c, dh, dc, da_a);
+            FN(gather)(units, da_a, da);
         }
-        gates += PANEL, das += PANEL, prev += row, next += row, dstates += row;
+        panel += PANEL, da += PANEL, c_before += before->row, c += after->row;
+        dh += gradients->row, dc += gradients->row;
     }
 }

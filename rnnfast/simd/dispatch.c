@@ -1,29 +1,34 @@
 /* Which levels there are, and which of them can run here. */
 #include "simd.h"
 
-extern const simd_level rnnfast_baseline;
+extern const simd_level simd_baseline;
 #ifdef RNNFAST_X86
-extern const simd_level rnnfast_avx2, rnnfast_avx512;
+extern const simd_level simd_avx2, simd_avx512;
 #endif
 
-const simd_level *const rnnfast_levels[] = {
-    &rnnfast_baseline,
+const simd_level *const simd_levels[] = {
+    &simd_baseline,
 #ifdef RNNFAST_X86
-    &rnnfast_avx2,
-    &rnnfast_avx512,
+    &simd_avx2,
+    &simd_avx512,
 #endif
     NULL,
 };
 
-int rnnfast_level_usable(const simd_level *level)
+int simd_level_usable(const simd_level *level)
 {
 #ifdef RNNFAST_X86
     __builtin_cpu_init(); /* asks the processor (CPUID) and the operating system (XGETBV) */
-    if (level == &rnnfast_avx2)
+    if (level == &simd_avx2)
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (level == &rnnfast_avx512)
+    if (level == &simd_avx512)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
 #endif
-    return level == &rnnfast_baseline;
+    return level == &simd_baseline;
 }
+
+_Alignas(64) const char simd_zeros[SIMD_VECTORS * 64];
+
+#define NAME(name) #name,
+const char *const simd_cell_names[SIMD_CELL_COUNT] = {SIMD_CELLS(NAME)};

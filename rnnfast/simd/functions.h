@@ -110,8 +110,10 @@ static inline real FN(tanh)(real x)
 }
 
 #define DEFINE_MAP(NAME)                                                                          \
-    static void FN(map_##NAME)(ptrdiff_t n, const real *x, real *y)                               \
+    static void FN(map_##NAME)(ptrdiff_t n, const void *in, void *out)                            \
     {                                                                                             \
+        const real *x = in;                                                                       \
+        real *y = out;                                                                            \
         for (ptrdiff_t j = 0; j < n; j++)                                                         \
             y[j] = FN(NAME)(x[j]);                                                                \
     }

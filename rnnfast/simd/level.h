@@ -1,4 +1,4 @@
-/* One instruction set: everything for float and for double, and the level that holds both tables.
+/* One instruction set: everything for every number format, and the level that holds the tables.
  * Whoever includes this has defined LEVEL and LEVEL_NAME, VECTOR_BYTES and TILE_ROWS.
  */
 #include <math.h>
@@ -6,6 +6,13 @@
 #include <string.h>
 
 #include "simd.h"
+
+#if VECTOR_BYTES != 16 && VECTOR_BYTES != 32 && VECTOR_BYTES != 64
+#error "VECTOR_BYTES must be 16, 32 or 64: scratch memory and rows of states are padded to 64 bytes"
+#endif
+#if TILE_ROWS < 2 || TILE_ROWS > 6
+#error "TILE_ROWS must be 2 to 6: for other tiles, add their functions to tile.h"
+#endif
 
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
@@ -19,17 +26,16 @@
 #define real float
 #define REAL_IS_FLOAT 1
 #define FN_SUFFIX _f32
-#define SIMD_TABLE simd_f32
 #include "real.h"
 #undef real
 #undef REAL_IS_FLOAT
 #undef FN_SUFFIX
-#undef SIMD_TABLE
 
 #define real double
 #define REAL_IS_FLOAT 0
 #define FN_SUFFIX _f64
-#define SIMD_TABLE simd_f64
 #include "real.h"
 
-const simd_level LEVEL = {LEVEL_NAME, &table_f32, &table_f64};
+const simd_level LEVEL = {
+    LEVEL_NAME, {[SIMD_FLOAT] = &table_f32, [SIMD_DOUBLE] = &table_f64}
+};

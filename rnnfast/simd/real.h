@@ -1,40 +1,31 @@
-/* Everything for one `real`, and its table. Included by level.h, once for each. */
+/* Everything for one `real`, and its table. Included by level.h, once for each format. */
 #define FN_JOIN(name, suffix) name##suffix
 #define FN_OF(name, suffix) FN_JOIN(name, suffix)
 #define FN(name) FN_OF(name, FN_SUFFIX)
 #define LANES ((int)(VECTOR_BYTES / sizeof(real)))
+#define PANEL (SIMD_VECTORS * LANES)
 
 #include "functions.h"
 #include "tile.h"
 #include "cells.h"
 #include "arrays.h"
 
-static const SIMD_TABLE FN(table) = {
+#define FUNCTION(result, name, arguments) .name = FN(name),
+#define FORWARD(name) FN(name##_forward),
+#define BACKWARD(name) FN(name##_backward),
+
+static const simd_table FN(table) = {
+    .number = sizeof(real),
     .lanes = LANES,
     .tile_rows = TILE_ROWS,
-    .panels_at_once = FN(panels_at_once),
-    .tile = FN(tile),
-    .forward = {[RNNFAST_RNN] = FN(rnn_forward), [RNNFAST_LSTM] = FN(lstm_forward)},
-    .backward = {[RNNFAST_RNN] = FN(rnn_backward), [RNNFAST_LSTM] = FN(lstm_backward)},
-    .map = {[RNNFAST_TANH] = FN(map_tanh), [RNNFAST_SIGMOID] = FN(map_sigmoid),
-            [RNNFAST_EXP] = FN(map_exp)},
-    .pack = FN(pack),
-    .pack_tiles = FN(pack_tiles),
-    .unpack = FN(unpack),
-    .add = FN(add),
-    .largest = FN(largest),
-    .exp_shifted = FN(exp_shifted),
-    .panel_top = FN(panel_top),
-    .panel_exp = FN(panel_exp),
-    .scale = FN(scale),
-    .sum_of_squares = FN(sum_of_squares),
-    .sgd = FN(sgd),
-    .momentum = FN(momentum),
-    .adagrad = FN(adagrad),
-    .rmsprop = FN(rmsprop),
-    .adam = FN(adam),
+    SIMD_FUNCTIONS(FUNCTION)
+    .forward = {SIMD_CELLS(FORWARD)},
+    .backward = {SIMD_CELLS(BACKWARD)},
 };
 
+#undef FUNCTION
+#undef FORWARD
+#undef BACKWARD
 #undef FN_JOIN
 #undef FN_OF
 #undef FN

@@ -1,40 +1,118 @@
 /* What the compiled levels (baseline, AVX2, AVX-512) offer: one table of functions for each
- * instruction set and each of float and double. The engine (kernels/engine.pyx) calls nothing
- * else, and picks its tables once, when it is imported.
+ * instruction set and number format. The engine (kernels/engine.pyx) calls nothing else, and picks
+ * its tables once, when it is imported.
  *
- * Letters: L lanes, the reals in a vector; a panel is 4 vectors wide, so 4 L columns.
+ * Letters: L lanes, the numbers in a vector; a panel is 4 vectors wide, so 4 L columns. Distances
+ * are in numbers. Arrays are untyped here, so that every function is declared once, for all
+ * formats; a table belongs to one format, and the callers are typed.
  */
 #ifndef RNNFAST_SIMD_H
 #define RNNFAST_SIMD_H
 
 #include <stddef.h>
 
-enum { RNNFAST_VECTORS = 4 };             /* vectors in a row of a panel */
-enum { RNNFAST_RNN, RNNFAST_LSTM, RNNFAST_CELLS };
-enum { RNNFAST_TANH, RNNFAST_SIGMOID, RNNFAST_EXP, RNNFAST_FUNCTIONS };
+enum { SIMD_VECTORS = 4 };                /* vectors in a row of a panel */
 
-#define real float
-#define SIMD_TABLE simd_f32
-#include "table.h"
-#undef real
-#undef SIMD_TABLE
+/* The number formats. What is in none of them does not compile. */
+enum { SIMD_FLOAT, SIMD_DOUBLE, SIMD_FORMATS };
+#define SIMD_FORMAT_OF(pointer) _Generic(*(pointer), float: SIMD_FLOAT, double: SIMD_DOUBLE)
 
-#define real double
-#define SIMD_TABLE simd_f64
-#include "table.h"
-#undef real
-#undef SIMD_TABLE
+/* The cells, by their names in rnnfast/cells.py; each is two functions in cells.h. */
+#define SIMD_CELLS(CELL) CELL(rnn) CELL(lstm)
+#define SIMD_CELL_NUMBER(name) SIMD_##name,
+enum { SIMD_CELLS(SIMD_CELL_NUMBER) SIMD_CELL_COUNT };
+
+/* The operand A of a product: row m and index k stand at
+ * at[m row + (k mod width) k_stride + (k div width) block]; of every tile, the first row m at
+ * at[m tile]. So A may be a matrix of rows, one packed for its tiles, or a row of panels. */
+typedef struct {
+    const void *at;
+    ptrdiff_t row, tile, k_stride, width, block;
+} simd_walk;
+
+/* A matrix in panels of 4 L columns: rows `row` apart, panels `panel` apart, and the 4 vectors of a
+ * row `vector` apart, which is L where they stand side by side. A row that stands for all, such as
+ * zeros, has row 0. */
+typedef struct {
+    void *at;
+    ptrdiff_t row, panel, vector;
+} simd_panels;
+
+/* A cell's states, or gradients of them: (S, rows, units), `row` and `state` apart. */
+typedef struct {
+    void *at;
+    ptrdiff_t row, state;
+} simd_states;
+
+/* Every function: what it returns, its name and its arguments. */
+#define SIMD_FUNCTIONS(F)                                                                         \
+    /* How many panels a tile of so many rows should take at once, so that enough sums are in     \
+     * flight to hide the latency of a multiply-add: 1, 2 or 4. */                                \
+    F(ptrdiff_t, panels_at_once, (ptrdiff_t rows))                                                \
+    /* C = init + A B for one tile, and + plus unless that is NULL: see tile.h. */                \
+    F(void, tile, (ptrdiff_t rows, ptrdiff_t panels, ptrdiff_t columns, ptrdiff_t K,              \
+                   const simd_walk *A, const simd_panels *B, const simd_panels *init,             \
+                   const simd_panels *plus, const simd_panels *C))                                \
+    /* y = f(x) for n numbers: see functions.h. */                                                \
+    F(void, map_tanh, (ptrdiff_t n, const void *x, void *y))                                      \
+    F(void, map_sigmoid, (ptrdiff_t n, const void *x, void *y))                                   \
+    F(void, map_exp, (ptrdiff_t n, const void *x, void *y))                                       \
+    /* Arrays: see arrays.h. */                                                                   \
+    F(void, pack, (ptrdiff_t K, ptrdiff_t n, const void *in, ptrdiff_t in_row,                    \
+                   ptrdiff_t in_column, void *out))                                               \
+    F(void, pack_tiles, (ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const void *in,              \
+                         ptrdiff_t in_row, void *out))                                            \
+    F(void, unpack, (ptrdiff_t M, ptrdiff_t n, const void *in, void *out, ptrdiff_t out_row,      \
+                     ptrdiff_t out_column))                                                       \
+    F(void, add, (ptrdiff_t n, const void *x, void *y))                                           \
+    F(void, add_exactly, (ptrdiff_t n, const void *x, void *sum, void *rest))                     \
+    F(void, fill, (ptrdiff_t n, double value, void *x))                                           \
+    F(double, value, (const void *x))                                                             \
+    F(void, scale, (ptrdiff_t n, double factor, void *x))                                         \
+    F(double, largest, (ptrdiff_t n, const void *x))                                              \
+    F(double, exp_shifted, (ptrdiff_t n, double shift, void *x))                                  \
+    F(void, panel_top, (ptrdiff_t rows, ptrdiff_t n, const void *panel, void *top))               \
+    F(void, panel_exp, (ptrdiff_t rows, ptrdiff_t n, void *panel, const void *largest,            \
+                        double *sum))                                                             \
+    F(double, sum_of_squares, (ptrdiff_t n, const void *x))                                       \
+    F(void, sgd, (ptrdiff_t n, double lr, void *W, const void *dW))                               \
+    F(void, momentum, (ptrdiff_t n, double lr, double momentum, void *W, const void *dW,          \
+                       void *v))                                                                  \
+    F(void, adagrad, (ptrdiff_t n, double lr, void *W, const void *dW, void *h))                  \
+    F(void, rmsprop, (ptrdiff_t n, double lr, double decay, double rate, void *W,                 \
+                      const void *dW, void *h))                                                   \
+    F(void, adam, (ptrdiff_t n, double lr, double rate1, double rate2, void *W, const void *dW,   \
+                   void *m, void *v))
+
+typedef struct {
+    ptrdiff_t number;                     /* bytes of a number */
+    ptrdiff_t lanes;                      /* L */
+    ptrdiff_t tile_rows;                  /* most rows of a tile */
+#define SIMD_MEMBER(result, name, arguments) result (*name) arguments;
+    SIMD_FUNCTIONS(SIMD_MEMBER)
+    /* One panel of a time step: activation and new state, and their derivatives. See cells.h. */
+    void (*forward[SIMD_CELL_COUNT])(ptrdiff_t rows, ptrdiff_t units, void *gates,
+                                     const simd_states *before, const simd_states *after);
+    void (*backward[SIMD_CELL_COUNT])(ptrdiff_t rows, ptrdiff_t units, const void *gates,
+                                      const simd_states *before, const simd_states *after,
+                                      const simd_states *gradients, void *das);
+} simd_table;
 
 typedef struct {
     const char *name;
-    const simd_f32 *f32;
-    const simd_f64 *f64;
+    const simd_table *tables[SIMD_FORMATS];
 } simd_level;
 
 /* The levels that this build has, from the lowest up; a null pointer ends the list. */
-extern const simd_level *const rnnfast_levels[];
+extern const simd_level *const simd_levels[];
 
 /* Whether processor and operating system can run the level (CPUID and XGETBV). */
-int rnnfast_level_usable(const simd_level *level);
+int simd_level_usable(const simd_level *level);
+
+/* A row of a panel, of zeros in any format. */
+extern const char simd_zeros[SIMD_VECTORS * 64];
+
+/* The names of the cells, in the order of their numbers. */
+extern const char *const simd_cell_names[SIMD_CELL_COUNT];
 
 #endif
