@@ -14,7 +14,7 @@ _Real = TypeVar("_Real", float32, float64)
 
 class Model: ...
 
-CELLS: dict
+CELLS: dict[str, Cell]
 
 def generate(
     embed_W: NDArray[_Real],  # (V, D)
