@@ -85,6 +85,9 @@ def installed_version(name: str) -> str | None:
 class Worker:
     """The process of a contestant; `ask` raises Refused where it fails or does not answer."""
 
+    label: str
+    process: subprocess.Popen[str]
+
     def __init__(self, name: str, threads: int, environment: dict[str, str]) -> None:
         module, library, self.label = CONTESTANTS[name]
         counts = {variable: str(threads) for variable in THREAD_VARIABLES}

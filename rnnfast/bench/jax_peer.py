@@ -1,7 +1,7 @@
 """What JAX does: `lax.scan` over the time steps, compiled by `jit`, gradients by `vjp`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -13,6 +13,10 @@ State: TypeAlias = tuple[Any, Any]  # h, c
 
 
 class Layer:
+    arguments: list[Any]
+    dhs: Any
+    function: Callable[..., Any]
+
     def __init__(
         self, threads: int, *, cell: str, dtype: str, shape: Sequence[int], way: str
     ) -> None:

@@ -6,7 +6,7 @@ How many threads its matrix products use was said to BLAS before this process st
 import numpy as np
 
 from rnnfast import reference
-from rnnfast._types import Array
+from rnnfast._types import Array, Ids
 
 from . import ours, problems
 
@@ -26,9 +26,12 @@ class Training(ours.Training):
 class Embedding:
     """`np.add.at` into an array that is set to zero first."""
 
+    ids: Ids
+    dxs: Array
+
     def __init__(self, _threads: int, *, V: int, D: int, tokens: int) -> None:
         W, self.ids, self.dxs = problems.embedding(V, D, tokens)
-        self.dW = np.empty_like(W)
+        self.dW: Array = np.empty_like(W)
 
     def run(self) -> None:
         self.dW[...] = 0
@@ -40,9 +43,13 @@ class Embedding:
 
 
 class Product:
+    A: Array
+    B: Array
+    C: Array
+
     def __init__(self, _threads: int, *, size: int) -> None:
         self.A, self.B = problems.matrices(size)
-        self.C: Array = np.empty_like(self.A)
+        self.C = np.empty_like(self.A)
 
     def run(self) -> Array:
         np.matmul(self.A, self.B, out=self.C)

@@ -10,7 +10,9 @@ import rnnfast
 from rnnfast import kernels
 from rnnfast._ops import Ops
 from rnnfast._types import Array, Ids
-from rnnfast.layers import TIME_LAYERS
+from rnnfast.layers import TIME_LAYERS, TimeEmbedding
+from rnnfast.layers.recurrent import TimeRecurrent
+from rnnfast.models import Network
 
 from . import problems
 
@@ -19,6 +21,10 @@ class Layer:
     """A recurrent layer, `way` "forward" or "both" (forward and backward)."""
 
     ops: Ops = kernels
+    xs: Array
+    dhs: Array
+    layer: TimeRecurrent
+    run: Callable[[], list[Array]]
 
     def __init__(
         self, threads: int, *, cell: str, dtype: str, shape: Sequence[int], way: str
@@ -26,7 +32,7 @@ class Layer:
         rnnfast.set_num_threads(threads)
         self.xs, weights, self.dhs = problems.layer(cell, dtype, shape)
         self.layer = TIME_LAYERS[cell](*weights, ops=self.ops)
-        self.run: Callable[[], list[Array]] = getattr(self, way)
+        self.run = getattr(self, way)
 
     def forward(self) -> list[Array]:
         return [self.layer.forward(self.xs)]
@@ -40,6 +46,8 @@ class Layer:
 
 class LayerAfterProduct(Layer):
     """The same, called right after a matrix product of a library with threads of its own."""
+
+    before: Callable[[], Any]
 
     def __init__(self, threads: int, *, library: str, **layer: Any) -> None:
         super().__init__(threads, **layer)
@@ -56,10 +64,14 @@ class Training:
     """Steps of a language model: forward, backward, SGD."""
 
     ops: Ops = kernels
+    model: Any
+    optimizer: rnnfast.SGD
+    blocks: list[tuple[Ids, Ids]]
+    steps: int
 
     def __init__(self, threads: int, *, cell: str, N: int, T: int, V: int, D: int, H: int) -> None:
         rnnfast.set_num_threads(threads)
-        self.model: Any = problems.language_model(cell, V, D, H, ops=self.ops)
+        self.model = problems.language_model(cell, V, D, H, ops=self.ops)
         self.optimizer = rnnfast.SGD(problems.LEARNING_RATE)
         self.blocks, self.steps = problems.blocks(N, T, V), 0
 
@@ -91,6 +103,9 @@ class Training:
 class Generation:
     """Sampling of `length` tokens from a language model."""
 
+    model: Network
+    length: int
+
     def __init__(self, threads: int, *, V: int, D: int, H: int, length: int) -> None:
         rnnfast.set_num_threads(threads)
         self.model, self.length = problems.language_model("lstm", V, D, H), length
@@ -105,6 +120,9 @@ class Generation:
 
 class Embedding:
     """Gradient of an embedding's table."""
+
+    dxs: Array
+    layer: TimeEmbedding
 
     def __init__(self, threads: int, *, V: int, D: int, tokens: int) -> None:
         rnnfast.set_num_threads(threads)
@@ -122,6 +140,10 @@ class Embedding:
 
 class Product:
     """A matrix product, by the kernel of the affine layer: it has all threads, and a bias."""
+
+    A: Array
+    B: Array
+    b: Array
 
     def __init__(self, threads: int, *, size: int) -> None:
         rnnfast.set_num_threads(threads)

@@ -31,6 +31,9 @@ def softmax(x: Array) -> Array:
 class Layer:
     """Weights, and a gradient of each, whose memory stays."""
 
+    params: tuple[Array, ...]
+    grads: list[Array]
+
     def __init__(self, *params: Array) -> None:
         self.params, self.grads = params, [np.zeros_like(W) for W in params]
 
@@ -40,6 +43,8 @@ class Layer:
 
 
 class Embedding(Layer):
+    ids: Ids
+
     def forward(self, ids: Ids) -> Array:
         self.ids = ids
         return self.params[0][ids]
@@ -66,7 +71,7 @@ class Cell(Layer):
 
 
 class RNN(Cell):
-    states = 1
+    states: int = 1
 
     def forward(self, x: Array, h_prev: Array) -> tuple[Array, ...]:
         Wx, Wh, b = self.params
@@ -80,7 +85,7 @@ class RNN(Cell):
 
 
 class LSTM(Cell):
-    states = 2
+    states: int = 2
 
     def forward(self, x: Array, h_prev: Array, c_prev: Array) -> tuple[Array, ...]:
         Wx, Wh, b = self.params
@@ -115,6 +120,8 @@ class TimeLayer(Layer):
 
 
 class TimeEmbedding(TimeLayer):
+    steps: list[Embedding]
+
     def forward(self, xs: Ids) -> Array:
         N, T = xs.shape
         out, self.steps = np.empty((N, T, self.params[0].shape[1]), "f"), []
@@ -134,10 +141,14 @@ class TimeEmbedding(TimeLayer):
 class TimeRecurrent(TimeLayer):
     """RNN or LSTM over time; a block starts from the state that the one before left."""
 
+    cell: type[Cell]
+    state: Sequence[Array] | None
+    steps: list[Cell]
+
     def __init__(self, cell: type[Cell], *params: Array) -> None:
         super().__init__(*params)
         self.cell = cell
-        self.state: Sequence[Array] | None = None
+        self.state = None
 
     def forward(self, xs: Array) -> Array:
         (N, T, _), H = xs.shape, self.params[1].shape[0]
@@ -165,6 +176,8 @@ class TimeRecurrent(TimeLayer):
 
 
 class TimeAffine(Layer):
+    xs: Array
+
     def forward(self, xs: Array) -> Array:
         W, b = self.params
         self.xs = xs
@@ -180,7 +193,8 @@ class TimeAffine(Layer):
 
 
 class TimeSoftmaxWithLoss:
-    ignore_label = -1
+    ignore_label: int = -1
+    cache: tuple[Array, Ids, Array, tuple[int, ...]]
 
     def forward(self, xs: Array, ts: Ids) -> float:
         probabilities, ts = softmax(xs.reshape(-1, xs.shape[2])), ts.reshape(-1)
@@ -200,11 +214,16 @@ class TimeSoftmaxWithLoss:
 
 
 class LanguageModel:
+    layers: list[Any]
+    loss_layer: TimeSoftmaxWithLoss
+    params: list[Array]
+    grads: list[Array]
+
     def __init__(
         self, cell: str, embed_W: Array, Wx: Array, Wh: Array, b: Array, W: Array, affine_b: Array
     ) -> None:
         recurrent = TimeRecurrent({"rnn": RNN, "lstm": LSTM}[cell], Wx, Wh, b)
-        self.layers: list[Any] = [TimeEmbedding(embed_W), recurrent, TimeAffine(W, affine_b)]
+        self.layers = [TimeEmbedding(embed_W), recurrent, TimeAffine(W, affine_b)]
         self.loss_layer = TimeSoftmaxWithLoss()
         self.params = [W for layer in self.layers for W in layer.params]
         self.grads = [dW for layer in self.layers for dW in layer.grads]

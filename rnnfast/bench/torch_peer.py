@@ -45,6 +45,12 @@ def textbook_layout(tensors: Sequence[Any], cell: str) -> list[Array]:
 
 
 class Layer:
+    layer: Any
+    cell: str
+    xs: Any
+    dhs: Any
+    run: Callable[[], Any]
+
     def __init__(
         self, threads: int, *, cell: str, dtype: str, shape: Sequence[int], way: str
     ) -> None:
@@ -53,7 +59,7 @@ class Layer:
         self.layer, self.cell = recurrent(cell, *weights), cell
         self.xs = torch.from_numpy(xs).requires_grad_(way == "both")
         self.dhs = torch.from_numpy(dhs)
-        self.run: Callable[[], Any] = getattr(self, way)
+        self.run = getattr(self, way)
 
     def forward(self) -> Any:
         with torch.no_grad():
@@ -75,6 +81,11 @@ class Layer:
 
 
 class LanguageModel:
+    embedding: Any
+    affine: Any
+    recurrent: Any
+    cell: str
+
     def __init__(self, cell: str, V: int, D: int, H: int) -> None:
         embed_W, Wx, Wh, b, W, affine_b = problems.language_model(cell, V, D, H).params
         self.embedding, self.affine = torch.nn.Embedding(V, D), torch.nn.Linear(H, V)
@@ -101,13 +112,20 @@ class LanguageModel:
 
 
 class Training:
+    model: LanguageModel
+    optimizer: Any
+    blocks: list[tuple[Any, Any]]
+    steps: int
+    state: Any
+
     def __init__(self, threads: int, *, cell: str, N: int, T: int, V: int, D: int, H: int) -> None:
         torch.set_num_threads(threads)
         self.model = LanguageModel(cell, V, D, H)
         self.optimizer = torch.optim.SGD(self.model.trained(), problems.LEARNING_RATE)
-        self.blocks = [tuple(map(torch.from_numpy, pair)) for pair in problems.blocks(N, T, V)]
-        self.steps = 0
-        self.state: Any = None
+        self.blocks = [
+            (torch.from_numpy(xs), torch.from_numpy(ts)) for xs, ts in problems.blocks(N, T, V)
+        ]
+        self.steps, self.state = 0, None
 
     def run(self) -> float:
         xs, ts = self.blocks[self.steps % len(self.blocks)]
@@ -128,6 +146,9 @@ class Training:
 
 class Generation:
     """One token at a time, drawn by `torch.multinomial`."""
+
+    model: LanguageModel
+    length: int
 
     def __init__(self, threads: int, *, V: int, D: int, H: int, length: int) -> None:
         torch.set_num_threads(threads)
@@ -157,6 +178,10 @@ class Generation:
 
 
 class Embedding:
+    W: Any
+    xs: Any
+    dxs: Any
+
     def __init__(self, threads: int, *, V: int, D: int, tokens: int) -> None:
         torch.set_num_threads(threads)
         W, ids, dxs = problems.embedding(V, D, tokens)
@@ -172,6 +197,10 @@ class Embedding:
 
 
 class Product:
+    A: Any
+    B: Any
+    C: Any
+
     def __init__(self, threads: int, *, size: int) -> None:
         torch.set_num_threads(threads)
         self.A, self.B = map(torch.from_numpy, problems.matrices(size))

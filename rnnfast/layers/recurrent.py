@@ -109,7 +109,7 @@ class _Step(Recurrent):
 class RNN(_Step):
     """One step of a plain recurrent layer: h = tanh(x Wx + h_prev Wh + b)."""
 
-    cell = cells.RNN
+    cell: cells.Cell = cells.RNN
 
     def forward(self, x: ArrayLike, h_prev: ArrayLike) -> Array:
         """x (N, D), h_prev (N, H) -> h (N, H)."""
@@ -129,7 +129,7 @@ class LSTM(_Step):
     c = sigmoid(a_f) c_prev + tanh(a_g) sigmoid(a_i);  h = sigmoid(a_o) tanh(c)
     """
 
-    cell = cells.LSTM
+    cell: cells.Cell = cells.LSTM
 
     def forward(self, x: ArrayLike, h_prev: ArrayLike, c_prev: ArrayLike) -> tuple[Array, Array]:
         """x (N, D), h_prev and c_prev (N, H) -> h, c, both (N, H)."""
@@ -345,13 +345,13 @@ class TimeRecurrent(Recurrent):
 class TimeRNN(TimeRecurrent):
     """A plain recurrent layer over a block of T steps: h_t = tanh(x_t Wx + h_{t-1} Wh + b)."""
 
-    cell = cells.RNN
+    cell: cells.Cell = cells.RNN
 
 
 class TimeLSTM(TimeRecurrent):
     """An LSTM layer over a block of T steps; gate columns f, g, i, o (see `LSTM`)."""
 
-    cell = cells.LSTM
+    cell: cells.Cell = cells.LSTM
     c: Array | None
     dc: Array | None
 

@@ -3,7 +3,7 @@
 Letters: N batch rows, T time steps, D input size, H hidden size, G gates, S states.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,7 +133,10 @@ def lstm_step_backward(
     return da, h_prev.T @ da, (da @ Wh.T, dc * f)
 
 
-STEPS = {"rnn": (rnn_step, rnn_step_backward), "lstm": (lstm_step, lstm_step_backward)}
+STEPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "rnn": (rnn_step, rnn_step_backward),
+    "lstm": (lstm_step, lstm_step_backward),
+}
 
 
 def _gradient_of_rows(dxs: Array, x_rows: Array, index: Ids | None) -> Array:
