@@ -6,7 +6,7 @@ N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
 import numpy as np
 
 from ..cells import CELLS
-from ..training.runs import MODELS
+from ..models import LANGUAGE_MODELS
 
 LEARNING_RATE = 0.1
 
@@ -45,7 +45,7 @@ def blocks(N, T, V):
 
 def language_model(cell, V, D, H, **options):
     """A model of this package; its weights are also what the peers start from."""
-    return MODELS[cell](V, D, H, rng=np.random.default_rng(0), **options)
+    return LANGUAGE_MODELS[cell](V, D, H, rng=np.random.default_rng(0), **options)
 
 
 def embedding(V, D, tokens):

@@ -4,7 +4,6 @@ import argparse
 import io
 import math
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ..bench.run import run as run_bench
 from ..bench.tables import TABLES
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
 from ..info import build_info
+from ..models import LANGUAGE_MODELS
 from ..selfcheck import TOLERANCES, compare
 from ..systems.reproduce import ABOUT_004, rows, table
 from ..text.corpora import load_text
@@ -22,9 +22,8 @@ from ..text.lanes import unigram_entropy
 from ..text.vocabulary import LEVELS
 from ..threads import default_num_threads, set_num_threads
 from ..training.plot import plot_history
-from ..training.progress import Progress
-from ..training.runs import MODELS, OPTIMIZERS, Run, Settings, holds_run
-from ..training.trainer import evaluate, perplexity
+from ..training.runs import OPTIMIZERS, Run, Settings, holds_run
+from ..training.trainer import evaluate, loss_text
 
 DEFAULT_FOLDER = "rnnfast-run"
 SAMPLE_TEMPERATURE = 0.5
@@ -78,7 +77,7 @@ def _parser():
     option = train.add_argument
     option("--text", metavar="FILE", help="UTF-8 text (default: the help texts of Python's pydoc)")
     option("--level", choices=list(LEVELS), help="what a token is (default: char)")
-    option("--cell", choices=list(MODELS), help="kind of recurrent layer (default: lstm)")
+    option("--cell", choices=list(LANGUAGE_MODELS), help="kind of recurrent layer (default: lstm)")
     for name, meaning in (
         ("hidden", "hidden size"),
         ("embedding", "embedding size"),
@@ -161,13 +160,11 @@ def _train(arguments):
     if arguments.resume:
         run = _resumed(arguments, given)
     else:
-        if "text" in given:
-            given["text"] = str(Path(given["text"]).absolute())
         run = Run.start(arguments.out or _free_folder(), Settings(**given))
     _describe(run)
     if run.trainer.epoch >= run.settings.epochs:
-        print(f"all {run.settings.epochs} epochs are done; --epochs with a larger number adds some")
-    _fit(run)
+        print(f"{run.trainer.epoch} epochs are done; --epochs with a larger number adds some")
+    run.fit()
     best = Run.load(run.folder)
     print(f"validation, best epoch: {_loss_text(run.trainer.best_loss, run)}")
     print(f"test, same weights:     {_loss_text(_evaluate(best, run.corpus.test), run)}")
@@ -222,49 +219,6 @@ def _describe(run):
         f"run folder: {run.folder}",
     ]
     print(*lines, sep="\n", flush=True)
-
-
-def _fit(run):
-    """Train to the end, saving after every epoch; Ctrl-C finishes the step, saves and raises."""
-    trainer, epochs = run.trainer, run.settings.epochs
-    stops = []
-
-    def ask_to_stop(*_):
-        stops.append(True)
-        signal.signal(signal.SIGINT, previous)  # who presses it twice does not want to wait
-
-    def after_epoch(record, improved):
-        run.save(best=improved)
-        progress.line(
-            f"epoch {trainer.epoch}/{epochs}: training {record.train_loss:.4f} at its end, "
-            f"validation {_loss_text(record.valid_loss, run)}, "
-            f"lr {record.lr:g}, {record.tokens_per_second:,.0f} tokens/s"
-        )
-
-    per_epoch = trainer.tokens_per_epoch
-    done = int(per_epoch * (trainer.epoch + trainer.block / len(trainer.blocks)))
-    previous = signal.signal(signal.SIGINT, ask_to_stop)
-    try:
-        # what is no longer finite stops the run with an error of its own: NumPy need not warn too
-        with np.errstate(all="ignore"), Progress(per_epoch * epochs, done) as progress:
-            trainer.fit(
-                epochs,
-                on_step=progress.advance,
-                on_epoch=after_epoch,
-                stop=lambda: bool(stops),
-            )
-    except TrainingInterrupted:
-        run.save()
-        raise TrainingInterrupted(
-            f"stopped after step {trainer.step} and saved; "
-            f"`rnnfast train --resume --out {run.folder}` carries on"
-        ) from None
-    except KeyboardInterrupt:  # pressed twice
-        raise TrainingInterrupted(f"interrupted; {run.folder} keeps what was saved last") from None
-    except TrainingDiverged as error:
-        raise TrainingDiverged(f"{error}; {run.folder} keeps what was saved last") from None
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _plot(run):
@@ -362,7 +316,4 @@ def _reproduce(_):
 
 
 def _loss_text(loss, run):
-    return (
-        f"{loss:.4f} nats (perplexity {perplexity(loss):.3f}, "
-        f"{loss / math.log(2):.4f} bits per {run.vocabulary.unit})"
-    )
+    return loss_text(loss, run.vocabulary.unit)
