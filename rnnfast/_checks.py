@@ -1,6 +1,7 @@
 """Checks of arguments. A message says the argument, what was expected, what came, what to do."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,18 @@ def as_count(name: str, value: object, least: int = 1, hint: str = "") -> int:
             f"{hint and '; ' + hint}"
         )
     return int(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether something is a real number, which True and False are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def as_above_zero(name: str, value: Any) -> float:
+    """A finite number above 0, as a float."""
+    if not (is_number(value) and 0 < value < float("inf")):
+        raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
+    return float(value)
 
 
 def check_finite(name: str, array: Array, hint: str = "") -> None:

@@ -6,16 +6,16 @@ import pickle
 import numpy as np
 import pytest
 
-from rnnfast.archive import load_checkpoint, save_checkpoint, write_atomically
+from rnnfast.archive import load_archive, save_archive, write_atomically
 from rnnfast.errors import InputError
 
 
 def test_round_trip(tmp_path):
     path = tmp_path / "a.npz"
     arrays = {"param/0": np.arange(6.0).reshape(2, 3), "f": np.float32([1.5, np.nan])}
-    save_checkpoint(path, arrays, {"big": 2**100, "text": "ß"})
-    loaded, meta = load_checkpoint(path)
-    assert meta == {"big": 2**100, "text": "ß"}
+    save_archive(path, "checkpoint", arrays, {"big": 2**100, "text": "ß"})
+    version, loaded, meta = load_archive(path, "checkpoint")
+    assert (version, meta) == (2, {"big": 2**100, "text": "ß"})
     assert loaded.keys() == arrays.keys()
     for name, array in arrays.items():
         assert loaded[name].dtype == array.dtype
@@ -61,48 +61,48 @@ def test_pickles_are_not_executed(tmp_path):
     np.savez(inside, **{"meta.json": np.array([_Payload(folder)], object)})
     for path in (plain, inside):
         with pytest.raises(InputError, match="no checkpoint"):
-            load_checkpoint(path)
+            load_archive(path, "checkpoint")
     assert not os.path.exists(folder)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -30])
 def test_a_cut_file_is_an_error(tmp_path, keep):
     path = tmp_path / "a.npz"
-    save_checkpoint(path, {"x": np.arange(100.0)}, {})
+    save_archive(path, "checkpoint", {"x": np.arange(100.0)}, {})
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"a\.npz is (no checkpoint|damaged)"):
-        load_checkpoint(path)
+        load_archive(path, "checkpoint")
 
 
 @pytest.mark.parametrize("offset", [6, 8])  # flags, and the way of compression
 def test_a_zip_that_nobody_can_read(tmp_path, offset):
     path = tmp_path / "a.npz"
-    save_checkpoint(path, {"x": np.arange(100.0)}, {})
+    save_archive(path, "checkpoint", {"x": np.arange(100.0)}, {})
     data = bytearray(path.read_bytes())
     for place in (offset, data.index(b"PK\x01\x02") + offset + 2):
         data[place] = 0x61
     path.write_bytes(data)
     with pytest.raises(InputError, match="damaged"):
-        load_checkpoint(path)
+        load_archive(path, "checkpoint")
 
 
 def test_a_flipped_bit_is_an_error(tmp_path):
     path = tmp_path / "a.npz"
-    save_checkpoint(path, {"x": np.arange(100.0)}, {})
+    save_archive(path, "checkpoint", {"x": np.arange(100.0)}, {})
     data = bytearray(path.read_bytes())
     data[data.index(np.float64(50).tobytes()) + 6] ^= 1
     path.write_bytes(data)
     with pytest.raises(InputError, match="damaged"):
-        load_checkpoint(path)
+        load_archive(path, "checkpoint")
 
 
 def test_other_files_are_errors(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
-        load_checkpoint(tmp_path / "none.npz")
+        load_archive(tmp_path / "none.npz", "checkpoint")
     np.savez(tmp_path / "other.npz", x=np.arange(3))
     with pytest.raises(InputError, match="no checkpoint"):
-        load_checkpoint(tmp_path / "other.npz")
+        load_archive(tmp_path / "other.npz", "checkpoint")
     newer = np.frombuffer(b'{"format": "rnnfast checkpoint 99"}', np.uint8)
     np.savez(tmp_path / "newer.npz", **{"meta.json": newer})
     with pytest.raises(InputError, match="another version"):
-        load_checkpoint(tmp_path / "newer.npz")
+        load_archive(tmp_path / "newer.npz", "checkpoint")

@@ -1,5 +1,6 @@
 """The training loop: what it learns, what it leaves alone, where it stops."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 import rnnfast
 from rnnfast.errors import InputError, TrainingDiverged, TrainingInterrupted
+from rnnfast.training.steps import take_step
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 
@@ -67,6 +69,7 @@ def test_lanes_of_evaluation_weigh_every_token_once():
         """The loss of a batch is how many targets it has."""
 
         get_state = reset_state = set_state = lambda self, *_: None
+        in_evaluation = contextlib.nullcontext
 
         def forward(self, xs, ts, *, need_gradient):
             return 1.0 if (ts != -1).all() else 0.0
@@ -184,20 +187,59 @@ def test_sizes_of_a_trainer(argument, value):
         _trainer(**{argument: value})
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_update():
-    trainer = _trainer()
-    backward = trainer.model.backward
+def _poison(model, name, value):
+    """Let backward leave `value` in one number of the gradient of one parameter."""
+    backward = model.backward
 
     def poisoned():
         backward()
-        trainer.model.grads[0][0, 0] = np.inf
+        model.named_grads()[name].flat[-1] = value
 
-    trainer.model.backward = poisoned
-    before = [W.copy() for W in trainer.model.params]
-    with pytest.raises(TrainingDiverged, match="norm of the gradient is inf at step 1"):
+    model.backward = poisoned
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["embedding.W", "recurrent.1.b", "affine.b"])
+@pytest.mark.parametrize("max_grad", [None, 1.0])
+def test_a_gradient_that_is_not_finite_changes_nothing(max_grad, name, value):
+    trainer = _trainer(max_grad=max_grad)
+    with pytest.raises(TrainingInterrupted):
+        trainer.fit(1, stop=lambda: True)
+    arrays, before = trainer.state()
+    arrays = {key: array.copy() for key, array in arrays.items()}
+    _poison(trainer.model, name, value)
+    message = rf"gradient of {name} is not finite at step 2 \(epoch 1, block 2 of 38\)"
+    with pytest.raises(TrainingDiverged, match=message):
         trainer.fit(1)
-    for W, old in zip(trainer.model.params, before, strict=True):
-        assert np.array_equal(W, old)
+    now, after = trainer.state()
+    assert after == before
+    assert now.keys() == arrays.keys()
+    for key, array in now.items():
+        np.testing.assert_array_equal(array, arrays[key])
+
+
+@pytest.mark.parametrize("max_grad", [None, 1.0])
+def test_the_step_of_training_loops(max_grad):
+    """What the systems use as well: with an optimizer that knows nothing but update."""
+
+    class Textbook:
+        def update(self, params, grads):
+            for W, dW in zip(params, grads, strict=True):
+                W -= dW
+
+    model = rnnfast.Rnnlm(5, 4, 4, rng=0)
+    xs, ts = np.random.default_rng(0).integers(0, 5, (2, 2, 3))
+    before = model.params[0].copy()
+    loss = take_step(model, Textbook(), xs, ts, max_grad=max_grad)
+    assert loss == pytest.approx(math.log(5), rel=0.1)
+    assert not np.array_equal(model.params[0], before)
+    _poison(model, "affine.W", np.nan)
+    before = [W.copy() for W in model.params]
+    for optimizer, where in ((Textbook(), ";"), (rnnfast.SGD(), " after 0 steps;")):
+        with pytest.raises(TrainingDiverged, match=f"of affine.W is not finite{where} try a small"):
+            take_step(model, optimizer, xs, ts, max_grad=max_grad)
+    for W, old in zip(model.params, before, strict=True):
+        np.testing.assert_array_equal(W, old)
 
 
 def test_a_short_text_says_how_long_it_must_be():

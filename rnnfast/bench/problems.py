@@ -10,8 +10,7 @@ import numpy as np
 
 from .._types import Array, Ids
 from ..cells import CELLS
-from ..models import Network
-from ..training.runs import MODELS
+from ..models import LANGUAGE_MODELS, Network
 
 LEARNING_RATE = 0.1
 
@@ -52,7 +51,7 @@ def blocks(N: int, T: int, V: int) -> list[tuple[Ids, Ids]]:
 
 def language_model(cell: str, V: int, D: int, H: int, **options: Any) -> Network:
     """A model of this package; its weights are also what the peers start from."""
-    return MODELS[cell](V, D, H, rng=np.random.default_rng(0), **options)
+    return LANGUAGE_MODELS[cell](V, D, H, rng=np.random.default_rng(0), **options)
 
 
 def embedding(V: int, D: int, tokens: int) -> tuple[Array, Ids, Array]:

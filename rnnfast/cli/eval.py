@@ -1,12 +1,11 @@
 """`rnnfast eval`."""
 
 import argparse
-import math
 
 from .._types import Ids
 from ..text.corpora import load_text
 from ..training.runs import Run
-from ..training.trainer import evaluate, perplexity
+from ..training.trainer import evaluate, loss_text
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +25,7 @@ def execute(arguments: argparse.Namespace) -> int:
             f"{corpus.name}, test part": corpus.test,
         }
     for name, ids in parts.items():
-        print(f"{name}, {len(ids):,} tokens: {loss_text(loss_of(run, ids), run)}")
+        print(f"{name}, {len(ids):,} tokens: {loss_text(loss_of(run, ids), run.vocabulary.unit)}")
     return 0
 
 
@@ -34,11 +33,3 @@ def loss_of(run: Run, ids: Ids) -> float:
     """The loss of a text, read in the lanes and blocks of training: the figures stay the same."""
     settings = run.settings
     return evaluate(run.model, ids, batch_size=settings.batch, time_size=settings.time)
-
-
-def loss_text(loss: float, run: Run) -> str:
-    """A loss in nats, with what it means."""
-    return (
-        f"{loss:.4f} nats (perplexity {perplexity(loss):.3f}, "
-        f"{loss / math.log(2):.4f} bits per {run.vocabulary.unit})"
-    )

@@ -1,20 +1,19 @@
 """`rnnfast train`."""
 
 import argparse
-import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, TrainingDiverged, TrainingInterrupted
+from ..errors import InputError
+from ..models import LANGUAGE_MODELS
 from ..text.lanes import unigram_entropy
 from ..text.vocabulary import LEVELS
 from ..training.plot import plot_history
-from ..training.progress import Progress
-from ..training.runs import MODELS, OPTIMIZERS, Run, Settings, holds_run
-from ..training.trainer import Record
-from .eval import loss_of, loss_text
+from ..training.runs import OPTIMIZERS, Run, Settings, holds_run
+from ..training.trainer import loss_text
+from .eval import loss_of
 from .options import above_zero, count, seed
 from .sample import SAMPLE_TEMPERATURE
 
@@ -27,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--text", metavar="FILE", help="UTF-8 text (default: the help texts of Python's pydoc)")
     option("--level", choices=list(LEVELS), help="what a token is (default: char)")
-    option("--cell", choices=list(MODELS), help="kind of recurrent layer (default: lstm)")
+    option("--cell", choices=list(LANGUAGE_MODELS), help="kind of recurrent layer (default: lstm)")
     for name, meaning in (
         ("hidden", "hidden size"),
         ("embedding", "embedding size"),
@@ -52,16 +51,16 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.resume:
         run = _resumed(arguments, given)
     else:
-        if "text" in given:
-            given["text"] = str(Path(given["text"]).absolute())
         run = Run.start(arguments.out or _free_folder(), Settings(**given))
     _describe(run)
     if run.trainer.epoch >= run.settings.epochs:
-        print(f"all {run.settings.epochs} epochs are done; --epochs with a larger number adds some")
-    _fit(run)
+        print(f"{run.trainer.epoch} epochs are done; --epochs with a larger number adds some")
+    run.fit()
     best = Run.load(run.folder)
-    print(f"validation, best epoch: {loss_text(run.trainer.best_loss, run)}")
-    print(f"test, same weights:     {loss_text(loss_of(best, run.corpus.test), run)}")
+    print(f"validation, best epoch: {loss_text(run.trainer.best_loss, run.vocabulary.unit)}")
+    print(
+        f"test, same weights:     {loss_text(loss_of(best, run.corpus.test), run.vocabulary.unit)}"
+    )
     _plot(run)
     print(f"run saved in {run.folder}: `rnnfast sample {run.folder}` writes more of this:\n")
     print(best.sample(500, temperature=SAMPLE_TEMPERATURE, rng=best.rng))
@@ -106,56 +105,13 @@ def _describe(run: Run) -> None:
         f"text: {corpus.name}, {len(corpus.text):,} characters, sha256 {run.sha256}",
         f"vocabulary: {len(vocabulary):,} {unit}s; training part {len(corpus.train):,}, "
         f"validation {len(corpus.valid):,}, test {len(corpus.test):,}",
-        f"without context (unigram entropy): {loss_text(unigram_entropy(ids), run)}",
+        f"without context (unigram entropy): {loss_text(unigram_entropy(ids), unit)}",
         f"model: {settings.cell}, embedding {settings.embedding}, hidden {settings.hidden}, "
         f"layers {settings.layers}: {parameters:,} parameters; {settings.optimizer}, "
         f"lr {settings.lr:g}, {settings.batch} lanes x {settings.time} steps",
         f"run folder: {run.folder}",
     ]
     print(*lines, sep="\n", flush=True)
-
-
-def _fit(run: Run) -> None:
-    """Train to the end, saving after every epoch; Ctrl-C finishes the step, saves and raises."""
-    trainer, epochs = run.trainer, run.settings.epochs
-    stops = []
-
-    def ask_to_stop(*_: object) -> None:
-        stops.append(True)
-        signal.signal(signal.SIGINT, previous)  # who presses it twice does not want to wait
-
-    def after_epoch(record: Record, improved: bool) -> None:
-        run.save(best=improved)
-        progress.line(
-            f"epoch {trainer.epoch}/{epochs}: training {record.train_loss:.4f} at its end, "
-            f"validation {loss_text(record.valid_loss, run)}, "
-            f"lr {record.lr:g}, {record.tokens_per_second:,.0f} tokens/s"
-        )
-
-    per_epoch = trainer.tokens_per_epoch
-    done = int(per_epoch * (trainer.epoch + trainer.block / len(trainer.blocks)))
-    previous = signal.signal(signal.SIGINT, ask_to_stop)
-    try:
-        # what is no longer finite stops the run with an error of its own: NumPy need not warn too
-        with np.errstate(all="ignore"), Progress(per_epoch * epochs, done) as progress:
-            trainer.fit(
-                epochs,
-                on_step=progress.advance,
-                on_epoch=after_epoch,
-                stop=lambda: bool(stops),
-            )
-    except TrainingInterrupted:
-        run.save()
-        raise TrainingInterrupted(
-            f"stopped after step {trainer.step} and saved; "
-            f"`rnnfast train --resume --out {run.folder}` carries on"
-        ) from None
-    except KeyboardInterrupt:  # pressed twice
-        raise TrainingInterrupted(f"interrupted; {run.folder} keeps what was saved last") from None
-    except TrainingDiverged as error:
-        raise TrainingDiverged(f"{error}; {run.folder} keeps what was saved last") from None
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _plot(run: Run) -> None:

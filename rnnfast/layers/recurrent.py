@@ -288,7 +288,7 @@ class TimeRecurrent(Recurrent):
         self._set_states(None)
 
     def config(self) -> dict[str, Any]:
-        return {"stateful": self.stateful, "truncate_size": self.truncate_size}
+        return {"stateful": bool(self.stateful), "truncate_size": self.truncate_size}
 
     @property
     def truncate_size(self) -> int | None:

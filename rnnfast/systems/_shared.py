@@ -5,10 +5,10 @@ import sys
 
 import numpy as np
 
-from .._checks import as_ids, as_weights, check_shape
+from .._checks import as_above_zero, as_ids, as_weights, check_shape
 from ..errors import TrainingDiverged
 from ..models import Network
-from ..training.optimizers import _above_zero, clip_grads
+from ..training.optimizers import clip_grads
 
 
 class NamedNetwork(Network):
@@ -114,7 +114,7 @@ def take_step(network, optimizer, xs, ts, max_grad=None):
 
     Raises TrainingDiverged where the loss or its gradient is not finite; nothing is updated then.
     """
-    limit = sys.float_info.max if max_grad is None else _above_zero("max_grad", max_grad)
+    limit = sys.float_info.max if max_grad is None else as_above_zero("max_grad", max_grad)
     loss = network.forward(xs, ts)
     network.backward()
     norm = clip_grads(network.grads, limit)

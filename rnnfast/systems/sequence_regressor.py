@@ -8,10 +8,10 @@ import inspect
 import numpy as np
 
 from .. import kernels
-from .._checks import as_count, as_float_dtype, as_floats, check_finite, check_shape
+from .._checks import as_above_zero, as_count, as_float_dtype, as_floats, check_finite, check_shape
 from ..layers import TimeAffine, TimeRNN
 from ..losses import TimeSquaredLoss
-from ..training.optimizers import SGD, _above_zero
+from ..training.optimizers import SGD
 from ._shared import NamedNetwork, take_step
 
 
@@ -120,7 +120,7 @@ class SequenceRegressor:
             check_shape("y", y, want, "y has a value for every step of X")
         ts = y if y.ndim == 3 else y.reshape(*xs.shape[:2], 1)
         network = _RegressionRnn(self, xs.shape[2], ts.shape[2])
-        optimizer = SGD(_above_zero("learning_rate", self.learning_rate))
+        optimizer = SGD(as_above_zero("learning_rate", self.learning_rate))
         losses = [take_step(network, optimizer, xs, ts, self.max_grad) for _ in range(epochs)]
         self.network_, self.weights_, self.loss_curve_ = network, network.weights, losses
         self.n_features_in_, self.n_outputs_, self.n_iter_ = xs.shape[2], ts.shape[2], epochs
