@@ -1,5 +1,8 @@
 """Checks of arguments. A message says the argument, what was expected, what came, what to do."""
 
+from numbers import Real
+from typing import Any
+
 import numpy as np
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -102,6 +105,13 @@ def as_count(name, value, least=1, hint=""):
     return int(value)
 
 
+def as_above_zero(name: str, value: Any) -> float:
+    """A finite number above 0, as a float."""
+    if not (isinstance(value, Real) and 0 < value < float("inf")):
+        raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
+    return float(value)
+
+
 def check_finite(name, array, hint=""):
     """Raise ValueError where an array holds NaN or an infinity, with the first one's position."""
     wrong = ~np.isfinite(array)
@@ -115,15 +125,23 @@ def check_finite(name, array, hint=""):
 
 def as_generator(
     rng: np.random.Generator | np.random.RandomState | int | None,
+    name: str = "rng",
+    *,
+    legacy: bool = False,
 ) -> np.random.Generator | np.random.RandomState:
-    """A random generator as it is, one that a whole number seeds, or a fresh one for None."""
+    """A random generator as it is, one that a whole number seeds, or a fresh one for None.
+
+    With `legacy` a number seeds a RandomState, whose numbers no version of NumPy changes.
+    """
     if isinstance(rng, (np.random.Generator, np.random.RandomState)):
         return rng
     if rng is not None and (isinstance(rng, bool) or not isinstance(rng, (int, np.integer))):
         raise TypeError(
-            "rng: expected a numpy.random.Generator or RandomState, a whole number or None, "
+            f"{name}: expected a numpy.random.Generator or RandomState, a whole number or None, "
             f"got {rng!r}; numpy.random.default_rng makes a generator"
         )
     if rng is not None and rng < 0:
-        raise ValueError(f"rng: expected a whole number of at least 0, got {rng}")
-    return np.random.default_rng(rng)
+        raise ValueError(f"{name}: expected a whole number of at least 0, got {rng}")
+    if rng is not None and legacy and rng >= 2**32:
+        raise ValueError(f"{name}: expected a whole number below 2**32, got {rng}")
+    return np.random.RandomState(rng) if legacy else np.random.default_rng(rng)

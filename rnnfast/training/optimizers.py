@@ -2,6 +2,10 @@
 
 State is made at the first update, one entry for each parameter, in the order of the list; hand the
 same list to every call. `state` is what a checkpoint must keep besides `lr`.
+
+`ops`, keyword-only, is where the steps are taken from: the compiled `rnnfast.kernels` unless told
+otherwise, or `rnnfast.reference.ops`, the same in NumPy. Arrays that the compiled steps do not take
+(of another dtype, or with gaps) get those in NumPy anyway.
 """
 
 from numbers import Real
@@ -9,17 +13,19 @@ from numbers import Real
 import numpy as np
 
 from .. import kernels
-from .._checks import FLOATS
+from .._checks import FLOATS, as_above_zero
+from .._ops import HasOps
 from ..reference import ops as numpy_ops
 
 
-class _Optimizer:
+class _Optimizer(HasOps):
     """`slots` is how many arrays an optimizer keeps for each parameter."""
 
     slots = 0
 
-    def __init__(self, lr):
-        self.lr = _above_zero("lr", lr)
+    def __init__(self, lr, ops):
+        super().__init__(ops)
+        self.lr = as_above_zero("lr", lr)
         self.steps = 0
         self.state = []
 
@@ -50,7 +56,7 @@ class _Optimizer:
                 )
         self.steps += 1
         for W, dW, slots in zip(params, grads, self.state, strict=True):
-            self._step(*_ops_for(W, dW, *slots))
+            self._step(*_flat(self.ops, W, dW, *slots))
 
     def _step(self, ops, W, dW, *slots):
         raise NotImplementedError
@@ -59,8 +65,8 @@ class _Optimizer:
 class SGD(_Optimizer):
     """W -= lr dW"""
 
-    def __init__(self, lr=0.01):
-        super().__init__(lr)
+    def __init__(self, lr=0.01, *, ops=None):
+        super().__init__(lr, ops)
 
     def _step(self, ops, W, dW):
         ops.sgd_step(W, dW, self.lr)
@@ -71,8 +77,8 @@ class Momentum(_Optimizer):
 
     slots = 1
 
-    def __init__(self, lr=0.01, momentum=0.9):
-        super().__init__(lr)
+    def __init__(self, lr=0.01, momentum=0.9, *, ops=None):
+        super().__init__(lr, ops)
         self.momentum = _fraction("momentum", momentum)
 
     def _step(self, ops, W, dW, v):
@@ -84,8 +90,8 @@ class AdaGrad(_Optimizer):
 
     slots = 1
 
-    def __init__(self, lr=0.01):
-        super().__init__(lr)
+    def __init__(self, lr=0.01, *, ops=None):
+        super().__init__(lr, ops)
 
     def _step(self, ops, W, dW, h):
         ops.adagrad_step(W, dW, h, self.lr)
@@ -99,8 +105,8 @@ class RMSprop(_Optimizer):
 
     slots = 1
 
-    def __init__(self, lr=0.01, decay_rate=0.99):
-        super().__init__(lr)
+    def __init__(self, lr=0.01, decay_rate=0.99, *, ops=None):
+        super().__init__(lr, ops)
         self.decay_rate = _fraction("decay_rate", decay_rate)
 
     def _step(self, ops, W, dW, h):
@@ -115,8 +121,8 @@ class Adam(_Optimizer):
 
     slots = 2
 
-    def __init__(self, lr=0.001, beta1=0.9, beta2=0.999):
-        super().__init__(lr)
+    def __init__(self, lr=0.001, beta1=0.9, beta2=0.999, *, ops=None):
+        super().__init__(lr, ops)
         self.beta1 = _fraction("beta1", beta1)
         self.beta2 = _fraction("beta2", beta2)
 
@@ -126,15 +132,15 @@ class Adam(_Optimizer):
         ops.adam_step(W, dW, m, v, lr_t, self.beta1, self.beta2)
 
 
-def clip_grads(grads, max_norm):
+def clip_grads(grads, max_norm, *, ops=None):
     """Scale all grads in place so that their common L2 norm is at most `max_norm`.
 
     Returns the norm before clipping, a float. The scale is max_norm / (norm + 1e-6) where that is
     below 1, as in the textbook (Pascanu et al. 2013). A norm that is not finite changes nothing:
-    look at what is returned.
+    look at what is returned. `ops` as in the optimizers.
     """
-    max_norm = _above_zero("max_norm", max_norm)
-    flat = [_ops_for(dW) for dW in grads]
+    max_norm = as_above_zero("max_norm", max_norm)
+    flat = [_flat(kernels if ops is None else ops, dW) for dW in grads]
     norm = float(np.sqrt(sum(ops.sum_of_squares(dW) for ops, dW in flat)))
     rate = max_norm / (norm + 1e-6)
     if np.isfinite(norm) and rate < 1:
@@ -143,23 +149,17 @@ def clip_grads(grads, max_norm):
     return norm
 
 
-def _ops_for(*arrays):
-    """The compiled steps, and the arrays as flat views, where they agree in dtype and in the order
-    of their numbers; where they are not contiguous, differ, or are neither float32 nor float64,
-    the steps in NumPy, and the arrays as they are."""
+def _flat(ops, *arrays):
+    """`ops`, and the arrays as flat views, where they agree in dtype and in the order of their
+    numbers; where they are not contiguous, differ, or are neither float32 nor float64, the steps
+    in NumPy, and the arrays as they are."""
     dtype = arrays[0].dtype
     if dtype in FLOATS and all(a.dtype == dtype and a.flags.aligned for a in arrays):
         if all(array.flags.c_contiguous for array in arrays):
-            return kernels, *(array.reshape(-1) for array in arrays)
+            return ops, *(array.reshape(-1) for array in arrays)
         if all(array.flags.f_contiguous for array in arrays):
-            return kernels, *(array.T.reshape(-1) for array in arrays)
+            return ops, *(array.T.reshape(-1) for array in arrays)
     return numpy_ops, *arrays
-
-
-def _above_zero(name, value):
-    if not (isinstance(value, Real) and 0 < value < float("inf")):
-        raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
-    return float(value)
 
 
 def _fraction(name, value):
