@@ -139,12 +139,13 @@ def take_step(
     limit = sys.float_info.max if max_grad is None else as_above_zero("max_grad", max_grad)
     loss = network.forward(xs, ts)
     network.backward()
-    # the textbook's optimizers have no ops
+    # the textbook's optimizers have neither ops nor steps
     norm = clip_grads(network.grads, limit, ops=getattr(optimizer, "ops", None))
     if not (math.isfinite(loss) and math.isfinite(norm)):
+        after = f", after {optimizer.steps} steps" if hasattr(optimizer, "steps") else ""
         raise TrainingDiverged(
-            f"the loss is {loss} and the norm of its gradient {norm}, after {optimizer.steps} "
-            "steps; try a smaller learning rate, or clip the gradient with max_grad"
+            f"the loss is {loss} and the norm of its gradient {norm}{after}; "
+            "try a smaller learning rate, or clip the gradient with max_grad"
         )
     optimizer.update(network.params, network.grads)
     return loss

@@ -114,7 +114,7 @@ class CharLstm(NamedNetwork):
         W_v, b_v = own["W_v"], own["b_v"]
         V, H = W_v.shape
         check_shape("W_f", own["W_f"], (H, H + V), "its columns are for [h; x]")
-        self.vocab_size, self.ops = V, ops
+        self.vocab_size = V
         layers = [
             TimeOneHot(V, W_v.dtype),
             TimeLSTM(*pack_gates(own), truncate_size=truncate_size, ops=ops),
@@ -211,7 +211,7 @@ class CharLstm(NamedNetwork):
         check_length("ids", ids, "character")
         starts = range(0, len(ids) - 1, T)
         blocks = [(ids[:-1][k : k + T], ids[1:][k : k + T]) for k in starts]
-        optimizer, losses = SGD(lr, ops=self.ops), []
+        optimizer, losses = SGD(lr, ops=self.loss_layer.ops), []
         for epoch in range(1, as_count("epochs", epochs) + 1):
             with self.carrying_state():
                 losses.append(sum(take_step(self, optimizer, *block, max_grad) for block in blocks))
