@@ -522,7 +522,7 @@ def test_002_bad_input(tmp_path):
     with pytest.raises(rnnfast.errors.InputError, match="ids: expected at least 51 words"):
         rnnfast.train_word_file(path)
     path.write_text(" ", encoding="utf-8")
-    with pytest.raises(rnnfast.errors.InputError, match="text: expected at least 2 words, got 0"):
+    with pytest.raises(rnnfast.errors.InputError, match="no words"):
         rnnfast.train_word_file(path)
 
 

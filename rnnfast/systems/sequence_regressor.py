@@ -19,6 +19,11 @@ from ..training.optimizers import SGD
 from ._shared import Named, NamedNetwork, normal_numbers, take_step
 
 
+THREE = (
+    "X[:, :, None] makes sequences of one feature out of rows, X[None] one sequence out of all rows"
+)
+
+
 class SequenceRegressor(HasOps):
     """h_t = tanh(x_t W_xh + W_hh h_{t-1} + b_h) from h_0 = 0, y_t = h_t W_hy + b_y.
 
@@ -265,8 +270,7 @@ class SequenceRegressor(HasOps):
             )
         if self.target == "last" and X.ndim < 3:
             raise ValueError(
-                f"X: expected sequences (N, T, D) for target='last', got {X.shape}; X[:, :, None] "
-                "makes rows sequences of one feature, X[None] makes rows the steps of one sequence"
+                f"X: expected sequences (N, T, D) for target='last', got {X.shape}; {THREE}"
             )
         if self.target == "auto":
             return "last" if X.ndim == 3 and y.ndim == 1 else "steps"
@@ -283,7 +287,7 @@ class SequenceRegressor(HasOps):
         if X.ndim < 3 and (self.n_features_in_ > 1 or self.target_ == "last"):
             raise ValueError(
                 f"X: expected sequences (N, T, {self.n_features_in_}) as in fit, got {X.shape}; "
-                "X[None] is one sequence of its rows"
+                f"{THREE}"
             )
         xs = _as_sequences(X)
         check_shape("X", xs, ("N", "T", self.n_features_in_), "these are N, T, D; D as in fit")

@@ -93,6 +93,8 @@ def train_word_file(
     text = load_text(path)
     vocabulary = Vocabulary.from_text(text, "word")
     ids = vocabulary.encode(text)[:count]
+    if not len(ids):
+        raise InputError(f"text file {path} has no words; give a file with text in it")
     vocabulary = Vocabulary(vocabulary.tokens[: ids.max() + 1], "word")
     model = model_class(len(vocabulary), wordvec_size, hidden_size, **options)
     perplexities = train_words(

@@ -9,8 +9,7 @@ import numpy as np
 from .._types import Ids
 from ..errors import InputError
 
-UNITS = {"char": "character", "word": "word"}
-LEVELS = tuple(UNITS)
+LEVELS = ("char", "word")
 END_OF_LINE = "<eos>"
 UNKNOWN = "<unk>"
 
@@ -28,7 +27,8 @@ class Vocabulary:
     """
 
     def __init__(self, tokens: Iterable[str], level: str) -> None:
-        _check_level(level)
+        if level not in LEVELS:
+            raise ValueError(f"level: expected 'char' or 'word', got {level!r}")
         self.tokens = list(tokens)
         self.level = level
         self._ids = {token: k for k, token in enumerate(self.tokens)}
@@ -44,16 +44,12 @@ class Vocabulary:
 
         Of words, only those that occur `min_count` times are kept, and of these at most the
         `max_size` most frequent; where that leaves some out, `<unk>` stands for them, at the end
-        unless the text has it.
-
-        Raises InputError for a text of one token, which nothing can be learnt from.
+        unless the text has it. A text of one token has a vocabulary too; it is an error where
+        something is to be learnt from it.
         """
-        _check_level(level)
-        found = text if level == "char" else _words(text)
-        check_length("text", found, UNITS[level])
         if level == "char":
             return cls(sorted(set(text)), level)
-        counts = Counter(found)
+        counts = Counter(_words(text))
         words = counts.keys() - {UNKNOWN}  # a prepared text, like Penn Treebank, has <unk> already
         frequent = [word for word, n in counts.most_common() if word in words and n >= min_count]
         unknown = UNKNOWN in counts or len(frequent) < len(words)
@@ -67,7 +63,7 @@ class Vocabulary:
     @property
     def unit(self) -> str:
         """What to call a token in a sentence."""
-        return UNITS[self.level]
+        return {"char": "character", "word": "word"}[self.level]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -101,16 +97,11 @@ class Vocabulary:
 
 
 def check_length(name: str, tokens: Sized, unit: str = "token id") -> None:
-    """Raise InputError for a text of fewer than two tokens."""
+    """Raise InputError for a text of fewer than two tokens, in which none follows another."""
     if len(tokens) < 2:
         raise InputError(
             f"{name}: expected at least 2 {unit}s, got {len(tokens)}; take a longer text"
         )
-
-
-def _check_level(level: str) -> None:
-    if level not in LEVELS:
-        raise ValueError(f"level: expected 'char' or 'word', got {level!r}")
 
 
 def _words(text: str) -> list[str]:
