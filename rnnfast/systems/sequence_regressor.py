@@ -18,7 +18,6 @@ from ..losses import TimeSquaredLoss
 from ..training.optimizers import SGD
 from ._shared import Named, NamedNetwork, normal_numbers, take_step
 
-
 THREE = (
     "X[:, :, None] makes sequences of one feature out of rows, X[None] one sequence out of all rows"
 )
