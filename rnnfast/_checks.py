@@ -133,15 +133,25 @@ def check_finite(name: str, array: Array, hint: str = "") -> None:
         )
 
 
-def as_generator(rng: Seed) -> np.random.Generator | np.random.RandomState:
-    """A random generator as it is, one that a whole number seeds, or a fresh one for None."""
+def as_generator(
+    rng: Seed,
+    name: str = "rng",
+    *,
+    legacy: bool = False,
+) -> np.random.Generator | np.random.RandomState:
+    """A random generator as it is, one that a whole number seeds, or a fresh one for None.
+
+    With `legacy` a number seeds a RandomState, whose numbers no version of NumPy changes.
+    """
     if isinstance(rng, (np.random.Generator, np.random.RandomState)):
         return rng
     if rng is not None and (isinstance(rng, bool) or not isinstance(rng, (int, np.integer))):
         raise TypeError(
-            "rng: expected a numpy.random.Generator or RandomState, a whole number or None, "
+            f"{name}: expected a numpy.random.Generator or RandomState, a whole number or None, "
             f"got {rng!r}; numpy.random.default_rng makes a generator"
         )
     if rng is not None and rng < 0:
-        raise ValueError(f"rng: expected a whole number of at least 0, got {rng}")
-    return np.random.default_rng(rng)
+        raise ValueError(f"{name}: expected a whole number of at least 0, got {rng}")
+    if rng is not None and legacy and rng >= 2**32:
+        raise ValueError(f"{name}: expected a whole number below 2**32, got {rng}")
+    return np.random.RandomState(rng) if legacy else np.random.default_rng(rng)

@@ -53,7 +53,7 @@ def test_command_with_a_wrong_row(monkeypatch, capsys):
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_rows_on_the_numpy_twins(dtype, notebook):
+def test_rows_on_the_numpy_twins(dtype, notebook, no_kernels):
     for row in reproduce.rows(dtype, numpy_ops, [notebook]):
         assert row.ok, row
 
