@@ -76,7 +76,7 @@ class RNN(Cell):
     def forward(self, x: Array, h_prev: Array) -> tuple[Array, ...]:
         Wx, Wh, b = self.params
         h = np.tanh(np.dot(h_prev, Wh) + np.dot(x, Wx) + b)
-        self.cache = x, h_prev, h
+        self.cache: tuple[Array, ...] = x, h_prev, h
         return (h,)
 
     def backward(self, dh: Array) -> tuple[Array, ...]:
@@ -95,7 +95,7 @@ class LSTM(Cell):
         i, o = sigmoid(a[:, 2 * H : 3 * H]), sigmoid(a[:, 3 * H :])
         c = f * c_prev + g * i
         h = o * np.tanh(c)
-        self.cache = x, h_prev, c_prev, f, g, i, o, c
+        self.cache: tuple[Array, ...] = x, h_prev, c_prev, f, g, i, o, c
         return h, c
 
     def backward(self, dh: Array, dc: Array) -> tuple[Array, ...]:
@@ -244,7 +244,7 @@ class Training(ours.Training):
 
     def __init__(self, threads: int, *, cell: str, **sizes: int) -> None:
         super().__init__(threads, cell=cell, **sizes)
-        self.model = LanguageModel(cell, *self.model.params)
+        self.model: Any = LanguageModel(cell, *self.model.params)
 
     def update(self) -> None:
         for W, dW in zip(self.model.params, self.model.grads, strict=True):

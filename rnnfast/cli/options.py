@@ -3,12 +3,14 @@
 import argparse
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
+
+Parse: TypeAlias = Callable[[str], Any]
 
 
-def number(
-    convert: Callable[[str], Any], fits: Callable[[Any], bool], expected: str
-) -> Callable[[str], Any]:
+def number(convert: Callable[[str], Any], fits: Callable[[Any], bool], expected: str) -> Parse:
+    """What argparse takes as a type: `convert`, and an error unless the value fits."""
+
     def parse(text: str) -> Any:
         try:
             value = convert(text)
@@ -21,8 +23,8 @@ def number(
     return parse
 
 
-count = number(int, lambda n: n >= 1, "a whole number of at least 1")
-length = number(int, lambda n: 1 <= n <= 10**9, "a whole number from 1 to 1,000,000,000")
-seed = number(int, lambda n: n >= 0, "a whole number of at least 0")
-above_zero = number(float, lambda x: 0 < x < math.inf, "a finite number above 0")
-not_negative = number(float, lambda x: 0 <= x < math.inf, "a finite number of at least 0")
+count: Parse = number(int, lambda n: n >= 1, "a whole number of at least 1")
+length: Parse = number(int, lambda n: 1 <= n <= 10**9, "a whole number from 1 to 1,000,000,000")
+seed: Parse = number(int, lambda n: n >= 0, "a whole number of at least 0")
+above_zero: Parse = number(float, lambda x: 0 < x < math.inf, "a finite number above 0")
+not_negative: Parse = number(float, lambda x: 0 <= x < math.inf, "a finite number of at least 0")
