@@ -14,7 +14,7 @@ from .reference import ops as numpy_ops
 Dtype: TypeAlias = Literal["float32", "float64"]
 
 # Largest difference that rounding explains, relative to the largest value of an array.
-TOLERANCES = {"float32": 2e-5, "float64": 1e-12}
+TOLERANCES: dict[Dtype, float] = {"float32": 2e-5, "float64": 1e-12}
 SHAPES = [(1, 1, 1, 1, 2), (3, 7, 5, 4, 11), (10, 5, 100, 100, 418), (7, 13, 37, 65, 50)]
 
 

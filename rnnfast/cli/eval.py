@@ -18,8 +18,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.text:
         parts = {arguments.text: run.vocabulary.encode(load_text(arguments.text))}
     else:
-        run.read_corpus()
-        corpus = run.corpus
+        corpus = run.read_corpus()
         parts = {
             f"{corpus.name}, validation part": corpus.valid,
             f"{corpus.name}, test part": corpus.test,
