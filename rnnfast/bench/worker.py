@@ -26,18 +26,16 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     tasks = import_module(sys.argv[1])
     task: Any = None
-    answer: Any
     for line in sys.stdin:
         request = json.loads(line)
         try:
+            answer: Any = None
             match request.pop("do"):
                 case "make":
                     task = None  # the memory of the one before is free again
                     task = getattr(tasks, request["task"])(request["threads"], **request["options"])
-                    answer = None
                 case "results":
                     np.savez(request["path"], *task.results())
-                    answer = None
                 case "turn":
                     answer = turn(task, request["seconds"])
                 case "call":
