@@ -192,6 +192,9 @@ class Network:
             model._use(ops)
             return model
         layers, loss, inputs = (saving.field(config, name, dict) for name in _CONFIG)
+        require_names(_CONFIG, config)
+        require_names(layers, inputs)
+        inputs = {name: saving.field(inputs, name, list, "inputs of ") for name in layers}
         made = {
             name: saving.made(name, layer, params, classes or {}, ops)
             for name, layer in layers.items()
