@@ -1,6 +1,7 @@
 """Runs as folders, from Python: what is saved when, what is found again, and what settings take."""
 
 import csv
+import doctest
 import json
 import os
 import pathlib
@@ -452,8 +453,9 @@ def test_sizes_in_settings_take_no_memory(start):
         for size in (10**5, 10**9, 10**30):
             settings = meta["settings"] | {name: size}
             save_archive(path, "checkpoint", arrays, meta | {"settings": settings})
-            with pytest.raises(InputError, match=r"last.npz: .*(expected|layers)"):
+            with pytest.raises(InputError, match=r"last.npz: .*(expected|layers)") as caught:
                 rnnfast.Run.load(run.folder)
+            assert "no model" not in str(caught.value)
 
 
 def test_a_file_of_another_kind(start, tmp_path):
@@ -462,3 +464,9 @@ def test_a_file_of_another_kind(start, tmp_path):
     message = r"last.npz holds another kind of thing.*expected the format .* got 'rnnfast model 1'"
     with pytest.raises(InputError, match=message):
         rnnfast.Run.load(pathlib.Path(run.folder))
+
+
+def test_the_example_in_the_docstring():
+    results = doctest.testmod(runs)
+    assert results.attempted
+    assert not results.failed

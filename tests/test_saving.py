@@ -1,6 +1,7 @@
 """Models in files: what comes back is what was saved, and nothing else is believed."""
 
 import contextlib
+import doctest
 import json
 import os
 
@@ -11,7 +12,7 @@ from problems import assert_close
 import rnnfast
 from rnnfast import archive, models
 from rnnfast.errors import InputError
-from rnnfast.models import saving
+from rnnfast.models import network, saving
 from rnnfast.reference import ops as numpy_ops
 
 V, D, H = 11, 6, 6
@@ -580,3 +581,9 @@ def test_set_params_changes_all_or_nothing():
     model.set_params(params)
     for name, W in model.named_params().items():
         np.testing.assert_array_equal(W, params[name])
+
+
+def test_the_examples_in_docstrings():
+    results = doctest.testmod(network)
+    assert results.attempted
+    assert not results.failed

@@ -349,6 +349,12 @@ def test_what_does_not_fit_changes_nothing():
         for name, array in now[0].items():
             np.testing.assert_array_equal(array, expected[0][name])
         assert other.model.get_state() == [(None, None)]
+    other.model.params[-1].flags.writeable = False
+    with pytest.raises(ValueError, match=r"loss.b: expected a writable array"):
+        other.restore(arrays, position)
+    other.model.params[-1].flags.writeable = True
+    assert other.model.random_state() == expected[1]["random_state"]
+    assert other.model.get_state() == [(None, None)]
     other.restore(arrays, position)
     trainer.fit(2)
     other.fit(2)
