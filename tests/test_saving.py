@@ -299,6 +299,42 @@ class Closed(rnnfast.Network):
         super().__init__([rnnfast.TimeAffine(W, W[0])], rnnfast.TimeSquaredLoss())
 
 
+class Writer(rnnfast.Rnnlm):
+    """A language model with methods of its own."""
+
+
+class Sized(rnnfast.Rnnlm):
+    """A language model with a constructor of its own."""
+
+    def __init__(self, size):
+        self.size = size
+        super().__init__(V, size, size, tie_weights=True, rng=size)
+
+    def config(self):
+        return {"size": self.size}
+
+
+@pytest.mark.parametrize("model", [Writer(V, D, H, rng=0), Sized(5)], ids=["Writer", "Sized"])
+def test_subclasses_of_language_models(model, tmp_path):
+    model.params[0] += 1
+    model.save(tmp_path / "a")
+    loaded = type(model).load(tmp_path / "a", ops=numpy_ops)
+    assert type(loaded) is type(model)
+    assert getattr(loaded, "size", 5) == 5
+    assert loaded.embedding.ops is numpy_ops
+    for W, expected in zip(loaded.params, model.params, strict=True):
+        np.testing.assert_array_equal(W, expected)
+
+
+def test_a_language_model_that_says_nothing_cannot_be_saved(tmp_path):
+    class Silent(rnnfast.Rnnlm):
+        def __init__(self):
+            super().__init__(V, D, H)
+
+    with pytest.raises(TypeError, match=r"^Silent: expected a method config of its own"):
+        Silent().save(tmp_path / "a")
+
+
 def subclassed():
     layers = {"own": Scale(normal(3)), "out": rnnfast.TimeAffine(normal(3, 3), normal(3))}
     return [

@@ -219,6 +219,26 @@ def test_a_gradient_that_is_not_finite_changes_nothing(max_grad, name, value):
         np.testing.assert_array_equal(array, arrays[key])
 
 
+def test_a_step_that_fails_has_not_been_taken():
+    """Whatever the error: the same block again starts from the same state."""
+    whole, trainer = _trainer(), _trainer()
+    whole.fit(1)
+    with pytest.raises(TrainingInterrupted):
+        trainer.fit(1, stop=lambda: trainer.step == 3)
+    update = trainer.optimizer.update
+    for error in (MemoryError, ValueError):
+
+        def fail(*_, error=error):
+            raise error("of the update")
+
+        trainer.optimizer.update = fail
+        with pytest.raises(error, match="of the update"):
+            trainer.fit(1)
+    trainer.optimizer.update = update
+    trainer.fit(1)
+    _require_equal_states(whole, trainer)
+
+
 @pytest.mark.parametrize("max_grad", [None, 1.0])
 def test_the_step_of_training_loops(max_grad):
     """What the systems use as well: with an optimizer that knows nothing but update."""

@@ -210,7 +210,8 @@ class Network:
         options of the layers, and the names of their classes. Not kept are carried states, states
         of random generators, gradients and `ops`; a `Trainer` keeps the first two. Parameters that
         are the same memory, or its transpose (tied weights), are so again after `load`; other
-        views of common memory become separate arrays.
+        views of common memory become separate arrays, and a layer that stands in two places
+        becomes two layers of the same weights.
 
         A layer of one's own is made again by `Class(*params, **layer.config())`, its weights being
         given by name if it has `named_params`; `config` may be missing where there is nothing else

@@ -151,7 +151,8 @@ class Trainer:
     ) -> None:
         """Train until `epochs` epochs are done in all, those of calls before included.
 
-        This is the low-level call, which writes no file: `Run.fit` saves as well.
+        This is the low-level call, which writes no file, and which Ctrl-C may end within a step:
+        `Run.fit` saves, and finishes the step.
 
         Parameters
         ----------
