@@ -384,6 +384,26 @@ def with_layer(layer):
     return rnnfast.Network([layer], rnnfast.TimeSquaredLoss())
 
 
+class Window(Sum):
+    """Its config has what JSON turns into something else, or cannot compare."""
+
+    def __init__(self, size=(1, 1), fill=0.0):
+        super().__init__()
+        self.size, self.fill = tuple(size), fill
+
+    def config(self):
+        return {"size": self.size, "fill": self.fill}
+
+
+def test_tuples_and_nan_in_a_config(tmp_path):
+    layers = {"own": Window((2, 3), float("nan"))}
+    network = rnnfast.Network(layers, rnnfast.TimeSquaredLoss(), inputs={"own": ("xs", "xs")})
+    network.save(tmp_path / "a")
+    (layer,) = rnnfast.Network.load(tmp_path / "a", classes={"Window": Window}).layers
+    assert layer.size == (2, 3)
+    assert np.isnan(layer.fill)
+
+
 class Secret(Sum):
     """Its constructor needs what no config tells."""
 
