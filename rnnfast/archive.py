@@ -7,6 +7,7 @@ it is loaded, its checksums are compared, and no more memory is taken than it ha
 import errno
 import io
 import json
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -151,5 +152,7 @@ def _array(data: bytes) -> Array:
         raise ValueError(f"it holds an array of another format, {version}")
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
     numbers: Array = np.frombuffer(data, dtype, offset=file.tell())
+    if math.prod(shape) != numbers.size or any(size < 0 for size in shape):
+        raise ValueError(f"an array of {numbers.size} numbers says that it has shape {shape}")
     array = numbers.reshape(shape, order="F" if fortran_order else "C")
     return array.astype(dtype.newbyteorder("="))

@@ -101,6 +101,20 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(folder, cell, level):
     _require_equal_runs(folder / "whole", folder / "parts")
 
 
+@pytest.mark.parametrize("epochs", [["--epochs", "1"], []])
+def test_resume_with_no_epoch_left_trains_nothing(folder, capsys, epochs):
+    assert train("--epochs", "2") == 0
+    files = {path: path.read_bytes() for path in (folder / "rnnfast-run").glob("*.[nc]*")}
+    assert len(files) == 3
+    capsys.readouterr()
+    assert main(["train", "--resume", *epochs]) == 0
+    out, err = capsys.readouterr()
+    assert "2 epochs are done; --epochs with a larger number adds some" in out
+    assert "validation, best epoch: " in out
+    assert err == ""
+    assert {path: path.read_bytes() for path in files} == files
+
+
 def _require_equal_runs(one, other):
     for name in ("last.npz", "best.npz"):
         (_, arrays, meta), (_, other_arrays, other_meta) = (

@@ -128,8 +128,14 @@ class _LanguageModel(Network):
     def config(self) -> dict[str, Any]:
         """Keyword arguments of `from_params`, as JSON has them: all of the model but its weights.
 
-        Sizes are not among them: the weights have them.
+        Sizes are not among them: the weights have them. For subclasses, see `Network.config`.
         """
+        maker = next(cls for cls in type(self).__mro__ if "from_params" in vars(cls))
+        if maker is _LanguageModel and type(self).__init__ is not _LanguageModel.__init__:
+            raise TypeError(
+                f"{type(self).__name__}: expected a method config of its own, since it has its own "
+                "constructor, got none; see Network.config"
+            )
         return {
             "tie_weights": self.tie_weights,
             "recurrent": [layer.config() for layer in self.recurrent_layers],
@@ -150,6 +156,8 @@ class _LanguageModel(Network):
         `ops` as in `load`; there are no other `classes`. Raises InputError and ValueError where
         names or shapes are not those of one model.
         """
+        if cls.config is not _LanguageModel.config:  # that of a subclass is for its constructor
+            return super().from_params(params, ops=ops, classes=classes, **config)
         tied, recurrent = field(config, "tie_weights", bool), field(config, "recurrent", list)
         require_names(("tie_weights", "recurrent", "affine"), config)
         check_shape("embedding.W", params["embedding.W"], ("V", "D"))

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 
 from .._ops import HasOps, Ops
-from .._types import Array
+from .._types import Array, ArrayLike
 from ..archive import require_like, require_names
 from . import saving
 from .saving import arrays_of, known
@@ -137,7 +137,7 @@ class Network:
             for own, array in arrays_of(layer, kind).items()
         ]
 
-    def set_params(self, params: Mapping[str, Array]) -> None:
+    def set_params(self, params: Mapping[str, ArrayLike]) -> None:
         """Write arrays into the parameters, by the names of `named_params`.
 
         Raises InputError where names, shapes or dtypes are not those of the parameters, ValueError
@@ -145,12 +145,13 @@ class Network:
         """
         own = self.named_params()
         require_names(own, params)
+        given = {name: np.asarray(params[name]) for name in own}
         for name, W in own.items():
-            require_like(name, params[name], W)
+            require_like(name, given[name], W)
             if not W.flags.writeable:
                 raise ValueError(f"{name}: expected a writable array, got a read-only one")
         for name, W in own.items():
-            W[...] = params[name]
+            W[...] = given[name]
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments of `from_params`, as JSON has them: all of the model but its weights.
@@ -192,6 +193,9 @@ class Network:
             model._use(ops)
             return model
         layers, loss, inputs = (saving.field(config, name, dict) for name in _CONFIG)
+        require_names(_CONFIG, config)
+        require_names(layers, inputs)
+        inputs = {name: saving.field(inputs, name, list, "inputs of ") for name in layers}
         made = {
             name: saving.made(name, layer, params, classes or {}, ops)
             for name, layer in layers.items()
@@ -206,7 +210,8 @@ class Network:
         options of the layers, and the names of their classes. Not kept are carried states, states
         of random generators, gradients and `ops`; a `Trainer` keeps the first two. Parameters that
         are the same memory, or its transpose (tied weights), are so again after `load`; other
-        views of common memory become separate arrays.
+        views of common memory become separate arrays, and a layer that stands in two places
+        becomes two layers of the same weights.
 
         A layer of one's own is made again by `Class(*params, **layer.config())`, its weights being
         given by name if it has `named_params`; `config` may be missing where there is nothing else
@@ -247,6 +252,17 @@ class Network:
         InputError
             Where there is no such file, it is damaged, or something in it is missing, unknown or
             does not fit; the message names the file and what it is.
+
+        Examples
+        --------
+        >>> import pathlib, rnnfast, tempfile
+        >>> model = rnnfast.Rnnlm(10, 4, 8, rng=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "model.npz")
+        ...     model.save(path)
+        ...     again = rnnfast.Rnnlm.load(path)
+        >>> bool((again.predict([[1, 2, 3]]) == model.predict([[1, 2, 3]])).all())
+        True
         """
         model: Self = saving.load(path, cls, classes, ops)
         return model

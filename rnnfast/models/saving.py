@@ -112,12 +112,12 @@ def layer_from(
         layer = cls(*bound.args, **bound.kwargs)
     except (TypeError, ValueError) as error:
         raise InputError(f"layer {name}, a {cls.__name__}: {error}") from error
-    now = layer.config() if config else {}
+    now = json.loads(json.dumps(layer.config())) if config else {}  # tuples as lists, as saved
     for key, value in config.items():
-        if now.get(key) != value:
+        became = now.get(key)
+        if became != value and json.dumps(became) != json.dumps(value):  # NaN is NaN
             raise InputError(
-                f"layer {name}, a {cls.__name__}: {key} cannot be {value!r}, and became "
-                f"{now.get(key)!r}"
+                f"layer {name}, a {cls.__name__}: {key} cannot be {value!r}, and became {became!r}"
             )
     if ops is not None and isinstance(layer, HasOps):
         layer.ops = ops

@@ -277,8 +277,8 @@ class Run:
         Parameters
         ----------
         epochs : int or None
-            In all, those done before included; None is `settings.epochs`. Where as many are done,
-            nothing happens.
+            In all, those done before included; None is `settings.epochs`, which a larger number
+            replaces. Where as many are done, nothing happens.
         verbose, on_step, on_epoch, stop : keyword-only, as in `Trainer.fit`
             `on_epoch` is called after the epoch was saved. What callbacks raise comes out of `fit`;
             the folder keeps what was saved last, and calling `fit` again carries on.
@@ -298,10 +298,12 @@ class Run:
                 "Run.fit: expected a run that Run.start or Run.resume returned, got one to sample "
                 f"from; Run.resume({str(self.folder)!r}) carries on where it was saved last"
             )
-        if epochs is not None:
-            settings = replace(self.settings, epochs=epochs)
-            if settings.epochs <= trainer.epoch:
-                return
+        if epochs is None:
+            epochs = self.settings.epochs
+        settings = replace(self.settings, epochs=epochs)
+        if settings.epochs <= trainer.epoch:
+            return
+        if settings.epochs > self.settings.epochs:
             self.settings = settings
         presses: list[bool] = []
 
@@ -317,7 +319,7 @@ class Run:
             with _collecting_ctrl_c(presses):
                 try:
                     trainer.fit(
-                        self.settings.epochs,
+                        settings.epochs,
                         verbose=verbose,
                         on_step=on_step,
                         on_epoch=save_epoch,

@@ -26,33 +26,41 @@ def take_step(
     `ops`. `where()` says in errors which step it was; without it, they say how many steps the
     optimizer has done.
 
-    Raises TrainingDiverged where the loss or a gradient is not finite: weights, optimizer and
-    carried states are then as before the step.
+    Raises TrainingDiverged where the loss or a gradient is not finite. After this and every other
+    error, weights, optimizer and carried states are as before the step.
     """
-    carried, ops = model.get_state(), getattr(optimizer, "ops", None)  # the textbook's has none
-    # what is not finite is an error of its own here: NumPy need not warn too
-    with np.errstate(all="ignore"):
-        loss = model.forward(xs, ts)
-        problem = None if math.isfinite(loss) else f"the loss is {loss}"
-        if problem is None:
+    ops = getattr(optimizer, "ops", None)  # the textbook's optimizers have none
+    carried = model.get_state()
+    try:
+        # what is not finite is an error of its own here: NumPy need not warn too
+        with np.errstate(all="ignore"):
+            loss = model.forward(xs, ts)
+            if not math.isfinite(loss):
+                raise TrainingDiverged(f"the loss is {loss}{_at(optimizer, where, max_grad)}")
             model.backward()
-            grads = model.grads
             if max_grad is None:
-                norm = gradient_norm(grads, ops=ops)
+                norm = gradient_norm(model.grads, ops=ops)
             else:
-                norm = clip_grads(grads, max_grad, ops=ops)
+                norm = clip_grads(model.grads, max_grad, ops=ops)
             if not math.isfinite(norm):
-                problem = f"the gradient of {_first_not_finite(model)} is not finite"
-        if problem is None:
+                raise TrainingDiverged(
+                    f"the gradient of {_first_not_finite(model)} is not finite"
+                    f"{_at(optimizer, where, max_grad)}"
+                )
             optimizer.update(model.params, model.grads)
-            return loss
-    model.set_state(carried)
+    except Exception:
+        model.set_state(carried)
+        raise
+    return loss
+
+
+def _at(optimizer: Any, where: Callable[[], str] | None, max_grad: float | None) -> str:
+    """Which step it was, and what to do."""
+    place = f" after {optimizer.steps} steps" if hasattr(optimizer, "steps") else ""
     if where is not None:
-        problem += f" {where()}"
-    elif hasattr(optimizer, "steps"):
-        problem += f" after {optimizer.steps} steps"
+        place = f" {where()}"
     advice = ", or clip the gradient with max_grad" if max_grad is None else ""
-    raise TrainingDiverged(f"{problem}; try a smaller learning rate{advice}")
+    return f"{place}; try a smaller learning rate{advice}"
 
 
 def _first_not_finite(model: Network) -> str:

@@ -44,7 +44,7 @@ Stop: TypeAlias = Callable[[], bool]
 
 
 def evaluate(model: Network, ids: Ids, *, batch_size: int = 32, time_size: int = 64) -> float:
-    """Mean cross entropy of a text in nats per token; the model is left as it was.
+    """Mean cross entropy of a text in nats per token; the model's carried state is untouched.
 
     The text is read in `batch_size` parallel lanes, each starting from zeros (fewer where lanes
     would be shorter than `time_size`). Every token but the first counts once. Layers compute as in
@@ -151,7 +151,8 @@ class Trainer:
     ) -> None:
         """Train until `epochs` epochs are done in all, those of calls before included.
 
-        This is the low-level call, which writes no file: `Run.fit` saves as well.
+        This is the low-level call, which writes no file, and which Ctrl-C may end within a step:
+        `Run.fit` saves, and finishes the step.
 
         Parameters
         ----------
