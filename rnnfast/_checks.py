@@ -1,23 +1,29 @@
 """Checks of arguments. A message says the argument, what was expected, what came, what to do."""
 
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
 import numpy as np
+
+from ._types import Array, ArrayLike, DTypeLike, Ids, Seed, Sizes
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-def _shape_text(shape):
+def _shape_text(shape: Sequence[object]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
-def as_float_dtype(name, dtype):
+def as_float_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
     """One of `FLOATS`, given as NumPy takes it."""
-    found = np.dtype(dtype)
+    found: np.dtype[Any] = np.dtype(dtype)
     if found not in FLOATS:
         raise TypeError(f"{name}: expected float32 or float64, got {found}")
     return found
 
 
-def check_shape(name, array, shape, hint=""):
+def check_shape(name: str, array: Array, shape: Sizes, hint: str = "") -> None:
     """Raise ValueError unless `array` has `shape`, in which a string stands for any size >= 1."""
     if array.shape == shape:
         return
@@ -33,7 +39,7 @@ def check_shape(name, array, shape, hint=""):
         )
 
 
-def as_weights(**arrays):
+def as_weights(**arrays: ArrayLike) -> tuple[Array, ...]:
     """The arrays themselves (lists are converted), which must share one dtype of `FLOATS`."""
     weights = {name: np.asarray(array) for name, array in arrays.items()}
     (first, dtype) = next((name, array.dtype) for name, array in weights.items())
@@ -51,7 +57,7 @@ def as_weights(**arrays):
     return tuple(weights.values())
 
 
-def as_floats(name, array, dtype, shape, hint=""):
+def as_floats(name: str, array: ArrayLike, dtype: DTypeLike, shape: Sizes, hint: str = "") -> Array:
     """`array` as an aligned array of `dtype` (the same object where it is one) and of `shape`."""
     array = np.asarray(array)
     if array.dtype.kind not in "fiub":
@@ -63,13 +69,15 @@ def as_floats(name, array, dtype, shape, hint=""):
     return aligned(array.astype(dtype, copy=False))
 
 
-def aligned(array):
+def aligned(array: Array) -> Array:
     """`array`, or a copy where its numbers stand at odd addresses, as in a field of packed
     records or in a file after a header: the kernels count strides in whole numbers."""
     return array if array.flags.aligned else array.copy()
 
 
-def as_ids(name, ids, vocab_size, shape, ignore_label=None):
+def as_ids(
+    name: str, ids: ArrayLike, vocab_size: int, shape: Sizes, ignore_label: int | None = None
+) -> Ids:
     """A C-contiguous int64 copy of token ids, each in 0..vocab_size-1 or `ignore_label`."""
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
@@ -92,7 +100,7 @@ def as_ids(name, ids, vocab_size, shape, ignore_label=None):
     return np.array(ids, np.int64, order="C")
 
 
-def as_count(name, value, least=1, hint=""):
+def as_count(name: str, value: object, least: int = 1, hint: str = "") -> int:
     """A whole number of at least `least`, as an int."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(
@@ -102,7 +110,19 @@ def as_count(name, value, least=1, hint=""):
     return int(value)
 
 
-def check_finite(name, array, hint=""):
+def is_number(value: Any) -> bool:
+    """Whether something is a real number, which True and False are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def as_above_zero(name: str, value: Any) -> float:
+    """A finite number above 0, as a float."""
+    if not (is_number(value) and 0 < value < float("inf")):
+        raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
+    return float(value)
+
+
+def check_finite(name: str, array: Array, hint: str = "") -> None:
     """Raise ValueError where an array holds NaN or an infinity, with the first one's position."""
     wrong = ~np.isfinite(array)
     if wrong.any():
@@ -114,16 +134,24 @@ def check_finite(name, array, hint=""):
 
 
 def as_generator(
-    rng: np.random.Generator | np.random.RandomState | int | None,
+    rng: Seed,
+    name: str = "rng",
+    *,
+    legacy: bool = False,
 ) -> np.random.Generator | np.random.RandomState:
-    """A random generator as it is, one that a whole number seeds, or a fresh one for None."""
+    """A random generator as it is, one that a whole number seeds, or a fresh one for None.
+
+    With `legacy` a number seeds a RandomState, whose numbers no version of NumPy changes.
+    """
     if isinstance(rng, (np.random.Generator, np.random.RandomState)):
         return rng
     if rng is not None and (isinstance(rng, bool) or not isinstance(rng, (int, np.integer))):
         raise TypeError(
-            "rng: expected a numpy.random.Generator or RandomState, a whole number or None, "
+            f"{name}: expected a numpy.random.Generator or RandomState, a whole number or None, "
             f"got {rng!r}; numpy.random.default_rng makes a generator"
         )
     if rng is not None and rng < 0:
-        raise ValueError(f"rng: expected a whole number of at least 0, got {rng}")
-    return np.random.default_rng(rng)
+        raise ValueError(f"{name}: expected a whole number of at least 0, got {rng}")
+    if rng is not None and legacy and rng >= 2**32:
+        raise ValueError(f"{name}: expected a whole number below 2**32, got {rng}")
+    return np.random.RandomState(rng) if legacy else np.random.default_rng(rng)

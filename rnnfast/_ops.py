@@ -2,7 +2,7 @@
 
 import importlib
 from types import ModuleType
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 from . import kernels
 
@@ -18,7 +18,8 @@ class HasOps:
     backward is not copied: a copy needs a forward of its own.
     """
 
-    default_ops: ClassVar[Ops] = kernels
+    default_ops: Ops = kernels
+    _ops: Ops
 
     def __init__(self, ops: Ops | None = None) -> None:
         self.ops = self.default_ops if ops is None else ops

@@ -3,12 +3,14 @@
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 Array: TypeAlias = NDArray[Any]
 """An array; its dtype is float32 or float64, that of the weights, unless something else is said."""
 Ids: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
+Sizes: TypeAlias = tuple[int | str, ...]
+"""A shape that is expected; a string stands for any size of at least 1."""
 Seed: TypeAlias = np.random.Generator | np.random.RandomState | int | None
 
-__all__ = ["Array", "ArrayLike", "Ids", "Seed", "Shape"]
+__all__ = ["Array", "ArrayLike", "DTypeLike", "Ids", "Seed", "Shape", "Sizes"]

@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """A text, a run folder or a setting that cannot be used; the message says what to do."""
+    """A text, file, run folder or setting that cannot be used; the message says what to do."""
 
 
 class TrainingDiverged(ArithmeticError):

@@ -10,7 +10,7 @@ from ._version import __version__
 from .threads import available_cpus, get_num_threads
 
 
-def build_info():
+def build_info() -> dict[str, str | int]:
     """Versions, build and machine, as a dict of printable values."""
     return {
         "rnnfast": __version__,

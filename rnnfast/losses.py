@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ._checks import as_floats, as_ids, check_shape
-from ._ops import HasOps, Ops
+from ._ops import Ops
 from ._types import Array, ArrayLike, Shape
-from .layers import TimeAffine
+from .layers import Layer
+from .layers.affine import Affine
 
 __all__ = [
     "TimeAffineWithLoss",
@@ -19,38 +20,6 @@ __all__ = [
     "TimeSoftmaxWithLoss",
     "TimeSquaredLoss",
 ]
-
-
-class _Weightless:
-    """What losses without weights share with layers."""
-
-    training: bool = True
-    params: list[Array]
-    grads: list[Array]
-
-    def __init__(self) -> None:
-        self.params, self.grads = [], []
-        self._cache: Any = None
-
-    def named_params(self) -> dict[str, Array]:
-        """Empty: there are no parameters."""
-        return {}
-
-    def named_grads(self) -> dict[str, Array]:
-        """Empty: there are no parameters."""
-        return {}
-
-    def config(self) -> dict[str, Any]:
-        """Keyword arguments, as JSON has them, that make the layer again."""
-        return {}
-
-    def _require_cache(self) -> Any:
-        if self._cache is None:
-            raise RuntimeError(
-                f"{type(self).__name__}.backward: expected a forward call before it, got none; "
-                "call forward first"
-            )
-        return self._cache
 
 
 class _IgnoresLabel:
@@ -70,7 +39,7 @@ class _IgnoresLabel:
         self._ignore_label = int(label)
 
 
-class TimeSoftmaxWithLoss(HasOps, _IgnoresLabel, _Weightless):
+class TimeSoftmaxWithLoss(_IgnoresLabel, Layer):
     """Mean cross entropy of the softmax over all positions whose target is not ignored, in nats.
 
     Computed from the logits as log(sum e^x) - x_target, so that it stays finite where the
@@ -88,8 +57,7 @@ class TimeSoftmaxWithLoss(HasOps, _IgnoresLabel, _Weightless):
     """
 
     def __init__(self, *, ignore_label: int = -1, ops: Ops | None = None) -> None:
-        HasOps.__init__(self, ops)
-        _Weightless.__init__(self)
+        super().__init__(ops)
         self.ignore_label = ignore_label
 
     def config(self) -> dict[str, Any]:
@@ -110,6 +78,8 @@ class TimeSoftmaxWithLoss(HasOps, _IgnoresLabel, _Weightless):
             ts = ts.argmax(axis=2)
         targets = as_ids("ts", ts, V, (N, T), self.ignore_label).reshape(-1)
         logits = np.ascontiguousarray(xs.reshape(N * T, V))
+        total: float
+        count: int
         total, count, probs = self.ops.softmax_loss_forward(logits, targets, self.ignore_label)
         self._cache = (xs.shape, probs, targets, count, self.ignore_label)
         return total / max(count, 1)
@@ -118,10 +88,11 @@ class TimeSoftmaxWithLoss(HasOps, _IgnoresLabel, _Weightless):
         """Gradient of the logits (N, T, V), times `dout`, the gradient that arrives at the loss."""
         shape, probs, targets, count, ignore_label = self._require_cache()
         scale = float(dout) / max(count, 1)
-        return self.ops.softmax_loss_backward(probs, targets, ignore_label, scale).reshape(shape)
+        dxs: Array = self.ops.softmax_loss_backward(probs, targets, ignore_label, scale)
+        return dxs.reshape(shape)
 
 
-class TimeAffineWithLoss(_IgnoresLabel, TimeAffine):
+class TimeAffineWithLoss(_IgnoresLabel, Affine):
     """`TimeAffine` and `TimeSoftmaxWithLoss` in one, which never hold all logits in memory.
 
     The rows go through affine layer, softmax and cross entropy in blocks, forward and backward
@@ -168,6 +139,8 @@ class TimeAffineWithLoss(_IgnoresLabel, TimeAffine):
         W, b = self._checked_params()
         xs = as_floats("xs", xs, self.dtype, ("N", "T", len(W)))
         targets = as_ids("ts", ts, len(b), xs.shape[:2], self.ignore_label).reshape(-1)
+        total: float
+        count: int
         total, count, self._loss_cache = self.ops.affine_loss_forward(
             xs.reshape(-1, len(W)), W, b, targets, self.ignore_label,
             need_gradient=need_gradient, cache=self._loss_cache,
@@ -192,11 +165,13 @@ class TimeAffineWithLoss(_IgnoresLabel, TimeAffine):
                 "TimeAffineWithLoss.backward: expected the arrays in params that forward saw, got "
                 "others, of which it has no gradients; call forward first, or write into the arrays"
             )
-        dx = self.ops.affine_loss_backward(self._loss_cache, float(dout), *self._writable_grads())
+        dx: Array = self.ops.affine_loss_backward(
+            self._loss_cache, float(dout), *self._writable_grads()
+        )
         return dx.reshape(self._loss_shape)
 
 
-class TimeSoftmax(_Weightless):
+class TimeSoftmax(Layer):
     """Softmax at every position: p_v = e^x_v / sum e^x. NumPy alone.
 
     Attributes
@@ -204,16 +179,20 @@ class TimeSoftmax(_Weightless):
     params, grads : empty lists
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, xs: ArrayLike) -> Array:
         """Logits xs (N, T, V) -> probabilities (N, T, V)."""
-        self._cache = self.infer(xs)
-        return self._cache.copy()
+        ps = self.infer(xs)
+        self._cache = ps
+        return ps.copy()
 
     def infer(self, xs: ArrayLike) -> Array:
         """What `forward` returns, with nothing kept for backward."""
         xs = _as_own_floats("xs", xs, ("N", "T", "V"))
         # the largest logit is taken off, so that no exponential overflows
-        ps = np.exp(xs - xs.max(axis=2, keepdims=True))
+        ps: Array = np.exp(xs - xs.max(axis=2, keepdims=True))
         ps /= ps.sum(axis=2, keepdims=True)
         return ps
 
@@ -222,12 +201,13 @@ class TimeSoftmax(_Weightless):
 
         dx_v = p_v (dp_v - sum_w dp_w p_w): every probability depends on every logit.
         """
-        ps = self._require_cache()
+        ps: Array = self._require_cache()
         dps = as_floats("dout", dout, ps.dtype, ps.shape)
-        return ps * (dps - (dps * ps).sum(axis=2, keepdims=True))
+        dxs: Array = ps * (dps - (dps * ps).sum(axis=2, keepdims=True))
+        return dxs
 
 
-class TimePerplexityLoss(_Weightless):
+class TimePerplexityLoss(Layer):
     """Mean of 1 / (p + eps) over all positions, p being the probability of the target.
 
     This is the arithmetic mean of the inverse probabilities: 1 where the targets are certain, V
@@ -285,13 +265,16 @@ class TimePerplexityLoss(_Weightless):
         return dps
 
 
-class TimeSquaredLoss(_Weightless):
+class TimeSquaredLoss(Layer):
     """Mean over all positions of half the squared error, summed over the outputs of a position.
 
     Attributes
     ----------
     params, grads : empty lists
     """
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def forward(self, ys: ArrayLike, ts: ArrayLike) -> float:
         """Outputs ys and targets ts of one shape, (T,), (N, T) or (N, T, M) -> float."""
@@ -304,6 +287,8 @@ class TimeSquaredLoss(_Weightless):
 
     def backward(self, dout: float = 1) -> Array:
         """Gradient of the outputs, in their shape: dout (ys - ts) / positions."""
+        error: Array
+        positions: int
         error, positions = self._require_cache()
         return error * (float(dout) / positions)
 

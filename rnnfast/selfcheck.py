@@ -1,23 +1,30 @@
 """Every compiled kernel against its NumPy twin, on the machine at hand."""
 
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
 import numpy as np
 
 from . import kernels
-from .cells import CELLS, LSTM
+from ._ops import Ops
+from ._types import Array
+from .cells import CELLS
 from .reference import ops as numpy_ops
 
+Dtype: TypeAlias = Literal["float32", "float64"]
+
 # Largest difference that rounding explains, relative to the largest value of an array.
-TOLERANCES = {"float32": 2e-5, "float64": 1e-12}
+TOLERANCES: dict[Dtype, float] = {"float32": 2e-5, "float64": 1e-12}
 SHAPES = [(1, 1, 1, 1, 2), (3, 7, 5, 4, 11), (10, 5, 100, 100, 418), (7, 13, 37, 65, 50)]
 
 
-def compare(dtype, ops=kernels):
+def compare(dtype: Dtype, ops: Ops = kernels) -> dict[str, float]:
     """Largest difference of each kernel from its twin: {name: difference}.
 
     A difference is relative to the largest value of the array in which it is, and the largest
-    over several shapes (N, T, D, H, V). `dtype` is "float32" or "float64".
+    over several shapes (N, T, D, H, V).
     """
-    worst = {}
+    worst: dict[str, float] = {}
     for shape in SHAPES:
         ours, twins = (_results(module, dtype, *shape) for module in (ops, numpy_ops))
         for name in ours:
@@ -28,18 +35,23 @@ def compare(dtype, ops=kernels):
     return worst
 
 
-def _results(ops, dtype, N, T, D, H, V):
+def _results(
+    ops: Ops, dtype: Dtype, N: int, T: int, D: int, H: int, V: int
+) -> dict[str, Sequence[Array]]:
     """What every kernel of `ops` makes of the same random input: {name: arrays}."""
     rng = np.random.default_rng(N + T + D + H + V)
-    results = {}
+    results: dict[str, Sequence[Array]] = {}
 
-    def normal(*shape):
+    def normal(*shape: int) -> Array:
         return rng.standard_normal(shape).astype(dtype)
 
     xs, dhs = normal(N, T, D), normal(N, T, H)
+    layers, size = [], D  # of all cells, one on top of the other
     for cell in CELLS.values():
         columns = cell.G * H
         weights = normal(D, columns) / D**0.5, normal(H, columns) / H**0.5, normal(columns)
+        layers.append((cell, normal(size, columns) / size**0.5, *weights[1:]))
+        size = H
         states, dstates = normal(cell.S, N, H), normal(cell.S, N, H)
         grads = [np.empty_like(W) for W in weights]
         *outputs, cache = ops.recurrent_forward(cell, xs, weights, states)
@@ -76,20 +88,20 @@ def _results(ops, dtype, N, T, D, H, V):
         "sum_of_squares": [np.array([ops.sum_of_squares(W.reshape(-1))])],
     }
 
-    layers = [(LSTM, normal(D, 4 * H), normal(H, 4 * H), normal(4 * H))]
-    states, uniforms = [normal(LSTM.S, 1, H)], rng.random(3)
-    ids, states = ops.generate(
-        normal(V, D), layers, W, b, states, 0, 3, 1.0, [0] if V > 1 else [], uniforms
+    first, uniforms = [normal(cell.S, 1, H) for cell, *_ in layers], rng.random(3)
+    ids, last = ops.generate(
+        normal(V, D), layers, W, b, first, 0, 3, 1.0, [0] if V > 1 else [], uniforms
     )
-    results["generate"] = [ids, *states]
-    for name, n_slots, options in (
+    results["generate"] = [ids, *last]
+    steps: list[tuple[str, int, tuple[float, ...]]] = [
         ("sgd_step", 0, (0.1,)),
         ("momentum_step", 1, (0.1, 0.9)),
         ("adagrad_step", 1, (0.1,)),
         ("rmsprop_step", 1, (0.1, 0.99)),
         ("adam_step", 2, (0.1, 0.9, 0.999)),
         ("scale_array", -1, (0.3,)),
-    ):
+    ]
+    for name, n_slots, options in steps:
         arrays = [np.abs(normal(V * H)) for _ in range(n_slots + 2)]
         getattr(ops, name)(*arrays, *options)
         results[name] = arrays

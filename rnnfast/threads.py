@@ -11,13 +11,13 @@ from .kernels import engine
 ENVIRONMENT = "RNNFAST_NUM_THREADS"
 
 
-def available_cpus():
+def available_cpus() -> int:
     """CPUs that this process may use: its affinity, and the quota of its control group."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(affinity or 1, _quota()))
 
 
-def _quota():
+def _quota() -> int:
     """CPUs worth of time that the control group grants (Linux, version 2), rounded up."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -26,7 +26,7 @@ def _quota():
         return os.cpu_count() or 1
 
 
-def default_num_threads():
+def default_num_threads() -> int:
     """RNNFAST_NUM_THREADS where it is set, and `available_cpus()` otherwise."""
     asked = os.environ.get(ENVIRONMENT, "")
     if not asked:
@@ -36,7 +36,7 @@ def default_num_threads():
     return int(asked)
 
 
-def set_num_threads(n):
+def set_num_threads(n: int) -> None:
     """Let a call of a layer use up to n threads from now on, in the whole process.
 
     Results are the same bits for any n. Small layers stay on one thread, as does everything in a
@@ -45,7 +45,7 @@ def set_num_threads(n):
     engine.set_num_threads(as_count("n", n))
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """Threads that a call of a layer may use."""
     return engine.get_num_threads()
 

@@ -1,21 +1,23 @@
 """Files are whole or not there, and nothing in them is executed."""
 
+import io
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
 
-from rnnfast.archive import load_checkpoint, save_checkpoint, write_atomically
+from rnnfast.archive import load_archive, save_archive, write_atomically
 from rnnfast.errors import InputError
 
 
 def test_round_trip(tmp_path):
     path = tmp_path / "a.npz"
     arrays = {"param/0": np.arange(6.0).reshape(2, 3), "f": np.float32([1.5, np.nan])}
-    save_checkpoint(path, arrays, {"big": 2**100, "text": "ß"})
-    loaded, meta = load_checkpoint(path)
-    assert meta == {"big": 2**100, "text": "ß"}
+    save_archive(path, "checkpoint", arrays, {"big": 2**100, "text": "ß"})
+    version, loaded, meta = load_archive(path, "checkpoint")
+    assert (version, meta) == (2, {"big": 2**100, "text": "ß"})
     assert loaded.keys() == arrays.keys()
     for name, array in arrays.items():
         assert loaded[name].dtype == array.dtype
@@ -61,48 +63,113 @@ def test_pickles_are_not_executed(tmp_path):
     np.savez(inside, **{"meta.json": np.array([_Payload(folder)], object)})
     for path in (plain, inside):
         with pytest.raises(InputError, match="no checkpoint"):
-            load_checkpoint(path)
+            load_archive(path, "checkpoint")
     assert not os.path.exists(folder)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -30])
 def test_a_cut_file_is_an_error(tmp_path, keep):
     path = tmp_path / "a.npz"
-    save_checkpoint(path, {"x": np.arange(100.0)}, {})
+    save_archive(path, "checkpoint", {"x": np.arange(100.0)}, {})
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"a\.npz is (no checkpoint|damaged)"):
-        load_checkpoint(path)
+        load_archive(path, "checkpoint")
 
 
 @pytest.mark.parametrize("offset", [6, 8])  # flags, and the way of compression
 def test_a_zip_that_nobody_can_read(tmp_path, offset):
     path = tmp_path / "a.npz"
-    save_checkpoint(path, {"x": np.arange(100.0)}, {})
+    save_archive(path, "checkpoint", {"x": np.arange(100.0)}, {})
     data = bytearray(path.read_bytes())
     for place in (offset, data.index(b"PK\x01\x02") + offset + 2):
         data[place] = 0x61
     path.write_bytes(data)
     with pytest.raises(InputError, match="damaged"):
-        load_checkpoint(path)
+        load_archive(path, "checkpoint")
 
 
 def test_a_flipped_bit_is_an_error(tmp_path):
     path = tmp_path / "a.npz"
-    save_checkpoint(path, {"x": np.arange(100.0)}, {})
+    save_archive(path, "checkpoint", {"x": np.arange(100.0)}, {})
     data = bytearray(path.read_bytes())
     data[data.index(np.float64(50).tobytes()) + 6] ^= 1
     path.write_bytes(data)
     with pytest.raises(InputError, match="damaged"):
-        load_checkpoint(path)
+        load_archive(path, "checkpoint")
 
 
 def test_other_files_are_errors(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
-        load_checkpoint(tmp_path / "none.npz")
+        load_archive(tmp_path / "none.npz", "checkpoint")
     np.savez(tmp_path / "other.npz", x=np.arange(3))
     with pytest.raises(InputError, match="no checkpoint"):
-        load_checkpoint(tmp_path / "other.npz")
+        load_archive(tmp_path / "other.npz", "checkpoint")
     newer = np.frombuffer(b'{"format": "rnnfast checkpoint 99"}', np.uint8)
     np.savez(tmp_path / "newer.npz", **{"meta.json": newer})
-    with pytest.raises(InputError, match="another version"):
-        load_checkpoint(tmp_path / "newer.npz")
+    message = (
+        r"another version of rnnfast: expected the format .*checkpoint 1' or .*checkpoint 2'.*99"
+    )
+    with pytest.raises(InputError, match=message):
+        load_archive(tmp_path / "newer.npz", "checkpoint")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.float64(3), np.zeros((0, 3)), np.arange(6).reshape(2, 3).T, np.arange(3, dtype=">f8")],
+    ids=["scalar", "empty", "Fortran", "big-endian"],
+)
+def test_arrays_of_all_kinds_come_back(tmp_path, array):
+    save_archive(tmp_path / "a", "checkpoint", {"x": np.asarray(array)}, {})
+    loaded = load_archive(tmp_path / "a", "checkpoint")[1]["x"]
+    np.testing.assert_array_equal(loaded, array)
+    assert loaded.shape == np.shape(array)
+    assert loaded.flags.writeable
+    assert loaded.dtype.isnative
+    assert loaded.flags.f_contiguous == np.asarray(array).flags.f_contiguous
+
+
+def _archive(path, *members, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+
+
+def _npy(array, shape=None):
+    """An .npy file, whose header may say another shape."""
+    file = io.BytesIO()
+    header = {"descr": array.dtype.str, "fortran_order": False, "shape": shape or array.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + array.tobytes()
+
+
+META = ("meta.json.npy", _npy(np.frombuffer(b'{"format": "rnnfast checkpoint 2"}', np.uint8)))
+
+
+@pytest.mark.parametrize("shape", [(10**15,), (3, 10**15), (2,), (-7, 1), (-3, -1)])
+def test_an_array_that_says_it_has_another_size(tmp_path, shape):
+    """Nothing is allocated by what a header says."""
+    path = tmp_path / "a.npz"
+    _archive(path, META, ("x.npy", _npy(np.arange(3.0), shape)))
+    with pytest.raises(InputError, match="damaged: an array of 3 numbers says that it has shape"):
+        load_archive(path, "checkpoint")
+
+
+def test_a_small_file_that_unpacks_to_a_large_one(tmp_path):
+    path = tmp_path / "a.npz"
+    _archive(path, META, ("x.npy", _npy(np.zeros(10**6))), compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(InputError, match="more bytes than it has"):
+        load_archive(path, "checkpoint")
+
+
+def test_two_arrays_of_one_name(tmp_path):
+    path = tmp_path / "a.npz"
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        _archive(path, META, *[("x.npy", _npy(np.zeros(1)))] * 2)
+    with pytest.raises(InputError, match="two arrays of one name"):
+        load_archive(path, "checkpoint")
+
+
+def test_objects_are_not_written(tmp_path):
+    with pytest.raises(TypeError, match="x: expected an array of numbers, got dtype object"):
+        save_archive(tmp_path / "a", "checkpoint", {"x": np.array([None])}, {})
+    assert os.listdir(tmp_path) == []

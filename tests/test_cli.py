@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import rnnfast
-from rnnfast.archive import load_checkpoint, save_checkpoint
+from rnnfast.archive import load_archive, save_archive
 from rnnfast.cli import main
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
@@ -101,10 +101,24 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(folder, cell, level):
     _require_equal_runs(folder / "whole", folder / "parts")
 
 
+@pytest.mark.parametrize("epochs", [["--epochs", "1"], []])
+def test_resume_with_no_epoch_left_trains_nothing(folder, capsys, epochs):
+    assert train("--epochs", "2") == 0
+    files = {path: path.read_bytes() for path in (folder / "rnnfast-run").glob("*.[nc]*")}
+    assert len(files) == 3
+    capsys.readouterr()
+    assert main(["train", "--resume", *epochs]) == 0
+    out, err = capsys.readouterr()
+    assert "2 epochs are done; --epochs with a larger number adds some" in out
+    assert "validation, best epoch: " in out
+    assert err == ""
+    assert {path: path.read_bytes() for path in files} == files
+
+
 def _require_equal_runs(one, other):
     for name in ("last.npz", "best.npz"):
-        (arrays, meta), (other_arrays, other_meta) = map(
-            load_checkpoint, (one / name, other / name)
+        (_, arrays, meta), (_, other_arrays, other_meta) = (
+            load_archive(folder / name, "checkpoint") for folder in (one, other)
         )
         assert arrays.keys() == other_arrays.keys()
         for key, array in arrays.items():
@@ -261,7 +275,7 @@ def test_a_first_save_that_fails_leaves_nothing_behind(folder, monkeypatch, caps
     def full(path, *_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rnnfast.training.runs.save_checkpoint", full)
+    monkeypatch.setattr("rnnfast.training.runs.save_archive", full)
     before = set(folder.iterdir())
     assert train() == 1
     assert "cannot be written: No space left on device" in capsys.readouterr().err
@@ -349,21 +363,28 @@ def test_a_damaged_checkpoint(folder, capsys):
         ("position", "best_loss", "x"),
         ("position", "history", [{}]),
         ("position", "record", [1]),
-        ("arrays", "param/0", None),
-        ("arrays", "param/0", np.zeros((1, 1), "f")),
-        ("arrays", "optimizer/0/1", None),
-        ("arrays", "optimizer/0/1", np.zeros((1, 1), "f")),
+        ("position", "carried", None),
+        ("position", "carried", "carried/recurrent.0/0"),
+        ("position", "random_state", None),
+        ("position", "random_state", {"recurrent.0": 1}),
+        ("position", "optimizer_steps", True),
+        ("arrays", "param/embedding.W", None),
+        ("arrays", "param/embedding.W", np.zeros((1, 1), "f")),
+        ("arrays", "param/other", np.zeros((1, 1), "f")),
+        ("arrays", "optimizer/embedding.W/v", None),
+        ("arrays", "optimizer/embedding.W/v", np.zeros((1, 1), "f")),
+        ("arrays", "carried/recurrent.0/0", np.zeros((1, 1), "f")),
     ],
 )
 def test_a_checkpoint_with_wrong_fields(folder, capsys, section, field, value):
     train("--epochs", "1", "--out", "run")
-    arrays, meta = load_checkpoint("run/last.npz")
+    _, arrays, meta = load_archive("run/last.npz", "checkpoint")
     place = {"meta": meta, "arrays": arrays}.get(section) or meta[section]
     if value is None:
         del place[field]
     else:
         place[field] = value
-    save_checkpoint("run/last.npz", arrays, meta)
+    save_archive("run/last.npz", "checkpoint", arrays, meta)
     content = (folder / "run" / "last.npz").read_bytes()
     capsys.readouterr()
     assert main(["train", "--resume", "--out", "run", "--epochs", "2"]) == 1
@@ -373,11 +394,11 @@ def test_a_checkpoint_with_wrong_fields(folder, capsys, section, field, value):
 
 def test_weights_that_are_not_finite_are_not_loaded(capsys):
     train("--epochs", "1", "--out", "run")
-    arrays, meta = load_checkpoint("run/best.npz")
-    arrays["param/1"][0, 0] = np.nan
-    save_checkpoint("run/best.npz", arrays, meta)
+    _, arrays, meta = load_archive("run/best.npz", "checkpoint")
+    arrays["param/recurrent.0.Wx"][0, 0] = np.nan
+    save_archive("run/best.npz", "checkpoint", arrays, meta)
     assert main(["sample", "run"]) == 1
-    assert "param/1 of the checkpoint: expected finite numbers" in capsys.readouterr().err
+    assert "best.npz: param/recurrent.0.Wx: expected finite numbers" in capsys.readouterr().err
 
 
 def test_the_number_of_threads_changes_no_bit(folder):
@@ -401,7 +422,7 @@ def test_a_diverged_run_says_the_step_and_keeps_its_checkpoint(folder, capsys):
     assert err.count("\n") == 1
     assert re.search(r"error: the .* at step \d+ \(epoch 1, block .*smaller learning rate", err)
     assert "rnnfast-run keeps what was saved last" in err
-    arrays, meta = load_checkpoint(folder / "rnnfast-run" / "last.npz")
+    _, arrays, meta = load_archive(folder / "rnnfast-run" / "last.npz", "checkpoint")
     assert meta["position"]["step"] == 0
     assert all(np.isfinite(array).all() for array in arrays.values())
     assert main(["sample", "rnnfast-run", "--length", "5"]) == 0

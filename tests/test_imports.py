@@ -17,6 +17,7 @@ from problems import LAYERS
 
 import rnnfast
 from rnnfast import kernels, layers, losses, models, reference, systems, text, training
+from rnnfast.cli.commands import COMMANDS
 
 PACKAGE = Path(rnnfast.__file__).parent
 # What may import what: lowest first, and nothing imports upward. A folder stands for what is in it,
@@ -194,7 +195,7 @@ def test_imports_are_seen_everywhere():
     assert "kernels.engine" in found["kernels.recurrent"]
     assert "reference.__init__" in found["__init__"]
     assert found["layers.affine"] >= {"_checks", "layers.base"}
-    assert "training.runs" in found["cli.commands"]
+    assert "training.runs" in found["cli.train"]
 
 
 def test_import_is_light():
@@ -205,6 +206,29 @@ def test_import_is_light():
     loaded = set(done.stdout.split())
     assert "rnnfast" in loaded
     assert not loaded & {"torch", "matplotlib", "scipy", "pandas", "onnx", "Cython", "setuptools"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_imports_only_what_it_needs(command):
+    code = (
+        "import sys\n"
+        "from rnnfast.cli import main\n"
+        "try:\n"
+        f"    main([{command!r}, '--help'])\n"
+        "finally:\n"
+        "    print(*sys.modules, file=sys.stderr)"
+    )
+    done = run_python(code, PACKAGE.parent)
+    assert done.stdout.startswith(f"usage: rnnfast {command}")
+    loaded = set(done.stderr.split())
+    assert f"rnnfast.cli.{command}" in loaded
+    own = {  # what one command needs, and no other
+        "rnnfast.bench": "bench",
+        "rnnfast.selfcheck": "selfcheck",
+        "rnnfast.systems.reproduce": "reproduce",
+        "rnnfast.cli.train": "train",
+    }
+    assert {name for name in own if name in loaded} == {n for n, c in own.items() if c == command}
 
 
 def test_copy_without_compiled_modules_says_how_to_build(tmp_path):
@@ -231,7 +255,8 @@ def test_type_stubs_match_the_compiled_modules(name):
     for node in stub.body:
         if isinstance(node, ast.AnnAssign) and not node.target.id.startswith("_"):
             described.add(node.target.id)
-            assert type(getattr(module, node.target.id)).__name__ == node.annotation.id
+            annotation = ast.unparse(node.annotation).partition("[")[0]
+            assert type(getattr(module, node.target.id)).__name__ == annotation
         if isinstance(node, ast.ClassDef):
             described.add(node.name)
         if isinstance(node, ast.FunctionDef):

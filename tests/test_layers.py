@@ -281,3 +281,38 @@ def test_textbook_style_training(name, module):
             W -= 1.0 * dW
     assert losses[0] > 0.8 * np.log(V)
     assert np.mean(losses[-10:]) < 0.1
+
+
+class Twice(rnnfast.Layer):
+    """A layer of one's own, without weights."""
+
+    def forward(self, xs):
+        self._keep(xs.shape)
+        return 2 * xs
+
+    def backward(self, dout):
+        assert dout.shape == self._require_cache()
+        return 2 * dout
+
+
+def test_a_layer_may_have_no_weights():
+    layer = Twice()
+    assert (layer.params, layer.grads, layer.named_params(), layer.config()) == ([], [], {}, {})
+    with pytest.raises(AttributeError, match="dtype: Twice has no weights"):
+        _ = layer.dtype
+    with pytest.raises(RuntimeError, match=r"Twice\.backward: expected a forward call before it"):
+        layer.backward(np.zeros((1, 1, 2)))
+    network = rnnfast.Network([layer], rnnfast.TimeSquaredLoss())
+    xs = np.ones((1, 1, 2))
+    assert network.forward(xs, np.zeros_like(xs)) == 4
+    assert network.params == []
+    network.backward()
+
+
+@pytest.mark.parametrize("name", WEIGHTLESS)
+def test_losses_without_weights_are_layers_that_take_none(name):
+    layer = getattr(rnnfast, name)()
+    assert isinstance(layer, rnnfast.Layer)
+    assert not hasattr(layer, "dtype")
+    with pytest.raises(TypeError):
+        getattr(rnnfast, name)(W=np.zeros((2, 2)))

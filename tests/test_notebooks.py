@@ -47,6 +47,69 @@ def test_examples_of_docstrings(name):
     assert results.failed == 0
 
 
+SEEDED = {
+    "CharLstm": lambda rng: rnnfast.CharLstm.random(5, 4, rng=rng),
+    "PerplexityRnnlm": lambda rng: rnnfast.PerplexityRnnlm.random(5, 3, 4, batch_size=2, rng=rng),
+}
+
+
+@pytest.mark.parametrize("make", SEEDED.values(), ids=SEEDED)
+def test_a_whole_number_seeds_a_generator(make):
+    """And None draws from NumPy's global state, as the notebooks do."""
+    expected = make(np.random.default_rng(3)).params
+    for seed in (3, np.int64(3)):
+        for ours, right in zip(make(seed).params, expected, strict=True):
+            np.testing.assert_array_equal(ours, right)
+    np.random.seed(3)
+    drawn = make(None).params
+    for ours, right in zip(drawn, make(np.random.RandomState(3)).params, strict=True):
+        np.testing.assert_array_equal(ours, right)
+    with pytest.raises(TypeError, match=r"rng: expected a numpy.random.Generator or RandomState"):
+        make("3")
+    with pytest.raises(ValueError, match="rng: expected a whole number of at least 0, got -1"):
+        make(-1)
+
+
+def test_001_seeds_are_whole_numbers():
+    weights = rnnfast.CharRnn.seeded(5, 4, seed=np.int64(7)).weights
+    expected = np.random.RandomState(7).standard_normal((5, 4)).astype(np.float32)
+    np.testing.assert_array_equal(weights["Wxh"], expected)
+    for seed in (-1, 1.5, None, np.random.default_rng(0)):
+        with pytest.raises(ValueError, match="seed: expected a whole number of at least 0, got"):
+            rnnfast.CharRnn.seeded(5, 4, seed=seed)
+    with pytest.raises(ValueError, match=r"seed: expected a whole number below 2\*\*32"):
+        rnnfast.CharRnn.seeded(5, 4, seed=2**32)
+
+
+def test_002_seeds_are_handed_on(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("b a b\nc d " * 20, encoding="utf-8")
+    options = {"batch_size": 4, "hidden_size": 8, "wordvec_size": 8, "epochs": 1}
+    a, b = (
+        rnnfast.train_word_file(path, rng=rng, **options) for rng in (1, np.random.default_rng(1))
+    )
+    assert a.perplexities == b.perplexities
+
+
+def test_002_optimizers_of_other_libraries():
+    """The textbook's know neither steps nor ops."""
+
+    class Textbook:
+        def update(self, params, grads):
+            for W, dW in zip(params, grads, strict=True):
+                W -= 0.1 * dW
+
+    results = []
+    for optimizer in (Textbook(), rnnfast.SGD(0.1)):
+        model = rnnfast.SimpleRnnlm(20, 3, 3, rng=0, dtype="float64")
+        options = {"epochs": 2, "max_grad": 0.1}
+        results.append(rnnfast.train_words(model, optimizer, words(60, 20), **options))
+    assert_close(*results, 1e-12)
+    model.params[0][...] = np.nan
+    with pytest.raises(rnnfast.errors.TrainingDiverged, match="loss is nan"):
+        rnnfast.train_words(model, Textbook(), words(60, 20))
+
+
 # Truncation of the backward pass. -------------------------------------------------------------
 
 

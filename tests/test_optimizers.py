@@ -1,9 +1,13 @@
 """Optimizers against their formulas, written out for one number, and clipping of gradients."""
 
+import math
+import sys
+
 import numpy as np
 import pytest
 
 import rnnfast
+from rnnfast.training.optimizers import gradient_norm
 
 
 def sgd(W, grads, lr=0.1):
@@ -146,3 +150,33 @@ def test_clip_grads_reports_what_is_not_finite_and_changes_nothing(value):
     assert not np.isfinite(rnnfast.clip_grads(grads, 1))
     np.testing.assert_array_equal(grads[0], [1, value])
     np.testing.assert_array_equal(grads[1], [5])
+
+
+HUGE = {  # gradients, and their norm
+    "squares overflow": ([np.full((2, 2), 1e200), np.array([0.0])], 2e200),
+    "with gaps": ([np.full((4, 4), -3e180)[::2, ::2], np.full(2, 1e-300)], 6e180),
+    "the norm overflows": ([np.full(4, 1e308), np.full(1, -1e308)], sys.float_info.max),
+    "in two dtypes": ([np.full(4, 3e38, np.float32), np.array([1e160])], 1e160),
+}
+
+
+@pytest.mark.parametrize(("grads", "norm"), HUGE.values(), ids=HUGE)
+def test_finite_gradients_have_a_finite_norm(grads, norm):
+    grads = [dW.copy() if dW.flags.c_contiguous else dW for dW in grads]
+    assert gradient_norm(grads) == pytest.approx(norm, rel=1e-12)
+    assert rnnfast.clip_grads(grads, 1.0) == pytest.approx(norm, rel=1e-12)
+    size = math.sqrt(sum(np.square(dW, dtype=np.float64).sum() for dW in grads))
+    assert 0.9 < size < 1.4  # 1 but for where the norm is beyond float64
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_norm_of_gradients_that_are_not_finite(dtype, value):
+    """Beside others whose squares overflow, too."""
+    for others in (1.0, 3e38 if dtype == "float32" else 1e200):
+        grads = [np.full(3, others, dtype), np.array([[0, value]], dtype)]
+        assert not math.isfinite(gradient_norm(grads))
+
+
+def test_norm_of_no_gradients():
+    assert gradient_norm([]) == rnnfast.clip_grads([], 1) == 0

@@ -1,6 +1,8 @@
 """Every compiled kernel and every layer gives what its NumPy twin gives, whatever the strides."""
 
+import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ import rnnfast
 from rnnfast import kernels, reference, selfcheck
 from rnnfast.reference import ops as numpy_ops
 
+OPTIMIZERS = [rnnfast.SGD, rnnfast.Momentum, rnnfast.AdaGrad, rnnfast.RMSprop, rnnfast.Adam]
 RANDOM_SIZES = [tuple(map(int, s)) for s in np.random.default_rng(7).integers(1, 24, (6, 5))]
 sizes = pytest.mark.parametrize("sizes", SIZES + RANDOM_SIZES, ids=str)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -148,6 +151,32 @@ def test_layers(name, dtype, sizes):
     assert_all_close(ours, twins, tolerance=2e-5 if dtype == "float32" else 1e-12)
     arrays = [result for result in (ours | twins).values() if isinstance(result, np.ndarray)]
     assert {array.dtype for array in arrays} == {np.dtype(dtype)}
+
+
+@dtypes
+@pytest.mark.parametrize("layout", [np.copy, *LAYOUTS[:-1]], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("Optimizer", OPTIMIZERS)
+def test_optimizers(Optimizer, layout, dtype):
+    """Three clipped steps by default and with `ops`; a copy of an optimizer carries on alike."""
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal((5, 7)).astype(dtype)
+    history = [(3 * rng.standard_normal(start.shape)).astype(dtype) for _ in range(3)]
+    results, kept = [], []
+    for ops in (None, kernels, numpy_ops):
+        W, optimizer = layout(start), Optimizer(0.1, ops=ops)
+        assert optimizer.ops is (ops or kernels)
+        for dW in history:
+            dW = layout(dW)
+            rnnfast.clip_grads([dW], 2.0, ops=ops)
+            optimizer.update([W], [dW])
+            optimizer = pickle.loads(pickle.dumps(copy.deepcopy(optimizer)))
+        results.append(W)
+        kept += optimizer.state[0]
+    np.testing.assert_array_equal(results[0], results[1])
+    assert_close(results[1], results[2])
+    slots = len(kept) // 3
+    for ours, twin in zip(kept[slots : 2 * slots], kept[2 * slots :], strict=True):
+        assert_close(ours, twin)
 
 
 @pytest.mark.parametrize("module", [rnnfast, reference], ids=["compiled", "numpy"])

@@ -44,7 +44,7 @@ def test_command_with_a_wrong_row(monkeypatch, capsys):
     wrong = reproduce.Row("000", "loss", 1.0, 1.5, 1e-12)
     right = reproduce.Row("000", "loss", 1.0, 1.0, 1e-12)
     answers = {"float64": [right, right], "float32": [right, wrong]}
-    monkeypatch.setattr("rnnfast.cli.commands.rows", lambda dtype: answers[dtype])
+    monkeypatch.setattr("rnnfast.cli.reproduce.rows", lambda dtype: answers[dtype])
     assert main(["reproduce"]) == 1
     output, errors = capsys.readouterr()
     assert output.count("WRONG") == 1
@@ -53,7 +53,7 @@ def test_command_with_a_wrong_row(monkeypatch, capsys):
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_rows_on_the_numpy_twins(dtype, notebook):
+def test_rows_on_the_numpy_twins(dtype, notebook, no_kernels):
     for row in reproduce.rows(dtype, numpy_ops, [notebook]):
         assert row.ok, row
 

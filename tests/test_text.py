@@ -109,9 +109,54 @@ def test_every_token_but_the_first_is_a_target_once(size, batch_size):
     assert np.array_equal(xs[counted], ids[:-1])
 
 
-def test_lanes_need_two_tokens():
-    with pytest.raises(ValueError, match="at least 2"):
-        rnnfast.lanes(np.array([1]), 2)
+ONE = np.array([1])
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "call"),
+    [
+        ("ids", "token id", lambda: rnnfast.lanes(ONE, 2)),
+        ("ids", "token id", lambda: rnnfast.split_by_position(ONE)),
+        ("ids", "token id", lambda: rnnfast.split_by_position(ONE, 0, 0)),
+        ("ids", "token id", lambda: rnnfast.unigram_entropy(ONE)),
+        ("corpus", "token id", lambda: rnnfast.cyclic_batch(ONE, 2)),
+        ("ids", "character", lambda: rnnfast.CharLstm.random(3, 4, rng=0).fit(ONE)),
+    ],
+)
+def test_a_text_of_one_token(name, unit, call):
+    """Nothing can be learnt from it, since its token follows none. A vocabulary it has."""
+    assert rnnfast.Vocabulary.from_text("a").tokens == ["a"]
+    with pytest.raises(InputError) as error:
+        call()
+    assert str(error.value) == f"{name}: expected at least 2 {unit}s, got 1; take a longer text"
+
+
+def test_a_file_of_one_word(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("a", encoding="utf-8")
+    with pytest.raises(InputError, match="at least 51 words for 10 lanes of 5, got 1; take a"):
+        rnnfast.train_word_file(path)
+    path.write_text("a b", encoding="utf-8")
+    with pytest.raises(InputError, match="ids: expected at least 2 words for 1 lanes of 1, got 1"):
+        rnnfast.train_word_file(path, corpus_size=1, batch_size=1, time_size=1)
+    assert len(rnnfast.train_word_file(path, batch_size=1, time_size=1, epochs=2).perplexities) == 2
+
+
+def test_texts_of_no_token():
+    with pytest.raises(InputError, match="ids: expected at least 2 token ids, got 0"):
+        rnnfast.unigram_entropy([])
+    with pytest.raises(ValueError, match=r"ids: expected an array of shape \(M,\), got \(0,\)"):
+        rnnfast.lanes(np.array([], int), 2)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint64"])
+def test_lanes_of_any_integers(dtype):
+    """Among which a target may be no number of the dtype, such as -1 among unsigned ones."""
+    xs, ts = rnnfast.lanes(np.array([3, 200, 5], dtype), 3)
+    assert xs.dtype == ts.dtype == np.int64
+    assert ts.tolist() == [[200], [5], [-1]]
+    with pytest.raises(TypeError, match="ids: expected token ids of an integer dtype"):
+        rnnfast.lanes([0.5, 1.5], 1)
 
 
 def test_unigram_entropy_of_fair_and_loaded_coins():

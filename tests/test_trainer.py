@@ -1,5 +1,7 @@
 """The training loop: what it learns, what it leaves alone, where it stops."""
 
+import contextlib
+import json
 import math
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import rnnfast
 from rnnfast.errors import InputError, TrainingDiverged, TrainingInterrupted
+from rnnfast.training.steps import take_step
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 
@@ -67,6 +70,7 @@ def test_lanes_of_evaluation_weigh_every_token_once():
         """The loss of a batch is how many targets it has."""
 
         get_state = reset_state = set_state = lambda self, *_: None
+        in_evaluation = contextlib.nullcontext
 
         def forward(self, xs, ts, *, need_gradient):
             return 1.0 if (ts != -1).all() else 0.0
@@ -184,20 +188,79 @@ def test_sizes_of_a_trainer(argument, value):
         _trainer(**{argument: value})
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_update():
-    trainer = _trainer()
-    backward = trainer.model.backward
+def _poison(model, name, value):
+    """Let backward leave `value` in one number of the gradient of one parameter."""
+    backward = model.backward
 
     def poisoned():
         backward()
-        trainer.model.grads[0][0, 0] = np.inf
+        model.named_grads()[name].flat[-1] = value
 
-    trainer.model.backward = poisoned
-    before = [W.copy() for W in trainer.model.params]
-    with pytest.raises(TrainingDiverged, match="norm of the gradient is inf at step 1"):
+    model.backward = poisoned
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["embedding.W", "recurrent.1.b", "affine.b"])
+@pytest.mark.parametrize("max_grad", [None, 1.0])
+def test_a_gradient_that_is_not_finite_changes_nothing(max_grad, name, value):
+    trainer = _trainer(max_grad=max_grad)
+    with pytest.raises(TrainingInterrupted):
+        trainer.fit(1, stop=lambda: True)
+    arrays, before = trainer.state()
+    arrays = {key: array.copy() for key, array in arrays.items()}
+    _poison(trainer.model, name, value)
+    message = rf"gradient of {name} is not finite at step 2 \(epoch 1, block 2 of 38\)"
+    with pytest.raises(TrainingDiverged, match=message):
         trainer.fit(1)
-    for W, old in zip(trainer.model.params, before, strict=True):
-        assert np.array_equal(W, old)
+    now, after = trainer.state()
+    assert after == before
+    assert now.keys() == arrays.keys()
+    for key, array in now.items():
+        np.testing.assert_array_equal(array, arrays[key])
+
+
+def test_a_step_that_fails_has_not_been_taken():
+    """Whatever the error: the same block again starts from the same state."""
+    whole, trainer = _trainer(), _trainer()
+    whole.fit(1)
+    with pytest.raises(TrainingInterrupted):
+        trainer.fit(1, stop=lambda: trainer.step == 3)
+    update = trainer.optimizer.update
+    for error in (MemoryError, ValueError):
+
+        def fail(*_, error=error):
+            raise error("of the update")
+
+        trainer.optimizer.update = fail
+        with pytest.raises(error, match="of the update"):
+            trainer.fit(1)
+    trainer.optimizer.update = update
+    trainer.fit(1)
+    _require_equal_states(whole, trainer)
+
+
+@pytest.mark.parametrize("max_grad", [None, 1.0])
+def test_the_step_of_training_loops(max_grad):
+    """What the systems use as well: with an optimizer that knows nothing but update."""
+
+    class Textbook:
+        def update(self, params, grads):
+            for W, dW in zip(params, grads, strict=True):
+                W -= dW
+
+    model = rnnfast.Rnnlm(5, 4, 4, rng=0)
+    xs, ts = np.random.default_rng(0).integers(0, 5, (2, 2, 3))
+    before = model.params[0].copy()
+    loss = take_step(model, Textbook(), xs, ts, max_grad=max_grad)
+    assert loss == pytest.approx(math.log(5), rel=0.1)
+    assert not np.array_equal(model.params[0], before)
+    _poison(model, "affine.W", np.nan)
+    before = [W.copy() for W in model.params]
+    for optimizer, where in ((Textbook(), ";"), (rnnfast.SGD(), " after 0 steps;")):
+        with pytest.raises(TrainingDiverged, match=f"of affine.W is not finite{where} try a small"):
+            take_step(model, optimizer, xs, ts, max_grad=max_grad)
+    for W, old in zip(model.params, before, strict=True):
+        np.testing.assert_array_equal(W, old)
 
 
 def test_a_short_text_says_how_long_it_must_be():
@@ -212,3 +275,189 @@ def test_a_short_text_says_how_long_it_must_be():
         )
     with pytest.raises(InputError, match="1 tokens"):
         rnnfast.evaluate(model, np.zeros(1, int))
+
+
+# Checkpoints. -------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_has_names():
+    trainer = _trainer()
+    names = list(trainer.model.named_params())
+    arrays, _ = trainer.state()
+    assert list(arrays) == [f"param/{name}" for name in names]
+    with pytest.raises(TrainingInterrupted):
+        trainer.fit(1, stop=lambda: True)
+    arrays, position = trainer.state()
+    slots = [f"optimizer/{name}/{slot}" for name in names for slot in "mv"]
+    carried = [f"carried/recurrent.{k}/{s}" for k in range(2) for s in range(2)]
+    assert list(arrays) == [f"param/{name}" for name in names] + slots + carried
+    assert position["carried"] == carried
+    trainer.fit(1)  # between epochs nothing is carried
+    assert not any(name.startswith("carried") for name in trainer.state()[0])
+
+
+def _swapped(arrays, a, b):
+    """Arrays under each other's names: their shapes are the same."""
+    assert arrays[a].shape == arrays[b].shape
+    return arrays | {a: arrays[b], b: arrays[a]}
+
+
+def test_weights_in_another_order_go_where_they_belong():
+    trainer, other = _trainer(), _trainer()
+    trainer.fit(1)
+    arrays, position = trainer.state()
+    other.restore(dict(reversed(arrays.items())), position)
+    _require_equal_states(trainer, other)
+    other.restore(
+        _swapped(arrays, "param/recurrent.0.Wh", "param/recurrent.1.Wh"),
+        position,
+    )
+    np.testing.assert_array_equal(
+        other.model.named_params()["recurrent.0.Wh"], arrays["param/recurrent.1.Wh"]
+    )
+
+
+def _copied(state):
+    arrays, position = state
+    return {name: array.copy() for name, array in arrays.items()}, json.loads(json.dumps(position))
+
+
+def test_what_does_not_fit_changes_nothing():
+    """Neither weights nor optimizer, states, generators, history or position."""
+
+    def make():
+        trainer = _droppy()
+        with pytest.raises(TrainingInterrupted):
+            trainer.fit(9, stop=lambda: trainer.step == 50)
+        return trainer
+
+    trainer, other = make(), _droppy()
+    arrays, position = _copied(trainer.state())
+    expected = _copied(other.state())
+    array_of = arrays.items()
+    carried, random_state = position["carried"], position["random_state"]
+    wrong = [
+        *({k: v for k, v in array_of if k != name} for name in arrays),
+        *(arrays | {name: array[..., :-1]} for name, array in array_of),
+        *(arrays | {name: array.astype(float)} for name, array in array_of),
+        *(arrays | {name: np.full_like(array, np.nan)} for name, array in array_of),
+        *(arrays | {f"{name}x": array} for name, array in array_of),
+    ]
+    wrong = [(arrays, position) for arrays in wrong] + [
+        (arrays, position | {name: value})
+        for name, value in {
+            "epoch": -1, "block": 39, "step": 1.0, "lr": math.nan, "optimizer_steps": True,
+            "best_loss": "1", "record": [1, 2], "history": [{"epoch": 1}], "carried": None,
+        }.items()
+    ]  # fmt: skip
+    wrong += [
+        (arrays, position | {"history": [position["history"][0] | {"train_loss": "1"}]}),
+        (arrays, position | {"carried": carried[1:]}),
+        (arrays, position | {"carried": [*carried, "param/drop"]}),
+        (arrays, position | {"random_state": {}}),
+        (arrays, position | {"random_state": random_state | {"drop": {}}}),
+        *((arrays, {k: v for k, v in position.items() if k != name}) for name in position),
+    ]
+    for bad_arrays, bad_position in wrong:
+        if bad_position.get("carried") == [*carried, "param/drop"]:
+            continue  # a name that is there for something else is no carried state, and no harm
+        with pytest.raises((InputError, KeyError, TypeError, ValueError)):
+            other.restore(bad_arrays, bad_position)
+        now = _copied(other.state())
+        assert now[1] == expected[1]
+        assert now[0].keys() == expected[0].keys()
+        for name, array in now[0].items():
+            np.testing.assert_array_equal(array, expected[0][name])
+        assert other.model.get_state() == [(None, None)]
+    other.model.params[-1].flags.writeable = False
+    with pytest.raises(ValueError, match=r"loss.b: expected a writable array"):
+        other.restore(arrays, position)
+    other.model.params[-1].flags.writeable = True
+    assert other.model.random_state() == expected[1]["random_state"]
+    assert other.model.get_state() == [(None, None)]
+    other.restore(arrays, position)
+    trainer.fit(2)
+    other.fit(2)
+    _require_equal_states(trainer, other)
+
+
+class Drop:
+    """Half of the numbers, in training; what it draws, it draws in evaluation too."""
+
+    training = True
+
+    def __init__(self, rng):
+        self.params, self.grads, self.rng = [], [], rng
+
+    def forward(self, xs):
+        self.kept = self.rng.random(xs.shape) < 0.5
+        self.kept = self.kept * np.float32(2) if self.training else np.float32(1)
+        return xs * self.kept
+
+    def backward(self, dout):
+        return dout * self.kept
+
+
+def _droppy(rng=None):
+    """A trainer of a network that is none of the language models, with layers that draw."""
+    ids = _ids()
+    V, rn = int(ids.max()) + 1, np.random.default_rng(5).standard_normal
+    lstm = rnnfast.TimeLSTM(
+        *((rn(shape) / 3).astype("f") for shape in [(8, 64), (16, 64), 64]), stateful=True
+    )
+    layers = {
+        "in": rnnfast.TimeEmbedding(rn((V, 8)).astype("f")),
+        "drop": Drop(rng or np.random.default_rng(1)),
+        "lstm": lstm,
+        "drop.1": Drop(np.random.RandomState(2)),
+    }
+    W = (rn((16, V)) / 4).astype("f")
+    model = rnnfast.Network(layers, rnnfast.TimeAffineWithLoss(W, np.zeros(V, "f")))
+    return rnnfast.Trainer(
+        model, rnnfast.Adam(0.01), ids[:1500], ids[1500:], batch_size=4, time_size=10
+    )
+
+
+@pytest.mark.parametrize("Bits", [np.random.PCG64, np.random.MT19937])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_generators_of_layers_carry_on_bit_for_bit(Bits, legacy):
+    def make(seed):
+        return _droppy((np.random.RandomState if legacy else np.random.Generator)(Bits(seed)))
+
+    whole, stopped, resumed = make(3), make(3), make(4)
+    whole.fit(2)
+    with pytest.raises(TrainingInterrupted):
+        stopped.fit(2, stop=lambda: stopped.step == 50)
+    resumed.restore(*_copied(stopped.state()))
+    resumed.fit(2)
+    _require_equal_states(whole, resumed)
+    assert whole.model.random_state() == resumed.model.random_state()
+    other = make(3)
+    other.restore(
+        stopped.state()[0], stopped.state()[1] | {"random_state": make(4).model.random_state()}
+    )
+    other.fit(2)
+    assert not np.array_equal(other.model.params[0], whole.model.params[0])
+
+
+def test_evaluation_is_evaluation():
+    """Layers are told, and told again what they were, one by one."""
+    trainer = _droppy()
+    model = trainer.model
+    model.layers[1].training = False
+    before = [getattr(layer, "training", None) for layer in model.layers]
+    losses = {rnnfast.evaluate(model, trainer.valid_ids) for _ in range(3)}
+    assert len(losses) == 1
+    assert [layer.training for layer in model.layers] == before == [True, False, True, True]
+    assert model.training
+
+
+def test_trainers_of_other_losses():
+    """A loss that has no need_gradient is evaluated as well."""
+    trainer = _droppy()
+    model = trainer.model
+    affine = rnnfast.TimeAffine(*model.loss_layer.params)
+    layers = dict(zip(model.layer_names, model.layers, strict=True)) | {"out": affine}
+    trainer.model = rnnfast.Network(layers, rnnfast.TimeSoftmaxWithLoss())
+    trainer.fit(1)
+    assert trainer.best_loss < 3

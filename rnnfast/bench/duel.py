@@ -8,12 +8,16 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from typing import IO, Any, Self, cast
 
 import numpy as np
+
+from .._types import Array
 
 CONTESTANTS = {  # name: module with its tasks, library, as it is written
     "rnnfast": ("rnnfast.bench.ours", "rnnfast", "rnnfast"),
@@ -45,12 +49,12 @@ class Entry:
 
     name: str
     task: str
-    options: dict
+    options: dict[str, Any]
     threads: int = 1
-    environment: dict = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
-    def label(self):
+    def label(self) -> str:
         return CONTESTANTS[self.name][2]
 
 
@@ -68,7 +72,7 @@ class Pace:
     most_seconds: float = 15.0
 
 
-def installed_version(name):
+def installed_version(name: str) -> str | None:
     """Version of a contestant's library, or None where it is absent."""
     library = CONTESTANTS[name][1]
     if find_spec(library) is None:
@@ -81,7 +85,10 @@ def installed_version(name):
 class Worker:
     """The process of a contestant; `ask` raises Refused where it fails or does not answer."""
 
-    def __init__(self, name, threads, environment):
+    label: str
+    process: subprocess.Popen[str]
+
+    def __init__(self, name: str, threads: int, environment: dict[str, str]) -> None:
         module, library, self.label = CONTESTANTS[name]
         counts = {variable: str(threads) for variable in THREAD_VARIABLES}
         self.process = subprocess.Popen(
@@ -94,13 +101,16 @@ class Worker:
             text=True,
             env={**os.environ, **counts, **environment},
         )
+        # both are pipes, as said above, and never None
+        self._requests = cast(IO[str], self.process.stdin)
+        self._answers = cast(IO[str], self.process.stdout)
 
-    def ask(self, do, **request):
+    def ask(self, do: str, **request: Any) -> Any:
         timer = threading.Timer(LIMIT, self.process.kill)
         timer.start()
         try:
-            print(json.dumps({"do": do, **request}), file=self.process.stdin, flush=True)
-            line = self.process.stdout.readline()
+            print(json.dumps({"do": do, **request}), file=self._requests, flush=True)
+            line = self._answers.readline()
         except OSError:
             line = ""
         finally:
@@ -111,40 +121,40 @@ class Worker:
         return answer["answer"]
 
     @property
-    def alive(self):
+    def alive(self) -> bool:
         return self.process.poll() is None
 
-    def close(self):
+    def close(self) -> None:
         # a worker ends with its input; one that is busy, after Ctrl-C for one, is not waited for
         with suppress(OSError):
-            self.process.stdin.close()
+            self._requests.close()
         try:
             self.process.wait(timeout=2)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.process.stdout.close()
+        self._answers.close()
 
 
 class Arena:
     """Workers of one table: kept while the next row needs them, ended with the `with` block."""
 
-    def __init__(self, pace):
+    def __init__(self, pace: Pace) -> None:
         self.pace = pace
-        self._workers = {}
+        self._workers: dict[tuple[object, ...], Worker] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """End all workers."""
         while self._workers:
             self._workers.popitem()[1].close()
 
-    def enter(self, *entries):
+    def enter(self, *entries: Entry) -> list[Worker]:
         """Workers of the entries, a process each, with their tasks made; others end."""
         keys = [
             (slot, entry.name, entry.threads, *sorted(entry.environment.items()))
@@ -160,7 +170,7 @@ class Arena:
             worker.ask("make", task=entry.task, threads=entry.threads, options=entry.options)
         return workers
 
-    def check(self, workers):
+    def check(self, workers: Sequence[Worker]) -> None:
         """Compare the results of all workers with those of the first; Refused if they differ."""
         first, *others = workers
         with tempfile.TemporaryDirectory() as folder:
@@ -170,9 +180,10 @@ class Arena:
                     if not agree(ours, theirs):
                         raise Refused(f"results of {first.label} and {other.label} differ")
 
-    def race(self, workers):
+    def race(self, workers: Sequence[Worker]) -> tuple[list[float], list[float]]:
         """Median seconds of each worker, and median of its ratio to the first, turn by turn."""
-        pace, turns, start = self.pace, [], time.perf_counter()
+        pace, start = self.pace, time.perf_counter()
+        turns: list[list[float]] = []
         while (
             len(turns) < 2
             or (passed := time.perf_counter() - start) < pace.seconds
@@ -184,7 +195,7 @@ class Arena:
         return times, ratios
 
 
-def agree(ours, theirs):
+def agree(ours: Array, theirs: Array) -> bool:
     """Whether two arrays differ by rounding at most; integers not at all, NaN never agrees."""
     if ours.shape != theirs.shape:
         return False
@@ -192,7 +203,7 @@ def agree(ours, theirs):
     return bool(np.abs(ours - theirs).max() <= tolerance)
 
 
-def _results(worker, folder):
+def _results(worker: Worker, folder: str) -> list[Array]:
     path = os.path.join(folder, "results.npz")
     worker.ask("results", path=path)
     with np.load(path) as file:
@@ -200,7 +211,7 @@ def _results(worker, folder):
 
 
 @contextmanager
-def busy_neighbours(count):
+def busy_neighbours(count: int) -> Iterator[None]:
     """So many processes that only compute, until the block ends, or this process does."""
     with ExitStack() as stack:
         for _ in range(count):

@@ -6,6 +6,7 @@ How many threads its matrix products use was said to BLAS before this process st
 import numpy as np
 
 from rnnfast import reference
+from rnnfast._types import Array, Ids
 
 from . import ours, problems
 
@@ -17,7 +18,7 @@ class Layer(ours.Layer):
 class Training(ours.Training):
     ops = reference.ops
 
-    def update(self):
+    def update(self) -> None:
         for W, dW in zip(self.model.params, self.model.grads, strict=True):
             self.ops.sgd_step(W, dW, problems.LEARNING_RATE)
 
@@ -25,26 +26,34 @@ class Training(ours.Training):
 class Embedding:
     """`np.add.at` into an array that is set to zero first."""
 
-    def __init__(self, _threads, *, V, D, tokens):
-        W, self.ids, self.dxs = problems.embedding(V, D, tokens)
-        self.dW = np.empty_like(W)
+    ids: Ids
+    dxs: Array
 
-    def run(self):
+    def __init__(self, _threads: int, *, V: int, D: int, tokens: int) -> None:
+        W, self.ids, self.dxs = problems.embedding(V, D, tokens)
+        self.dW: Array = np.empty_like(W)
+
+    def run(self) -> None:
         self.dW[...] = 0
         np.add.at(self.dW, self.ids, self.dxs)
 
-    def results(self):
+    def results(self) -> list[Array]:
         self.run()
         return [self.dW]
 
 
 class Product:
-    def __init__(self, _threads, *, size):
+    A: Array
+    B: Array
+    C: Array
+
+    def __init__(self, _threads: int, *, size: int) -> None:
         self.A, self.B = problems.matrices(size)
         self.C = np.empty_like(self.A)
 
-    def run(self):
-        return np.matmul(self.A, self.B, out=self.C)
+    def run(self) -> Array:
+        np.matmul(self.A, self.B, out=self.C)
+        return self.C
 
-    def results(self):
+    def results(self) -> list[Array]:
         return [self.run()]

@@ -3,21 +3,24 @@
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from ..archive import write_atomically
 from ..info import build_info
 from ..training.plot import axes, save
-from .tables import optional_versions
+from .tables import Row, Table, optional_versions
 
 QUIET = 0.5  # processes; two threads beside one other process take turns on two CPUs
 COLUMNS = "{:44} {:>3} {:>10} {:24} {:>10} {:>7} {:>9} {:>6} {}"
+Measured: TypeAlias = Sequence[tuple[Table, list[Row]]]
 HEAD = ["what", "threads", "rnnfast", "peer", "peer's", "ratio", "rate", "target", ""]
 
 
-def header():
+def header() -> dict[str, str]:
     """Machine, versions, load and date: {name: text}."""
     return {
         **{name: str(value) for name, value in build_info().items()},
@@ -28,7 +31,7 @@ def header():
     }
 
 
-def load_average():
+def load_average() -> str:
     """Processes that ran before, on average of 1, 5 and 15 minutes, and whether they disturb."""
     if not hasattr(os, "getloadavg"):
         return "unknown"
@@ -37,7 +40,7 @@ def load_average():
     return f"{load[0]:.2f}, {load[1]:.2f}, {load[2]:.2f}{quiet}"
 
 
-def cpu_model():
+def cpu_model() -> str:
     """What the CPU calls itself, as far as the system tells."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -48,10 +51,10 @@ def cpu_model():
     return platform.processor() or platform.machine()
 
 
-def cells(row):
+def cells(row: Row) -> list[str]:
     """The texts of a row, in the order of HEAD."""
 
-    def number(value, pattern):
+    def number(value: float | None, pattern: str) -> str:
         return "" if value is None else format(value, pattern)
 
     return [
@@ -67,25 +70,25 @@ def cells(row):
     ]
 
 
-def head(table):
+def head(table: Table) -> list[str]:
     """HEAD with the units of a table."""
     names = dict(zip(HEAD, HEAD, strict=True))
     names |= {"rnnfast": f"rnnfast {table.unit}", "peer's": f"peer {table.unit}"}
     return list((names | {"rate": table.rate}).values())
 
 
-def text_head(table):
+def text_head(table: Table) -> str:
     """Lines that start a table on the screen."""
     names = ["thr" if name == "threads" else name for name in head(table)]
     return f"\n{table.name}: {table.title}\n{COLUMNS.format(*names).rstrip()}"
 
 
-def text_line(row):
+def text_line(row: Row) -> str:
     """The line of a row on the screen."""
     return COLUMNS.format(*cells(row)).rstrip()
 
 
-def as_json(facts, command, tables):
+def as_json(facts: dict[str, str], command: str, tables: Measured) -> dict[str, Any]:
     """The run as a dict that JSON can hold; `tables` are pairs (table, rows)."""
     return {
         "command": command,
@@ -103,7 +106,9 @@ def as_json(facts, command, tables):
     }
 
 
-def as_markdown(facts, command, tables, plot=None):
+def as_markdown(
+    facts: dict[str, str], command: str, tables: Measured, plot: str | None = None
+) -> str:
     """The run as a page."""
     met = [row.met for _, rows in tables for row in rows if row.met is not None]
     lines = [
@@ -136,27 +141,29 @@ def as_markdown(facts, command, tables, plot=None):
     return "\n".join(lines) + "\n"
 
 
-def write_json(path, *run):
+def write_json(path: Path, facts: dict[str, str], command: str, tables: Measured) -> None:
     """Write `as_json` of a run."""
-    data = json.dumps(as_json(*run), indent=1) + "\n"
+    data = json.dumps(as_json(facts, command, tables), indent=1) + "\n"
     write_atomically(path, lambda file: file.write(data.encode()))
 
 
-def write_markdown(path, *run, plot=None):
+def write_markdown(
+    path: Path, facts: dict[str, str], command: str, tables: Measured, *, plot: Path | None = None
+) -> None:
     """Write `as_markdown` of a run; a plot in the folder of the page is shown in it."""
-    beside = plot and Path(plot).absolute().parent == Path(path).absolute().parent
-    data = as_markdown(*run, plot=Path(plot).name if beside else None)
+    beside = plot and plot.absolute().parent == path.absolute().parent
+    data = as_markdown(facts, command, tables, plot.name if plot and beside else None)
     write_atomically(path, lambda file: file.write(data.encode()))
 
 
-def write_plot(path, tables):
+def write_plot(path: Path, tables: Measured) -> None:
     """Write a PNG of ratios by size; ImportError without matplotlib."""
     figure, plot = axes(
         "1e9 floating point operations of a call",
         "PyTorch's time / ours",
         "rnnfast beside PyTorch, by size",
     )
-    lines = {}
+    lines: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for table, rows in tables:
         for row in rows:
             if table.plotted and row.ratio and row.work:  # and so no mean

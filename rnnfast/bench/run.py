@@ -2,27 +2,35 @@
 
 import shlex
 import time
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
 from ..errors import InputError
 from . import report
-from .tables import TABLES, measure
+from .tables import TABLES, Row, Table, measure
 
 
-def run(names=None, *, quick=False, threads=None, json=None, plot=None, markdown=None, pace=None):
+def run(
+    names: Sequence[str] | None = None,
+    *,
+    quick: bool = False,
+    threads: Sequence[int] | None = None,
+    json: str | Path | None = None,
+    plot: str | Path | None = None,
+    markdown: str | Path | None = None,
+) -> None:
     """Measure tables and print them.
 
     Parameters
     ----------
-    names : list of str
+    names : sequence of str
         Tables, see `TABLES`; None for all.
     quick : bool
         Few shapes and short turns: whether it works, not how fast it is.
-    threads : list of int
+    threads : sequence of int
         Numbers of threads; None for 1 and, where there are as many CPUs, 2.
-    json, plot, markdown : path, or None for no such file
-    pace : Pace, or None for the usual one
+    json, plot, markdown : str or path, or None for no such file
 
     Raises
     ------
@@ -30,8 +38,9 @@ def run(names=None, *, quick=False, threads=None, json=None, plot=None, markdown
         For a folder that is not there; and, at the end, where a contestant failed or computed
         something else.
     """
-    for path in filter(None, (json, plot, markdown)):
-        if not Path(path).absolute().parent.is_dir():  # said now, not after ten minutes
+    json, plot, markdown = (Path(path) if path else None for path in (json, plot, markdown))
+    for path in (json, plot, markdown):
+        if path and not path.absolute().parent.is_dir():  # said now, not after ten minutes
             raise InputError(f"{path}: there is no such folder")
     names = list(dict.fromkeys(names or TABLES))  # each once
     if plot:
@@ -39,10 +48,11 @@ def run(names=None, *, quick=False, threads=None, json=None, plot=None, markdown
     facts, command = report.header(), _command(names, quick, threads, json, plot, markdown)
     for name, value in facts.items():
         print(f"{name:14} {value}")
-    tables, start = [], time.monotonic()
-    pairs = measure(names, quick=quick, threads=threads, pace=pace)
+    tables: list[tuple[Table, list[Row]]] = []
+    start = time.monotonic()
+    pairs = measure(names, quick=quick, threads=threads)
     for _, group in groupby(pairs, key=lambda pair: pair[0].name):
-        rows = []
+        rows: list[Row] = []
         for table, row in group:
             if not rows:
                 print(report.text_head(table))
@@ -66,7 +76,14 @@ def run(names=None, *, quick=False, threads=None, json=None, plot=None, markdown
         raise InputError(f"{len(wrong)} rows could not be measured, the first: {wrong[0].note}")
 
 
-def _command(names, quick, threads, json, plot, markdown):
+def _command(
+    names: Sequence[str],
+    quick: bool,
+    threads: Sequence[int] | None,
+    json: Path | None,
+    plot: Path | None,
+    markdown: Path | None,
+) -> str:
     """The command line that does the same again, without the folders of this machine."""
     words = ["rnnfast", "bench", *(["--quick"] if quick else [])]
     if names != list(TABLES):
@@ -74,5 +91,5 @@ def _command(names, quick, threads, json, plot, markdown):
     if threads:
         words += ["--threads", *map(str, threads)]
     for option, path in (("--json", json), ("--plot", plot), ("--markdown", markdown)):
-        words += [option, Path(path).name] if path else []
+        words += [option, path.name] if path else []
     return shlex.join(words)

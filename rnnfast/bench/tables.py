@@ -4,14 +4,18 @@ N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
 """
 
 import statistics
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
 
 from ..kernels import engine
 from ..threads import available_cpus
 from . import problems
 from .duel import CONTESTANTS, Arena, Entry, Pace, Refused, busy_neighbours, installed_version
+
+Case: TypeAlias = tuple[str, int, int, int, int, int]
+T = TypeVar("T")
 
 SHAPES = [
     (1, 25, 65, 100),
@@ -33,7 +37,7 @@ ODD_SHAPES = [
     (13, 40, 257, 300),
 ]
 BUSY_SHAPES = [(20, 35, 100, 100), (50, 50, 128, 128), (20, 35, 650, 650)]
-LANGUAGE_MODELS = [  # cell, N, T, V, D, H
+LANGUAGE_MODELS: list[Case] = [  # cell, N, T, V, D, H
     ("rnn", 10, 5, 418, 100, 100),
     ("lstm", 20, 35, 10000, 100, 100),
     ("lstm", 50, 50, 65, 64, 128),
@@ -71,14 +75,17 @@ class Row:
     note: str = ""
 
     @property
-    def met(self):
+    def met(self) -> bool | None:
         """Whether the target is met; None where there is none, or no measurement."""
         return None if self.target is None or self.ratio is None else self.ratio >= self.target
 
     @property
-    def rate(self):
+    def rate(self) -> float | None:
         """Work per second of ours, whose time is in milliseconds."""
         return self.work / self.ours * 1e3 if self.work and self.ours else None
+
+
+Measure: TypeAlias = Callable[["Bench"], Iterator[Row]]
 
 
 @dataclass
@@ -87,16 +94,16 @@ class Table:
 
     name: str
     title: str
-    measure: Callable
+    measure: Measure
     unit: str = "ms"
     rate: str = "GF/s"
-    means: dict = field(default_factory=dict)
+    means: dict[str, float] = field(default_factory=dict)
     averaged: bool = True
     plotted: bool = False
 
-    def mean_rows(self, rows):
+    def mean_rows(self, rows: Sequence[Row]) -> list[Row]:
         """Geometric means of the ratios, for each peer and number of threads."""
-        groups = {}
+        groups: dict[tuple[str, int], list[float]] = {}
         for row in rows:
             if row.ratio is not None:
                 groups.setdefault((row.peer, row.threads), []).append(row.ratio)
@@ -113,13 +120,13 @@ class Table:
         ]
 
 
-TABLES = {}
+TABLES: dict[str, Table] = {}
 
 
-def table(name, title, **options):
+def table(name: str, title: str, **options: Any) -> Callable[[Measure], Measure]:
     """Enter a function `(run) -> rows` as the table `name`."""
 
-    def enter(measure):
+    def enter(measure: Measure) -> Measure:
         TABLES[name] = Table(name, title, measure, **options)
         return measure
 
@@ -131,14 +138,23 @@ class Bench:
     """What the tables need to know: their arena, numbers of threads, and whether to hurry."""
 
     arena: Arena
-    threads: list
+    threads: Sequence[int]
     quick: bool = False
 
-    def few(self, cases, count):
+    def few(self, cases: Sequence[T], count: int) -> Sequence[T]:
         """All cases, or the first few of them in a hurry."""
         return cases[:count] if self.quick else cases
 
-    def rows(self, what, ours, peers, targets=None, *, work=None, beside=nullcontext):
+    def rows(
+        self,
+        what: str,
+        ours: Entry,
+        peers: Sequence[Entry],
+        targets: dict[str, float | None] | None = None,
+        *,
+        work: float | None = None,
+        beside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> list[Row]:
         """Duel of an entry with each peer that is there: a list of rows, one for each peer.
 
         What fails or computes something else is a row with a note and no times. Where no peer is
@@ -146,20 +162,22 @@ class Bench:
         """
         targets = targets or {}
         here = [peer for peer in peers if installed_version(peer.name)]
-        found = {}
+        found: dict[str, tuple[float | None, float | None]] = {}
+        own: float | None = None
+        note = ""
         try:
             judge = [] if here else [Entry("numpy", ours.task, ours.options, ours.threads)]
             workers = self.arena.enter(ours, *here, *judge)
             self.arena.check(workers)
             with beside():
                 times, ratios = self.arena.race(workers[: 1 + len(here)])
-            own, note = 1e3 * times[0], ""
+            own = 1e3 * times[0]
             found = {
                 peer.name: (1e3 * time, ratio)
                 for peer, time, ratio in zip(here, times[1:], ratios[1:], strict=True)
             }
         except Refused as error:
-            own, note = None, str(error)
+            note = str(error)
         return [
             Row(
                 what,
@@ -167,14 +185,24 @@ class Bench:
                 peer.label,
                 own,
                 *found.get(peer.name, (None, None)),
-                targets.get(peer.name),
-                work,
-                note or ("" if peer in here else "absent"),
+                target=targets.get(peer.name),
+                work=work,
+                note=note or ("" if peer in here else "absent"),
             )
             for peer in peers
         ]
 
-    def scaled(self, what, ours, other, label, factor, target, *, work=None):
+    def scaled(
+        self,
+        what: str,
+        ours: Entry,
+        other: Entry,
+        label: str,
+        factor: float,
+        target: float,
+        *,
+        work: float | None = None,
+    ) -> Row:
         """Duel of two entries whose work differs: the ratio of times is multiplied by `factor`.
 
         Each is compared with the NumPy twin, since their results differ in shape too.
@@ -192,23 +220,40 @@ class Bench:
         return row
 
 
-def layer(name, cell, shape, way="both", *, threads=1, dtype="float32", environment=None):
+def layer(
+    name: str,
+    cell: str,
+    shape: Sequence[int],
+    way: str = "both",
+    *,
+    threads: int = 1,
+    dtype: str = "float32",
+    environment: dict[str, str] | None = None,
+) -> Entry:
     """Entry of a recurrent layer; `way` is "forward" or "both"."""
     options = {"cell": cell, "dtype": dtype, "shape": shape, "way": way}
     return Entry(name, "Layer", options, threads, environment or {})
 
 
-def training(name, case, *, threads=1):
+def training(name: str, case: Case, *, threads: int = 1) -> Entry:
     """Entry of a training step; `case` is one like those of LANGUAGE_MODELS."""
     options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True))
     return Entry(name, "Training", options, threads)
 
 
-def comma(shape):
+def comma(shape: Sequence[int]) -> str:
     return ",".join(map(str, shape))
 
 
-def layers(bench, cell, floor, *, way="both", dtype="float32", environments=None):
+def layers(
+    bench: Bench,
+    cell: str,
+    floor: Callable[[int], float | None],
+    *,
+    way: str = "both",
+    dtype: str = "float32",
+    environments: dict[str, dict[str, str]] | None = None,
+) -> Iterator[Row]:
     """A table of layers against PyTorch; `floor(H)` is what no ratio may be below."""
     for n in bench.threads:
         for shape in bench.few(SHAPES, 3):
@@ -225,7 +270,15 @@ def layers(bench, cell, floor, *, way="both", dtype="float32", environments=None
             )
 
 
-def layer_table(name, cell, mean, floor, *, way="both", dtype="float32"):
+def layer_table(
+    name: str,
+    cell: str,
+    mean: float,
+    floor: Callable[[int], float],
+    *,
+    way: str = "both",
+    dtype: str = "float32",
+) -> None:
     """Enter `layers` as the table `name`; `mean` is the target of the geometric mean."""
     passes = "forward and backward" if way == "both" else "forward only"
 
@@ -235,7 +288,7 @@ def layer_table(name, cell, mean, floor, *, way="both", dtype="float32"):
         means={"PyTorch": mean},
         plotted=True,
     )
-    def measure(bench):
+    def measure(bench: Bench) -> Iterator[Row]:
         return layers(bench, cell, floor, way=way, dtype=dtype)
 
 
@@ -250,7 +303,7 @@ layer_table("float64", "lstm", 1.5, lambda H: 1.0, dtype="float64")
     "Training step of a language model cell N,T,V,D,H: forward, backward, SGD, float32",
     means={"PyTorch": 2.5, "textbook NumPy": 6.0},
 )
-def _training(bench):
+def _training(bench: Bench) -> Iterator[Row]:
     for n in bench.threads:
         for case in bench.few(LANGUAGE_MODELS, 3):
             names = ("rnnfast", "torch", "textbook", "numpy")
@@ -259,7 +312,7 @@ def _training(bench):
 
 
 @table("generation", "Generation of text, one LSTM layer, float32", rate="tokens/s")
-def _generation(bench):
+def _generation(bench: Bench) -> Iterator[Row]:
     sizes = f"V{GENERATION['V']} D{GENERATION['D']} H{GENERATION['H']}"
     what = f"{sizes}, {GENERATION['length']} tokens"
     for n in bench.threads:
@@ -268,7 +321,7 @@ def _generation(bench):
 
 
 @table("embedding", "Gradient of an embedding's table, float32", rate="", averaged=False)
-def _embedding(bench):
+def _embedding(bench: Bench) -> Iterator[Row]:
     sizes = f"V{EMBEDDING['V']} D{EMBEDDING['D']}, {EMBEDDING['tokens']} tokens"
     for n in bench.threads:
         ours, *peers = (
@@ -283,7 +336,7 @@ def _embedding(bench):
     "(ratio, forward and backward, against the fastest product of all), float32",
     averaged=False,
 )
-def _gemm(bench):
+def _gemm(bench: Bench) -> Iterator[Row]:
     size = 512 if bench.quick else PRODUCT_SIZE
     gflops = 2e-9 * size**3
     for n in bench.threads:
@@ -292,9 +345,9 @@ def _gemm(bench):
         )
         rows = bench.rows(f"product {comma([size] * 3)}", ours, peers, work=gflops)
         yield from rows
-        times = [(rows[0].ours, ours)]
-        times += [(row.theirs, peer) for row, peer in zip(rows, peers, strict=True)]
-        measured = [pair for pair in times if pair[0]]
+        times = [rows[0].ours, *(row.theirs for row in rows)]
+        pairs = zip(times, (ours, *peers), strict=True)
+        measured = [(time, entry) for time, entry in pairs if time]
         if not measured:
             continue
         # Our own product may be the fastest: a slow library must not make a layer look good.
@@ -307,7 +360,7 @@ def _gemm(bench):
 
 
 @table("threads", "Two threads against one, where there are 20 ms of work", rate="", averaged=False)
-def _threads(bench):
+def _threads(bench: Bench) -> Iterator[Row]:
     pairs = [
         (
             f"{cell} {comma(shape)}{', forward' * (way == 'forward')}",
@@ -329,7 +382,7 @@ def _threads(bench):
     "Time per step as T grows, and per row as N grows: LSTM N,T,D,H, forward and backward",
     averaged=False,
 )
-def _linear(bench):
+def _linear(bench: Bench) -> Iterator[Row]:
     for n in bench.threads:
         for cases in (
             [(20, T, 100, 100) for T in bench.few(LONG_TIMES, 2)],
@@ -347,7 +400,7 @@ def _linear(bench):
 
 
 @table("odd", "Layers of odd shapes N,T,D,H, forward and backward, float32: no cliffs")
-def _odd(bench):
+def _odd(bench: Bench) -> Iterator[Row]:
     for n in bench.threads:
         for cell in ("lstm", "rnn"):
             for shape in bench.few(ODD_SHAPES, 1):
@@ -360,7 +413,7 @@ def _odd(bench):
 
 
 @table("busy", "LSTM layer N,T,D,H, forward and backward, beside one busy process per CPU")
-def _busy(bench):
+def _busy(bench: Bench) -> Iterator[Row]:
     for n in bench.threads:
         for shape in bench.few(BUSY_SHAPES, 1):
             ours, theirs = (layer(name, "lstm", shape, threads=n) for name in ("rnnfast", "torch"))
@@ -380,7 +433,7 @@ def _busy(bench):
     "library's threads in the same process, against the layer alone",
     averaged=False,
 )
-def _pools(bench):
+def _pools(bench: Bench) -> Iterator[Row]:
     for n in bench.threads:
         for shape in bench.few(BUSY_SHAPES, 1):
             alone = layer("rnnfast", "lstm", shape, threads=n)
@@ -402,7 +455,7 @@ def _pools(bench):
     "LSTM layer N,T,D,H, forward and backward, float32, both limited to AVX2",
     means={"PyTorch": 1.3},
 )
-def _avx2(bench):
+def _avx2(bench: Bench) -> Iterator[Row]:
     if engine.CPU_LEVEL in ("avx2", "avx512"):
         yield from layers(bench, "lstm", lambda H: None, environments=AVX2)
 
@@ -415,7 +468,7 @@ def _avx2(bench):
     rate="",
     averaged=False,
 )
-def _memory(bench):
+def _memory(bench: Bench) -> Iterator[Row]:
     peaks, (N, D, H) = {}, (20, 32, 32)
     short, long = (35, 70) if bench.quick else (35, 140)
     small, large = MEMORY_VOCABULARIES
@@ -423,7 +476,8 @@ def _memory(bench):
         for T in (short, long):
             case = ("lstm", N, T, V, D, H)
             ours, twin = (training(name, case) for name in ("rnnfast", "numpy"))
-            row = Row(comma(case[1:]), 1, "N*T*V numbers", theirs=4 * N * T * V / MB)
+            numbers = 4 * N * T * V / MB
+            row = Row(comma(case[1:]), 1, "N*T*V numbers", theirs=numbers)
             try:
                 workers = bench.arena.enter(ours, twin)
                 bench.arena.check(workers)
@@ -431,7 +485,7 @@ def _memory(bench):
                 bench.arena.close()
                 (worker,) = bench.arena.enter(ours)
                 row.ours = peaks[T, V] = worker.ask("call", name="peak") / MB
-                row.ratio = row.theirs / row.ours
+                row.ratio = numbers / peaks[T, V]
             except Refused as error:
                 row.note = str(error)
             yield row
@@ -444,7 +498,7 @@ def _memory(bench):
 
 
 @table("peers", "Other peers: layers N,T,D,H, forward and backward, float32")
-def _peers(bench):
+def _peers(bench: Bench) -> Iterator[Row]:
     for n in bench.threads:
         for cell in ("lstm", "rnn"):
             for shape in bench.few(SHAPES[:4], 1):
@@ -455,11 +509,13 @@ def _peers(bench):
                 yield from bench.rows(f"{cell} {comma(shape)}", ours, peers, work=work)
 
 
-def measure(names, *, quick=False, threads=None, pace=None):
+def measure(
+    names: Sequence[str], *, quick: bool = False, threads: Sequence[int] | None = None
+) -> Iterator[tuple[Table, Row]]:
     """Yield each table named, and its rows one by one: pairs (table, row)."""
     cpus = available_cpus()
     threads = threads or ([1] if quick else sorted({1, min(2, cpus)}))
-    pace = pace or (Pace(turn=0.03, seconds=0.2, rounds=3, most_seconds=3) if quick else Pace())
+    pace = Pace(turn=0.03, seconds=0.2, rounds=3, most_seconds=3) if quick else Pace()
     for name in names:
         with Arena(pace) as arena:
             rows = []
@@ -470,7 +526,7 @@ def measure(names, *, quick=False, threads=None, pace=None):
                 yield TABLES[name], row
 
 
-def optional_versions():
+def optional_versions() -> dict[str, str | None]:
     """{title: version or None} of the peers that are not installed with this package."""
     return {
         title: installed_version(name)

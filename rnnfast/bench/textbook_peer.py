@@ -8,17 +8,22 @@ How many threads NumPy's matrix products use was said to BLAS before this proces
 N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 
+from .._types import Array, Ids
 from . import ours, problems
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+def sigmoid(x: Array) -> Array:
+    y: Array = 1 / (1 + np.exp(-x))
+    return y
 
 
-def softmax(x):
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
+def softmax(x: Array) -> Array:
+    e: Array = np.exp(x - x.max(axis=-1, keepdims=True))
     e /= e.sum(axis=-1, keepdims=True)
     return e
 
@@ -26,49 +31,63 @@ def softmax(x):
 class Layer:
     """Weights, and a gradient of each, whose memory stays."""
 
-    def __init__(self, *params):
+    params: tuple[Array, ...]
+    grads: list[Array]
+
+    def __init__(self, *params: Array) -> None:
         self.params, self.grads = params, [np.zeros_like(W) for W in params]
 
-    def keep(self, *grads):
+    def keep(self, *grads: Array) -> None:
         for dW, grad in zip(self.grads, grads, strict=True):
             dW[...] = grad
 
 
 class Embedding(Layer):
-    def forward(self, ids):
+    ids: Ids
+
+    def forward(self, ids: Ids) -> Array:
         self.ids = ids
         return self.params[0][ids]
 
-    def backward(self, dout):
+    def backward(self, dout: Array) -> None:
         (dW,) = self.grads
         dW[...] = 0
         np.add.at(dW, self.ids, dout)
 
 
-class RNN(Layer):
-    states = 1
+class Cell(Layer):
+    """One step of a recurrent layer."""
 
-    def forward(self, x, h_prev):
-        Wx, Wh, b = self.params
-        h = np.tanh(np.dot(h_prev, Wh) + np.dot(x, Wx) + b)
-        self.cache = x, h_prev, h
-        return (h,)
+    states: int
+    cache: tuple[Array, ...]
+    forward: Callable[..., tuple[Array, ...]]
+    backward: Callable[..., tuple[Array, ...]]
 
-    def backward(self, dh):
-        _, _, h = self.cache
-        return self.backward_product(dh * (1 - h**2))
-
-    def backward_product(self, da):
+    def backward_product(self, da: Array) -> tuple[Array, Array]:
         """Gradient of x Wx + h_prev Wh + b -> those of x and h_prev, and of the weights."""
         (Wx, Wh, _), (x, h_prev, *_) = self.params, self.cache
         self.keep(np.dot(x.T, da), np.dot(h_prev.T, da), np.sum(da, axis=0))
         return np.dot(da, Wx.T), np.dot(da, Wh.T)
 
 
-class LSTM(RNN):
-    states = 2
+class RNN(Cell):
+    states: int = 1
 
-    def forward(self, x, h_prev, c_prev):
+    def forward(self, x: Array, h_prev: Array) -> tuple[Array, ...]:
+        Wx, Wh, b = self.params
+        h = np.tanh(np.dot(h_prev, Wh) + np.dot(x, Wx) + b)
+        self.cache: tuple[Array, ...] = x, h_prev, h
+        return (h,)
+
+    def backward(self, dh: Array) -> tuple[Array, ...]:
+        _, _, h = self.cache
+        return self.backward_product(dh * (1 - h**2))
+
+
+class LSTM(Cell):
+    states: int = 2
+
+    def forward(self, x: Array, h_prev: Array, c_prev: Array) -> tuple[Array, ...]:
         Wx, Wh, b = self.params
         H = h_prev.shape[1]
         a = np.dot(x, Wx) + np.dot(h_prev, Wh) + b
@@ -76,10 +95,10 @@ class LSTM(RNN):
         i, o = sigmoid(a[:, 2 * H : 3 * H]), sigmoid(a[:, 3 * H :])
         c = f * c_prev + g * i
         h = o * np.tanh(c)
-        self.cache = x, h_prev, c_prev, f, g, i, o, c
+        self.cache: tuple[Array, ...] = x, h_prev, c_prev, f, g, i, o, c
         return h, c
 
-    def backward(self, dh, dc):
+    def backward(self, dh: Array, dc: Array) -> tuple[Array, ...]:
         _, _, c_prev, f, g, i, o, c = self.cache
         tanh_c = np.tanh(c)
         dc = dc + dh * o * (1 - tanh_c**2)
@@ -91,17 +110,19 @@ class LSTM(RNN):
 class TimeLayer(Layer):
     """A layer for every time step, all with the same weights; gradients are summed over them."""
 
-    def start_backward(self):
+    def start_backward(self) -> None:
         for dW in self.grads:
             dW[...] = 0
 
-    def add(self, step):
+    def add(self, step: Layer) -> None:
         for dW, grad in zip(self.grads, step.grads, strict=True):
             dW += grad
 
 
 class TimeEmbedding(TimeLayer):
-    def forward(self, xs):
+    steps: list[Embedding]
+
+    def forward(self, xs: Ids) -> Array:
         N, T = xs.shape
         out, self.steps = np.empty((N, T, self.params[0].shape[1]), "f"), []
         for t in range(T):
@@ -110,7 +131,7 @@ class TimeEmbedding(TimeLayer):
             self.steps.append(step)
         return out
 
-    def backward(self, dout):
+    def backward(self, dout: Array) -> None:
         self.start_backward()
         for t, step in enumerate(self.steps):
             step.backward(dout[:, t])
@@ -120,11 +141,16 @@ class TimeEmbedding(TimeLayer):
 class TimeRecurrent(TimeLayer):
     """RNN or LSTM over time; a block starts from the state that the one before left."""
 
-    def __init__(self, cell, *params):
-        super().__init__(*params)
-        self.cell, self.state = cell, None
+    cell: type[Cell]
+    state: Sequence[Array] | None
+    steps: list[Cell]
 
-    def forward(self, xs):
+    def __init__(self, cell: type[Cell], *params: Array) -> None:
+        super().__init__(*params)
+        self.cell = cell
+        self.state = None
+
+    def forward(self, xs: Array) -> Array:
         (N, T, _), H = xs.shape, self.params[1].shape[0]
         if self.state is None:
             self.state = [np.zeros((N, H), "f") for _ in range(self.cell.states)]
@@ -136,11 +162,13 @@ class TimeRecurrent(TimeLayer):
             self.steps.append(step)
         return hs
 
-    def backward(self, dhs):
+    def backward(self, dhs: Array) -> Array:
         N, T, _ = dhs.shape
         dxs = np.empty((N, T, self.params[0].shape[0]), "f")
         self.start_backward()
-        dh, *dc = [0] * self.cell.states
+        dh: Array
+        dc: list[Array]
+        dh, *dc = [np.zeros_like(dhs[:, 0])] * self.cell.states
         for t in reversed(range(T)):
             dxs[:, t], dh, *dc = self.steps[t].backward(dhs[:, t] + dh, *dc)
             self.add(self.steps[t])
@@ -148,31 +176,35 @@ class TimeRecurrent(TimeLayer):
 
 
 class TimeAffine(Layer):
-    def forward(self, xs):
+    xs: Array
+
+    def forward(self, xs: Array) -> Array:
         W, b = self.params
         self.xs = xs
-        out = np.dot(xs.reshape(-1, len(W)), W) + b
+        out: Array = np.dot(xs.reshape(-1, len(W)), W) + b
         return out.reshape(*xs.shape[:2], -1)
 
-    def backward(self, dout):
+    def backward(self, dout: Array) -> Array:
         W, _ = self.params
         x, dout = self.xs.reshape(-1, len(W)), dout.reshape(-1, W.shape[1])
         self.keep(np.dot(x.T, dout), np.sum(dout, axis=0))
-        return np.dot(dout, W.T).reshape(self.xs.shape)
+        dx: Array = np.dot(dout, W.T)
+        return dx.reshape(self.xs.shape)
 
 
 class TimeSoftmaxWithLoss:
-    ignore_label = -1
+    ignore_label: int = -1
+    cache: tuple[Array, Ids, Array, tuple[int, ...]]
 
-    def forward(self, xs, ts):
+    def forward(self, xs: Array, ts: Ids) -> float:
         probabilities, ts = softmax(xs.reshape(-1, xs.shape[2])), ts.reshape(-1)
         mask = ts != self.ignore_label
         losses = np.log(probabilities[np.arange(len(ts)), ts])
         losses *= mask
         self.cache = probabilities, ts, mask, xs.shape
-        return -np.sum(losses) / mask.sum()
+        return float(-np.sum(losses) / mask.sum())
 
-    def backward(self, dout=1):
+    def backward(self, dout: float = 1) -> Array:
         dx, ts, mask, shape = self.cache
         dx[np.arange(len(ts)), ts] -= 1
         dx *= dout
@@ -182,20 +214,27 @@ class TimeSoftmaxWithLoss:
 
 
 class LanguageModel:
-    def __init__(self, cell, embed_W, Wx, Wh, b, W, affine_b):
+    layers: list[Any]
+    loss_layer: TimeSoftmaxWithLoss
+    params: list[Array]
+    grads: list[Array]
+
+    def __init__(
+        self, cell: str, embed_W: Array, Wx: Array, Wh: Array, b: Array, W: Array, affine_b: Array
+    ) -> None:
         recurrent = TimeRecurrent({"rnn": RNN, "lstm": LSTM}[cell], Wx, Wh, b)
         self.layers = [TimeEmbedding(embed_W), recurrent, TimeAffine(W, affine_b)]
         self.loss_layer = TimeSoftmaxWithLoss()
         self.params = [W for layer in self.layers for W in layer.params]
         self.grads = [dW for layer in self.layers for dW in layer.grads]
 
-    def forward(self, xs, ts):
+    def forward(self, xs: Any, ts: Ids) -> float:
         for layer in self.layers:
             xs = layer.forward(xs)
         return self.loss_layer.forward(xs, ts)
 
-    def backward(self):
-        dout = self.loss_layer.backward()
+    def backward(self) -> None:
+        dout: Any = self.loss_layer.backward()
         for layer in reversed(self.layers):
             dout = layer.backward(dout)
 
@@ -203,10 +242,10 @@ class LanguageModel:
 class Training(ours.Training):
     """The steps of `ours` by a model of the textbook's style, with the same weights."""
 
-    def __init__(self, threads, *, cell, **sizes):
+    def __init__(self, threads: int, *, cell: str, **sizes: int) -> None:
         super().__init__(threads, cell=cell, **sizes)
-        self.model = LanguageModel(cell, *self.model.params)
+        self.model: Any = LanguageModel(cell, *self.model.params)
 
-    def update(self):
+    def update(self) -> None:
         for W, dW in zip(self.model.params, self.model.grads, strict=True):
             W -= problems.LEARNING_RATE * dW

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 
@@ -18,34 +19,35 @@ import numpy as np
 SETTLING = 0.15
 
 
-def main():
+def main() -> None:
     """Serve the contestant in the module that the command line names."""
     # what a library prints must not come between the answers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    tasks, task = import_module(sys.argv[1]), None
+    tasks = import_module(sys.argv[1])
+    task: Any = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
+            answer: Any = None
             match request.pop("do"):
                 case "make":
                     task = None  # the memory of the one before is free again
                     task = getattr(tasks, request["task"])(request["threads"], **request["options"])
-                    answer = None
                 case "results":
-                    answer = np.savez(request["path"], *task.results())
+                    np.savez(request["path"], *task.results())
                 case "turn":
                     answer = turn(task, request["seconds"])
                 case "call":
                     answer = getattr(task, request["name"])()
-            answer = {"answer": answer}
+            reply = {"answer": answer}
         except Exception as error:
             traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers)
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(reply), file=answers)
 
 
-def turn(task, seconds):
+def turn(task: Any, seconds: float) -> float:
     """Median seconds of a call of `run`, over so much time and at least three calls; what a task
     has as `before` comes before each of them, and its time is not counted.
 
@@ -60,7 +62,8 @@ def turn(task, seconds):
     now = time.perf_counter()
     if now - start > seconds:
         return now - start
-    times, end = [], now + seconds
+    times: list[float] = []
+    end = now + seconds
     while len(times) < 3 or time.perf_counter() < end:
         before()
         start = time.perf_counter()

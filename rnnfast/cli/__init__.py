@@ -1,4 +1,4 @@
-"""The command `rnnfast`."""
+"""The command `rnnfast`, a file for each of its commands."""
 
 from .commands import main
 

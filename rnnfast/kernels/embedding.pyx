@@ -7,7 +7,8 @@ from libc.string cimport memcpy
 
 from .engine cimport real, simd_of
 
-MANY_ROWS = 1024                  # of which sums are made exactly
+cdef enum:
+    MANY_ROWS = 1024              # of which sums are made exactly
 
 
 def embedding_forward(W, ids):

@@ -12,7 +12,7 @@ import numpy as np
 
 from libc.string cimport memset
 
-from ..cells import CELLS
+from ..cells import CELLS as _CELLS
 
 
 cdef extern from *:
@@ -96,7 +96,7 @@ def numbered(cells, names):
     return {name: k for k, name in enumerate(names)}
 
 
-_CELL_NUMBERS = numbered(CELLS, [simd_cell_names[k].decode() for k in range(SIMD_CELL_COUNT)])
+_CELL_NUMBERS = numbered(_CELLS, [simd_cell_names[k].decode() for k in range(SIMD_CELL_COUNT)])
 
 
 cdef int cell_number(str name) except -1:

@@ -14,8 +14,6 @@ _Real = TypeVar("_Real", float32, float64)
 
 class Model: ...
 
-CELLS: dict
-
 def generate(
     embed_W: NDArray[_Real],  # (V, D)
     layers: list[tuple[Cell | NDArray[_Real], ...]],  # (cell, Wx, Wh, b) of each

@@ -1,6 +1,6 @@
 """What every layer has: parameters, their gradients, and checks of both."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import is_
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from .._checks import aligned, as_weights, check_shape
 from .._ops import HasOps, Ops
-from .._types import Array
+from .._types import Array, ArrayLike, Sizes
 
 
 class Layer(HasOps):
@@ -19,25 +19,53 @@ class Layer(HasOps):
     weights as they are then, so that its gradients would be those of neither. Where another array
     has been put into the list since forward, backward raises an error.
 
+    Parameters
+    ----------
+    ops : module with the arithmetic, for layers that take it from one; see `rnnfast.layers`
+    **weights : arrays, float32 or float64, by their names
+        A layer may have none.
+
     Attributes
     ----------
     params, grads : lists of arrays, which keep their identity
     training : bool
         For layers that treat training and evaluation differently: which of the two it is.
+
+    Examples
+    --------
+    A layer of one's own is made of `forward` and `backward`:
+
+    >>> import numpy as np, rnnfast
+    >>> class Scale(rnnfast.Layer):
+    ...     def __init__(self, w):
+    ...         super().__init__(w=w)
+    ...     def forward(self, xs):
+    ...         self.xs = xs
+    ...         return xs * self.params[0]
+    ...     def backward(self, dout):
+    ...         self.grads[0][...] = (dout * self.xs).sum(axis=(0, 1))
+    ...         return dout * self.params[0]
+    >>> network = rnnfast.Network([Scale(np.array([2.0, 3.0]))], rnnfast.TimeSquaredLoss())
+    >>> network.predict(np.ones((1, 1, 2)))
+    array([[[2., 3.]]])
+    >>> list(network.named_params())
+    ['0.w']
     """
 
     params: list[Array]
     grads: list[Array]
     training: bool = True
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
 
-    def __init__(self, ops: Ops | None = None, **weights: Any) -> None:
+    def __init__(self, ops: Ops | None = None, **weights: ArrayLike) -> None:
         super().__init__(ops)
         self._names = tuple(weights)
-        self.params = list(as_weights(**weights))
+        self.params = list(as_weights(**weights)) if weights else []
         self.grads = [np.zeros_like(W, subok=False) for W in self.params]
         self._sizes = [W.shape for W in self.params]
         self._cache: Any = None
-        self._dtype = self.params[0].dtype
+        self._dtype = self.params[0].dtype if weights else None
         # arrays that were found good, and the weights of the last forward
         self._good_params: tuple[Array, ...] = ()
         self._good_grads: tuple[Array, ...] = ()
@@ -47,7 +75,12 @@ class Layer(HasOps):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Dtype of the weights, and so of everything that the layer returns."""
+        """Dtype of the weights, and so of everything that the layer returns.
+
+        Raises AttributeError where there are no weights: what comes in has the dtype then.
+        """
+        if not self.params:
+            raise AttributeError(f"dtype: {type(self).__name__} has no weights that have one")
         return self.params[0].dtype
 
     def named_params(self) -> dict[str, Array]:
@@ -62,9 +95,9 @@ class Layer(HasOps):
         """Keyword arguments, as JSON has them, that make the layer again from its weights."""
         return {}
 
-    def _shapes(self) -> tuple[tuple[int | str, ...], ...]:
+    def _shapes(self) -> tuple[Sizes, ...]:
         """Shapes that the weights must have, in the order of `params`, from their own sizes."""
-        raise NotImplementedError
+        return tuple(self._sizes)
 
     def _checked_params(self) -> tuple[Array, ...]:
         """`params`, aligned, whose entries, like those of `grads`, somebody may have replaced.

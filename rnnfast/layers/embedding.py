@@ -2,7 +2,7 @@
 
 from .._checks import as_floats, as_ids
 from .._ops import Ops
-from .._types import Array, ArrayLike, Ids
+from .._types import Array, ArrayLike, Ids, Sizes
 from .base import Layer
 
 
@@ -25,7 +25,7 @@ class TimeEmbedding(Layer):
     def __init__(self, W: Array, *, ops: Ops | None = None) -> None:
         super().__init__(ops, W=W)
 
-    def _shapes(self) -> tuple[tuple[int | str, ...], ...]:
+    def _shapes(self) -> tuple[Sizes, ...]:
         return (("V", "D"),)
 
     def forward(self, xs: ArrayLike) -> Array:
@@ -33,7 +33,8 @@ class TimeEmbedding(Layer):
         (W,) = self._checked_params()
         ids = as_ids("xs", xs, len(W), ("N", "T"))
         self._keep(ids)
-        return self.ops.embedding_forward(W, ids)
+        vectors: Array = self.ops.embedding_forward(W, ids)
+        return vectors
 
     def forward_distinct(self, xs: ArrayLike) -> tuple[Array, Ids]:
         """Ids xs (N, T) -> vectors (U, D) of the tokens that occur, index (N, T) into them.
@@ -48,7 +49,8 @@ class TimeEmbedding(Layer):
     def infer(self, xs: ArrayLike) -> Array:
         """What `forward` returns, with nothing kept for backward."""
         (W,) = self._checked_params()
-        return self.ops.embedding_forward(W, as_ids("xs", xs, len(W), ("N", "T")))
+        vectors: Array = self.ops.embedding_forward(W, as_ids("xs", xs, len(W), ("N", "T")))
+        return vectors
 
     def infer_distinct(self, xs: ArrayLike) -> tuple[Array, Ids]:
         """What `forward_distinct` returns, with nothing kept for backward."""
@@ -64,4 +66,5 @@ class TimeEmbedding(Layer):
 
     def _distinct(self, xs: ArrayLike) -> tuple[Ids, Ids]:
         (W,) = self._checked_params()
-        return self.ops.distinct(as_ids("xs", xs, len(W), ("N", "T")), len(W))
+        tokens, index = self.ops.distinct(as_ids("xs", xs, len(W), ("N", "T")), len(W))
+        return tokens, index

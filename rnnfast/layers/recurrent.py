@@ -3,14 +3,15 @@
 Letters in shapes: N batch rows, T time steps, D input size, H hidden size, G gates, S states.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from .. import cells
 from .._checks import as_count, as_floats, as_ids
 from .._ops import Ops
-from .._types import Array, ArrayLike, Ids, Shape
+from .._types import Array, ArrayLike, Ids, Shape, Sizes
 from .base import Layer, same
 
 
@@ -26,13 +27,15 @@ class Recurrent(Layer):
     @property
     def hidden_size(self) -> int:
         """H"""
-        return self.params[1].shape[0]
+        return len(self.params[1])
 
-    def _shapes(self) -> tuple[tuple[int | str, ...], ...]:
+    def _shapes(self) -> tuple[Sizes, ...]:
         columns = self.cell.G * self.params[1].shape[0] if self.params[1].ndim else "G*H"
         return ("D", columns), ("H", columns), (columns,)
 
-    def _stacked(self, rows: int, states: dict[str, ArrayLike | None], hint: str) -> Array | None:
+    def _stacked(
+        self, rows: int, states: Mapping[str, ArrayLike | None], hint: str
+    ) -> Array | None:
         """States, or gradients of them, by name: one array (S, N, H), zeros where they are None."""
         if all(state is None for state in states.values()):
             return None
@@ -47,19 +50,19 @@ class Recurrent(Layer):
         self,
         name: str,
         dhs: ArrayLike,
-        dlast: dict[str, ArrayLike | None],
+        dlast: Mapping[str, ArrayLike | None],
         *,
         truncate: int = 0,
         need_dx: bool = True,
-    ) -> tuple[Array | None, Array]:
+    ) -> tuple[Any, Array]:
         """Gradient of the outputs, in their shape, and of the last states by name -> that of the
-        input, and of the initial states (S, N, H)."""
+        input, or None unless `need_dx`, and of the initial states (S, N, H)."""
         weights, shape = self._checked_params(), self._output_shape
         cache, grads = self._require_cache(), self._writable_grads()
         hint = "the gradient has the shape of what forward returned last"
         dhs = as_floats(name, dhs, self.dtype, (*shape, self.hidden_size), hint)
         dstates = self._stacked(shape[0], dlast, hint)
-        return self.ops.recurrent_backward(
+        dxs, dfirst = self.ops.recurrent_backward(
             self.cell,
             dhs if dhs.ndim == 3 else dhs[:, None],
             dstates,
@@ -69,6 +72,7 @@ class Recurrent(Layer):
             truncate=truncate,
             need_dx=need_dx,
         )
+        return dxs, dfirst
 
 
 class _Step(Recurrent):
@@ -90,6 +94,7 @@ class _Step(Recurrent):
 
     def _forward(self, x: ArrayLike, **states: ArrayLike) -> Array:
         """The states after the step, (S, N, H)."""
+        last: Array
         weights = self._checked_params()
         x = as_floats("x", x, self.dtype, ("N", len(weights[0])))
         first = self._stacked(len(x), states, "a state has a row for every row of x")
@@ -104,11 +109,13 @@ class _Step(Recurrent):
 class RNN(_Step):
     """One step of a plain recurrent layer: h = tanh(x Wx + h_prev Wh + b)."""
 
-    cell = cells.RNN
+    cell: cells.Cell = cells.RNN
 
     def forward(self, x: ArrayLike, h_prev: ArrayLike) -> Array:
         """x (N, D), h_prev (N, H) -> h (N, H)."""
-        return self._forward(x, h_prev=h_prev)[0]
+        h: Array
+        (h,) = self._forward(x, h_prev=h_prev)
+        return h
 
     def backward(self, dh_next: ArrayLike) -> tuple[Array, Array]:
         """Gradient of h (N, H) -> gradients of x (N, D) and of h_prev (N, H); fills `grads`."""
@@ -122,7 +129,7 @@ class LSTM(_Step):
     c = sigmoid(a_f) c_prev + tanh(a_g) sigmoid(a_i);  h = sigmoid(a_o) tanh(c)
     """
 
-    cell = cells.LSTM
+    cell: cells.Cell = cells.LSTM
 
     def forward(self, x: ArrayLike, h_prev: ArrayLike, c_prev: ArrayLike) -> tuple[Array, Array]:
         """x (N, D), h_prev and c_prev (N, H) -> h, c, both (N, H)."""
@@ -192,6 +199,7 @@ class TimeRecurrent(Recurrent):
         With an index (N, T) of integers the input is xs[index], xs being (U, D), and its gradient
         is (U, D) too: rows that are used often are multiplied with Wx once.
         """
+        hs: Array
         weights = self._checked_params()
         xs, index, shape = self._checked_input(xs, index)
         states = self._carried(shape[0]) if self.stateful else None
@@ -223,6 +231,24 @@ class TimeRecurrent(Recurrent):
         hs, last, _ = self.ops.recurrent_forward(self.cell, xs, weights, states, index=index)
         return hs, last
 
+    @overload
+    def backward(
+        self,
+        dhs: ArrayLike,
+        *,
+        dh: ArrayLike | None = None,
+        dc: ArrayLike | None = None,
+        need_dx: Literal[True] = True,
+    ) -> Array: ...
+    @overload
+    def backward(
+        self,
+        dhs: ArrayLike,
+        *,
+        dh: ArrayLike | None = None,
+        dc: ArrayLike | None = None,
+        need_dx: bool,
+    ) -> Array | None: ...
     def backward(
         self,
         dhs: ArrayLike,
@@ -237,6 +263,7 @@ class TimeRecurrent(Recurrent):
         Unless `need_dx`, the gradient of xs is not computed, and None is returned.
         """
         dlast = self._named_states({"h": dh, "c": dc}, "d")
+        dxs: Array | None
         dxs, dfirst = self._backward("dhs", dhs, dlast, truncate=self._truncate, need_dx=need_dx)
         self._set_states(dfirst, "d")
         return dxs
@@ -261,7 +288,7 @@ class TimeRecurrent(Recurrent):
         self._set_states(None)
 
     def config(self) -> dict[str, Any]:
-        return {"stateful": self.stateful, "truncate_size": self.truncate_size}
+        return {"stateful": bool(self.stateful), "truncate_size": self.truncate_size}
 
     @property
     def truncate_size(self) -> int | None:
@@ -318,13 +345,13 @@ class TimeRecurrent(Recurrent):
 class TimeRNN(TimeRecurrent):
     """A plain recurrent layer over a block of T steps: h_t = tanh(x_t Wx + h_{t-1} Wh + b)."""
 
-    cell = cells.RNN
+    cell: cells.Cell = cells.RNN
 
 
 class TimeLSTM(TimeRecurrent):
     """An LSTM layer over a block of T steps; gate columns f, g, i, o (see `LSTM`)."""
 
-    cell = cells.LSTM
+    cell: cells.Cell = cells.LSTM
     c: Array | None
     dc: Array | None
 

@@ -3,27 +3,36 @@
 Letters: N batch rows, T time steps, D embedding size, H hidden size, V vocabulary size.
 """
 
-from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import kernels
-from .._checks import as_count, as_float_dtype, as_floats, as_generator
-from .._types import Array, ArrayLike, Ids, Seed
+from .._checks import (
+    as_count,
+    as_float_dtype,
+    as_floats,
+    as_generator,
+    as_weights,
+    check_shape,
+)
+from .._ops import Ops
+from .._types import Array, ArrayLike, Ids, Seed, Shape
+from ..archive import require_names
+from ..errors import InputError
 from ..layers import TimeEmbedding, TimeLSTM, TimeRNN
 from ..losses import TimeAffineWithLoss
 from .network import Call, Network, States, forward_with
+from .saving import Classes, field, known, layer_from
 
 
 class _LanguageModel(Network):
     """What the language models share; they differ in their recurrent layer `Cell`."""
 
     Cell: ClassVar[Any]
-    cell: ClassVar[str]
-    ops: ModuleType
+    ops: Ops
     vocab_size: int
     tie_weights: bool
     embedding: TimeEmbedding
@@ -40,14 +49,14 @@ class _LanguageModel(Network):
         tie_weights: bool = False,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
-        ops: ModuleType = kernels,
+        ops: Ops = kernels,
     ) -> None:
         V, D, H = (
             as_count("vocab_size", vocab_size),
             as_count("wordvec_size", wordvec_size),
             as_count("hidden_size", hidden_size),
         )
-        as_count("num_layers", num_layers)
+        num_layers = as_count("num_layers", num_layers)
         as_float_dtype("dtype", dtype)
         if tie_weights and D != H:
             raise ValueError(
@@ -55,25 +64,117 @@ class _LanguageModel(Network):
                 "the output layer uses the embedding's table"
             )
         normal = np.random.standard_normal if rng is None else as_generator(rng).standard_normal
+        params = {}
+        for name, shape in self.param_shapes(V, D, H, num_layers, bool(tie_weights)).items():
+            if len(shape) == 1:
+                params[name] = np.zeros(shape, dtype)
+            else:
+                scale = 100 if name == "embedding.W" else np.sqrt(shape[0])
+                params[name] = (normal(shape) / scale).astype(dtype)
+        self._assemble(params, [{"stateful": True}] * num_layers, {}, ops)
 
-        def weights(rows, columns, scale):
-            return (normal((rows, columns)) / scale).astype(dtype)
+    @classmethod
+    def param_shapes(
+        cls,
+        vocab_size: int,
+        wordvec_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        tie_weights: bool = False,
+    ) -> dict[str, Shape]:
+        """Shapes of the parameters of a model of these sizes, by name, in their order."""
+        V, D, H, G = vocab_size, wordvec_size, hidden_size, cls.Cell.cell.G
+        shapes: dict[str, Shape] = {"embedding.W": (V, D)}
+        for k in range(num_layers):
+            rows = H if k else D
+            shapes[f"recurrent.{k}.Wx"] = rows, G * H
+            shapes[f"recurrent.{k}.Wh"] = H, G * H
+            shapes[f"recurrent.{k}.b"] = (G * H,)
+        if not tie_weights:
+            shapes["affine.W"] = H, V
+        shapes["affine.b"] = (V,)
+        return shapes
 
-        embed_W = weights(V, D, 100)
-        cells = []
-        for size in [D] + [H] * (num_layers - 1):
-            G = self.Cell.cell.G
-            Wx, Wh = weights(size, G * H, np.sqrt(size)), weights(H, G * H, np.sqrt(H))
-            cells.append(self.Cell(Wx, Wh, np.zeros(G * H, dtype), stateful=True, ops=ops))
-        affine_W = embed_W.T if tie_weights else weights(H, V, np.sqrt(H))
+    def _assemble(
+        self,
+        params: Mapping[str, Array],
+        recurrent: Sequence[Mapping[str, Any]],
+        affine: Mapping[str, Any],
+        ops: Ops | None,
+    ) -> None:
+        """Make the layers of weights by name, and of what `config` of each has returned."""
+        self.ops = kernels if ops is None else ops
+        weights: dict[str, dict[str, Array]] = {}
+        for name, W in params.items():
+            layer, _, own = name.rpartition(".")
+            weights.setdefault(layer, {})[own] = W
+        table = params["embedding.W"]
+        self.vocab_size = len(table)
+        self.tie_weights = "affine.W" not in params
+        if self.tie_weights:
+            weights["affine"]["W"] = table.T
 
-        self.ops = ops
-        self.vocab_size = V
-        self.tie_weights = tie_weights
-        self.embedding = TimeEmbedding(embed_W, ops=ops)
-        self.affine = TimeAffineWithLoss(affine_W, np.zeros(V, dtype), ops=ops)
-        named = {f"recurrent.{k}": cell for k, cell in enumerate(cells)}
-        super().__init__({"embedding": self.embedding, **named}, self.affine)
+        def layer_of(name: str, cls: type, config: Mapping[str, Any]) -> Any:
+            return layer_from(name, cls, weights[name], config, self.ops)
+
+        self.embedding = layer_of("embedding", TimeEmbedding, {})
+        cells = {
+            f"recurrent.{k}": layer_of(f"recurrent.{k}", self.Cell, config)
+            for k, config in enumerate(recurrent)
+        }
+        self.affine = layer_of("affine", TimeAffineWithLoss, affine)
+        super().__init__({"embedding": self.embedding, **cells}, self.affine)
+
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments of `from_params`, as JSON has them: all of the model but its weights.
+
+        Sizes are not among them: the weights have them. For subclasses, see `Network.config`.
+        """
+        maker = next(cls for cls in type(self).__mro__ if "from_params" in vars(cls))
+        if maker is _LanguageModel and type(self).__init__ is not _LanguageModel.__init__:
+            raise TypeError(
+                f"{type(self).__name__}: expected a method config of its own, since it has its own "
+                "constructor, got none; see Network.config"
+            )
+        return {
+            "tie_weights": self.tie_weights,
+            "recurrent": [layer.config() for layer in self.recurrent_layers],
+            "affine": self.affine.config(),
+        }
+
+    @classmethod
+    def from_params(
+        cls,
+        params: Mapping[str, Array],
+        *,
+        ops: Ops | None = None,
+        classes: Classes | None = None,
+        **config: Any,
+    ) -> Self:
+        """A model of these weights, by name, and what `config` of another has returned.
+
+        `ops` as in `load`; there are no other `classes`. Raises InputError and ValueError where
+        names or shapes are not those of one model.
+        """
+        if cls.config is not _LanguageModel.config:  # that of a subclass is for its constructor
+            return super().from_params(params, ops=ops, classes=classes, **config)
+        tied, recurrent = field(config, "tie_weights", bool), field(config, "recurrent", list)
+        require_names(("tie_weights", "recurrent", "affine"), config)
+        check_shape("embedding.W", params["embedding.W"], ("V", "D"))
+        check_shape("recurrent.0.Wh", params["recurrent.0.Wh"], ("H", "G*H"))
+        (V, D), H = params["embedding.W"].shape, len(params["recurrent.0.Wh"])
+        if len(recurrent) > len(params):
+            raise InputError(f"recurrent: expected a layer or more with weights, got {recurrent!r}")
+        shapes = cls.param_shapes(V, D, H, len(recurrent), tied)
+        require_names(shapes, params)
+        as_weights(**params)
+        for name, shape in shapes.items():
+            check_shape(name, params[name], shape)
+        if tied and D != H:
+            raise InputError(f"tie_weights: expected D equal to H, got {D} and {H}")
+        model = cls.__new__(cls)
+        model._assemble(params, recurrent, field(config, "affine", dict), ops)
+        return model
 
     def _named(self, kind: str) -> list[tuple[str, Array]]:
         named = super()._named(kind)
@@ -90,7 +191,8 @@ class _LanguageModel(Network):
         vectors, index = distinct(xs)
         first = self._steps[1]
         hs = call(self.layers[1], first, (vectors,), index=index)
-        return self._run({first.name: hs}, call, first=2)
+        last: Array = self._run({first.name: hs}, call, first=2)
+        return last
 
     def forward(
         self, xs: ArrayLike, ts: ArrayLike, *, need_gradient: bool = True, **options: Any
@@ -136,10 +238,12 @@ class _LanguageModel(Network):
             else as_floats(f"states[{k}]", given, self.affine.dtype, shape)
             for k, (given, shape) in enumerate(zip(states, shapes, strict=True))
         ]
-        return self.ops.generate(
+        ids: Ids
+        ids, _ = self.ops.generate(
             *self.embedding._checked_params(), layers, *self.affine._checked_params(), states,
             int(first), length, temperature, skip_ids, uniforms,
-        )[0]  # fmt: skip
+        )  # fmt: skip
+        return ids
 
     def backward(self, dout: float = 1) -> None:
         super().backward(dout)
@@ -147,6 +251,7 @@ class _LanguageModel(Network):
             self.embedding.grads[0] += self.affine.grads[0].T
 
 
+@known
 class SimpleRnnlm(_LanguageModel):
     """Language model on `TimeRNN`, initialised as in the textbook.
 
@@ -174,11 +279,16 @@ class SimpleRnnlm(_LanguageModel):
     """
 
     Cell = TimeRNN
-    cell = "rnn"
 
 
+@known
 class Rnnlm(_LanguageModel):
     """Language model on `TimeLSTM`; everything else is as in `SimpleRnnlm`."""
 
     Cell = TimeLSTM
-    cell = "lstm"
+
+
+LANGUAGE_MODELS: dict[str, type[_LanguageModel]] = {
+    Model.Cell.cell.name: Model for Model in (SimpleRnnlm, Rnnlm)
+}
+"""The model of each cell, by the cell's name."""

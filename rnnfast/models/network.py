@@ -1,13 +1,19 @@
 """Networks: layers that take what others return, and a loss at the end."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from os import PathLike
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
-from .._types import Array
+from .._ops import HasOps, Ops
+from .._types import Array, ArrayLike
+from ..archive import require_like, require_names
+from . import saving
+from .saving import arrays_of, known
 from .steps import Step, keywords, plan
 
 Call: TypeAlias = Callable[..., Any]
@@ -16,7 +22,12 @@ Call: TypeAlias = Callable[..., Any]
 States: TypeAlias = list[Array]
 """What recurrent layers remember: an array (S, N, H) for each, of h, then c where there is one."""
 
+Generator: TypeAlias = np.random.Generator | np.random.RandomState
 
+_CONFIG = ("layers", "loss", "inputs")
+
+
+@known
 class Network:
     """Layers, each taking what the one before returns unless told otherwise, and a loss.
 
@@ -37,7 +48,7 @@ class Network:
     ----------
     layers, loss_layer : list of layers, and the loss as given
     layer_names : names of the layers
-    recurrent_layers : the layers that carry a state
+    recurrent_layers, recurrent_names : the layers that carry a state, and their names
     params, grads : lists of arrays, in the order of the layers
 
     Raises
@@ -72,6 +83,7 @@ class Network:
     layer_names: tuple[str, ...]
     loss_layer: Any
     recurrent_layers: list[Any]
+    recurrent_names: tuple[str, ...]
     params: list[Array]
     grads: list[Array]
     _loss_name = "loss"
@@ -92,7 +104,8 @@ class Network:
         self._takes = self._asked.union(*(step.takes for step in self._steps))
         self._infer_takes = self._asked.union(*(step.infer_takes for step in self._steps))
         self._loss_takes = keywords(loss_layer.forward, 2)
-        self.recurrent_layers = [layer for layer in self.layers if hasattr(layer, "reset_state")]
+        recurrent = {name: layer for name, layer in layers.items() if hasattr(layer, "reset_state")}
+        self.recurrent_layers, self.recurrent_names = list(recurrent.values()), tuple(recurrent)
         named = self._named("params")
         names = [name for name, _ in named]
         if len(set(names)) < len(names):
@@ -121,8 +134,144 @@ class Network:
         return [
             (f"{name}.{own}", array)
             for name, layer in (*layers, (self._loss_name, self.loss_layer))
-            for own, array in _arrays_of(layer, kind).items()
+            for own, array in arrays_of(layer, kind).items()
         ]
+
+    def set_params(self, params: Mapping[str, ArrayLike]) -> None:
+        """Write arrays into the parameters, by the names of `named_params`.
+
+        Raises InputError where names, shapes or dtypes are not those of the parameters, ValueError
+        where one is read-only; nothing has changed then.
+        """
+        own = self.named_params()
+        require_names(own, params)
+        given = {name: np.asarray(params[name]) for name in own}
+        for name, W in own.items():
+            require_like(name, given[name], W)
+            if not W.flags.writeable:
+                raise ValueError(f"{name}: expected a writable array, got a read-only one")
+        for name, W in own.items():
+            W[...] = given[name]
+
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments of `from_params`, as JSON has them: all of the model but its weights.
+
+        A subclass whose constructor takes other arguments than `Network` has a `config` of its
+        own. It returns keyword arguments of the constructor, unless there is a `from_params` too.
+        """
+        try:
+            inspect.signature(type(self)).bind(self.layers, self.loss_layer, inputs={})
+        except TypeError as error:
+            raise TypeError(
+                f"{type(self).__name__}: expected a method config of its own, since its "
+                f"constructor is not that of Network, got none; see Network.config ({error})"
+            ) from error
+        layers = zip(self.layer_names, self.layers, strict=True)
+        return {
+            "layers": {name: saving.described(name, layer) for name, layer in layers},
+            "loss": saving.described(self._loss_name, self.loss_layer),
+            "inputs": {step.name: list(step.sources) for step in self._steps},
+        }
+
+    @classmethod
+    def from_params(
+        cls,
+        params: Mapping[str, Array],
+        *,
+        ops: Ops | None = None,
+        classes: saving.Classes | None = None,
+        **config: Any,
+    ) -> Self:
+        """A model with these weights, by name, and what `config` of another has returned.
+
+        Weights are used as they are where the layers are made of them, and copied into a subclass
+        that has a `config` but no `from_params` of its own. `ops` and `classes` as in `load`.
+        """
+        if cls.config is not Network.config:
+            model = cls(**config)
+            model.set_params(params)
+            model._use(ops)
+            return model
+        layers, loss, inputs = (saving.field(config, name, dict) for name in _CONFIG)
+        require_names(_CONFIG, config)
+        require_names(layers, inputs)
+        inputs = {name: saving.field(inputs, name, list, "inputs of ") for name in layers}
+        made = {
+            name: saving.made(name, layer, params, classes or {}, ops)
+            for name, layer in layers.items()
+        }
+        loss_layer = saving.made(cls._loss_name, loss, params, classes or {}, ops)
+        return cls(made, loss_layer, inputs=inputs)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the model to one .npz file, which is there whole or not at all.
+
+        It holds the weights, and all that `load` needs to make the model again: names, inputs and
+        options of the layers, and the names of their classes. Not kept are carried states, states
+        of random generators, gradients and `ops`; a `Trainer` keeps the first two. Parameters that
+        are the same memory, or its transpose (tied weights), are so again after `load`; other
+        views of common memory become separate arrays, and a layer that stands in two places
+        becomes two layers of the same weights.
+
+        A layer of one's own is made again by `Class(*params, **layer.config())`, its weights being
+        given by name if it has `named_params`; `config` may be missing where there is nothing else
+        to give.
+
+        Raises
+        ------
+        TypeError
+            Where a layer or a subclass could not be made again; there is no file then.
+        OSError
+            Where the file cannot be written; what was there before is still there.
+        """
+        saving.save(path, self)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        *,
+        classes: Mapping[str, type] | None = None,
+        ops: Ops | None = None,
+    ) -> Self:
+        """The model that `save` wrote, with the same weights, bit for bit.
+
+        `Network.load` takes any model; that of a subclass, such as `Rnnlm.load`, takes its own.
+        Nothing in the file is executed.
+
+        Parameters
+        ----------
+        path : path of the file
+        classes : dict of classes by name, keyword-only (like what follows)
+            Those classes of layers, losses and models in the file that are not rnnfast's:
+            `{"Sum": Sum}`. Only names are in the file; none is imported.
+        ops : module with the arithmetic, see `rnnfast.layers`; by default that of the layers
+
+        Raises
+        ------
+        InputError
+            Where there is no such file, it is damaged, or something in it is missing, unknown or
+            does not fit; the message names the file and what it is.
+
+        Examples
+        --------
+        >>> import pathlib, rnnfast, tempfile
+        >>> model = rnnfast.Rnnlm(10, 4, 8, rng=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "model.npz")
+        ...     model.save(path)
+        ...     again = rnnfast.Rnnlm.load(path)
+        >>> bool((again.predict([[1, 2, 3]]) == model.predict([[1, 2, 3]])).all())
+        True
+        """
+        model: Self = saving.load(path, cls, classes, ops)
+        return model
+
+    def _use(self, ops: Ops | None) -> None:
+        """Let the layers take their arithmetic from `ops`, unless that is None."""
+        for layer in (*self.layers, self.loss_layer):
+            if ops is not None and isinstance(layer, HasOps):
+                layer.ops = ops
 
     def predict(self, xs: Any, **options: Any) -> Array:
         """Input of the first layer -> output of the last.
@@ -131,18 +280,25 @@ class Network:
         """
         self._check_options(options, self._takes)
         with self._state_kept_on_error():
-            return self._outputs(xs, options, forward_with(options))
+            output: Array = self._outputs(xs, options, forward_with(options))
+        return output
 
-    def forward(self, xs: Any, ts: Any, **options: Any) -> float:
+    def forward(self, xs: Any, ts: Any, *, need_gradient: bool = True, **options: Any) -> float:
         """Input xs and targets ts -> loss, a float.
 
         In language models, ids xs and ts, both (N, T) -> mean cross entropy in nats.
+        Without `need_gradient`, layers and losses that can save work do so, and backward cannot
+        follow.
         """
-        self._check_options(options, self._takes | self._loss_takes)
+        known = self._takes | self._loss_takes
+        self._check_options(options, known)
+        if not need_gradient and "need_gradient" in known:
+            options["need_gradient"] = False
         of_layers = {name: options[name] for name in options.keys() & self._takes}
         of_loss = {name: options[name] for name in options.keys() & self._loss_takes}
         with self._state_kept_on_error():
-            return self.loss_layer.forward(self.predict(xs, **of_layers), ts, **of_loss)
+            loss: float = self.loss_layer.forward(self.predict(xs, **of_layers), ts, **of_loss)
+        return loss
 
     def infer(
         self, xs: Any, states: Sequence[Array | None] | None = None, **options: Any
@@ -247,12 +403,25 @@ class Network:
         """Let every layer and the loss compute as in evaluation."""
         self.training = False
 
+    @contextmanager
+    def in_evaluation(self) -> Iterator[None]:
+        """Within it, every layer and the loss compute as in evaluation; afterwards as before."""
+        everyone = (*self.layers, self.loss_layer)
+        before = self._training, [getattr(layer, "training", True) for layer in everyone]
+        self.eval()
+        try:
+            yield
+        finally:
+            self._training = before[0]
+            for layer, training in zip(everyone, before[1], strict=True):
+                layer.training = training
+
     def random_state(self) -> dict[str, Any]:
         """States, as JSON has them, of the layers' random generators by the layers' names.
 
-        A layer has one if its attribute `rng` is a `numpy.random.Generator`.
+        A layer has one if its attribute `rng` is a `numpy.random.Generator` or `RandomState`.
         """
-        return {name: _as_json(rng.bit_generator.state) for name, rng in self._generators().items()}
+        return {name: _as_json(_state_of(rng)) for name, rng in self._generators().items()}
 
     def set_random_state(self, states: Mapping[str, Any]) -> None:
         """Let the layers' generators carry on from what `random_state` returned.
@@ -266,24 +435,23 @@ class Network:
                 f"got {', '.join(states) or 'none'}"
             )
         for name, rng in generators.items():
-            kind = type(rng.bit_generator)
+            kind, scratch = _new_like(rng)
             try:
-                kind().state = states[name]
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                _set_state_of(scratch, states[name])
+            except (LookupError, TypeError, ValueError, OverflowError) as error:
                 raise ValueError(
-                    f"states[{name!r}]: expected the state of a {kind.__name__}, got another: "
-                    f"{error}"
+                    f"states[{name!r}]: expected the state of a {kind}, got another: {error}"
                 ) from error
         for name, rng in generators.items():
-            rng.bit_generator.state = states[name]
+            _set_state_of(rng, states[name])
 
-    def _generators(self) -> dict[str, np.random.Generator]:
+    def _generators(self) -> dict[str, Generator]:
         named = (
             *zip(self.layer_names, self.layers, strict=True),
             (self._loss_name, self.loss_layer),
         )
         found = {name: getattr(layer, "rng", None) for name, layer in named}
-        return {name: rng for name, rng in found.items() if isinstance(rng, np.random.Generator)}
+        return {name: rng for name, rng in found.items() if isinstance(rng, Generator)}
 
     def reset_state(self) -> None:
         """Let every recurrent layer start its next block from zeros."""
@@ -350,11 +518,28 @@ def _infer_by_forward(layer: Any, *args: Any, states: Array | None, **options: A
         layer.set_state(*carried)
 
 
-def _arrays_of(layer: Any, kind: str) -> dict[str, Array]:
-    """`params` or `grads` of a layer by name, or by position where it has no names for them."""
-    if hasattr(layer, f"named_{kind}"):
-        return getattr(layer, f"named_{kind}")()
-    return {str(k): array for k, array in enumerate(getattr(layer, kind))}
+def _state_of(rng: Generator) -> Any:
+    """The state of a random generator, a dict."""
+    if isinstance(rng, np.random.RandomState):
+        return rng.get_state(legacy=False)
+    return rng.bit_generator.state
+
+
+def _set_state_of(rng: Generator, state: Any) -> None:
+    """Let a random generator carry on from a state of one of its kind."""
+    if isinstance(rng, np.random.RandomState):
+        rng.set_state(state)
+    else:
+        rng.bit_generator.state = state
+
+
+def _new_like(rng: Generator) -> tuple[str, Generator]:
+    """What the numbers of a generator come from, and another generator that has the same."""
+    if isinstance(rng, np.random.RandomState):
+        kind = _state_of(rng)["bit_generator"]
+        return kind, np.random.RandomState(getattr(np.random, kind)())
+    bits = type(rng.bit_generator)
+    return bits.__name__, np.random.Generator(bits())
 
 
 def _as_json(state: Any) -> Any:

@@ -1,14 +1,27 @@
 """Generation, token by token. V vocabulary size, D embedding size, H hidden size."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from .._types import Array, Ids
+from ..cells import Cell
 from .affine import affine_forward
 from .recurrent import recurrent_forward
 
 
 def generate(
-    embed_W, layers, affine_W, affine_b, states, first, length, temperature, skip_ids, uniforms
-):
+    embed_W: Array,
+    layers: Sequence[tuple[Cell, Array, Array, Array]],
+    affine_W: Array,
+    affine_b: Array,
+    states: Sequence[Array | None],
+    first: int,
+    length: int,
+    temperature: float,
+    skip_ids: list[int],
+    uniforms: Array,
+) -> tuple[Ids, list[Array | None]]:
     """Tokens, each drawn from what a language model makes of those before.
 
     embed_W (V, D); layers: a tuple (cell, Wx, Wh, b) for each, cell being one of `rnnfast.cells`;
@@ -31,13 +44,14 @@ def generate(
     return ids, states
 
 
-def draw(logits, temperature, u):
-    """One index, with probability proportional to e^(logit / temperature)."""
-    if temperature == 0:
-        return logits.argmax()
+def draw(logits: Array, temperature: float, u: float | None) -> int:
+    """One index, with probability proportional to e^(logit / temperature); the likeliest where
+    that is 0, or there is no u."""
+    if temperature == 0 or u is None:
+        return int(logits.argmax())
     # subtracted before the division, so that a tiny temperature cannot overflow to inf - inf
     with np.errstate(over="ignore"):  # -inf is as good as any very negative number here
         p = np.exp((logits - logits.max()) / temperature)
     cumulated = p.cumsum()
     # side="right": a draw of exactly 0 must not select a first token of probability 0
-    return min(np.searchsorted(cumulated, u * cumulated[-1], "right"), len(p) - 1)
+    return min(int(np.searchsorted(cumulated, u * cumulated[-1], "right")), len(p) - 1)

@@ -1,11 +1,16 @@
 """Softmax with cross entropy, of logits and of an affine layer. M rows, D inputs, V outputs."""
 
+from typing import Any
+
 import numpy as np
 
+from .._types import Array, Ids
 from .affine import affine_backward, affine_forward
 
 
-def softmax_loss_forward(logits, targets, ignore_label):
+def softmax_loss_forward(
+    logits: Array, targets: Ids, ignore_label: int
+) -> tuple[float, int, Array]:
     """Cross entropy of the softmax, in nats: log(sum_v e^x_v) - x_target, summed over the rows
     whose target is not `ignore_label`.
 
@@ -23,7 +28,7 @@ def softmax_loss_forward(logits, targets, ignore_label):
     return float(losses.sum()), len(rows), probs / total
 
 
-def softmax_loss_backward(probs, targets, ignore_label, scale):
+def softmax_loss_backward(probs: Array, targets: Ids, ignore_label: int, scale: float) -> Array:
     """Gradient of `scale` times the sum of `softmax_loss_forward`, with respect to the logits:
     scale (p - onehot), and 0 in ignored rows.
 
@@ -33,10 +38,20 @@ def softmax_loss_backward(probs, targets, ignore_label, scale):
     dlogits = np.zeros_like(probs)
     dlogits[rows] = probs[rows]
     dlogits[rows, targets[rows]] -= 1
-    return dlogits * probs.dtype.type(scale)
+    dlogits *= scale
+    return dlogits
 
 
-def affine_loss_forward(x, W, b, targets, ignore_label, *, need_gradient=True, cache=None):
+def affine_loss_forward(
+    x: Array,
+    W: Array,
+    b: Array,
+    targets: Ids,
+    ignore_label: int,
+    *,
+    need_gradient: bool = True,
+    cache: Any = None,
+) -> tuple[float, int, Any]:
     """`softmax_loss_forward` of `affine_forward`, in one pass.
 
     x (M, D), W (D, V), b (V,), targets (M,)
@@ -51,7 +66,7 @@ def affine_loss_forward(x, W, b, targets, ignore_label, *, need_gradient=True, c
     return total, count, (x.copy(), W.copy(), dlogits) if need_gradient else None
 
 
-def affine_loss_backward(cache, scale, dW, db):
+def affine_loss_backward(cache: Any, scale: float, dW: Array, db: Array) -> Array:
     """Gradients of `scale` times the mean of the losses: dW, db are overwritten -> gradient of x"""
     x, W, dlogits = cache
     return affine_backward(dlogits * dlogits.dtype.type(scale), x, W, dW, db)

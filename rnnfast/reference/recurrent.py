@@ -3,10 +3,24 @@
 Letters: N batch rows, T time steps, D input size, H hidden size, G gates, S states.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 
+from .._types import Array, Ids
+from ..cells import Cell
 
-def recurrent_forward(cell, xs, weights, states, *, index=None, cache=None):
+
+def recurrent_forward(
+    cell: Cell,
+    xs: Array,
+    weights: Sequence[Array],
+    states: Array | None,
+    *,
+    index: Ids | None = None,
+    cache: Any = None,
+) -> tuple[Array, Array, Any]:
     """Run a cell over a block of time steps.
 
     cell: one of `rnnfast.cells`; xs (N, T, D); weights Wx (D, G*H), Wh (H, G*H), b (G*H,);
@@ -31,7 +45,17 @@ def recurrent_forward(cell, xs, weights, states, *, index=None, cache=None):
     return hs, steps[T].copy(), (x_rows.copy(), index, steps, gates)
 
 
-def recurrent_backward(cell, dhs, dstates, cache, weights, grads, *, truncate=0, need_dx=True):
+def recurrent_backward(
+    cell: Cell,
+    dhs: Array,
+    dstates: Array | None,
+    cache: Any,
+    weights: Sequence[Array],
+    grads: Sequence[Array],
+    *,
+    truncate: int = 0,
+    need_dx: bool = True,
+) -> tuple[Array | None, Array]:
     """Gradients of `recurrent_forward`, back through all time steps.
 
     dhs (N, T, H): gradient arriving at the outputs; dstates (S, N, H), or None for zeros: at the
@@ -69,19 +93,21 @@ def recurrent_backward(cell, dhs, dstates, cache, weights, grads, *, truncate=0,
 # after, Wh) -> gradient of x Wx + b, what is added to that of Wh, gradients of the states before.
 
 
-def rnn_step(ax, states, Wh):
+def rnn_step(ax: Array, states: Array, Wh: Array) -> tuple[tuple[Array, ...], Any]:
     """h = tanh(x Wx + h_prev Wh + b)"""
     (h,) = states
     return (np.tanh(ax + h @ Wh),), None
 
 
-def rnn_step_backward(dstates, _, before, after, Wh):
+def rnn_step_backward(
+    dstates: Array, _: Any, before: Array, after: Array, Wh: Array
+) -> tuple[Array, Array, tuple[Array, ...]]:
     (h_prev,), (h,), (dh,) = before, after, dstates
     da = dh * (1 - h**2)
     return da, h_prev.T @ da, (da @ Wh.T,)
 
 
-def lstm_step(ax, states, Wh):
+def lstm_step(ax: Array, states: Array, Wh: Array) -> tuple[tuple[Array, ...], Any]:
     """f, g, i, o = sigmoid, tanh, sigmoid, sigmoid of the columns of x Wx + h_prev Wh + b;
     c = f c_prev + g i;  h = o tanh(c)   (Hochreiter and Schmidhuber 1997, with the forget gate of
     Gers et al. 2000)
@@ -93,7 +119,9 @@ def lstm_step(ax, states, Wh):
     return (o * np.tanh(c), c), (f, g, i, o)
 
 
-def lstm_step_backward(dstates, gates, before, after, Wh):
+def lstm_step_backward(
+    dstates: Array, gates: Any, before: Array, after: Array, Wh: Array
+) -> tuple[Array, Array, tuple[Array, ...]]:
     (f, g, i, o), (h_prev, c_prev), (_, c), (dh, dc) = gates, before, after, dstates
     tanh_c = np.tanh(c)
     dc = dc + dh * o * (1 - tanh_c**2)
@@ -105,10 +133,13 @@ def lstm_step_backward(dstates, gates, before, after, Wh):
     return da, h_prev.T @ da, (da @ Wh.T, dc * f)
 
 
-STEPS = {"rnn": (rnn_step, rnn_step_backward), "lstm": (lstm_step, lstm_step_backward)}
+STEPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "rnn": (rnn_step, rnn_step_backward),
+    "lstm": (lstm_step, lstm_step_backward),
+}
 
 
-def _gradient_of_rows(dxs, x_rows, index):
+def _gradient_of_rows(dxs: Array, x_rows: Array, index: Ids | None) -> Array:
     """The gradient of rows of which `index` took xs: the sum over their uses."""
     if index is None:
         return dxs
@@ -117,7 +148,7 @@ def _gradient_of_rows(dxs, x_rows, index):
     return dx_rows.astype(dxs.dtype)
 
 
-def cut_after(t, T, truncate):
+def cut_after(t: int, T: int, truncate: int) -> bool:
     """Whether truncated back-propagation lets nothing flow from step t+1 into step t.
 
     With `truncate` = k > 0 that is so where (t+1) % k == 0, as if blocks of k steps had been run
@@ -127,7 +158,8 @@ def cut_after(t, T, truncate):
     return truncate > 0 and t + 1 < T and (t + 1) % truncate == 0
 
 
-def sigmoid(x):
+def sigmoid(x: Array) -> Array:
     """1 / (1 + e^-x) by the side of 0 on which the exponential cannot overflow."""
     e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, e) / (1 + e)
+    y: Array = np.where(x >= 0, 1, e) / (1 + e)
+    return y

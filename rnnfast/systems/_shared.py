@@ -2,13 +2,19 @@
 
 import math
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from .._checks import as_ids, as_weights, check_shape
+from .._checks import as_above_zero, as_generator, as_ids, as_weights, check_shape
+from .._types import Array, ArrayLike, Ids, Seed, Shape
 from ..errors import TrainingDiverged
 from ..models import Network
-from ..training.optimizers import _above_zero, clip_grads
+from ..training.optimizers import clip_grads
+
+Named = dict[str, Array]
 
 
 class NamedNetwork(Network):
@@ -21,36 +27,38 @@ class NamedNetwork(Network):
     Parameters
     ----------
     layers, loss_layer : as in `Network`
-    given : dict of the named weights, in the order of `params`
+    given : dict of the named weights, in the order of `params`; None if `_by_name` is overridden
     """
 
-    def __init__(self, layers, loss_layer, given):
+    def __init__(
+        self, layers: list[Any], loss_layer: Any, given: Mapping[str, Array] | None = None
+    ) -> None:
         super().__init__(layers, loss_layer)
-        self._given_shapes = {name: W.shape for name, W in given.items()}
+        self._given_shapes: dict[str, Shape] = {name: W.shape for name, W in (given or {}).items()}
 
-    def _by_name(self, arrays):
+    def _by_name(self, arrays: list[Array]) -> Named:
         return {
             name: array.reshape(shape)
             for (name, shape), array in zip(self._given_shapes.items(), arrays, strict=True)
         }
 
     @property
-    def weights(self):
+    def weights(self) -> Named:
         """The parameters by name; changing one in place changes the network."""
         return self._by_name(self.params)
 
     @property
-    def gradients(self):
+    def gradients(self) -> Named:
         """The gradients of the last backward by name."""
         return self._by_name(self.grads)
 
-    def backward(self, dout=1):
+    def backward(self, dout: float = 1) -> Named:
         """Fill `grads` with the gradients of the last forward, times `dout`; -> `gradients`."""
         super().backward(dout)
         return self.gradients
 
 
-def own_weights(given, shapes):
+def own_weights(given: Mapping[str, ArrayLike], shapes: Mapping[str, str]) -> Named:
     """Copies of named weights, checked: {name: array}, in the order of `shapes`.
 
     `shapes` gives letters by name, such as {"Wxh": "VH", "bh": "H"}; a letter stands for one size
@@ -62,7 +70,7 @@ def own_weights(given, shapes):
             f"missing or unknown: {', '.join(sorted(unlike))}"
         )
     weights = dict(zip(shapes, as_weights(**{name: given[name] for name in shapes}), strict=True))
-    sizes = {}
+    sizes: dict[str, int] = {}
     for name, letters in shapes.items():
         shape = weights[name].shape
         if len(letters) == 1 and len(shape) == 2 and 1 in shape:
@@ -73,7 +81,7 @@ def own_weights(given, shapes):
     return {name: W.copy(order="C") for name, W in weights.items()}
 
 
-def as_tokens(name, array, vocab_size):
+def as_tokens(name: str, array: ArrayLike, vocab_size: int) -> Ids:
     """Ids (N, T), int64, of what is given as ids (T,) or (N, T), or as one-hot vectors.
 
     One-hot vectors are (T, V) of a floating point dtype or bool, or (N, T, V) of any: in integers,
@@ -92,36 +100,52 @@ def as_tokens(name, array, vocab_size):
             f"{name}: expected one-hot vectors, a single 1 among zeros, got {array[where]} at "
             f"position {where}; give ids of an integer dtype instead, or correct the vector"
         )
-    return array.argmax(axis=2)
+    ids: Ids = array.argmax(axis=2)
+    return ids
 
 
 class TimeOneHot:
     """Tokens, as ids or as one-hot vectors, -> one-hot vectors (N, T, V). No parameters."""
 
-    def __init__(self, vocab_size, dtype):
-        self.params, self.grads = [], []
+    def __init__(self, vocab_size: int, dtype: DTypeLike) -> None:
+        self.params: list[Array] = []
+        self.grads: list[Array] = []
         self._rows = np.eye(vocab_size, dtype=dtype)
 
-    def forward(self, xs):
+    def forward(self, xs: ArrayLike) -> Array:
         return self._rows[as_tokens("xs", xs, len(self._rows))]
 
-    def backward(self, dout):
+    def backward(self, dout: ArrayLike) -> None:
         """None, since tokens have no gradient."""
 
 
-def take_step(network, optimizer, xs, ts, max_grad=None):
+def normal_numbers(
+    rng: Seed, name: str = "rng", *, legacy: bool = False
+) -> Callable[[Shape], Array]:
+    """What draws standard normal numbers of a shape; None is NumPy's global state."""
+    if rng is None:
+        return np.random.standard_normal
+    return as_generator(rng, name, legacy=legacy).standard_normal
+
+
+def take_step(
+    network: Network, optimizer: Any, xs: Any, ts: Any, max_grad: float | None = None
+) -> float:
     """One step of gradient descent, clipped at the norm `max_grad`; returns the loss before it.
 
+    The clipping is computed where the optimizer computes, by its `ops`.
     Raises TrainingDiverged where the loss or its gradient is not finite; nothing is updated then.
     """
-    limit = sys.float_info.max if max_grad is None else _above_zero("max_grad", max_grad)
+    limit = sys.float_info.max if max_grad is None else as_above_zero("max_grad", max_grad)
     loss = network.forward(xs, ts)
     network.backward()
-    norm = clip_grads(network.grads, limit)
+    # the textbook's optimizers have neither ops nor steps
+    norm = clip_grads(network.grads, limit, ops=getattr(optimizer, "ops", None))
     if not (math.isfinite(loss) and math.isfinite(norm)):
+        after = f", after {optimizer.steps} steps" if hasattr(optimizer, "steps") else ""
         raise TrainingDiverged(
-            f"the loss is {loss} and the norm of its gradient {norm}, after {optimizer.steps} "
-            "steps; try a smaller learning rate, or clip the gradient with max_grad"
+            f"the loss is {loss} and the norm of its gradient {norm}{after}; "
+            "try a smaller learning rate, or clip the gradient with max_grad"
         )
     optimizer.update(network.params, network.grads)
     return loss

@@ -3,44 +3,60 @@
 Letters: N batch rows, T time steps, H hidden size, V characters.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .. import kernels
 from .._checks import as_count, as_ids, as_weights, check_shape
+from .._ops import Ops
+from .._types import Array, ArrayLike, Ids, Seed
+from ..cells import LSTM
 from ..layers import TimeAffine, TimeLSTM
 from ..losses import TimeSoftmaxWithLoss
 from ..text.sampling import generate
+from ..text.vocabulary import check_length
 from ..training.optimizers import SGD
-from ._shared import NamedNetwork, TimeOneHot, as_tokens, own_weights, take_step
+from ._shared import (
+    Named,
+    NamedNetwork,
+    TimeOneHot,
+    as_tokens,
+    normal_numbers,
+    own_weights,
+    take_step,
+)
 
-GATES = "fCio"  # in the order of the layer's columns, where C is called g
+GATES = ["C" if gate == "g" else gate for gate in LSTM.gates]  # in the order of the columns
 GATE_SHAPES = {f"W_{gate}": "HZ" for gate in GATES} | {f"b_{gate}": "H" for gate in GATES}
 SHAPES = {"W_v": "VH", "b_v": "V"} | GATE_SHAPES
 
 
-def pack_gates(gates):
+def pack_gates(gates: Mapping[str, ArrayLike]) -> tuple[Array, Array, Array]:
     """Per-gate weights, or gradients -> those of `TimeLSTM`: Wx (V, 4H), Wh (H, 4H), b (4H,).
 
     gates : dict of W_f, W_i, W_C, W_o (H, H+V), on z = [h; x], and b_f, b_i, b_C, b_o (H, 1);
         other names are left alone
     """
-    gates = {name: W for name, W in gates.items() if name in GATE_SHAPES}
-    gates = own_weights(gates, GATE_SHAPES)
-    H = len(gates["W_f"])
-    W = np.concatenate([gates[f"W_{gate}"].T for gate in GATES], axis=1)
-    b = np.concatenate([gates[f"b_{gate}"].reshape(-1) for gate in GATES])
+    known = {name: W for name, W in gates.items() if name in GATE_SHAPES}
+    own = own_weights(known, GATE_SHAPES)
+    H = len(own["W_f"])
+    W = np.concatenate([own[f"W_{gate}"].T for gate in GATES], axis=1)
+    b = np.concatenate([own[f"b_{gate}"].reshape(-1) for gate in GATES])
     return W[H:].copy(), W[:H].copy(), b
 
 
-def unpack_gates(Wx, Wh, b):
+def unpack_gates(Wx: ArrayLike, Wh: ArrayLike, b: ArrayLike) -> Named:
     """The inverse of `pack_gates`: a dict of new arrays."""
     Wx, Wh, b = as_weights(Wx=Wx, Wh=Wh, b=b)
-    width = 4 * len(Wh)
+    width = len(GATES) * len(Wh)
     check_shape("Wh", Wh, ("H", width))
     check_shape("Wx", Wx, ("V", width))
     check_shape("b", b, (width,))
-    columns = np.split(np.concatenate((Wh, Wx)), 4, axis=1)
-    biases = np.split(b, 4)
+    columns = np.split(np.concatenate((Wh, Wx)), len(GATES), axis=1)
+    biases = np.split(b, len(GATES))
     return {f"W_{gate}": W.T.copy() for gate, W in zip(GATES, columns, strict=True)} | {
         f"b_{gate}": bias[:, None].copy() for gate, bias in zip(GATES, biases, strict=True)
     }
@@ -87,33 +103,47 @@ class CharLstm(NamedNetwork):
     'irst Citizen:\\nBefore we p'
     """
 
-    def __init__(self, weights, *, truncate_size=None, ops=kernels):
-        weights = own_weights(weights, SHAPES)
-        W_v, b_v = weights["W_v"], weights["b_v"]
+    def __init__(
+        self,
+        weights: Mapping[str, ArrayLike],
+        *,
+        truncate_size: int | None = None,
+        ops: Ops = kernels,
+    ) -> None:
+        own = own_weights(weights, SHAPES)
+        W_v, b_v = own["W_v"], own["b_v"]
         V, H = W_v.shape
-        check_shape("W_f", weights["W_f"], (H, H + V), "its columns are for [h; x]")
+        check_shape("W_f", own["W_f"], (H, H + V), "its columns are for [h; x]")
         self.vocab_size = V
         layers = [
             TimeOneHot(V, W_v.dtype),
-            TimeLSTM(*pack_gates(weights), truncate_size=truncate_size, ops=ops),
-            TimeAffine(W_v.T.copy(), b_v.reshape(-1)),
+            TimeLSTM(*pack_gates(own), truncate_size=truncate_size, ops=ops),
+            TimeAffine(W_v.T.copy(), b_v.reshape(-1), ops=ops),
         ]
-        super().__init__(layers, TimeSoftmaxWithLoss(ops=ops), {})
+        super().__init__(layers, TimeSoftmaxWithLoss(ops=ops))
 
     @classmethod
     def random(
-        cls, vocab_size, hidden_size=100, *,
-        std=0.1, gate_mean=0.0, rng=None, dtype=np.float32, **options,
-    ):  # fmt: skip
+        cls,
+        vocab_size: int,
+        hidden_size: int = 100,
+        *,
+        std: float = 0.1,
+        gate_mean: float = 0.0,
+        rng: Seed = None,
+        dtype: DTypeLike = np.float32,
+        **options: Any,
+    ) -> "CharLstm":
         """A model with normal weights of standard deviation `std`, drawn in the order W_f, W_i,
         W_C, W_o, W_v, and biases 0.
 
         gate_mean : mean of W_f, W_i and W_o; the notebook has 0.5, which makes a hundred recurrent
             weights pull a gate the same way, and training slow
-        rng : numpy.random.Generator or RandomState; None is NumPy's global state
+        rng : numpy.random.Generator or RandomState, an int that seeds a Generator, or None, which
+            is NumPy's global state
         """
         V, H = as_count("vocab_size", vocab_size), as_count("hidden_size", hidden_size)
-        normal = np.random.standard_normal if rng is None else rng.standard_normal
+        normal = normal_numbers(rng)
         weights = {}
         for gate in "fiCo":
             mean = 0.0 if gate == "C" else gate_mean
@@ -123,11 +153,11 @@ class CharLstm(NamedNetwork):
         weights["b_v"] = np.zeros((V, 1), dtype)
         return cls(weights, **options)
 
-    def _by_name(self, arrays):
+    def _by_name(self, arrays: list[Array]) -> Named:
         *lstm, W, b = arrays
         return unpack_gates(*lstm) | {"W_v": W.T.copy(), "b_v": b[:, None].copy()}
 
-    def forward(self, xs, ts):
+    def forward(self, xs: ArrayLike, ts: ArrayLike, **options: Any) -> float:
         """Characters and those that follow -> summed cross entropy in nats, a float.
 
         xs, ts : ids (T,) or (N, T), or one-hot vectors (T, V) in floating point or (N, T, V)
@@ -135,13 +165,22 @@ class CharLstm(NamedNetwork):
         V = self.vocab_size
         xs, ts = as_tokens("xs", xs, V), as_tokens("ts", ts, V)
         self._positions = ts.size
-        return super().forward(xs, ts) * ts.size
+        return super().forward(xs, ts, **options) * ts.size
 
-    def backward(self, dout=1):
+    def backward(self, dout: float = 1) -> Named:
         """Fill `grads` with the gradients of the last forward, times `dout`; -> `gradients`."""
         return super().backward(dout * self._positions)
 
-    def fit(self, ids, epochs=200, lr=0.1, *, T_steps=25, max_grad=None, on_epoch=None):
+    def fit(
+        self,
+        ids: ArrayLike,
+        epochs: int = 200,
+        lr: float = 0.1,
+        *,
+        T_steps: int = 25,
+        max_grad: float | None = None,
+        on_epoch: Callable[[int, float], object] | None = None,
+    ) -> list[float]:
         """Gradient descent over a text in blocks of `T_steps` characters.
 
         The state is carried from block to block, and is zero at the beginning of every epoch.
@@ -169,13 +208,10 @@ class CharLstm(NamedNetwork):
         """
         T = as_count("T_steps", T_steps)
         ids = as_ids("ids", ids, self.vocab_size, ("M",))
-        if len(ids) < 2:
-            raise ValueError(
-                f"ids: expected at least 2 characters, got {len(ids)}; the first has no successor"
-            )
+        check_length("ids", ids, "character")
         starts = range(0, len(ids) - 1, T)
         blocks = [(ids[:-1][k : k + T], ids[1:][k : k + T]) for k in starts]
-        optimizer, losses = SGD(lr), []
+        optimizer, losses = SGD(lr, ops=self.loss_layer.ops), []
         for epoch in range(1, as_count("epochs", epochs) + 1):
             with self.carrying_state():
                 losses.append(sum(take_step(self, optimizer, *block, max_grad) for block in blocks))
@@ -183,6 +219,6 @@ class CharLstm(NamedNetwork):
                 on_epoch(epoch, losses[-1])
         return losses
 
-    def sample(self, prime, length, **options):
+    def sample(self, prime: ArrayLike, length: int, **options: Any) -> Ids:
         """`length` ids that continue `prime`; the options are those of `rnnfast.generate`."""
         return generate(self, prime, length, **options)

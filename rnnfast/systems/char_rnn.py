@@ -3,13 +3,19 @@
 Letters: N batch rows, T time steps, H hidden size, V characters.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .. import kernels
-from .._checks import as_count, check_shape
+from .._checks import as_count, as_generator, check_shape
+from .._ops import Ops
+from .._types import Array, ArrayLike
 from ..layers import RNN, TimeAffine, TimeRNN
 from ..losses import TimeSoftmaxWithLoss
-from ._shared import NamedNetwork, TimeOneHot, as_tokens, own_weights
+from ._shared import Named, NamedNetwork, TimeOneHot, as_tokens, own_weights
 
 SHAPES = {"Wxh": "VH", "Whh": "HH", "bh": "H", "Why": "HV", "by": "V"}
 
@@ -54,28 +60,39 @@ class CharRnn(NamedNetwork):
      [ 2.6740572e-01 -2.2931943e-04 -1.3003336e-01  3.1455082e-03]]
     """
 
-    def __init__(self, weights, *, ops=kernels):
-        weights = own_weights(weights, SHAPES)
-        Wxh, Whh, bh, Why, by = weights.values()
+    def __init__(self, weights: Mapping[str, ArrayLike], *, ops: Ops = kernels) -> None:
+        own = own_weights(weights, SHAPES)
+        Wxh, Whh, bh, Why, by = own.values()
         self.vocab_size = len(Wxh)
         layers = [
             TimeOneHot(self.vocab_size, Wxh.dtype),
             TimeRNN(Wxh, Whh, bh.reshape(-1), ops=ops),
-            TimeAffine(Why, by.reshape(-1)),
+            TimeAffine(Why, by.reshape(-1), ops=ops),
         ]
-        super().__init__(layers, TimeSoftmaxWithLoss(ops=ops), weights)
+        super().__init__(layers, TimeSoftmaxWithLoss(ops=ops), own)
 
     @classmethod
-    def seeded(cls, vocab_size, hidden_size, *, seed=123, dtype=np.float32, **options):
+    def seeded(
+        cls,
+        vocab_size: int,
+        hidden_size: int,
+        *,
+        seed: int = 123,
+        dtype: DTypeLike = np.float32,
+        **options: Any,
+    ) -> "CharRnn":
         """A model with the notebook's initial weights: standard normal numbers in float32, each
         matrix from the beginning of the same random stream; biases 0.
 
+        seed : int of at least 0, which seeds a numpy.random.RandomState, the notebook's generator
         dtype : float32, or float64 with the same numbers
         """
         V, H = as_count("vocab_size", vocab_size), as_count("hidden_size", hidden_size)
+        seed = as_count("seed", seed, least=0)
 
-        def normal(*shape):
-            return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+        def normal(*shape: int) -> Array:
+            rng = as_generator(seed, "seed", legacy=True)
+            return rng.standard_normal(shape).astype(np.float32)
 
         weights = {
             "Wxh": normal(V, H), "Whh": normal(H, H), "Why": normal(H, V),
@@ -83,15 +100,15 @@ class CharRnn(NamedNetwork):
         }  # fmt: skip
         return cls({name: W.astype(dtype) for name, W in weights.items()}, **options)
 
-    def forward(self, xs, ts):
+    def forward(self, xs: ArrayLike, ts: ArrayLike, **options: Any) -> float:
         """Characters and those that follow -> mean cross entropy in nats, a float.
 
         xs, ts : ids (T,) or (N, T), or one-hot vectors (T, V) in floating point or (N, T, V)
         """
         V = self.vocab_size
-        return super().forward(as_tokens("xs", xs, V), as_tokens("ts", ts, V))
+        return super().forward(as_tokens("xs", xs, V), as_tokens("ts", ts, V), **options)
 
-    def published_gradients(self, xs, ts):
+    def published_gradients(self, xs: ArrayLike, ts: ArrayLike) -> Named:
         """The gradients of one sample in the notebook's own arithmetic: dict of float32 arrays.
 
         There, every time step is computed in float64 from float32 weights, and its share is added
@@ -111,7 +128,7 @@ class CharRnn(NamedNetwork):
         for t in range(xs.shape[1]):
             cells.append(RNN(W["Wxh"], W["Whh"], W["bh"].reshape(-1), ops=ops))
             hs.append(cells[t].forward(xs[:, t], hs[t]))
-        dh, loss_layer = 0, TimeSoftmaxWithLoss(ops=ops)
+        dh, loss_layer = np.zeros_like(hs[0]), TimeSoftmaxWithLoss(ops=ops)
         for t in reversed(range(xs.shape[1])):
             logits = hs[t + 1] @ W["Why"] + W["by"].reshape(-1)
             loss_layer.forward(logits[None], ts[:, t : t + 1])

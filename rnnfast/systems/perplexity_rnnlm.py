@@ -3,17 +3,23 @@
 Letters: N batch rows (lanes), T time steps, D embedding size, H hidden size, V vocabulary size.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .. import kernels
 from .._checks import as_count, as_ids
+from .._ops import Ops
+from .._types import Array, ArrayLike, Ids, Seed
 from ..layers import TimeAffine, TimeEmbedding, TimeRNN
 from ..losses import TimePerplexityLoss, TimeSoftmax
+from ..text.vocabulary import check_length
 from ..training.optimizers import SGD
 from ..training.plot import plot_curve
-from ._shared import NamedNetwork, own_weights, take_step
+from ._shared import NamedNetwork, normal_numbers, own_weights, take_step
 
 SHAPES = {"We": "VD", "Wx": "DH", "Wh": "HH", "Br": "H", "Wa": "HV", "Ba": "V"}
 RECORD_EVERY = 10
@@ -27,7 +33,7 @@ class Record(NamedTuple):
     perplexity: float
 
 
-def cyclic_batch(corpus, batch_size):
+def cyclic_batch(corpus: ArrayLike, batch_size: int) -> tuple[Ids, Ids]:
     """The whole corpus in every lane: ids (T,) -> X (N, T) and the ids that follow, T_id (N, T, 1).
 
     Lane n starts at position n * max(T // N, 1), and goes around the end. Raises TypeError and
@@ -35,10 +41,7 @@ def cyclic_batch(corpus, batch_size):
     """
     N = as_count("batch_size", batch_size)
     corpus = as_ids("corpus", corpus, np.iinfo(np.int64).max, ("T",))
-    if len(corpus) < 2:
-        raise ValueError(
-            f"corpus: expected at least 2 token ids, got {len(corpus)}; the first has no successor"
-        )
+    check_length("corpus", corpus)
     distance = max(len(corpus) // N, 1)
     X = np.stack([np.roll(corpus, -lane * distance) for lane in range(N)])
     return X, np.roll(X, -1, axis=1)[:, :, None]
@@ -87,68 +90,83 @@ class PerplexityRnnlm(NamedNetwork):
 
     def __init__(
         self,
-        init_W,
-        init_b,
-        time_T,
-        batch_size,
-        lr=0.01,
+        init_W: Sequence[ArrayLike],
+        init_b: Sequence[ArrayLike],
+        time_T: int | None,
+        batch_size: int,
+        lr: float = 0.01,
         *,
-        truncate_size=None,
-        stateful=False,
-        eps=1e-8,
-        ops=kernels,
-    ):
+        truncate_size: int | None = None,
+        stateful: bool = False,
+        eps: float = 1e-8,
+        ops: Ops = kernels,
+    ) -> None:
         if len(init_W) != 4 or len(init_b) != 2:
             raise ValueError(
                 "init_W, init_b: expected the arrays (We, Wx, Wh, Wa) and (Br, Ba), "
                 f"got {len(init_W)} and {len(init_b)} of them"
             )
-        (We, Wx, Wh, Wa), (Br, Ba) = init_W, init_b
-        given = {"We": We, "Wx": Wx, "Wh": Wh, "Br": Br, "Wa": Wa, "Ba": Ba}
-        weights = own_weights(given, SHAPES)
+        names = "We", "Wx", "Wh", "Wa", "Br", "Ba"
+        weights = own_weights(dict(zip(names, (*init_W, *init_b), strict=True)), SHAPES)
         We, Wx, Wh, Br, Wa, Ba = weights.values()
         self.time_T = None if time_T is None else as_count("time_T", time_T)
         self.batch_size = as_count("batch_size", batch_size)
         self.vocab_size = len(We)
-        self.optimizer = SGD(lr)
-        self.history = []
+        self.optimizer = SGD(lr, ops=ops)
+        self.history: list[Record] = []
         layers = [
             TimeEmbedding(We, ops=ops),
             TimeRNN(Wx, Wh, Br.reshape(-1), stateful, truncate_size=truncate_size, ops=ops),
-            TimeAffine(Wa, Ba.reshape(-1)),
+            TimeAffine(Wa, Ba.reshape(-1), ops=ops),
             TimeSoftmax(),
         ]
         super().__init__(layers, TimePerplexityLoss(eps), weights)
 
     @classmethod
     def random(
-        cls, vocab_size, wordvec_size, hidden_size, *, rng=None, dtype=np.float32, time_T=None,
-        batch_size, **options,
-    ):  # fmt: skip
+        cls,
+        vocab_size: int,
+        wordvec_size: int,
+        hidden_size: int,
+        *,
+        rng: Seed = None,
+        dtype: DTypeLike = np.float32,
+        time_T: int | None = None,
+        batch_size: int,
+        **options: Any,
+    ) -> "PerplexityRnnlm":
         """A model with the textbook's initial weights: normal, divided by 100 for We and by the
         square root of their number of rows elsewhere, drawn in the order We, Wx, Wh, Wa; biases 0.
 
-        rng : numpy.random.Generator or RandomState; None is NumPy's global state
+        rng : numpy.random.Generator or RandomState, an int that seeds a Generator, or None, which
+            is NumPy's global state
         """
         V = as_count("vocab_size", vocab_size)
         D = as_count("wordvec_size", wordvec_size)
         H = as_count("hidden_size", hidden_size)
-        normal = np.random.standard_normal if rng is None else rng.standard_normal
+        normal = normal_numbers(rng)
         shapes = ((V, D, 100), (D, H, D**0.5), (H, H, H**0.5), (H, V, H**0.5))
         init_W = [(normal((rows, cols)) / scale).astype(dtype) for rows, cols, scale in shapes]
         init_b = np.zeros((1, H), dtype), np.zeros((1, V), dtype)
         return cls(init_W, init_b, time_T, batch_size, **options)
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike, **options: Any) -> Array:  # type: ignore[override]  # its name
         """Ids X (N, T) -> probabilities (N, T, V) of the token that follows each."""
         if self.time_T is not None and np.ndim(X) == 2 and np.shape(X)[1] > self.time_T:
             raise ValueError(
                 f"X: expected at most time_T = {self.time_T} time steps, got {np.shape(X)[1]}; "
                 "give shorter blocks, or build the model with a larger time_T or None"
             )
-        return super().predict(X)
+        return super().predict(X, **options)
 
-    def train(self, corpus, iter_num=100, *, max_grad=None, on_record=None):
+    def train(  # type: ignore[override]  # the notebook's name; Network's says how layers compute
+        self,
+        corpus: ArrayLike,
+        iter_num: int = 100,
+        *,
+        max_grad: float | None = None,
+        on_record: Callable[[Record], object] | None = None,
+    ) -> list[Record]:
         """Full-batch gradient descent on the cyclic lanes of a corpus (see `cyclic_batch`).
 
         Parameters
@@ -179,7 +197,7 @@ class PerplexityRnnlm(NamedNetwork):
                     on_record(self.history[-1])
         return self.history
 
-    def plot(self, path):
+    def plot(self, path: str | PathLike[str]) -> None:
         """Write the losses of the last `train` as a PNG; needs matplotlib."""
         iterations, losses, _ = zip(*self.history, strict=True) if self.history else ((), (), ())
         plot_curve(path, iterations, losses, xlabel="iteration", ylabel="mean of 1/p",

@@ -7,12 +7,16 @@ mathematics it means (automatic differentiation, and a second implementation in 
 
 import string
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .. import kernels
+from .._ops import Ops
+from .._types import Array
 from ..losses import TimeSoftmaxWithLoss
 from ..models import Rnnlm, SimpleRnnlm
 from ..text import Vocabulary
@@ -22,7 +26,7 @@ from .char_lstm import CharLstm
 from .char_rnn import CharRnn
 from .perplexity_rnnlm import PerplexityRnnlm, cyclic_batch
 from .sequence_regressor import SequenceRegressor
-from .word_training import train_word_file
+from .word_training import WordRun, train_word_file
 
 SENTENCE = "I am learning RNN"
 PUBLISHED_001 = {  # what the notebook printed: all of Wxh (the other rows are 0), Why to its cut
@@ -67,38 +71,46 @@ class Row(NamedTuple):
     at_most: bool = False
 
     @property
-    def difference(self):
+    def difference(self) -> float:
         excess = self.ours - self.expected
         if self.at_most:
             return max(0.0, excess) if excess == excess else excess  # NaN stays NaN
         return abs(excess) / abs(self.expected or 1.0)
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         return self.difference <= self.tolerance
 
 
-def rows(dtype="float64", ops=kernels, notebooks=("000", "001", "002", "003", "004")):
+def rows(
+    dtype: DTypeLike = "float64",
+    ops: Ops = kernels,
+    notebooks: Iterable[str] = ("000", "001", "002", "003", "004"),
+) -> Iterator[Row]:
     """The comparisons of some notebooks, in float64 or float32 on the kernels `ops`."""
     for notebook in notebooks:
         yield from _PARTS[notebook](np.dtype(dtype), ops)
 
 
-def _row_maker(notebook, dtype):
-    def row(quantity, expected, ours, tolerance64, tolerance32):
+def _row_maker(
+    notebook: str, dtype: np.dtype[Any]
+) -> Callable[[str, float, float, float, float], Row]:
+    def row(
+        quantity: str, expected: float, ours: float, tolerance64: float, tolerance32: float
+    ) -> Row:
         tolerance = tolerance64 if dtype == np.float64 else tolerance32
         return Row(notebook, quantity, expected, float(ours), tolerance)
 
     return row
 
 
-def _perplexity_model(dtype, ops):
+def _perplexity_model(dtype: np.dtype[Any], ops: Ops) -> Iterator[Row]:
     row = _row_maker("000", dtype)
     vocabulary = Vocabulary.from_text(SENTENCE)
     corpus = vocabulary.encode(SENTENCE)
     X, T_id = cyclic_batch(corpus, 4)
 
-    def model(**options):
+    def model(**options: Any) -> PerplexityRnnlm:
         rng = np.random.RandomState(0)
         return PerplexityRnnlm.random(
             12, 5, 6, batch_size=4, lr=0.01, rng=rng, dtype=dtype, ops=ops, **options
@@ -132,7 +144,7 @@ def _perplexity_model(dtype, ops):
             yield row(f"loss at iteration {n}{how}", loss, history[n // 10].loss, 1e-8, 1e-4)
 
 
-def _char_rnn(dtype, ops):
+def _char_rnn(dtype: np.dtype[Any], ops: Ops) -> Iterator[Row]:
     row = _row_maker("001", dtype)
     ids = Vocabulary.from_text(SENTENCE).encode(SENTENCE)
     xs = np.stack([ids[k : k + 3] for k in range(14)])
@@ -157,14 +169,14 @@ def _char_rnn(dtype, ops):
     for name, total in sums.items():
         yield row(f"sum |gradient of {name}|", total, np.abs(gradients[name]).sum(), 1e-12, 1e-5)
     yield row("mean loss of 14 samples", 3.6192221552351747, model.forward(xs, ts), 1e-12, 1e-6)
-    optimizer = SGD(0.1)
+    optimizer = SGD(0.1, ops=ops)
     for _ in range(20):
         take_step(model, optimizer, xs[:1], ts[:1])
     loss = model.forward(xs[0], ts[0])
     yield row("loss of sample 0 after 20 steps, rate 0.1", 0.9281932504701, loss, 1e-12, 1e-5)
 
 
-def thousand_words():
+def thousand_words() -> str:
     """A text of 1050 words in 50 lines with a vocabulary of 362; the same everywhere."""
     # the legacy generator, whose stream NumPy does not change
     ranks = (500 * np.random.RandomState(0).random_sample(1000) ** 2.5).astype(int)
@@ -172,10 +184,10 @@ def thousand_words():
     return "\n".join(lines) + "\n"
 
 
-def _word_training(dtype, ops):
+def _word_training(dtype: np.dtype[Any], ops: Ops) -> Iterator[Row]:
     row = _row_maker("002", dtype)
 
-    def train(**options):
+    def train(**options: Any) -> WordRun:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "words.txt")
             path.write_text(thousand_words(), encoding="utf-8")
@@ -203,11 +215,11 @@ def _word_training(dtype, ops):
     yield row("gradient, all targets ignored", 0.0, size, 0.0, 0.0)
 
 
-def _regression(dtype, ops):
+def _regression(dtype: np.dtype[Any], ops: Ops) -> Iterator[Row]:
     row = _row_maker("003", dtype)
     X, y = [1, 2, 3, 4, 5], [2, 3, 4, 5, 6]
 
-    def fitted(**options):
+    def fitted(**options: Any) -> SequenceRegressor:
         model = SequenceRegressor(dtype=dtype, ops=ops, **options)
         return model.fit(X, y)
 
@@ -240,11 +252,11 @@ def _regression(dtype, ops):
         yield row(f"scaled weights: forecast {k} after 1, 2, 3, 4, 5", value, ours, 1e-8, 1e-4)
 
 
-def _char_lstm(dtype, ops):
+def _char_lstm(dtype: np.dtype[Any], ops: Ops) -> Iterator[Row]:
     row = _row_maker("004", dtype)
     ids = Vocabulary(SHAKESPEARE_CHARACTERS, "char").encode(SHAKESPEARE)
 
-    def model(gate_mean):
+    def model(gate_mean: float) -> CharLstm:
         rng = np.random.RandomState(0)
         return CharLstm.random(65, 100, gate_mean=gate_mean, rng=rng, dtype=dtype, ops=ops)
 
@@ -285,11 +297,11 @@ _PARTS = {
 }
 
 
-def _norm(array):
-    return np.sqrt(np.square(array, dtype=np.float64).sum())
+def _norm(array: Array) -> float:
+    return float(np.sqrt(np.square(array, dtype=np.float64).sum()))
 
 
-def table(rows64, rows32):
+def table(rows64: Iterable[Row], rows32: Iterable[Row]) -> Iterator[str]:
     """The rows of both dtypes as lines of text: the values in float64, the differences of both."""
     yield (
         f"{'':4}{'quantity':52} {'expected':>18} {'ours (float64)':>18} "

@@ -3,24 +3,34 @@
 Letters: N sequences, T time steps, D features, H hidden size, M outputs.
 """
 
+import copy
 import inspect
+from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from .. import kernels
-from .._checks import as_count, as_float_dtype, as_floats, check_finite, check_shape
+from .._checks import as_above_zero, as_count, as_float_dtype, as_floats, check_finite, check_shape
+from .._ops import HasOps, Ops
+from .._types import Array, ArrayLike, Seed, Shape
 from ..layers import TimeAffine, TimeRNN
 from ..losses import TimeSquaredLoss
-from ..training.optimizers import SGD, _above_zero
-from ._shared import NamedNetwork, take_step
+from ..training.optimizers import SGD
+from ._shared import Named, NamedNetwork, normal_numbers, take_step
+
+THREE = (
+    "X[:, :, None] makes sequences of one feature out of rows, X[None] one sequence out of all rows"
+)
 
 
-class SequenceRegressor:
+class SequenceRegressor(HasOps):
     """h_t = tanh(x_t W_xh + W_hh h_{t-1} + b_h) from h_0 = 0, y_t = h_t W_hy + b_y.
 
-    `fit` minimises the mean over all positions of half the squared error, by gradient descent
-    through the whole of every sequence, all sequences at once. It has the interface of a
-    scikit-learn estimator (and does not need scikit-learn); rows of X are sequences.
+    y is a value for every step, or one target for each sequence, which is then that of its last
+    step. `fit` minimises the mean, over all positions that have a target, of half the squared
+    error, by gradient descent through the whole of every sequence, all sequences at once. It has
+    the interface of a scikit-learn estimator (and does not need scikit-learn); rows of X are
+    sequences.
 
     Parameters
     ----------
@@ -37,7 +47,13 @@ class SequenceRegressor:
     max_grad : float or None
         Norm at which the gradient is clipped.
     truncate_size : int or None, as in `TimeRNN`
-    random_state : int, or numpy.random.RandomState or Generator; None is NumPy's global state
+    target : "auto", "steps" or "last"
+        Whether y has a value for every step, or one target for each sequence. "auto" says it by
+        the dimensions of X and y, never by their sizes: "last" for X (N, T, D) with y (N,), which
+        can mean nothing else, and "steps" otherwise. Several targets for each sequence, y (N, M),
+        need "last", since with M equal to T they look like a value for every step.
+    random_state : int, which seeds a numpy.random.RandomState, or a RandomState or Generator; None
+        is NumPy's global state
     dtype : "float64" or "float32"
     ops : module with the arithmetic, see `rnnfast.layers`; None is `rnnfast.kernels`
 
@@ -47,8 +63,9 @@ class SequenceRegressor:
     loss_curve_ : list of float, the loss before each update
     n_features_in_, n_outputs_ : D and M
     n_iter_ : updates done
+    target_ : "steps" or "last"
     network_ : the layers, with `params`, `grads` and `forward` of their own
-    X_train_ : what was fitted
+    X_train_ : a copy of what was fitted
 
     Examples
     --------
@@ -61,87 +78,103 @@ class SequenceRegressor:
     array([6. , 6.4, 6.5])
     >>> round(model.score(prices[:-1], prices[1:]), 3)
     1.0
+
+    The sum of each sequence, one target for each:
+
+    >>> import numpy as np
+    >>> X = np.random.default_rng(0).normal(size=(50, 4, 1))
+    >>> y = X.sum(axis=(1, 2))
+    >>> model = rnnfast.SequenceRegressor(learning_rate=0.1, random_state=0).fit(X, y)
+    >>> model.predict(X).shape, model.score(X, y) > 0.95
+    ((50,), True)
     """
+
+    network_: "_RegressionRnn"
+    weights_: Named
+    loss_curve_: list[float]
+    n_features_in_: int
+    n_outputs_: int
+    n_iter_: int
+    target_: Literal["steps", "last"]
+    X_train_: Array
 
     def __init__(
         self,
-        hidden_size=100,
+        hidden_size: int = 100,
         *,
-        learning_rate=0.01,
-        epochs=500,
-        init="scaled",
-        max_grad=None,
-        truncate_size=None,
-        random_state=None,
-        dtype="float64",
-        ops=None,
-    ):
+        learning_rate: float = 0.01,
+        epochs: int = 500,
+        init: Literal["scaled", "normal"] = "scaled",
+        max_grad: float | None = None,
+        truncate_size: int | None = None,
+        target: Literal["auto", "steps", "last"] = "auto",
+        random_state: Seed = None,
+        dtype: DTypeLike = "float64",
+        ops: Ops | None = None,
+    ) -> None:
         self.hidden_size = hidden_size
         self.learning_rate = learning_rate
         self.epochs = epochs
         self.init = init
         self.max_grad = max_grad
         self.truncate_size = truncate_size
+        self.target = target
         self.random_state = random_state
         self.dtype = dtype
-        self.ops = ops
+        self.ops = ops  # None too: scikit-learn wants back what it gave
 
-    def fit(self, X, y):
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Learn to predict y from X; returns self.
 
         Parameters
         ----------
-        X : array (T,), one sequence of at least 2 steps; or (N, T), a sequence in each row; or
-            (N, T, D), with several features
-        y : array (T,) or (N, T), like X but for its features; or (N, T, M), several outputs.
-            With y (T,), X may also be (T, D): one sequence with several features.
+        X : array (T,), one sequence; or (N, T), a sequence in each row; or (N, T, D), with D
+            features at every step
+        y : array
+            A value for every step: of the shape of X, or (N, T) where X is (N, T, D); or
+            (N, T, M), M values. Sequences then need at least 2 steps. Or one target for each
+            sequence, where X is (N, T, D): (N,), or (N, M) with `target="last"`.
 
         Raises
         ------
         TypeError, ValueError
-            For sequences of different lengths or of one step, NaN, shapes that do not fit, and
+            For samples without time, X (N, D) with y (N,), which are neither one sequence nor N
+            until X says so. For sequences of different lengths, NaN, shapes that do not fit, and
             parameters that make no sense.
         TrainingDiverged
             Where the loss or its gradient is not finite. Nothing has changed then.
         """
         epochs = as_count("epochs", self.epochs, least=0)
         X, y = _numbers("X", X, self.dtype), _numbers("y", y, self.dtype)
-        rows_are_steps = X.ndim == 2 and y.ndim == 1
-        xs = _as_sequences(X, rows_are_steps)
-        if xs.shape[1] < 2:
-            raise ValueError(
-                "X: expected sequences of at least 2 steps, got 1, which has no course to learn; "
-                "give longer sequences (rows of X are sequences; steps, where y has one dimension)"
-            )
-        if y.ndim == 3:
-            check_shape("y", y, (*xs.shape[:2], "M"), "y has a value for every step of X")
-        else:
-            want = xs.shape[:2] if X.ndim == 3 else X.shape[:1] if rows_are_steps else X.shape
-            check_shape("y", y, want, "y has a value for every step of X")
-        ts = y if y.ndim == 3 else y.reshape(*xs.shape[:2], 1)
-        network = _RegressionRnn(self, xs.shape[2], ts.shape[2])
-        optimizer = SGD(_above_zero("learning_rate", self.learning_rate))
+        target = self._target_of(X, y)
+        xs, ts = _as_sequences(X), _as_targets(y, X, target)
+        network = _RegressionRnn(self, target, xs.shape[2], ts.shape[2])
+        optimizer = SGD(as_above_zero("learning_rate", self.learning_rate), ops=self.ops)
         losses = [take_step(network, optimizer, xs, ts, self.max_grad) for _ in range(epochs)]
         self.network_, self.weights_, self.loss_curve_ = network, network.weights, losses
         self.n_features_in_, self.n_outputs_, self.n_iter_ = xs.shape[2], ts.shape[2], epochs
-        self.X_train_ = X
-        self._rows_are_steps = rows_are_steps or xs.shape[2] > 1
-        self._outputs_have_axis = y.ndim == 3
+        self.target_, self.X_train_ = target, X.copy()
+        self._outputs_have_axis = y.ndim == (3 if target == "steps" else 2)
         return self
 
-    def predict(self, X):
-        """An output for every step of X (in a shape that `fit` takes): of the shape that y has.
+    def predict(self, X: ArrayLike) -> Array:
+        """What y is for X, which has one of the shapes that `fit` takes: an array of y's shape.
 
-        For a sequence that goes on, the last of them is the forecast of what comes next.
+        For a sequence that goes on, the last of the values for its steps is the forecast of what
+        comes next.
         """
         X, xs = self._checked_input(X)
-        return self._like_y(self.network_.predict(xs), X)
+        ys = self._like_y(self.network_.infer(xs)[0], X)
+        return ys if self.target_ == "steps" else ys[:, 0]
 
-    def forecast(self, n, X=None):
-        """The n values that follow X (by default, what was fitted), in the shape of n steps of y.
+    def forecast(self, n: int, X: ArrayLike | None = None) -> Array:
+        """The n values that follow X (by default, what was fitted), in the shape of n steps of y:
+        (n,), (N, n) or (N, n, M).
 
-        The first is the last of `predict`; then every output is the next input. Raises ValueError
-        where outputs are not as many as features.
+        The first is the last of `predict`; then every output is the next input. With one target
+        for each sequence, which is taken for the value that follows it, a sequence loses its first
+        step for every value that it gets, so that it is as long as those that were fitted. Raises
+        ValueError where outputs are not as many as features.
         """
         n = as_count("n", n)
         X, xs = self._checked_input(X)
@@ -150,13 +183,17 @@ class SequenceRegressor:
                 f"forecast: expected as many outputs as features, got {self.n_outputs_} and "
                 f"{self.n_features_in_}; fit with a y that holds the next value of every feature"
             )
-        with self.network_.carrying_state():
-            ys = [self.network_.predict(xs)[:, -1:]]
-            while len(ys) < n:
-                ys.append(self.network_.predict(ys[-1]))
-        return self._like_y(np.concatenate(ys, axis=1), X)
+        states, following = None, []
+        for _ in range(n):
+            ys, after = self.network_.infer(xs, states)
+            following.append(ys[:, -1:])
+            if self.target_ == "steps":
+                xs, states = following[-1], after
+            else:
+                xs = np.concatenate((xs[:, 1:], following[-1]), axis=1)
+        return self._like_y(np.concatenate(following, axis=1), X)
 
-    def score(self, X, y):
+    def score(self, X: ArrayLike, y: ArrayLike) -> float:
         """R^2 of `predict(X)`: 1 is perfect, 0 as good as the mean of y; the mean over outputs."""
         predicted = self.predict(X)
         y = _numbers("y", y, self.dtype)
@@ -169,19 +206,21 @@ class SequenceRegressor:
         scores = np.where(spread > 0, 1 - errors / np.where(spread > 0, spread, 1), errors == 0)
         return float(scores.mean())
 
-    def gradients(self, X, y):
+    def gradients(self, X: ArrayLike, y: ArrayLike) -> tuple[float, Named]:
         """Loss of the fitted weights on X and y, and its gradients by the names of `weights_`."""
-        X, xs = self._checked_input(X)
+        predicted, (_, xs) = self.predict(X), self._checked_input(X)
         y = _numbers("y", y, self.dtype)
-        check_shape("y", y, self._like_y(np.empty((*xs.shape[:2], self.n_outputs_)), X).shape)
-        loss = self.network_.forward(xs, y.reshape(*xs.shape[:2], self.n_outputs_))
-        return loss, {name: dW.copy() for name, dW in self.network_.backward().items()}
+        check_shape("y", y, predicted.shape, "y has the shape of predict(X)")
+        # a copy, since gradients of a network from another process may be read-only
+        network = copy.deepcopy(self.network_)
+        loss = network.forward(xs, y.reshape(len(xs), -1, self.n_outputs_))
+        return loss, network.backward()
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The parameters by name; `deep` is there for scikit-learn."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Change parameters by name; returns self. They count from the next `fit` on."""
         known = self.get_params()
         for name in params:
@@ -191,10 +230,15 @@ class SequenceRegressor:
             setattr(self, name, value)
         return self
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         """What scikit-learn asks an estimator about itself before it tunes or scores it."""
         # nobody but scikit-learn calls this, so that it is there to be imported
-        from sklearn.utils import InputTags, RegressorTags, Tags, TargetTags
+        from sklearn.utils import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+            InputTags,
+            RegressorTags,
+            Tags,
+            TargetTags,
+        )
 
         return Tags(
             estimator_type="regressor",
@@ -203,7 +247,7 @@ class SequenceRegressor:
             input_tags=InputTags(three_d_array=True),
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         defaults = inspect.signature(type(self)).parameters
         changed = (
             f"{name}={value!r}"
@@ -212,7 +256,26 @@ class SequenceRegressor:
         )
         return f"{type(self).__name__}({', '.join(changed)})"
 
-    def _checked_input(self, X):
+    def _target_of(self, X: Array, y: Array) -> Literal["steps", "last"]:
+        """Which of the two the shapes of X and y and the parameter `target` say."""
+        if self.target not in ("auto", "steps", "last"):
+            raise ValueError(f"target: expected 'auto', 'steps' or 'last', got {self.target!r}")
+        if X.ndim == 2 and y.ndim == 1:
+            raise ValueError(
+                f"X: expected sequences (N, T, D), got {X.shape} with y {y.shape}, samples without "
+                "time; for one sequence, whose steps they are, give X[None], y[None]; for as many "
+                "sequences with one target each, X[:, None, :] for sequences of one step, or "
+                "X[:, :, None] for sequences of one feature"
+            )
+        if self.target == "last" and X.ndim < 3:
+            raise ValueError(
+                f"X: expected sequences (N, T, D) for target='last', got {X.shape}; {THREE}"
+            )
+        if self.target == "auto":
+            return "last" if X.ndim == 3 and y.ndim == 1 else "steps"
+        return self.target
+
+    def _checked_input(self, X: ArrayLike | None) -> tuple[Array, Array]:
         """(X as numbers, X as (N, T, D)), or the fitted X for None."""
         if not hasattr(self, "network_"):
             raise AttributeError(
@@ -220,51 +283,77 @@ class SequenceRegressor:
                 "call fit(X, y) first"
             )
         X = self.X_train_ if X is None else _numbers("X", X, self.dtype)
-        xs = _as_sequences(X, self._rows_are_steps)
+        if X.ndim < 3 and (self.n_features_in_ > 1 or self.target_ == "last"):
+            raise ValueError(
+                f"X: expected sequences (N, T, {self.n_features_in_}) as in fit, got {X.shape}; "
+                f"{THREE}"
+            )
+        xs = _as_sequences(X)
         check_shape("X", xs, ("N", "T", self.n_features_in_), "these are N, T, D; D as in fit")
         return X, xs
 
-    def _like_y(self, ys, X):
+    def _like_y(self, ys: Array, X: Array) -> Array:
         """Outputs (N, T, M) without the axes that X and y do not have."""
         ys = ys if self._outputs_have_axis else ys[:, :, 0]
-        return ys[0] if X.ndim == 1 or (X.ndim == 2 and self._rows_are_steps) else ys
+        return ys[0] if X.ndim == 1 else ys
+
+
+class _LastStep:
+    """Of all steps (N, T, H) the last alone, (N, 1, H). No parameters."""
+
+    def __init__(self) -> None:
+        self.params: list[Array] = []
+        self.grads: list[Array] = []
+
+    def forward(self, xs: Array) -> Array:
+        self._shape = xs.shape
+        return self.infer(xs)
+
+    def infer(self, xs: Array) -> Array:
+        return xs[:, -1:]
+
+    def backward(self, dout: Array) -> Array:
+        dxs = np.zeros(self._shape, dout.dtype)
+        dxs[:, -1:] = dout
+        return dxs
 
 
 class _RegressionRnn(NamedNetwork):
     """The layers of a `SequenceRegressor`; W_hh is written from the left, and so Wh transposed."""
 
-    def __init__(self, estimator, D, M):
+    def __init__(self, estimator: SequenceRegressor, target: str, D: int, M: int) -> None:
         H = as_count("hidden_size", estimator.hidden_size)
         if estimator.init not in ("scaled", "normal"):
             raise ValueError(f"init: expected 'scaled' or 'normal', got {estimator.init!r}")
-        rng = estimator.random_state
-        rng = np.random if rng is None else rng
-        rng = np.random.RandomState(rng) if isinstance(rng, (int, np.integer)) else rng
-        shapes = (D, H), (H, M), (H, H), (H,), (M,)
-        W_xh, W_hy, W_hh, b_h, b_y = (rng.standard_normal(shape) for shape in shapes)
+        normal = normal_numbers(estimator.random_state, "random_state", legacy=True)
+        shapes: tuple[Shape, ...] = (D, H), (H, M), (H, H), (H,), (M,)
+        W_xh, W_hy, W_hh, b_h, b_y = map(normal, shapes)
         if estimator.init == "scaled":
             W_xh, W_hy, W_hh = W_xh / D**0.5, W_hy / H**0.5, W_hh / H**0.5
             b_h, b_y = 0 * b_h, 0 * b_y
         Wx, Wh, b, Wy, by = (
             W.astype(estimator.dtype, order="C") for W in (W_xh, W_hh.T, b_h, W_hy, b_y)
         )
-        ops = estimator.ops or kernels
+        ops = estimator.ops
         rnn = TimeRNN(Wx, Wh, b, truncate_size=estimator.truncate_size, ops=ops)
-        super().__init__([rnn, TimeAffine(Wy, by)], TimeSquaredLoss(), {})
+        last = [_LastStep()] if target == "last" else []
+        super().__init__([rnn, *last, TimeAffine(Wy, by, ops=ops)], TimeSquaredLoss())
 
-    def _by_name(self, arrays):
+    def _by_name(self, arrays: list[Array]) -> Named:
         Wx, Wh, b, Wy, by = arrays
         return {"W_xh": Wx, "W_hy": Wy, "W_hh": Wh.T, "b_h": b, "b_y": by}
 
 
-def _numbers(name, array, dtype):
-    """`array` as finite numbers in up to three dimensions; ragged lists are told apart."""
+def _numbers(name: str, given: Any, dtype: DTypeLike) -> Array:
+    """What is given as finite numbers in up to three dimensions; ragged lists are told apart."""
     try:
-        array = np.asarray(array)
+        array = np.asarray(given)
         if array.dtype == object:  # sequences of different lengths, or numbers nobody converted
             array = np.asarray(array.tolist())
     except ValueError:
-        lengths = sorted({len(sequence) if np.iterable(sequence) else 1 for sequence in array})
+        lengths = sorted(
+            {len(sequence) if hasattr(sequence, "__len__") else 1 for sequence in given}
+        )
         raise ValueError(
             f"{name}: expected sequences of one length, got lengths {lengths}; "
             "cut them to one length, or fit them one by one"
@@ -279,10 +368,32 @@ def _numbers(name, array, dtype):
     return array
 
 
-def _as_sequences(array, rows_are_steps):
-    """(T,), (N, T), (T, D) or (N, T, D) -> (N, T, D)"""
-    if array.ndim == 1:
-        return array[None, :, None]
-    if array.ndim == 2:
-        return array[None] if rows_are_steps else array[:, :, None]
-    return array
+def _as_sequences(X: Array) -> Array:
+    """(T,), (N, T) or (N, T, D) -> (N, T, D)"""
+    if X.ndim == 1:
+        return X[None, :, None]
+    return X[:, :, None] if X.ndim == 2 else X
+
+
+def _as_targets(y: Array, X: Array, target: str) -> Array:
+    """y, whose shape must fit that of X -> (N, T, M), or (N, 1, M) for one target a sequence."""
+    if target == "last":
+        hint = "y has one target for each sequence of X; values for every step are (N, T)"
+        check_shape("y", y, (len(X),) if y.ndim == 1 else (len(X), "M"), hint)
+        return y.reshape(len(X), 1, -1)
+    N, T = X.shape[:2] if X.ndim > 1 else (1, len(X))
+    if T < 2:
+        raise ValueError(
+            "X: expected sequences of at least 2 steps, got 1, which has no course to learn; "
+            "give longer sequences (rows of X are sequences)"
+        )
+    if y.ndim == 3 and X.ndim > 1:
+        check_shape("y", y, (N, T, "M"), "y has a value for every step of X")
+    else:
+        hint = "y has a value for every step of X"
+        if X.ndim == 3 and y.ndim == 2:
+            hint += (
+                "; for M targets of each sequence, (N, M), make the estimator with target='last'"
+            )
+        check_shape("y", y, X.shape[:2], hint)
+    return y.reshape(N, T, -1)

@@ -3,11 +3,14 @@
 Letters: N batch rows (lanes), T time steps, V vocabulary size.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from os import PathLike
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._checks import as_count, as_ids
+from .._types import ArrayLike
 from ..errors import InputError
 from ..models import SimpleRnnlm
 from ..text import Vocabulary, load_text
@@ -35,11 +38,11 @@ class WordRun(NamedTuple):
     (True, True)
     """
 
-    model: object
+    model: Any
     vocabulary: Vocabulary
-    perplexities: list
+    perplexities: list[float]
 
-    def plot(self, path):
+    def plot(self, path: str | PathLike[str]) -> None:
         """Write the perplexity by epoch as a PNG; needs matplotlib."""
         epochs = range(1, len(self.perplexities) + 1)
         plot_curve(path, epochs, self.perplexities, xlabel="epoch", ylabel="perplexity",
@@ -47,19 +50,19 @@ class WordRun(NamedTuple):
 
 
 def train_word_file(
-    path,
+    path: str | PathLike[str],
     *,
-    corpus_size=1000,
-    batch_size=10,
-    wordvec_size=100,
-    hidden_size=100,
-    time_size=5,
-    lr=0.1,
-    epochs=100,
-    on_epoch=None,
-    model_class=SimpleRnnlm,
-    **options,
-):
+    corpus_size: int = 1000,
+    batch_size: int = 10,
+    wordvec_size: int = 100,
+    hidden_size: int = 100,
+    time_size: int = 5,
+    lr: float = 0.1,
+    epochs: int = 100,
+    on_epoch: Callable[[int, float], object] | None = None,
+    model_class: Callable[..., Any] = SimpleRnnlm,
+    **options: Any,
+) -> WordRun:
     """Train a new language model on the first words of a UTF-8 text file; defaults as in the book.
 
     Words are what stands between white space, with `<eos>` at the end of each line; their ids are
@@ -73,7 +76,8 @@ def train_word_file(
     batch_size, wordvec_size, hidden_size, time_size : N, D, H, T
     lr : learning rate of SGD
     epochs, on_epoch : see `train_words`
-    model_class, options : `SimpleRnnlm` or `Rnnlm`, and its keyword arguments, such as `rng`
+    model_class, options : `SimpleRnnlm` or `Rnnlm`, and its keyword arguments
+        Such as `rng`, and `ops`, which the training uses too.
 
     Returns
     -------
@@ -83,6 +87,7 @@ def train_word_file(
     ------
     InputError
         For a file that is missing, empty or not text, or that has too few words.
+    TypeError, ValueError, TrainingDiverged
     """
     count = as_count("corpus_size", corpus_size)
     text = load_text(path)
@@ -93,15 +98,23 @@ def train_word_file(
     vocabulary = Vocabulary(vocabulary.tokens[: ids.max() + 1], "word")
     model = model_class(len(vocabulary), wordvec_size, hidden_size, **options)
     perplexities = train_words(
-        model, SGD(lr), ids,
+        model, SGD(lr, ops=options.get("ops")), ids,
         batch_size=batch_size, time_size=time_size, epochs=epochs, on_epoch=on_epoch,
     )  # fmt: skip
     return WordRun(model, vocabulary, perplexities)
 
 
 def train_words(
-    model, optimizer, ids, *, batch_size=10, time_size=5, epochs=100, max_grad=None, on_epoch=None
-):
+    model: Any,
+    optimizer: Any,
+    ids: ArrayLike,
+    *,
+    batch_size: int = 10,
+    time_size: int = 5,
+    epochs: int = 100,
+    max_grad: float | None = None,
+    on_epoch: Callable[[int, float], object] | None = None,
+) -> list[float]:
     """The textbook's loop: truncated BPTT in lanes that never end.
 
     With L = len(ids) - 1 words that have a successor, lane n starts at word n * (L // N), and every
@@ -110,7 +123,7 @@ def train_words(
 
     Parameters
     ----------
-    model, optimizer : as in `rnnfast.models` and `rnnfast.optimizers`
+    model, optimizer : as in `rnnfast.models` and `rnnfast.training`
     ids : int array (M,)
     batch_size, time_size, epochs : int, keyword-only (like all that follow)
         N, T, and how many epochs.

@@ -2,19 +2,20 @@
 
 import hashlib
 import importlib
+from os import PathLike
 from pathlib import Path
 
 from ..errors import InputError
 
 
-def builtin_corpus():
+def builtin_corpus() -> str:
     """English text that every Python ships: the help topics of the standard library's pydoc.
 
     About 465,000 characters; what exactly depends on the version of Python. Raises InputError
     where a distribution has left the topics out.
     """
     try:
-        topics = importlib.import_module("pydoc_data.topics").topics
+        topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
     except ImportError as error:
         raise InputError(
             f"the built-in corpus is not part of this Python ({error}); give a text of your own"
@@ -22,7 +23,7 @@ def builtin_corpus():
     return "\n\n".join(topics[name].strip() for name in sorted(topics)) + "\n"
 
 
-def load_text(path):
+def load_text(path: str | PathLike[str]) -> str:
     """The text of a UTF-8 file; line ends become newlines, a byte order mark is dropped.
 
     Raises InputError for a file that is missing, a folder, unreadable, empty or not UTF-8 text.
@@ -52,6 +53,6 @@ def load_text(path):
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def checksum(text):
+def checksum(text: str) -> str:
     """SHA-256 of a text in UTF-8, as hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -77,6 +77,7 @@ def _inferring(model: Any) -> Callable[[Ids], Array]:
 
     def predict(xs: Ids) -> Array:
         nonlocal states
+        logits: Array
         logits, states = model.infer(xs, states)
         return logits
 

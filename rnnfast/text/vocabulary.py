@@ -2,9 +2,11 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Sized
 
 import numpy as np
 
+from .._types import Ids
 from ..errors import InputError
 
 LEVELS = ("char", "word")
@@ -24,7 +26,7 @@ class Vocabulary:
         is the token `<eos>`. A token `<unk>`, where the list has it, stands for every other word.
     """
 
-    def __init__(self, tokens, level):
+    def __init__(self, tokens: Iterable[str], level: str) -> None:
         if level not in LEVELS:
             raise ValueError(f"level: expected 'char' or 'word', got {level!r}")
         self.tokens = list(tokens)
@@ -35,12 +37,15 @@ class Vocabulary:
             raise ValueError(f"tokens: expected every token once, got {twice!r} more than once")
 
     @classmethod
-    def from_text(cls, text, level="char", *, max_size=None, min_count=1):
+    def from_text(
+        cls, text: str, level: str = "char", *, max_size: int | None = None, min_count: int = 1
+    ) -> "Vocabulary":
         """The vocabulary of a text: characters sorted, words in the order of their first use.
 
         Of words, only those that occur `min_count` times are kept, and of these at most the
         `max_size` most frequent; where that leaves some out, `<unk>` stands for them, at the end
-        unless the text has it.
+        unless the text has it. A text of one token has a vocabulary too; it is an error where
+        something is to be learnt from it.
         """
         if level == "char":
             return cls(sorted(set(text)), level)
@@ -56,18 +61,18 @@ class Vocabulary:
         return cls([*tokens, UNKNOWN] if unknown and UNKNOWN not in counts else tokens, level)
 
     @property
-    def unit(self):
+    def unit(self) -> str:
         """What to call a token in a sentence."""
         return {"char": "character", "word": "word"}[self.level]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.tokens)
 
-    def id_of(self, token, default=None):
+    def id_of(self, token: str, default: int | None = None) -> int | None:
         """The id of a token, or `default` if it has none."""
         return self._ids.get(token, default)
 
-    def encode(self, text):
+    def encode(self, text: str) -> Ids:
         """Text -> ids (M,), int64. Raises InputError for a token that has no id."""
         tokens = text if self.level == "char" else _words(text)
         unknown = self.id_of(UNKNOWN) if self.level == "word" else None
@@ -82,7 +87,7 @@ class Vocabulary:
             )
         return np.array(ids, np.int64)
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         """Ids -> text; the inverse of `encode` but for spacing between words."""
         tokens = [self.tokens[k] for k in ids]
         if self.level == "char":
@@ -91,5 +96,13 @@ class Vocabulary:
         return re.sub(" ?\n ?", "\n", lines)
 
 
-def _words(text):
+def check_length(name: str, tokens: Sized, unit: str = "token id") -> None:
+    """Raise InputError for a text of fewer than two tokens, in which none follows another."""
+    if len(tokens) < 2:
+        raise InputError(
+            f"{name}: expected at least 2 {unit}s, got {len(tokens)}; take a longer text"
+        )
+
+
+def _words(text: str) -> list[str]:
     return text.replace("\n", f" {END_OF_LINE} ").split()

@@ -2,28 +2,48 @@
 
 State is made at the first update, one entry for each parameter, in the order of the list; hand the
 same list to every call. `state` is what a checkpoint must keep besides `lr`.
+
+`ops`, keyword-only, is where the steps are taken from: the compiled `rnnfast.kernels` unless told
+otherwise, or `rnnfast.reference.ops`, the same in NumPy. Arrays that the compiled steps do not take
+(of another dtype, or with gaps) get those in NumPy anyway.
 """
 
-from numbers import Real
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import kernels
-from .._checks import FLOATS
+from .._checks import FLOATS, as_above_zero, is_number
+from .._ops import HasOps, Ops
+from .._types import Array
 from ..reference import ops as numpy_ops
 
 
-class _Optimizer:
-    """`slots` is how many arrays an optimizer keeps for each parameter."""
+class _Optimizer(HasOps):
+    """`slots` are names of the arrays that an optimizer keeps for each parameter.
 
-    slots = 0
+    Attributes
+    ----------
+    lr : learning rate; may be set
+    steps : how many updates there were
+    state : list of tuples of arrays, for each parameter those of `slots`
+    """
 
-    def __init__(self, lr):
-        self.lr = _above_zero("lr", lr)
+    slots: ClassVar[tuple[str, ...]] = ()
+    lr: float
+    steps: int
+    state: list[tuple[Array, ...]]
+
+    def __init__(self, lr: float, ops: Ops | None) -> None:
+        super().__init__(ops)
+        self.lr = as_above_zero("lr", lr)
         self.steps = 0
         self.state = []
 
-    def update(self, params, grads):
+    def update(self, params: Sequence[Array], grads: Sequence[Array]) -> None:
         """Take one step; params and grads are lists of arrays of matching shapes."""
         if len(params) != len(grads):
             raise ValueError(f"grads: expected {len(params)} arrays as in params, got {len(grads)}")
@@ -36,7 +56,7 @@ class _Optimizer:
                     f"{'' if W.flags.writeable else 'read-only '}{W.dtype}; hand over a copy of it"
                 )
         if not self.steps:
-            self.state = [tuple(np.zeros_like(W) for _ in range(self.slots)) for W in params]
+            self.state = [tuple(np.zeros_like(W) for _ in self.slots) for W in params]
         elif len(self.state) != len(params):
             raise ValueError(
                 f"params: expected the {len(self.state)} arrays of the first update, "
@@ -50,44 +70,46 @@ class _Optimizer:
                 )
         self.steps += 1
         for W, dW, slots in zip(params, grads, self.state, strict=True):
-            self._step(*_ops_for(W, dW, *slots))
+            self._step(*_flat(self.ops, W, dW, *slots))
 
-    def _step(self, ops, W, dW, *slots):
+    def _step(self, ops: Ops, W: Array, dW: Array, *slots: Array) -> None:
         raise NotImplementedError
 
 
 class SGD(_Optimizer):
     """W -= lr dW"""
 
-    def __init__(self, lr=0.01):
-        super().__init__(lr)
+    def __init__(self, lr: float = 0.01, *, ops: Ops | None = None) -> None:
+        super().__init__(lr, ops)
 
-    def _step(self, ops, W, dW):
+    def _step(self, ops: Ops, W: Array, dW: Array, *slots: Array) -> None:
         ops.sgd_step(W, dW, self.lr)
 
 
 class Momentum(_Optimizer):
     """v = momentum v - lr dW;  W += v"""
 
-    slots = 1
+    slots = ("v",)
 
-    def __init__(self, lr=0.01, momentum=0.9):
-        super().__init__(lr)
+    def __init__(self, lr: float = 0.01, momentum: float = 0.9, *, ops: Ops | None = None) -> None:
+        super().__init__(lr, ops)
         self.momentum = _fraction("momentum", momentum)
 
-    def _step(self, ops, W, dW, v):
+    def _step(self, ops: Ops, W: Array, dW: Array, *slots: Array) -> None:
+        (v,) = slots
         ops.momentum_step(W, dW, v, self.lr, self.momentum)
 
 
 class AdaGrad(_Optimizer):
     """h += dW^2;  W -= lr dW / (sqrt(h) + 1e-7)   (Duchi et al. 2011)"""
 
-    slots = 1
+    slots = ("h",)
 
-    def __init__(self, lr=0.01):
-        super().__init__(lr)
+    def __init__(self, lr: float = 0.01, *, ops: Ops | None = None) -> None:
+        super().__init__(lr, ops)
 
-    def _step(self, ops, W, dW, h):
+    def _step(self, ops: Ops, W: Array, dW: Array, *slots: Array) -> None:
+        (h,) = slots
         ops.adagrad_step(W, dW, h, self.lr)
 
 
@@ -97,13 +119,16 @@ class RMSprop(_Optimizer):
     (Tieleman and Hinton 2012)
     """
 
-    slots = 1
+    slots = ("h",)
 
-    def __init__(self, lr=0.01, decay_rate=0.99):
-        super().__init__(lr)
+    def __init__(
+        self, lr: float = 0.01, decay_rate: float = 0.99, *, ops: Ops | None = None
+    ) -> None:
+        super().__init__(lr, ops)
         self.decay_rate = _fraction("decay_rate", decay_rate)
 
-    def _step(self, ops, W, dW, h):
+    def _step(self, ops: Ops, W: Array, dW: Array, *slots: Array) -> None:
+        (h,) = slots
         ops.rmsprop_step(W, dW, h, self.lr, self.decay_rate)
 
 
@@ -113,56 +138,73 @@ class Adam(_Optimizer):
     with lr_t = lr sqrt(1 - beta2^t) / (1 - beta1^t) at step t (Kingma and Ba 2015, section 2).
     """
 
-    slots = 2
+    slots = ("m", "v")
 
-    def __init__(self, lr=0.001, beta1=0.9, beta2=0.999):
-        super().__init__(lr)
+    def __init__(
+        self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, *, ops: Ops | None = None
+    ) -> None:
+        super().__init__(lr, ops)
         self.beta1 = _fraction("beta1", beta1)
         self.beta2 = _fraction("beta2", beta2)
 
-    def _step(self, ops, W, dW, m, v):
+    def _step(self, ops: Ops, W: Array, dW: Array, *slots: Array) -> None:
+        m, v = slots
         t = self.steps
         lr_t = float(self.lr * np.sqrt(1 - self.beta2**t) / (1 - self.beta1**t))
         ops.adam_step(W, dW, m, v, lr_t, self.beta1, self.beta2)
 
 
-def clip_grads(grads, max_norm):
+def gradient_norm(grads: Sequence[Array], *, ops: Ops | None = None) -> float:
+    """Common L2 norm of all grads. Not finite if, and only if, one of their numbers is not.
+
+    Where the squares overflow float64, the grads are scaled first. A norm that is itself beyond
+    float64 counts as the largest number there is. `ops` as in the optimizers.
+    """
+    with np.errstate(over="ignore"):
+        total = 0.0
+        for dW in grads:
+            own, flat = _flat(kernels if ops is None else ops, dW)
+            total += own.sum_of_squares(flat)
+    if math.isfinite(total):
+        return math.sqrt(total)
+    top = float(np.max([np.abs(dW).max() for dW in grads if dW.size]))  # NaN where one is
+    if not math.isfinite(top):
+        return top
+    rest = sum(float(np.square(np.divide(dW, top, dtype=np.float64)).sum()) for dW in grads)
+    return min(top * math.sqrt(rest), sys.float_info.max)
+
+
+def clip_grads(grads: Sequence[Array], max_norm: float, *, ops: Ops | None = None) -> float:
     """Scale all grads in place so that their common L2 norm is at most `max_norm`.
 
-    Returns the norm before clipping, a float. The scale is max_norm / (norm + 1e-6) where that is
-    below 1, as in the textbook (Pascanu et al. 2013). A norm that is not finite changes nothing:
-    look at what is returned.
+    Returns the norm before clipping, a float; see `gradient_norm`. The scale is
+    max_norm / (norm + 1e-6) where that is below 1, as in the textbook (Pascanu et al. 2013). A norm
+    that is not finite changes nothing: look at what is returned. `ops` as in the optimizers.
     """
-    max_norm = _above_zero("max_norm", max_norm)
-    flat = [_ops_for(dW) for dW in grads]
-    norm = float(np.sqrt(sum(ops.sum_of_squares(dW) for ops, dW in flat)))
+    max_norm = as_above_zero("max_norm", max_norm)
+    norm = gradient_norm(grads, ops=ops)
     rate = max_norm / (norm + 1e-6)
-    if np.isfinite(norm) and rate < 1:
-        for ops, dW in flat:
-            ops.scale_array(dW, rate)
+    if math.isfinite(norm) and rate < 1:
+        for dW in grads:
+            own, flat = _flat(kernels if ops is None else ops, dW)
+            own.scale_array(flat, rate)
     return norm
 
 
-def _ops_for(*arrays):
-    """The compiled steps, and the arrays as flat views, where they agree in dtype and in the order
-    of their numbers; where they are not contiguous, differ, or are neither float32 nor float64,
-    the steps in NumPy, and the arrays as they are."""
+def _flat(ops: Ops, *arrays: Array) -> tuple[Any, ...]:
+    """`ops`, and the arrays as flat views, where they agree in dtype and in the order of their
+    numbers; where they are not contiguous, differ, or are neither float32 nor float64, the steps
+    in NumPy, and the arrays as they are."""
     dtype = arrays[0].dtype
     if dtype in FLOATS and all(a.dtype == dtype and a.flags.aligned for a in arrays):
         if all(array.flags.c_contiguous for array in arrays):
-            return kernels, *(array.reshape(-1) for array in arrays)
+            return ops, *(array.reshape(-1) for array in arrays)
         if all(array.flags.f_contiguous for array in arrays):
-            return kernels, *(array.T.reshape(-1) for array in arrays)
+            return ops, *(array.T.reshape(-1) for array in arrays)
     return numpy_ops, *arrays
 
 
-def _above_zero(name, value):
-    if not (isinstance(value, Real) and 0 < value < float("inf")):
-        raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
-    return float(value)
-
-
-def _fraction(name, value):
-    if not (isinstance(value, Real) and 0 <= value < 1):
+def _fraction(name: str, value: Any) -> float:
+    if not is_number(value) or not 0 <= value < 1:
         raise ValueError(f"{name}: expected a number in 0 <= {name} < 1, got {value!r}")
     return float(value)

@@ -1,9 +1,14 @@
 """Curves of training runs as pictures; needs matplotlib, which is an extra."""
 
+import os
+from collections.abc import Sequence
+from typing import Any
+
 from ..archive import write_atomically
+from .trainer import Record
 
 
-def plot_history(path, history, unit):
+def plot_history(path: str | os.PathLike[str], history: Sequence[Record], unit: str) -> None:
     """Write a PNG of training and validation loss by epoch (`unit` is what a token is).
 
     Raises ImportError where matplotlib is not installed.
@@ -16,14 +21,22 @@ def plot_history(path, history, unit):
     save(path, figure)
 
 
-def plot_curve(path, xs, ys, *, xlabel, ylabel, title):
+def plot_curve(
+    path: str | os.PathLike[str],
+    xs: Sequence[float],
+    ys: Sequence[float],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+) -> None:
     """Write a PNG of one curve; raises ImportError where matplotlib is not installed."""
     figure, plot = axes(xlabel, ylabel, title)
     plot.plot(xs, ys)
     save(path, figure)
 
 
-def axes(xlabel, ylabel, title):
+def axes(xlabel: str, ylabel: str, title: str) -> tuple[Any, Any]:
     """An empty figure, and its axes."""
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
@@ -33,6 +46,6 @@ def axes(xlabel, ylabel, title):
     return figure, plot
 
 
-def save(path, figure):
+def save(path: str | os.PathLike[str], figure: Any) -> None:
     """Write a figure as a PNG."""
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from types import TracebackType
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -9,28 +11,37 @@ SECONDS_BETWEEN_LINES = 10
 
 
 class Progress:
-    """Counts tokens of one training, from `initial` to `total`, on standard error."""
+    """Counts tokens of one training, from `initial` to `total`, on standard error.
 
-    def __init__(self, total, initial=0):
-        self._bar = tqdm(
+    Nothing is shown unless `verbose`, or where there is no standard error.
+    """
+
+    def __init__(self, total: int, initial: int = 0, *, verbose: bool = True) -> None:
+        self._shown = bool(verbose) and sys.stderr is not None
+        self._bar: Any = tqdm(
             total=total,
             initial=initial,
             unit="tok",
             unit_scale=True,
             dynamic_ncols=True,
-            disable=sys.stderr is None or not sys.stderr.isatty(),
+            disable=not (self._shown and sys.stderr.isatty()),
         )
         self._total = total
         self._done = self._done_at_line = initial
         self._last_line = time.perf_counter()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._bar.close()
 
-    def advance(self, tokens, loss):
+    def advance(self, tokens: int, loss: float) -> None:
         """Count the tokens of a step, and show its loss, in nats."""
         self._done += tokens
         self._bar.update(tokens)
@@ -45,7 +56,8 @@ class Progress:
             self._done_at_line = self._done
             self._last_line += seconds
 
-    def line(self, text):
+    def line(self, text: str) -> None:
         """Print a line of its own above the bar."""
-        self._bar.write(text, file=sys.stderr)
-        sys.stderr.flush()
+        if self._shown:
+            self._bar.write(text, file=sys.stderr)
+            sys.stderr.flush()

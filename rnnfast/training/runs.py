@@ -6,24 +6,29 @@ import io
 import math
 import os
 import platform
-from dataclasses import asdict, dataclass, fields
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
-from .._checks import as_count, as_ids
-from ..archive import load_checkpoint, save_checkpoint, write_atomically
-from ..errors import InputError
-from ..models import Rnnlm, SimpleRnnlm
+from .._checks import as_count, as_ids, is_number
+from .._types import Array, Ids, Seed
+from ..archive import damage, load_archive, save_archive, write_atomically
+from ..errors import InputError, TrainingDiverged, TrainingInterrupted
+from ..models import LANGUAGE_MODELS as MODELS
 from ..text.corpora import builtin_corpus, checksum, load_text
 from ..text.lanes import TEST_PART, VALID_PART, split_by_position
 from ..text.sampling import generate
 from ..text.vocabulary import END_OF_LINE, LEVELS, UNKNOWN, Vocabulary
+from . import checkpoint
 from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop
-from .trainer import Record, Trainer, restore_params
+from .trainer import OnEpoch, OnStep, Record, Stop, Trainer
 
-MODELS = {"rnn": SimpleRnnlm, "lstm": Rnnlm}
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Any] = {
     "sgd": SGD,
     "momentum": Momentum,
     "adagrad": AdaGrad,
@@ -40,7 +45,7 @@ class Settings:
     """What a run is made of. `text` is a path, or None for the built-in corpus; `lr` None is a
     learning rate that suits the optimizer; sizes are those of `models` and `Trainer`."""
 
-    text: str | None = None
+    text: str | os.PathLike[str] | None = None
     level: str = "char"
     cell: str = "lstm"
     hidden: int = 384
@@ -53,21 +58,26 @@ class Settings:
     optimizer: str = "adam"
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, choices in (("level", LEVELS), ("cell", MODELS), ("optimizer", OPTIMIZERS)):
-            if getattr(self, name) not in choices:
-                raise InputError(
-                    f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
-                )
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in choices:
+                raise InputError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
         try:
             for name in ("hidden", "embedding", "layers", "batch", "time", "epochs"):
                 setattr(self, name, as_count(name, getattr(self, name)))
+            self.seed = as_count("seed", self.seed, least=0)
         except ValueError as error:
             raise InputError(str(error)) from error
         if self.text is not None:
+            if not isinstance(self.text, (str, os.PathLike)):
+                raise InputError(f"text: expected a path or None, got {self.text!r}")
             self.text = os.fspath(self.text)
         if self.lr is None:
             self.lr = LEARNING_RATES[self.optimizer]
+        if not is_number(self.lr) or not 0 < self.lr < math.inf:
+            raise InputError(f"lr: expected a finite number above 0 or None, got {self.lr!r}")
+        self.lr = float(self.lr)
 
 
 @dataclass
@@ -76,20 +86,42 @@ class Corpus:
 
     name: str
     text: str
-    train: np.ndarray
-    valid: np.ndarray
-    test: np.ndarray
+    train: Ids
+    valid: Ids
+    test: Ids
 
 
 class Run:
     """A model with its vocabulary, settings and folder.
 
-    Use `Run.start` and `Run.resume` to train (`trainer` and `corpus` are set then), `Run.load` to
-    evaluate and to sample. Each raises InputError where text, settings or folder do not serve, and
-    leaves nothing behind then.
+    `Run.start` and `Run.resume` give a run to train, with `fit`; `trainer` and `corpus` are set
+    then. `Run.load` gives one to evaluate and to sample. Each raises InputError where text,
+    settings or folder do not serve, and leaves nothing behind then.
+
+    Examples
+    --------
+    >>> import pathlib, rnnfast, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     text = pathlib.Path(folder, "text.txt")
+    ...     _ = text.write_text("the cat saw the dog. " * 40)
+    ...     settings = rnnfast.Settings(text, hidden=8, batch=4, time=10, epochs=2)
+    ...     run = rnnfast.Run.start(pathlib.Path(folder, "run"), settings)
+    ...     run.fit(verbose=False)
+    ...     again = rnnfast.Run.load(run.folder)
+    >>> run.trainer.epoch, len(again.sample(20, prime="the c"))
+    (2, 25)
     """
 
-    def __init__(self, folder, settings, vocabulary, rng):
+    trainer: Trainer | None
+    corpus: Corpus | None
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        settings: Settings,
+        vocabulary: Vocabulary,
+        rng: np.random.Generator,
+    ) -> None:
         self.folder = Path(folder)
         self.settings = settings
         self.vocabulary = vocabulary
@@ -108,16 +140,20 @@ class Run:
                 f"and {settings.layers} layers can be made: {error}; take other sizes"
             ) from error
         self.trainer = self.corpus = None
-        self.sha256 = self.context = None  # of the text; ids that are read before sampling
+        self.sha256 = ""  # of the text
+        self.context: list[int] = []  # ids that are read before sampling
 
     @classmethod
-    def start(cls, folder, settings):
+    def start(cls, folder: str | os.PathLike[str], settings: Settings) -> Self:
         """A new run; its folder is made, and holds the untrained model from then on."""
         folder = Path(folder)
         if holds_run(folder):
             raise InputError(
                 f"{folder} already holds a run; continue it with --resume, or give another --out"
             )
+        # a copy, checked again; the text is found from any folder later
+        text_path = None if settings.text is None else Path(settings.text).absolute()
+        settings = replace(settings, text=text_path)
         name, text = read_text(settings)
         min_count = 1 if settings.level == "char" else 2
         vocabulary = Vocabulary.from_text(
@@ -128,8 +164,8 @@ class Run:
         run = cls(folder, settings, vocabulary, np.random.default_rng(settings.seed))
         run.sha256 = checksum(text)
         run.corpus = Corpus(name, text, *split_by_position(ids))
-        run.context = run._beginning_of_text()
-        run._make_trainer()
+        run.context = run._beginning_of_text(run.corpus.train)
+        run.trainer = run._new_trainer(run.corpus)
         made = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -144,42 +180,59 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, folder, epochs=None):
+    def resume(cls, folder: str | os.PathLike[str], epochs: int | None = None) -> Self:
         """The run of a folder as it was when it was saved last; `epochs` changes how many."""
         run, arrays, meta = cls._read(folder, "last.npz")
         if epochs is not None:
-            run.settings.epochs = epochs
-        run.read_corpus()
-        with _damage(run.folder / "last.npz"):
-            run._make_trainer()
+            run.settings = replace(run.settings, epochs=epochs)
+        corpus = run.read_corpus()
+        with damage(run.folder / "last.npz", "checkpoint"):
+            run.trainer = run._new_trainer(corpus)
             run.trainer.restore(arrays, meta["position"])
         return run
 
     @classmethod
-    def load(cls, folder):
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
         """The run of a folder with the weights that validated best, to evaluate and to sample."""
         name = "best.npz" if (Path(folder) / "best.npz").exists() else "last.npz"
-        run, arrays, _ = cls._read(folder, name)
-        with _damage(run.folder / name):
-            restore_params(run.model, arrays)
+        run, _, _ = cls._read(folder, name)
         return run
 
     @classmethod
-    def _read(cls, folder, name):
+    def _read(
+        cls, folder: str | os.PathLike[str], name: str
+    ) -> tuple[Self, dict[str, Array], dict[str, Any]]:
+        """The run with the weights of a file in its folder, and all that is in the file."""
         folder = Path(folder)
         if not holds_run(folder):
             raise InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
-        arrays, meta = load_checkpoint(folder / name)
-        with _damage(folder / name):
+        version, arrays, meta = load_archive(folder / name, "checkpoint")
+        with damage(folder / name, "checkpoint"):
+            settings, vocabulary = Settings(**meta["settings"]), Vocabulary(**meta["vocabulary"])
+            if settings.layers > len(arrays):
+                raise InputError(
+                    f"layers: expected one or more with weights, got {settings.layers}"
+                )
+            sizes = len(vocabulary), settings.embedding, settings.hidden, settings.layers
+            shapes = MODELS[settings.cell].param_shapes(*sizes)
+            if version == 1:
+                recurrent = [f"recurrent.{k}" for k in range(settings.layers)]
+                slots = OPTIMIZERS[settings.optimizer].slots
+                arrays = checkpoint.named(arrays, list(shapes), recurrent, slots)
+                carried = [array for array in arrays if array.startswith("carried/")]
+                if "position" in meta:
+                    meta["position"] |= {"carried": carried, "random_state": {}}
+            params = checkpoint.params_of(arrays, shapes)  # before there is a model of these sizes
             rng = np.random.default_rng()
-            run = cls(folder, Settings(**meta["settings"]), Vocabulary(**meta["vocabulary"]), rng)
+            run = cls(folder, settings, vocabulary, rng)
+            run.model.set_params(params)
             rng.bit_generator.state = meta["random_state"]
             run.sha256 = meta["sha256"]
             context = as_ids("context", meta["context"], len(run.vocabulary), ("M",))
             run.context = context.tolist()
         return run, arrays, meta
 
-    def read_corpus(self):
+    def read_corpus(self) -> Corpus:
         """Set `corpus` to the text that the run was started with, if it is still the same."""
         name, text = read_text(self.settings)
         if checksum(text) != self.sha256:
@@ -188,27 +241,116 @@ class Run:
                 "put that text back, or start a new run"
             )
         self.corpus = Corpus(name, text, *split_by_position(self.vocabulary.encode(text)))
+        return self.corpus
 
-    def _make_trainer(self):
+    def _new_trainer(self, corpus: Corpus) -> Trainer:
         settings = self.settings
-        self.trainer = Trainer(
+        assert settings.lr is not None
+        return Trainer(
             self.model,
             OPTIMIZERS[settings.optimizer](settings.lr),
-            self.corpus.train,
-            self.corpus.valid,
+            corpus.train,
+            corpus.valid,
             batch_size=settings.batch,
             time_size=settings.time,
+            unit=self.vocabulary.unit,
         )
 
-    def _beginning_of_text(self):
+    def fit(
+        self,
+        epochs: int | None = None,
+        *,
+        verbose: bool = True,
+        on_step: OnStep | None = None,
+        on_epoch: OnEpoch | None = None,
+        stop: Stop | None = None,
+    ) -> None:
+        """Train until `epochs` epochs are done in all, and save after every one of them.
+
+        `last.npz`, `history.csv` and, where validation improved, `best.npz` are written after every
+        epoch, and `last.npz` and `history.csv` where training is stopped. So `Run.load` and
+        `Run.resume` find what was trained. (`trainer.fit` writes nothing.)
+
+        In the main thread, Ctrl-C finishes the step at hand, saves, and stops; pressed again, it
+        stops at once, and the folder keeps what was saved last.
+
+        Parameters
+        ----------
+        epochs : int or None
+            In all, those done before included; None is `settings.epochs`, which a larger number
+            replaces. Where as many are done, nothing happens.
+        verbose, on_step, on_epoch, stop : keyword-only, as in `Trainer.fit`
+            `on_epoch` is called after the epoch was saved. What callbacks raise comes out of `fit`;
+            the folder keeps what was saved last, and calling `fit` again carries on.
+
+        Raises
+        ------
+        TrainingInterrupted
+            After Ctrl-C, or where stop() said so.
+        TrainingDiverged
+            As in `Trainer.fit`; the folder keeps what was saved last.
+        InputError, RuntimeError
+            Where `epochs` is no count; where this run comes from `Run.load`.
+        """
+        trainer = self.trainer
+        if trainer is None:
+            raise RuntimeError(
+                "Run.fit: expected a run that Run.start or Run.resume returned, got one to sample "
+                f"from; Run.resume({str(self.folder)!r}) carries on where it was saved last"
+            )
+        if epochs is None:
+            epochs = self.settings.epochs
+        settings = replace(self.settings, epochs=epochs)
+        if settings.epochs <= trainer.epoch:
+            return
+        if settings.epochs > self.settings.epochs:
+            self.settings = settings
+        presses: list[bool] = []
+
+        def pressed_or_stopped() -> bool:
+            return bool(presses) or (stop is not None and stop())
+
+        def save_epoch(record: Record, improved: bool) -> None:
+            self.save(best=improved)
+            if on_epoch:
+                on_epoch(record, improved)
+
+        try:
+            with _collecting_ctrl_c(presses):
+                try:
+                    trainer.fit(
+                        settings.epochs,
+                        verbose=verbose,
+                        on_step=on_step,
+                        on_epoch=save_epoch,
+                        stop=pressed_or_stopped,
+                    )
+                    if presses:  # while the last epoch was evaluated and saved
+                        raise TrainingInterrupted
+                except TrainingInterrupted:
+                    self.save()
+                    raise TrainingInterrupted(
+                        f"stopped after step {trainer.step} and saved; "
+                        f"`rnnfast train --resume --out {self.folder}` carries on"
+                    ) from None
+        except KeyboardInterrupt:  # pressed twice
+            raise TrainingInterrupted(
+                f"interrupted; {self.folder} keeps what was saved last"
+            ) from None
+        except TrainingDiverged as error:
+            raise TrainingDiverged(f"{error}; {self.folder} keeps what was saved last") from None
+
+    def _beginning_of_text(self, train_ids: Ids) -> list[int]:
         """The first ids of the text, up to the end of a line where there is one."""
-        ids = self.corpus.train[: CONTEXT_BLOCKS * self.settings.time].tolist()
+        ids: list[int] = train_ids[: CONTEXT_BLOCKS * self.settings.time].tolist()
         newline = self.vocabulary.id_of("\n" if self.settings.level == "char" else END_OF_LINE)
         while newline in ids and ids[-1] != newline:
             ids.pop()
         return ids
 
-    def sample(self, length, *, prime="", temperature=1.0, rng=None):
+    def sample(
+        self, length: int, *, prime: str = "", temperature: float = 1.0, rng: Seed = None
+    ) -> str:
         """Text that continues `prime`, `length` tokens long; see `generate` for the rest.
 
         The model first reads the beginning of its training text, since a model that was trained
@@ -225,10 +367,16 @@ class Run:
             skip_ids=[] if unknown is None else [unknown],
             rng=rng,
         )
-        return vocabulary.decode([*given, *ids])
+        written: str = vocabulary.decode([*given, *ids])
+        return written
 
-    def save(self, *, best=False):
+    def save(self, *, best: bool = False) -> None:
         """Write `last.npz` and the history, and first `best.npz` if these weights are the best."""
+        if self.trainer is None:
+            raise RuntimeError(
+                "Run.save: expected a run that Run.start or Run.resume returned, got one to sample "
+                "from, which is saved already"
+            )
         arrays, position = self.trainer.state()
         meta = {
             "settings": asdict(self.settings),
@@ -239,32 +387,41 @@ class Run:
         }
         if best:
             weights = {name: array for name, array in arrays.items() if name.startswith("param/")}
-            save_checkpoint(self.folder / "best.npz", weights, meta)
-        self._save_history()
-        save_checkpoint(self.folder / "last.npz", arrays, {**meta, "position": position})
+            save_archive(self.folder / "best.npz", "checkpoint", weights, meta)
+        self._save_history(self.trainer.history)
+        meta["position"] = position
+        save_archive(self.folder / "last.npz", "checkpoint", arrays, meta)
 
-    def _save_history(self):
+    def _save_history(self, history: list[Record]) -> None:
         lines = io.StringIO()
         writer = csv.DictWriter(lines, [field.name for field in fields(Record)])
         writer.writeheader()
-        writer.writerows(asdict(record) for record in self.trainer.history)
+        writer.writerows(asdict(record) for record in history)
         content = lines.getvalue().encode()
         write_atomically(self.folder / "history.csv", lambda file: file.write(content))
 
 
 @contextlib.contextmanager
-def _damage(path):
-    """Fields that are missing or of a wrong kind, told as what they are."""
+def _collecting_ctrl_c(presses: list[bool]) -> Iterator[None]:
+    """Within it, the first Ctrl-C only adds to `presses`; only a main thread can do that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # None, which cannot be set again, where the handler is not one of Python's
+    previous = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+
+    def press(*_: object) -> None:
+        presses.append(True)
+        signal.signal(signal.SIGINT, previous)  # who presses it twice does not want to wait
+
+    signal.signal(signal.SIGINT, press)
     try:
         yield
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{path} is no checkpoint, or is damaged: {problem}") from error
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
-def _remove_half(folder, made):
+def _remove_half(folder: Path, made: bool) -> None:
     """Leave nothing of a run that could not be saved for the first time."""
     for name in ("last.npz", "history.csv"):
         with contextlib.suppress(OSError):
@@ -274,7 +431,7 @@ def _remove_half(folder, made):
             folder.rmdir()
 
 
-def _require_enough(name, ids, vocabulary, settings):
+def _require_enough(name: str, ids: Ids, vocabulary: Vocabulary, settings: Settings) -> None:
     """Raise InputError unless all parts of a text are long enough, with the length that is."""
     if set(vocabulary.tokens) <= {UNKNOWN}:
         raise InputError(
@@ -290,13 +447,19 @@ def _require_enough(name, ids, vocabulary, settings):
             f"{settings.time} steps need at least {needed:,}; take a longer text, or a smaller "
             "--batch or --time"
         )
+    if (ids == ids[0]).all():
+        raise InputError(
+            f"{name} has one {vocabulary.unit} only, {vocabulary.tokens[ids[0]]!r}, again and "
+            "again, so there is nothing to learn; take another text"
+        )
 
 
-def holds_run(folder):
+def holds_run(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder has the checkpoint of a run."""
     return (Path(folder) / "last.npz").exists()
 
 
-def read_text(settings):
+def read_text(settings: Settings) -> tuple[str, str]:
     """(name, text) of the text that settings ask for."""
     if settings.text is None:
         return f"pydoc_data.topics of Python {platform.python_version()}", builtin_corpus()

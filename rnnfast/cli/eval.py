@@ -1,0 +1,34 @@
+"""`rnnfast eval`."""
+
+import argparse
+
+from .._types import Ids
+from ..text.corpora import load_text
+from ..training.runs import Run
+from ..training.trainer import evaluate, loss_text
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("--text", metavar="FILE", help="UTF-8 text (default: the run's own)")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    run = Run.load(arguments.run)
+    if arguments.text:
+        parts = {arguments.text: run.vocabulary.encode(load_text(arguments.text))}
+    else:
+        corpus = run.read_corpus()
+        parts = {
+            f"{corpus.name}, validation part": corpus.valid,
+            f"{corpus.name}, test part": corpus.test,
+        }
+    for name, ids in parts.items():
+        print(f"{name}, {len(ids):,} tokens: {loss_text(loss_of(run, ids), run.vocabulary.unit)}")
+    return 0
+
+
+def loss_of(run: Run, ids: Ids) -> float:
+    """The loss of a text, read in the lanes and blocks of training: the figures stay the same."""
+    settings = run.settings
+    return evaluate(run.model, ids, batch_size=settings.batch, time_size=settings.time)

@@ -1,0 +1,124 @@
+"""`rnnfast train`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..models import LANGUAGE_MODELS
+from ..text.lanes import unigram_entropy
+from ..text.vocabulary import LEVELS
+from ..training.plot import plot_history
+from ..training.runs import OPTIMIZERS, Corpus, Run, Settings, holds_run
+from ..training.trainer import Trainer, loss_text
+from .eval import loss_of
+from .options import above_zero, count, seed
+from .sample import SAMPLE_TEMPERATURE
+
+DEFAULT_FOLDER = "rnnfast-run"
+SETTINGS = tuple(Settings.__dataclass_fields__)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """None where an option was not given: a resumed run keeps its own settings."""
+    option = parser.add_argument
+    option("--text", metavar="FILE", help="UTF-8 text (default: the help texts of Python's pydoc)")
+    option("--level", choices=list(LEVELS), help="what a token is (default: char)")
+    option("--cell", choices=list(LANGUAGE_MODELS), help="kind of recurrent layer (default: lstm)")
+    for name, meaning in (
+        ("hidden", "hidden size"),
+        ("embedding", "embedding size"),
+        ("layers", "recurrent layers"),
+        ("batch", "parallel lanes of text"),
+        ("time", "time steps of a block, through which gradients flow"),
+        ("epochs", "passes over the training part"),
+    ):
+        default = getattr(Settings, name)
+        option(f"--{name}", type=count, metavar="N", help=f"{meaning} (default: {default})")
+    option("--lr", type=above_zero, metavar="X", help="learning rate (default: by the optimizer)")
+    option("--optimizer", choices=list(OPTIMIZERS), help="how weights are updated (default: adam)")
+    option("--seed", type=seed, metavar="N", help="of the random numbers (default: 0)")
+    option("--threads", type=count, metavar="N", help="CPU threads (default: all usable)")
+    option("--out", metavar="DIR", help=f"run folder (default: {DEFAULT_FOLDER}, or a free number)")
+    option("--resume", action="store_true", help="carry on with the run in --out")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    given = {name: getattr(arguments, name) for name in SETTINGS}
+    given = {name: value for name, value in given.items() if value is not None}
+    if arguments.resume:
+        run = _resumed(arguments, given)
+    else:
+        run = Run.start(arguments.out or _free_folder(), Settings(**given))
+    trainer, corpus = run.trainer, run.corpus
+    assert trainer is not None  # `Run.start` and `Run.resume` set both
+    assert corpus is not None
+    _describe(run, corpus)
+    if trainer.epoch >= run.settings.epochs:
+        print(f"{trainer.epoch} epochs are done; --epochs with a larger number adds some")
+    run.fit()
+    best, unit = Run.load(run.folder), run.vocabulary.unit
+    print(f"validation, best epoch: {loss_text(trainer.best_loss, unit)}")
+    print(f"test, same weights:     {loss_text(loss_of(best, corpus.test), unit)}")
+    _plot(run, trainer)
+    print(f"run saved in {run.folder}: `rnnfast sample {run.folder}` writes more of this:\n")
+    print(best.sample(500, temperature=SAMPLE_TEMPERATURE, rng=best.rng))
+    return 0
+
+
+def _free_folder() -> Path:
+    """rnnfast-run, or the first of rnnfast-run-2, -3 ... that holds no run."""
+    number = 1
+    while holds_run(folder := _numbered_folder(number)):
+        number += 1
+    return folder
+
+
+def _numbered_folder(number: int) -> Path:
+    return Path(DEFAULT_FOLDER if number == 1 else f"{DEFAULT_FOLDER}-{number}")
+
+
+def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Run:
+    folder = arguments.out
+    if folder is None:  # the one that was started last
+        number = 1
+        while holds_run(_numbered_folder(number + 1)):
+            number += 1
+        folder = _numbered_folder(number)
+    epochs = given.pop("epochs", None)
+    if given:
+        options = ", ".join(f"--{name}" for name in given)
+        raise InputError(
+            f"{options}: a resumed run keeps its settings, only --epochs and --threads may change; "
+            "leave these options out, or start a new run"
+        )
+    return Run.resume(folder, epochs)
+
+
+def _describe(run: Run, corpus: Corpus) -> None:
+    settings, vocabulary = run.settings, run.vocabulary
+    unit = vocabulary.unit
+    ids = np.concatenate((corpus.train, corpus.valid, corpus.test))
+    parameters = sum(W.size for W in run.model.params)
+    lines = [
+        f"text: {corpus.name}, {len(corpus.text):,} characters, sha256 {run.sha256}",
+        f"vocabulary: {len(vocabulary):,} {unit}s; training part {len(corpus.train):,}, "
+        f"validation {len(corpus.valid):,}, test {len(corpus.test):,}",
+        f"without context (unigram entropy): {loss_text(unigram_entropy(ids), unit)}",
+        f"model: {settings.cell}, embedding {settings.embedding}, hidden {settings.hidden}, "
+        f"layers {settings.layers}: {parameters:,} parameters; {settings.optimizer}, "
+        f"lr {settings.lr:g}, {settings.batch} lanes x {settings.time} steps",
+        f"run folder: {run.folder}",
+    ]
+    print(*lines, sep="\n", flush=True)
+
+
+def _plot(run: Run, trainer: Trainer) -> None:
+    path = run.folder / "loss.png"
+    try:
+        plot_history(path, trainer.history, run.vocabulary.unit)
+        print(f"plot: {path}")
+    except ImportError:
+        print("plot: none, since matplotlib is not installed (`pip install matplotlib`)")

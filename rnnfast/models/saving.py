@@ -1,0 +1,212 @@
+"""Models as files: their weights, and what is needed to make them again.
+
+A file has an array "param/NAME" for every parameter, and as JSON the name of the model's class and
+its `config()`. Names of classes are looked up in the tables below, and among those that the caller
+hands over; none is ever imported.
+"""
+
+import inspect
+import json
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .. import layers, losses
+from .._ops import HasOps, Ops
+from .._types import Array
+from ..archive import damage, load_archive, require_names, save_archive
+from ..errors import InputError
+from ..reference import layers as twins
+
+Model = TypeVar("Model", bound=type)
+Classes = Mapping[str, type]
+"""Classes of the caller's own, by their names."""
+
+LAYERS: dict[str, type] = {
+    name: getattr(module, name)
+    for module in (layers, losses)
+    for name in module.__all__
+    if name != "Layer" and inspect.isclass(getattr(module, name))
+}
+MODELS: dict[str, type] = {}
+
+
+def known(cls: Model) -> Model:
+    """Decorator: a model of this package, which `Network.load` finds by the name of its class."""
+    MODELS[cls.__name__] = cls
+    return cls
+
+
+def save(path: str | PathLike[str], model: Any) -> None:
+    """See `Network.save`."""
+    params = model.named_params()
+    tied = _tied(params)
+    arrays = {f"param/{name}": W for name, W in params.items() if name not in tied}
+    meta = {"class": class_name(model), "config": model.config(), "tied": tied}
+    save_archive(path, "model", arrays, meta)
+
+
+def load(path: str | PathLike[str], cls: type, classes: Classes | None, ops: Ops | None) -> Any:
+    """See `Network.load`."""
+    classes = dict(classes or {})
+    if taken := classes.keys() & (LAYERS.keys() | MODELS.keys()):
+        raise ValueError(f"classes: expected names that rnnfast has not, got {', '.join(taken)}")
+    _, arrays, meta = load_archive(path, "model")
+    with damage(path, "model"):
+        found: Any = _class(meta["class"], {cls.__name__: cls} | classes | MODELS)
+        if not issubclass(found, cls):
+            raise InputError(
+                f"it holds a {found.__name__}, expected a {cls.__name__}; "
+                f"{found.__name__}.load takes it, and Network.load takes any model"
+            )
+        config, tied = field(meta, "config", dict), field(meta, "tied", dict)
+        prefix = "param/"
+        require_names([name for name in arrays if name.startswith(prefix)], arrays)
+        stored = {name.removeprefix(prefix): array for name, array in arrays.items()}
+        params = stored | {name: _untied(stored, name, place) for name, place in tied.items()}
+        model = found.from_params(params, ops=ops, classes=classes, **config)
+        require_weights(model.named_params(), params)
+    return model
+
+
+def described(name: str, layer: Any) -> dict[str, Any]:
+    """What a file has to know of a layer besides its weights, to be made again by `made`."""
+    config = layer.config() if hasattr(layer, "config") else {}
+    own = list(arrays_of(layer, "params"))
+    description = {"class": class_name(layer), "config": config, "params": own}
+    try:
+        json.dumps(config)
+        _bind(type(layer), dict.fromkeys(own), config)
+    except TypeError as error:
+        raise TypeError(
+            f"layer {name}: expected that {type(layer).__name__} can be made again from its "
+            f"weights and the keyword arguments, of JSON's kinds, that its method config() "
+            f"returns, got {config!r}: {error}"
+        ) from error
+    return description
+
+
+def made(
+    name: str, description: Any, params: Mapping[str, Array], classes: Classes, ops: Ops | None
+) -> Any:
+    """The layer that `described` describes, with its share of the weights."""
+    where = f"layer {name}: "
+    cls = _class(field(description, "class", str, where), {**classes, **LAYERS})
+    own = field(description, "params", list, where)
+    weights = {key: params[f"{name}.{key}"] for key in own}
+    return layer_from(name, cls, weights, field(description, "config", dict, where), ops)
+
+
+def layer_from(
+    name: str,
+    cls: type,
+    weights: Mapping[str, Array],
+    config: Mapping[str, Any],
+    ops: Ops | None,
+) -> Any:
+    """A layer of a class, made of its weights and what its `config` returned."""
+    try:
+        bound = _bind(cls, weights, config)
+        layer = cls(*bound.args, **bound.kwargs)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"layer {name}, a {cls.__name__}: {error}") from error
+    now = json.loads(json.dumps(layer.config())) if config else {}  # tuples as lists, as saved
+    for key, value in config.items():
+        became = now.get(key)
+        if became != value and json.dumps(became) != json.dumps(value):  # NaN is NaN
+            raise InputError(
+                f"layer {name}, a {cls.__name__}: {key} cannot be {value!r}, and became {became!r}"
+            )
+    if ops is not None and isinstance(layer, HasOps):
+        layer.ops = ops
+    return layer
+
+
+def require_weights(made: Mapping[str, Array], params: Mapping[str, Array]) -> None:
+    """Raise InputError unless a model has the weights that it was to be made of."""
+    require_names(made, params)
+    for name, W in made.items():
+        given = params[name]
+        if W is not given and not (W.dtype == given.dtype and np.array_equal(W, given, True)):
+            raise InputError(
+                f"{name}: expected the array of the file, {given.dtype} {given.shape}, in the "
+                f"model that is made of it, got another, {W.dtype} {W.shape}; "
+                "its class must take its weights as arguments and keep their values"
+            )
+
+
+def arrays_of(layer: Any, kind: str) -> dict[str, Array]:
+    """`params` or `grads` of a layer by name, or by position where it has no names for them."""
+    if hasattr(layer, f"named_{kind}"):
+        named: dict[str, Array] = getattr(layer, f"named_{kind}")()
+        return named
+    return {str(k): array for k, array in enumerate(getattr(layer, kind))}
+
+
+def class_name(thing: Any) -> str:
+    """The name of a layer's or model's class, by which it is found again."""
+    cls = type(thing)
+    own = (LAYERS | MODELS).get(cls.__name__)
+    if own not in (None, cls) and cls is not getattr(twins, cls.__name__, None):
+        raise TypeError(
+            f"{cls.__name__}: expected another name for this class, since rnnfast has a class of "
+            "this name, which would be made instead of it; rename it"
+        )
+    return cls.__name__
+
+
+def field(meta: Any, name: str, kind: type, where: str = "") -> Any:
+    """An entry of the metadata, which must be of a kind."""
+    if not isinstance(meta, dict):
+        raise InputError(f"{where}expected an object with {name}, got {meta!r}")
+    if not isinstance(meta[name], kind):
+        raise InputError(f"{where}{name}: expected a {kind.__name__}, got {meta[name]!r}")
+    return meta[name]
+
+
+def _class(name: Any, classes: Classes) -> type:
+    if not isinstance(name, str) or name not in classes:
+        raise InputError(
+            f"the class {name!r} is none of rnnfast's; hand it over, as in "
+            f"load(path, classes={{{name!r}: {name}}})"
+        )
+    return classes[name]
+
+
+def _bind(
+    cls: type, weights: Mapping[str, Any], config: Mapping[str, Any]
+) -> inspect.BoundArguments:
+    """Arguments that make a layer: weights by their names, or in order where it has no names."""
+    signature = inspect.signature(cls)
+    if hasattr(cls, "named_params"):
+        return signature.bind(**weights, **config)
+    return signature.bind(*weights.values(), **config)
+
+
+def _tied(params: Mapping[str, Array]) -> dict[str, dict[str, Any]]:
+    """Where a parameter is the memory of one before it, transposed or not: which, and how."""
+    places: dict[Any, str] = {}
+    tied = {}
+    for name, W in params.items():
+        start = W.__array_interface__["data"][0], W.dtype.str
+        for transposed in (False, True):
+            like = W.T if transposed else W
+            if W.size and (first := places.get((start, like.shape, like.strides))) is not None:
+                tied[name] = {"to": first, "transposed": transposed}
+                break
+        else:
+            places[start, W.shape, W.strides] = name
+    return tied
+
+
+def _untied(stored: Mapping[str, Array], name: str, place: Any) -> Array:
+    """The array that a tied parameter is."""
+    where = f"tied {name}: "
+    if name in stored:
+        raise InputError(f"{where}expected no array of its own, got one")
+    to = field(place, "to", str, where)
+    if to not in stored:
+        raise InputError(f"{where}expected the name of an array, got {to!r}")
+    return stored[to].T if field(place, "transposed", bool, where) else stored[to]

@@ -1,0 +1,144 @@
+"""What a checkpoint keeps of a model and its optimizer, every array by a name.
+
+"param/recurrent.0.Wx"         a parameter
+"optimizer/recurrent.0.Wx/m"   what the optimizer keeps for it
+"carried/recurrent.0/0"        what a layer carries from block to block, as `get_state` counts it
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .._checks import is_number
+from .._types import Array, Shape
+from ..archive import require_like, require_names
+from ..errors import InputError
+from ..layers.recurrent import TimeRecurrent
+from ..models import Network
+
+
+def arrays_of(model: Network, optimizer: Any, *, carried: bool) -> dict[str, Array]:
+    """The arrays themselves, by name; carried states only where they are asked for."""
+    params = model.named_params()
+    arrays = {f"param/{name}": W for name, W in params.items()}
+    for name, slots in zip(params, optimizer.state, strict=False):  # none before the first update
+        named = zip(optimizer.slots, slots, strict=True)
+        arrays |= {f"optimizer/{name}/{slot}": array for slot, array in named}
+    for name, states in zip(model.recurrent_names, model.get_state(), strict=True):
+        arrays |= {
+            f"carried/{name}/{k}": np.asarray(state)
+            for k, state in enumerate(states)
+            if carried and state is not None
+        }
+    return arrays
+
+
+def restore(
+    model: Network,
+    optimizer: Any,
+    arrays: Mapping[str, Array],
+    *,
+    steps: int,
+    carried: Sequence[str],
+    rows: int,
+    random_state: Any,
+) -> None:
+    """Copy into a model and its optimizer what `arrays_of` another of the same sizes returned.
+
+    `steps` is how many updates the optimizer has done; `carried` are the names of the arrays that
+    are carried states, and `rows` is how many rows those have.
+    Raises InputError with the name of what does not fit; nothing has changed then.
+    """
+    params = model.named_params()
+    kept = optimizer.slots if steps else ()
+    slots = {name: [f"optimizer/{name}/{slot}" for slot in kept] for name in params}
+    if not isinstance(carried, list):
+        raise InputError(f"carried: expected a list of names, got {carried!r}")
+    states = {
+        name: [f"carried/{name}/{k}" for k in range(len(parts))]
+        for name, parts in zip(model.recurrent_names, model.get_state(), strict=True)
+    }
+    there = [key for keys in states.values() for key in keys if key in carried]
+    own = [key for name in params for key in (f"param/{name}", *slots[name])]
+    require_names([*own, *there], arrays)
+    for name, W in params.items():
+        for key in (f"param/{name}", *slots[name]):
+            require_like(key, arrays[key], W)
+    for name, layer in zip(states, model.recurrent_layers, strict=True):
+        for key in states[name]:
+            if key in there and isinstance(layer, TimeRecurrent):
+                require_like(key, arrays[key], np.empty((rows, layer.hidden_size), layer.dtype))
+    for key in (*own, *there):
+        require_finite(key, arrays[key])
+    before = model.get_state(), model.random_state()
+    try:
+        model.set_random_state(random_state)
+        model.set_state([arrays.get(key) for key in keys] for keys in states.values())
+        model.set_params({name: arrays[f"param/{name}"] for name in params})
+    except BaseException:
+        model.set_state(before[0])
+        model.set_random_state(before[1])
+        raise
+    optimizer.steps = steps
+    optimizer.state = [
+        tuple(_copy_like(W, arrays[key]) for key in slots[name])
+        for name, W in params.items()
+        if steps
+    ]
+
+
+def params_of(arrays: Mapping[str, Array], shapes: Mapping[str, Shape]) -> dict[str, Array]:
+    """The parameters in a checkpoint, by name, which must have these names and shapes."""
+    prefix = "param/"
+    params = {n.removeprefix(prefix): W for n, W in arrays.items() if n.startswith(prefix)}
+    require_names(shapes, params)
+    for name, shape in shapes.items():
+        if params[name].shape != shape:
+            raise InputError(
+                f"{prefix}{name}: expected {shape} by the settings, got {params[name].shape}"
+            )
+        require_finite(prefix + name, params[name])
+    return params
+
+
+def named(
+    arrays: Mapping[str, Array],
+    params: Sequence[str],
+    recurrent: Sequence[str],
+    slots: Sequence[str],
+) -> dict[str, Array]:
+    """The arrays of a checkpoint of version 1, which were counted, by their names."""
+    names = {f"param/{k}": f"param/{name}" for k, name in enumerate(params)}
+    for k, name in enumerate(params):
+        names |= {f"optimizer/{k}/{s}": f"optimizer/{name}/{slot}" for s, slot in enumerate(slots)}
+    for k, name in enumerate(recurrent):
+        names |= {f"carried/{k}/{s}": f"carried/{name}/{s}" for s in range(2)}
+    return {names.get(name, name): array for name, array in arrays.items()}
+
+
+def require_finite(name: str, array: Array) -> None:
+    """Raise InputError where an array of a checkpoint holds NaN or an infinity."""
+    if not np.isfinite(array).all():
+        raise InputError(f"{name}: expected finite numbers, got NaN or infinity")
+
+
+def number(
+    name: str, value: Any, *, least: float = -math.inf, whole: bool = False, finite: bool = True
+) -> Any:
+    """A number of a checkpoint."""
+    good = is_number(value) and (isinstance(value, int) or not whole)
+    if not good or value < least or (finite and not math.isfinite(value)):
+        raise InputError(
+            f"{name}: expected a {'whole ' if whole else ''}number of at least {least}, "
+            f"got {value!r}"
+        )
+    return value
+
+
+def _copy_like(like: Array, array: Array) -> Array:
+    """A copy whose numbers stand in the order of those of another array."""
+    copy = np.empty_like(like)
+    copy[...] = array
+    return copy

@@ -1,0 +1,472 @@
+"""Runs as folders, from Python: what is saved when, what is found again, and what settings take."""
+
+import csv
+import doctest
+import json
+import os
+import pathlib
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+import rnnfast
+from rnnfast.archive import FORMATS, load_archive, save_archive
+from rnnfast.errors import InputError, TrainingDiverged, TrainingInterrupted
+from rnnfast.models import LANGUAGE_MODELS
+from rnnfast.training import runs
+
+TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
+TINY = {"hidden": 12, "embedding": 6, "batch": 4, "time": 10, "epochs": 3}
+FILES = {"last.npz", "best.npz", "history.csv"}
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a run in a folder of that name."""
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+
+    def start(name="run", **options):
+        return rnnfast.Run.start(
+            tmp_path / name, rnnfast.Settings(**({"text": text} | TINY | options))
+        )
+
+    return start
+
+
+def params_of(run):
+    return [W.copy() for W in run.model.params]
+
+
+def require_equal_params(run, params):
+    for W, expected in zip(run.model.params, params, strict=True):
+        np.testing.assert_array_equal(W, expected)
+
+
+def require_equal_runs(run, other):
+    (arrays, meta), (other_arrays, other_meta) = (
+        load_archive(r.folder / "last.npz", "checkpoint")[1:] for r in (run, other)
+    )
+    assert arrays.keys() == other_arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, other_arrays[name], strict=True)
+    for one in (meta["position"], other_meta["position"]):
+        one["record"] = one["record"][:2]  # without seconds
+        for record in one["history"]:
+            del record["tokens_per_second"]
+    assert meta == other_meta
+
+
+def test_fit_trains_and_saves(start):
+    run = start()
+    untrained = params_of(run)
+    epochs = []
+
+    def on_epoch(record, improved):
+        """What was saved is found by whoever looks."""
+        assert improved
+        epochs.append(record.epoch)
+        require_equal_params(rnnfast.Run.load(run.folder), params_of(run))
+        with open(run.folder / "history.csv", newline="") as file:
+            assert float(list(csv.DictReader(file))[-1]["epoch"]) == record.epoch
+
+    run.fit(on_epoch=on_epoch)
+    assert epochs == [1, 2, 3]
+    assert run.trainer.epoch == 3
+    assert set(os.listdir(run.folder)) == FILES
+    loaded = rnnfast.Run.load(run.folder)
+    require_equal_params(loaded, params_of(run))
+    assert not np.array_equal(loaded.model.params[0], untrained[0])
+    assert len(loaded.sample(10)) == 10
+
+
+def test_two_fits_are_one(start):
+    whole, parts = start("whole"), start("parts")
+    whole.fit()
+    for epochs in (1, 1, 2):
+        parts.fit(epochs)
+        assert parts.trainer.epoch == epochs
+    resumed = rnnfast.Run.resume(parts.folder)
+    resumed.fit()
+    require_equal_runs(whole, resumed)
+    before = {name: (resumed.folder / name).stat().st_mtime_ns for name in FILES}
+    for epochs in (None, 1, 3):  # as many are done
+        resumed.fit(epochs)
+    rnnfast.Run.resume(parts.folder, epochs=1).fit()
+    assert {name: (resumed.folder / name).stat().st_mtime_ns for name in FILES} == before
+    assert resumed.settings.epochs == 3
+    resumed.fit(4)
+    assert rnnfast.Run.resume(parts.folder).settings.epochs == 4
+
+
+def test_the_best_epoch_is_kept(start):
+    run = start(lr=1e-30, optimizer="sgd")
+    run.fit(1)
+    best = (run.folder / "best.npz").read_bytes()
+    run.trainer.model.params[0][...] += 1  # worse
+    run.fit(2)
+    assert (run.folder / "best.npz").read_bytes() == best
+
+
+def test_stop_saves(start):
+    whole, run = start("whole"), start()
+    whole.fit()
+    message = r"stopped after step 7 and saved; `rnnfast train --resume --out .*run`"
+    with pytest.raises(TrainingInterrupted, match=message):
+        run.fit(stop=lambda: run.trainer.step == 7)
+    assert set(os.listdir(run.folder)) == FILES - {"best.npz"}
+    require_equal_params(rnnfast.Run.load(run.folder), params_of(run))
+    resumed = rnnfast.Run.resume(run.folder)
+    assert resumed.trainer.step == 7
+    resumed.fit()
+    require_equal_runs(whole, resumed)
+    run.fit()  # as it is
+    require_equal_runs(whole, run)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 39, 40, 41])
+def test_what_a_callback_raises_comes_out_and_costs_nothing(start, steps):
+    """Not even a line of the history; 40 steps are an epoch."""
+    whole, run = start("whole"), start()
+    whole.fit()
+    assert len(whole.trainer.blocks) == 40 + 1
+
+    def on_step(tokens, loss):
+        if run.trainer.step == steps:
+            raise ZeroDivisionError("of the callback")
+
+    with pytest.raises(ZeroDivisionError):
+        run.fit(on_step=on_step)
+    assert run.trainer.step == steps
+    rnnfast.Run.resume(run.folder)  # what is there is whole
+    run.fit()
+    require_equal_runs(whole, run)
+
+
+@pytest.mark.parametrize("Error", [ZeroDivisionError, TrainingInterrupted, KeyboardInterrupt])
+def test_what_on_epoch_raises_comes_after_saving(start, Error):
+    whole, run = start("whole"), start()
+    whole.fit()
+
+    def on_epoch(record, improved):
+        if record.epoch == 2:
+            raise Error
+
+    raised = ZeroDivisionError if Error is ZeroDivisionError else TrainingInterrupted
+    with pytest.raises(raised):
+        run.fit(on_epoch=on_epoch)
+    resumed = rnnfast.Run.resume(run.folder)
+    assert resumed.trainer.epoch == 2
+    resumed.fit()
+    require_equal_runs(whole, resumed)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_ctrl_c_while_an_epoch_is_evaluated(start, epoch, monkeypatch):
+    """The last epoch too: it is saved, and whoever asked to stop is told."""
+    whole, run = start("whole"), start()
+    whole.fit()
+    evaluate = rnnfast.training.trainer.evaluate
+
+    def interrupted(*args, **options):
+        if run.trainer.epoch == epoch - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(*args, **options)
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("rnnfast.training.trainer.evaluate", interrupted)
+    with pytest.raises(TrainingInterrupted, match="and saved"):
+        run.fit()
+    assert signal.getsignal(signal.SIGINT) is handler
+    monkeypatch.undo()
+    resumed = rnnfast.Run.resume(run.folder)
+    assert resumed.trainer.epoch == epoch
+    resumed.fit()
+    require_equal_runs(whole, resumed)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_twice(start):
+    run = start()
+    run.fit(1)
+
+    def on_step(tokens, loss):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(TrainingInterrupted, match=r"interrupted; .* keeps what was saved last"):
+        run.fit(on_step=on_step)
+    assert rnnfast.Run.resume(run.folder).trainer.epoch == 1
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_fit_in_another_thread(start):
+    """Where nobody may set a handler of signals."""
+    run, raised = start(), []
+
+    def fit():
+        try:
+            run.fit()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=fit)
+    thread.start()
+    thread.join()
+    assert not raised
+    assert rnnfast.Run.resume(run.folder).trainer.epoch == 3
+
+
+def test_a_run_that_diverges_keeps_what_was_saved(start):
+    run = start(cell="rnn", optimizer="sgd", lr=1e39)
+    with pytest.raises(TrainingDiverged, match=r"run keeps what was saved last$"):
+        run.fit()
+    assert rnnfast.Run.resume(run.folder).trainer.step == 0
+
+
+def test_a_disk_that_is_full(start, monkeypatch):
+    run = start()
+    run.fit(1)
+    save = runs.save_archive
+
+    def full(path, *args):
+        if path.name == "last.npz":
+            raise OSError(28, "No space left on device")
+        save(path, *args)
+
+    monkeypatch.setattr(runs, "save_archive", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.fit(2)
+    monkeypatch.undo()
+    assert rnnfast.Run.resume(run.folder).trainer.epoch == 1
+    run.fit(3)
+    assert rnnfast.Run.resume(run.folder).trainer.epoch == 3
+
+
+def test_a_loaded_run_does_not_train(start):
+    start()
+    folder = start("other").folder
+    run = rnnfast.Run.load(folder)
+    with pytest.raises(
+        RuntimeError, match=r"^Run.fit: expected a run that Run.start or Run.resume"
+    ):
+        run.fit()
+    with pytest.raises(RuntimeError, match=r"^Run.save: expected a run that Run.start or"):
+        run.save()
+    for epochs in (0, 1.5, True, "2"):
+        with pytest.raises(InputError, match="epochs: expected a whole number of at least 1"):
+            rnnfast.Run.resume(folder, epochs)
+
+
+# What is shown. -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fit", ["Run.fit", "Trainer.fit"])
+def test_progress_goes_to_standard_error_unless_told_otherwise(start, capsys, fit):
+    run = start()
+    trains = run if fit == "Run.fit" else run.trainer
+    trains.fit(1)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("epoch 1/1: training ")
+    assert "bits per character" in err
+    assert err.count("\n") == 1
+    trains.fit(3, verbose=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_tokens_are_called_tokens_elsewhere(capsys):
+    ids = np.arange(400) % 7
+    trainer = rnnfast.Trainer(
+        rnnfast.Rnnlm(7, 4, 4, rng=0), rnnfast.SGD(), ids, ids, batch_size=2, time_size=9
+    )
+    trainer.fit(1)
+    assert "bits per token" in capsys.readouterr().err
+
+
+def test_without_a_standard_error(start, monkeypatch):
+    """As under pythonw."""
+    monkeypatch.setattr("sys.stderr", None)
+    start().fit(1)
+
+
+@pytest.mark.parametrize("lines", [0, 10**9])
+def test_lines_now_and_then(start, capsys, monkeypatch, lines):
+    monkeypatch.setattr("rnnfast.training.progress.SECONDS_BETWEEN_LINES", lines)
+    run = start()
+    run.fit(1)
+    err = capsys.readouterr().err
+    assert err.count(" tokens/s  ") == (0 if lines else run.trainer.step)
+    assert ("100%  loss" in err) is not bool(lines)
+
+
+# Settings. ----------------------------------------------------------------------------------------
+
+NO_COUNTS = [0, -1, 1.0, "3", True, None, np.nan, [], 10**3 * 1.5]
+NO_CHOICES = ["", "none", None, 3, [], {}, b"lstm"]
+WRONG = {
+    **dict.fromkeys(("hidden", "embedding", "layers", "batch", "time", "epochs"), NO_COUNTS),
+    **dict.fromkeys(("level", "cell", "optimizer"), NO_CHOICES),
+    "seed": [-1, 1.5, "0", True, None, np.random.default_rng(0)],
+    "lr": [-1, 0, "fast", np.nan, np.inf, -np.inf, True, False, 1j, [0.1], np.ones(1)],
+    "text": [3, b"text", ["a"], True],
+}
+
+
+def test_all_settings_are_checked():
+    assert set(WRONG) == set(rnnfast.Settings.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_settings_of_a_wrong_kind(name):
+    for value in WRONG[name]:
+        with pytest.raises(InputError, match=f"^{name}: expected .*, got ") as caught:
+            rnnfast.Settings(**{name: value})
+        assert str(caught.value).endswith(f"got {value!r}")
+
+
+def test_settings_take_what_is_meant(tmp_path):
+    settings = rnnfast.Settings(tmp_path, lr=np.float32(0.5), hidden=np.int64(3), seed=np.uint8(2))
+    assert json.loads(json.dumps(vars(settings))) == vars(settings)
+    assert (settings.text, settings.lr, settings.hidden) == (str(tmp_path), 0.5, 3)
+    assert rnnfast.Settings(lr=1).lr == 1.0
+    assert rnnfast.Settings(optimizer="sgd").lr == 1.0
+
+
+def test_settings_that_were_changed_are_checked_again(start, tmp_path):
+    settings = rnnfast.Settings(tmp_path / "text.txt", **TINY)
+    settings.lr = "fast"
+    with pytest.raises(InputError, match=r"^lr: expected"):
+        rnnfast.Run.start(tmp_path / "run", settings)
+    assert not (tmp_path / "run").exists()
+    settings.lr = 0.1
+    run = rnnfast.Run.start(tmp_path / "run", settings)
+    settings.hidden = 99
+    assert run.settings.hidden == 12
+
+
+def test_a_relative_path_is_found_from_anywhere(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = start(text="text.txt")
+    monkeypatch.chdir("/")
+    assert rnnfast.Run.resume(run.folder).corpus.text == TEXT
+
+
+@pytest.mark.parametrize(
+    ("level", "content", "message"),
+    [
+        ("char", "a" * 2000, r"text.txt has one character only, 'a', again and again"),
+        ("word", "a " * 2000, r"text.txt has one word only, 'a', again and again"),
+        ("word", "\n" * 2000, r"text.txt has one word only, '<eos>', again and again"),
+        ("char", "a", r"text.txt has 1 characters, but 4 lanes of 10 steps need at least"),
+        ("word", "a", r"text.txt has no word that occurs twice"),
+    ],
+)
+def test_texts_with_nothing_to_learn(start, tmp_path, level, content, message):
+    (tmp_path / "text.txt").write_text(content)
+    with pytest.raises(InputError, match=message):
+        start(level=level)
+    assert os.listdir(tmp_path) == ["text.txt"]
+
+
+def test_cells_are_those_of_the_models():
+    assert list(LANGUAGE_MODELS) == [Model.Cell.cell.name for Model in LANGUAGE_MODELS.values()]
+    assert LANGUAGE_MODELS["lstm"] is rnnfast.Rnnlm
+    assert runs.MODELS is LANGUAGE_MODELS
+
+
+# Checkpoints of version 0.1. ----------------------------------------------------------------------
+
+
+def as_version_1(path, recurrent):
+    """Write a checkpoint again as version 0.1 did, which counted its arrays.
+
+    Embedding, recurrent layers and affine layer were counted in this order, the slots of the
+    optimizer as the optimizer has them, and states h before c.
+    """
+    _, arrays, meta = load_archive(path, "checkpoint")
+    params = [name.removeprefix("param/") for name in arrays if name.startswith("param/")]
+    old = {f"param/{k}": arrays[f"param/{name}"] for k, name in enumerate(params)}
+    for k, name in enumerate(params):
+        slots = [array for key, array in arrays.items() if key.startswith(f"optimizer/{name}/")]
+        old |= {f"optimizer/{k}/{s}": slot for s, slot in enumerate(slots)}
+    for k in range(recurrent):
+        states = [v for key, v in arrays.items() if key.startswith(f"carried/recurrent.{k}/")]
+        old |= {f"carried/{k}/{s}": state for s, state in enumerate(states)}
+    assert len(old) == len(arrays)
+    if "position" in meta:
+        del meta["position"]["carried"], meta["position"]["random_state"]
+    text = json.dumps({"format": "rnnfast checkpoint 1", **meta}).encode()
+    with open(path, "wb") as file:
+        np.savez(file, **{"meta.json": np.frombuffer(text, np.uint8)}, **old)
+
+
+@pytest.mark.parametrize("cell", list(LANGUAGE_MODELS))
+@pytest.mark.parametrize("optimizer", list(runs.OPTIMIZERS))
+@pytest.mark.parametrize("step", [7, 41, 50])
+def test_version_1_resumes_bit_for_bit(start, cell, optimizer, step):
+    options = {"cell": cell, "optimizer": optimizer, "layers": 2}
+    whole, run = start("whole", **options), start(**options)
+    whole.fit()
+    with pytest.raises(TrainingInterrupted):
+        run.fit(stop=lambda: run.trainer.step == step)
+    for name in sorted(FILES & set(os.listdir(run.folder)) - {"history.csv"}):
+        as_version_1(run.folder / name, recurrent=2)
+        assert load_archive(run.folder / name, "checkpoint")[0] == 1
+    rnnfast.Run.load(run.folder).sample(3)
+    resumed = rnnfast.Run.resume(run.folder)
+    resumed.fit()
+    require_equal_runs(whole, resumed)
+    assert load_archive(run.folder / "last.npz", "checkpoint")[0] == FORMATS["checkpoint"][-1] == 2
+
+
+def test_version_1_with_wrong_arrays(start):
+    run = start()
+    run.fit(1)
+    for name in ("last.npz", "best.npz"):
+        as_version_1(run.folder / name, recurrent=1)
+        _, arrays, meta = load_archive(run.folder / name, "checkpoint")
+        for wrong, message in (
+            ({k: v for k, v in arrays.items() if k != "param/2"}, "missing recurrent.0.Wh"),
+            (arrays | {"param/6": arrays["param/5"]}, "unknown 6"),
+            (arrays | {"param/1": arrays["param/2"]}, r"param/recurrent.0.Wx: expected \(6, 48\)"),
+        ):
+            text = json.dumps({"format": "rnnfast checkpoint 1", **meta}).encode()
+            with open(run.folder / name, "wb") as file:
+                np.savez(file, **{"meta.json": np.frombuffer(text, np.uint8)}, **wrong)
+            with pytest.raises(InputError, match=f"{name}: .*{message}"):
+                rnnfast.Run.load(run.folder) if name == "best.npz" else rnnfast.Run.resume(
+                    run.folder
+                )
+
+
+def test_sizes_in_settings_take_no_memory(start):
+    """They are compared with the arrays before there is a model of these sizes."""
+    run = start()
+    path = run.folder / "last.npz"
+    _, arrays, meta = load_archive(path, "checkpoint")
+    for name in ("hidden", "embedding", "layers"):
+        for size in (10**5, 10**9, 10**30):
+            settings = meta["settings"] | {name: size}
+            save_archive(path, "checkpoint", arrays, meta | {"settings": settings})
+            with pytest.raises(InputError, match=r"last.npz: .*(expected|layers)") as caught:
+                rnnfast.Run.load(run.folder)
+            assert "no model" not in str(caught.value)
+
+
+def test_a_file_of_another_kind(start, tmp_path):
+    run = start()
+    run.model.save(run.folder / "last.npz")
+    message = r"last.npz holds another kind of thing.*expected the format .* got 'rnnfast model 1'"
+    with pytest.raises(InputError, match=message):
+        rnnfast.Run.load(pathlib.Path(run.folder))
+
+
+def test_the_example_in_the_docstring():
+    results = doctest.testmod(runs)
+    assert results.attempted
+    assert not results.failed

@@ -1,0 +1,645 @@
+"""Models in files: what comes back is what was saved, and nothing else is believed."""
+
+import contextlib
+import doctest
+import json
+import os
+
+import numpy as np
+import pytest
+from problems import assert_close
+
+import rnnfast
+from rnnfast import archive, models
+from rnnfast.errors import InputError
+from rnnfast.models import network, saving
+from rnnfast.reference import ops as numpy_ops
+
+V, D, H = 11, 6, 6
+IDS = np.random.default_rng(9).integers(0, V, (2, 3, 5))
+
+
+class Sum:
+    """A layer without weights, names or config."""
+
+    def __init__(self):
+        self.params, self.grads = [], []
+
+    def forward(self, a, b):
+        return a + b
+
+    def backward(self, dout):
+        return dout, dout
+
+
+class Scale:
+    """A layer as in the textbook, with an argument besides its weights."""
+
+    def __init__(self, w, factor=1.0):
+        self.params, self.grads, self.factor = [w], [np.zeros_like(w)], factor
+
+    def config(self):
+        return {"factor": self.factor}
+
+    def forward(self, xs):
+        return xs * self.params[0] * self.factor
+
+    def backward(self, dout):
+        return dout * self.params[0] * self.factor
+
+
+class Shift(rnnfast.Layer):
+    """A layer with names, on our base class."""
+
+    def __init__(self, b):
+        super().__init__(b=b)
+
+    def _shapes(self):
+        return (("D",),)
+
+    def forward(self, xs):
+        return xs + self.params[0]
+
+    def backward(self, dout):
+        return dout
+
+
+OWN = {"Sum": Sum, "Scale": Scale, "Shift": Shift}
+
+
+def normal(*shape, dtype="float32", seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def recurrent(Layer, rows, dtype="float32", **options):
+    G = Layer.cell.G
+    weights = normal(rows, G * H, dtype=dtype), normal(H, G * H, dtype=dtype), normal(G * H)
+    return Layer(*(W.astype(dtype) for W in weights), **options)
+
+
+def chain(dtype="float32"):
+    layers = [
+        rnnfast.TimeEmbedding(normal(V, D, dtype=dtype)),
+        recurrent(rnnfast.TimeLSTM, D, dtype, stateful=True, truncate_size=2),
+        recurrent(rnnfast.TimeRNN, H, dtype),
+        rnnfast.TimeAffine(normal(H, V, dtype=dtype), normal(V, dtype=dtype)),
+    ]
+    return rnnfast.Network(layers, rnnfast.TimeSoftmaxWithLoss(ignore_label=3))
+
+
+def graph():
+    """Two inputs, one of which is no layer's, layers of one's own, and a loss with a table."""
+    layers = {
+        "words": rnnfast.TimeEmbedding(normal(V, D)),
+        "in.0": recurrent(rnnfast.TimeLSTM, D),
+        "scale": Scale(normal(H), 0.5),
+        "sum": Sum(),
+        "shift": Shift(normal(H)),
+    }
+    inputs = {"scale": "more", "sum": ("in.0", "scale")}
+    loss = rnnfast.TimeAffineWithLoss(normal(H, V), normal(V), ignore_label=-7)
+    return rnnfast.Network(layers, loss, inputs=inputs)
+
+
+def perplexity():
+    layers = {"in": rnnfast.TimeEmbedding(normal(V, V)), "p": rnnfast.TimeSoftmax()}
+    return rnnfast.Network(layers, rnnfast.TimePerplexityLoss(eps=0.25))
+
+
+def language_model(Model, **options):
+    model = Model(V, D, H, num_layers=2, rng=0, **options)
+    model.recurrent_layers[1].truncate_size = 3
+    model.recurrent_layers[0].stateful = np.bool_(False)
+    model.affine.ignore_label = 4
+    return model
+
+
+MODELS = {
+    "chain": chain,
+    "chain64": lambda: chain("float64"),
+    "graph": graph,
+    "perplexity": perplexity,
+    "rnn": lambda: language_model(rnnfast.SimpleRnnlm),
+    "lstm64": lambda: language_model(rnnfast.Rnnlm, dtype="float64"),
+    "tied": lambda: language_model(rnnfast.Rnnlm, tie_weights=True),
+}
+every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+
+
+def results(model):
+    """Output, loss and gradients of two blocks, of which the second starts where one ended."""
+    options = {"more": normal(3, 5, H)} if "scale" in model.layer_names else {}
+    found = {}
+    for k in range(2):
+        found[f"output {k}"] = model.predict(IDS[0], **options)
+        found[f"loss {k}"] = model.forward(*IDS, **options)
+        model.backward()
+        found |= {f"{name} {k}": dW.copy() for name, dW in model.named_grads().items()}
+    return found
+
+
+def require_equal(model, other):
+    assert type(model) is type(other)
+    assert model.config() == other.config()
+    assert list(model.named_params()) == list(other.named_params())
+    for name, W in model.named_params().items():
+        np.testing.assert_array_equal(other.named_params()[name], W, strict=True)
+    expected, found = results(model), results(other)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, strict=True)
+
+
+@every_model
+def test_round_trip(make, tmp_path):
+    model = make()
+    path = tmp_path / "model"
+    model.save(path)
+    assert os.listdir(tmp_path) == ["model"]
+    loaded = rnnfast.Network.load(path, classes=OWN)
+    model.reset_state()
+    require_equal(model, loaded)
+    loaded.save(path)  # and what was loaded can be saved
+    model.reset_state()
+    require_equal(model, type(model).load(path, classes=OWN))
+
+
+@every_model
+def test_other_arithmetic(make, tmp_path):
+    """`ops` reaches every layer and the loss; by default it is that of the layers."""
+    make().save(tmp_path / "model")
+    loaded, ours = (
+        rnnfast.Network.load(tmp_path / "model", classes=OWN, ops=ops) for ops in (numpy_ops, None)
+    )
+    for model, ops in ((loaded, numpy_ops), (ours, rnnfast.kernels)):
+        layers = [x for x in (*model.layers, model.loss_layer) if hasattr(x, "ops")]
+        assert layers
+        assert all(layer.ops is ops for layer in layers)
+        assert getattr(model, "ops", ops) is ops
+
+
+def test_what_was_loaded_learns_on(tmp_path):
+    """Its weights are writable, tied ones are one memory, and those of the file stay."""
+    model = language_model(rnnfast.Rnnlm, tie_weights=True)
+    model.save(tmp_path / "a")
+    loaded = rnnfast.Rnnlm.load(tmp_path / "a")
+    assert np.shares_memory(loaded.embedding.params[0], loaded.affine.params[0])
+    for some in (model, loaded):
+        some.reset_state()
+        some.forward(*IDS)
+        some.backward()
+        rnnfast.Adam().update(some.params, some.grads)
+    for name, W in model.named_params().items():
+        np.testing.assert_array_equal(loaded.named_params()[name], W)
+    assert not np.array_equal(rnnfast.Rnnlm.load(tmp_path / "a").params[0], loaded.params[0])
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_tied_weights_stay_tied(tmp_path, order):
+    """Transposed or as they are, but not where they only look alike."""
+    W = np.asarray(normal(V, H), order=order)
+    b = normal(V)
+    layers = {
+        "in": rnnfast.TimeEmbedding(W),
+        "square": rnnfast.TimeAffine(normal(H, H), normal(H)),
+        "again": rnnfast.TimeAffine(normal(H, H), normal(H)),
+        "out": rnnfast.TimeAffine(W.T, b),
+        "loss.0": rnnfast.TimeAffine(normal(V, V), b),
+    }
+    network = rnnfast.Network(layers, rnnfast.TimeSoftmaxWithLoss())
+    network.save(tmp_path / "a")
+    _, arrays, meta = archive.load_archive(tmp_path / "a", "model")
+    assert meta["tied"].keys() == {"out.W", "loss.0.b"}
+    assert "param/out.W" not in arrays
+    loaded = rnnfast.Network.load(tmp_path / "a")
+    require_equal(network, loaded)
+    params = loaded.named_params()
+    assert np.shares_memory(params["in.W"], params["out.W"])
+    assert params["out.b"] is params["loss.0.b"]
+    assert not np.shares_memory(params["square.W"], params["again.W"])
+    params["in.W"][2, 3] = 5
+    assert params["out.W"][3, 2] == 5
+
+
+def test_square_tied_weights_know_their_way(tmp_path):
+    W = normal(H, H)
+    for tied in (W, W.T):
+        layers = [rnnfast.TimeEmbedding(W), rnnfast.TimeAffine(tied, normal(H))]
+        network = rnnfast.Network(layers, rnnfast.TimeSquaredLoss())
+        network.save(tmp_path / "a")
+        ids = np.arange(H)[None]
+        np.testing.assert_array_equal(
+            rnnfast.Network.load(tmp_path / "a").predict(ids), network.predict(ids)
+        )
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_views_and_twins_become_plain_layers(tmp_path, twin):
+    """Weights with gaps, reversed, read-only or in Fortran order; twins load as compiled layers."""
+    module = rnnfast.reference if twin else rnnfast
+    base = normal(2 * H, 2 * H)
+    for W in (base[::2, ::2], base[:H, :H][::-1], np.asfortranarray(base[:H, :H]), base[:H, :H].T):
+        W.flags.writeable = False
+        network = rnnfast.Network([module.TimeAffine(W, normal(H))], module.TimeSquaredLoss())
+        network.save(tmp_path / "a")
+        loaded = rnnfast.Network.load(tmp_path / "a")
+        assert type(loaded.layers[0]) is rnnfast.TimeAffine
+        np.testing.assert_array_equal(loaded.params[0], W)
+        assert all(W.flags.writeable for W in loaded.params)
+
+
+def test_neither_states_nor_flags_are_saved(tmp_path):
+    model = rnnfast.Rnnlm(V, D, H, rng=0)
+    model.predict(IDS[0])
+    model.eval()
+    model.save(tmp_path / "a")
+    loaded = rnnfast.Rnnlm.load(tmp_path / "a")
+    assert loaded.get_state() == [(None, None)]
+    assert loaded.training
+    assert model.get_state()[0][0] is not None
+
+
+# Subclasses. --------------------------------------------------------------------------------------
+
+
+class Named(rnnfast.Network):
+    """Only methods are new."""
+
+
+class Tagger(rnnfast.Network):
+    """Made of sizes, as `config` says; weights are copied in."""
+
+    def __init__(self, size, scale=1.0):
+        self.size = size
+        layers = [rnnfast.TimeAffine(np.full((size, size), scale), np.zeros(size))]
+        super().__init__(layers, rnnfast.TimeSquaredLoss())
+
+    def config(self):
+        return {"size": self.size}
+
+
+class Packed(rnnfast.Network):
+    """Made of its weights."""
+
+    def __init__(self, W, b, ops=None):
+        super().__init__([rnnfast.TimeAffine(W, b, ops=ops)], rnnfast.TimeSquaredLoss())
+
+    def config(self):
+        return {}
+
+    @classmethod
+    def from_params(cls, params, *, ops=None, classes=None):
+        return cls(params["0.W"], params["0.b"], ops)
+
+
+class Closed(rnnfast.Network):
+    """Says nothing of how it is made."""
+
+    def __init__(self, W):
+        super().__init__([rnnfast.TimeAffine(W, W[0])], rnnfast.TimeSquaredLoss())
+
+
+class Writer(rnnfast.Rnnlm):
+    """A language model with methods of its own."""
+
+
+class Sized(rnnfast.Rnnlm):
+    """A language model with a constructor of its own."""
+
+    def __init__(self, size):
+        self.size = size
+        super().__init__(V, size, size, tie_weights=True, rng=size)
+
+    def config(self):
+        return {"size": self.size}
+
+
+@pytest.mark.parametrize("model", [Writer(V, D, H, rng=0), Sized(5)], ids=["Writer", "Sized"])
+def test_subclasses_of_language_models(model, tmp_path):
+    model.params[0] += 1
+    model.save(tmp_path / "a")
+    loaded = type(model).load(tmp_path / "a", ops=numpy_ops)
+    assert type(loaded) is type(model)
+    assert getattr(loaded, "size", 5) == 5
+    assert loaded.embedding.ops is numpy_ops
+    for W, expected in zip(loaded.params, model.params, strict=True):
+        np.testing.assert_array_equal(W, expected)
+
+
+def test_a_language_model_that_says_nothing_cannot_be_saved(tmp_path):
+    class Silent(rnnfast.Rnnlm):
+        def __init__(self):
+            super().__init__(V, D, H)
+
+    with pytest.raises(TypeError, match=r"^Silent: expected a method config of its own"):
+        Silent().save(tmp_path / "a")
+
+
+def subclassed():
+    layers = {"own": Scale(normal(3)), "out": rnnfast.TimeAffine(normal(3, 3), normal(3))}
+    return [
+        Named(layers, rnnfast.TimeSquaredLoss()),
+        Tagger(3, scale=2.0),
+        Packed(normal(3, 3), normal(3)),
+    ]
+
+
+@pytest.mark.parametrize("model", subclassed(), ids=lambda model: type(model).__name__)
+def test_subclasses_of_ones_own(model, tmp_path):
+    path, cls = tmp_path / "a", type(model)
+    model.save(path)
+    xs = normal(1, 2, 3, dtype=model.params[0].dtype)
+    expected = model.predict(xs)
+    for load in (cls.load, rnnfast.Network.load):
+        loaded = load(path, classes=OWN | {cls.__name__: cls}, ops=numpy_ops)
+        assert type(loaded) is cls
+        assert_close(loaded.predict(xs), expected)
+        assert loaded.layers[-1].ops is numpy_ops
+    if cls is not Named:
+        cls.load(path)  # which knows its own name
+    with pytest.raises(
+        InputError, match=f"class '{cls.__name__}' is none of rnnfast's; .*classes="
+    ):
+        rnnfast.Network.load(path, classes=OWN)
+
+
+def test_a_subclass_that_says_nothing_cannot_be_saved(tmp_path):
+    with pytest.raises(TypeError, match=r"^Closed: expected a method config of its own"):
+        Closed(normal(3, 3)).save(tmp_path / "a")
+    assert os.listdir(tmp_path) == []
+
+
+def test_every_model_and_layer_of_the_package_is_known():
+    assert set(saving.MODELS) >= {"Network", *models.__all__} - {"LANGUAGE_MODELS"}
+    assert set(saving.LAYERS) == set(rnnfast.reference.__all__) - {"ops"}
+    assert {Model.Cell.cell.name for Model in models.LANGUAGE_MODELS.values()} == set(
+        rnnfast.cells.CELLS
+    )
+
+
+# What cannot be saved. ----------------------------------------------------------------------------
+
+
+def with_layer(layer):
+    return rnnfast.Network([layer], rnnfast.TimeSquaredLoss())
+
+
+class Window(Sum):
+    """Its config has what JSON turns into something else, or cannot compare."""
+
+    def __init__(self, size=(1, 1), fill=0.0):
+        super().__init__()
+        self.size, self.fill = tuple(size), fill
+
+    def config(self):
+        return {"size": self.size, "fill": self.fill}
+
+
+def test_tuples_and_nan_in_a_config(tmp_path):
+    layers = {"own": Window((2, 3), float("nan"))}
+    network = rnnfast.Network(layers, rnnfast.TimeSquaredLoss(), inputs={"own": ("xs", "xs")})
+    network.save(tmp_path / "a")
+    (layer,) = rnnfast.Network.load(tmp_path / "a", classes={"Window": Window}).layers
+    assert layer.size == (2, 3)
+    assert np.isnan(layer.fill)
+
+
+class Secret(Sum):
+    """Its constructor needs what no config tells."""
+
+    def __init__(self, secret):
+        super().__init__()
+
+
+class Unwritable(Scale):
+    """Its config is none that JSON has."""
+
+    def config(self):
+        return {"factor": np.float32(1)}
+
+
+def test_layers_that_could_not_be_made_again(tmp_path):
+    path = tmp_path / "a"
+    rnnfast.Rnnlm(V, D, H, rng=0).save(path)
+    before = path.read_bytes()
+    for layer in (Secret(1), Unwritable(normal(3))):
+        with pytest.raises(TypeError, match=r"^layer 0: expected that \w+ can be made again"):
+            with_layer(layer).save(path)
+    objects = Scale(np.array([None, 1], object))
+    with pytest.raises(TypeError, match=r"^param/0.0: expected an array of numbers, got .* object"):
+        with_layer(objects).save(path)
+    namesake = type("TimeAffine", (rnnfast.TimeAffine,), {})
+    with pytest.raises(TypeError, match=r"^TimeAffine: expected another name"):
+        with_layer(namesake(normal(2, 2), normal(2))).save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a"]
+    with pytest.raises(FileNotFoundError):
+        rnnfast.Rnnlm(V, D, H, rng=0).save(tmp_path / "none" / "a")
+
+
+# What is not loaded. ------------------------------------------------------------------------------
+
+
+def saved(tmp_path, make):
+    """A file, its arrays and its metadata."""
+    path = tmp_path / "file"
+    MODELS[make]().save(path)
+    _, arrays, meta = archive.load_archive(path, "model")
+    return path, arrays, meta
+
+
+def require_refused(path, arrays, meta, message, **options):
+    archive.save_archive(path, "model", arrays, meta)
+    with pytest.raises(InputError, match=message) as caught:
+        rnnfast.Network.load(path, **({"classes": OWN} | options))
+    assert str(caught.value).startswith(str(path))
+
+
+def test_the_class_must_be_the_one_that_was_asked_for(tmp_path):
+    path = tmp_path / "a"
+    rnnfast.SimpleRnnlm(V, D, H, rng=0).save(path)
+    message = r"a: it holds a SimpleRnnlm, expected a Rnnlm; SimpleRnnlm.load takes it"
+    with pytest.raises(InputError, match=message):
+        rnnfast.Rnnlm.load(path)
+    chain().save(path)
+    with pytest.raises(InputError, match="it holds a Network, expected a Rnnlm"):
+        rnnfast.Rnnlm.load(path)
+
+
+def test_layers_of_ones_own_are_handed_over(tmp_path):
+    path = tmp_path / "a"
+    graph().save(path)
+    message = r"a: the class 'Scale' is none of rnnfast's; hand it over, .*classes=\{'Scale': Scale"
+    with pytest.raises(InputError, match=message):
+        rnnfast.Network.load(path)
+    with pytest.raises(ValueError, match="classes: expected names that rnnfast has not, got Time"):
+        rnnfast.Network.load(path, classes={"TimeAffine": Scale})
+
+
+@pytest.mark.parametrize("name", ["os.system", "subprocess.Popen", "Layer", "Rnnlm", "", None, 3])
+def test_no_class_is_looked_up_anywhere_else(tmp_path, name):
+    path, arrays, meta = saved(tmp_path, "chain")
+    meta["config"]["layers"]["1"]["class"] = name
+    require_refused(path, arrays, meta, "is none of rnnfast's|expected a str")
+    path, arrays, meta = saved(tmp_path, "chain")
+    meta["class"] = "TimeAffine" if name == "Rnnlm" else name
+    require_refused(path, arrays, meta, "is none of rnnfast's")
+
+
+def test_other_files(tmp_path):
+    with pytest.raises(InputError, match="none does not exist"):
+        rnnfast.Network.load(tmp_path / "none")
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        rnnfast.Network.load(tmp_path)
+    path = tmp_path / "a"
+    for content in (b"", b"x" * 1000, b"PK\x05\x06" + bytes(18)):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="a is no model, or is damaged"):
+            rnnfast.Network.load(path)
+    np.savez(path, x=np.arange(3))
+    with pytest.raises(InputError, match=r"a\.npz is no model, or is damaged: 'meta.json'"):
+        rnnfast.Network.load(f"{path}.npz")
+    archive.save_archive(path, "checkpoint", {}, {})
+    message = "expected the format 'rnnfast model 1', .* got 'rnnfast checkpoint 2'"
+    with pytest.raises(InputError, match=message):
+        rnnfast.Network.load(path)
+
+
+@pytest.mark.parametrize("make", ["graph", "lstm64"])
+def test_arrays_that_are_missing_unknown_or_wrong(tmp_path, make):
+    path, arrays, meta = saved(tmp_path, make)
+    for name, array in arrays.items():
+        own = name.removeprefix("param/")
+        rest = {key: value for key, value in arrays.items() if key != name}
+        require_refused(path, rest, meta, f"{own}.* (is )?missing|missing.*{own}")
+        require_refused(path, rest | {f"{name}x": array}, meta, own)
+        if own.startswith(("scale", "shift", "words")):
+            continue  # a layer with one array: the file would hold another model
+        other = array.astype("float32" if array.dtype == "float64" else "float64")
+        for wrong in (other, array.astype(np.int32), array[..., :-1], array[None]):
+            require_refused(path, rest | {name: wrong}, meta, r"\b(Wx|Wh|W|b): expected")
+    more = {"param/more": arrays[name]}, {"more": arrays[name]}
+    for unknown in more:
+        require_refused(path, arrays | unknown, meta, "unknown more")
+
+
+def replaced(meta, keys, value):
+    """The metadata with another value at a path of keys, or without it if that is `...`."""
+    meta = json.loads(json.dumps(meta))
+    place = meta
+    for key in keys[:-1]:
+        place = place[key]
+    if value is ...:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = value
+    return meta
+
+
+def entries(value, keys=()):
+    """All entries of nested dicts and lists: their keys, and what they are."""
+    if keys:
+        yield keys, value
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from entries(value[key], (*keys, key))
+
+
+@pytest.mark.parametrize("make", ["graph", "lstm64", "tied", "perplexity"])
+def test_metadata_of_other_kinds(tmp_path, make):
+    """Each entry in turn is missing, or of every other kind."""
+    path, arrays, meta = saved(tmp_path, make)
+
+    tried = 0
+    for keys, value in list(entries(meta)):
+        for other in (..., None, [], {}, "x", 10**30, -1.5, [10**9], {"x": {}}):
+            if other == value or (other is ... and keys[-1] in OPTIONAL) or is_fine(keys, other):
+                continue
+            archive.save_archive(path, "model", arrays, replaced(meta, keys, other))
+            with contextlib.suppress(InputError):
+                rnnfast.Network.load(path, classes=OWN)
+                raise AssertionError(f"{other} as {keys} was taken")
+            tried += 1
+    assert tried > 50
+
+
+OPTIONAL = {"stateful", "truncate_size", "ignore_label", "eps", "factor"}  # they have defaults
+
+
+def is_fine(keys, other):
+    """What makes another model, and no nonsense."""
+    return len(keys) > 1 and (
+        (keys[-1] == "config" and other == {})
+        or (keys[-1] == "affine" and other == {})
+        or (keys[-2:-1] == ("recurrent",) and other == {})
+        or (keys[1] == "inputs" and other == "x")  # which is then a keyword argument
+        or (keys[-1] == "factor")
+        or (keys[-1] == "truncate_size" and other in (None, 10**30))
+        or (keys[-1] == "eps" and other == 10**30)
+    )
+
+
+def test_numbers_in_the_metadata_take_no_memory(tmp_path):
+    path, arrays, meta = saved(tmp_path, "lstm64")
+    layers = [{"stateful": True, "truncate_size": None}] * 100_000
+    require_refused(path, arrays, replaced(meta, ("config", "recurrent"), layers), "recurrent: exp")
+    more = replaced(meta, ("config", "vocab_size"), 10**12)
+    require_refused(path, arrays, more, "unknown vocab_size")
+
+
+def test_tied_weights_that_lead_nowhere(tmp_path):
+    path, arrays, meta = saved(tmp_path, "chain")
+    del arrays["param/3.b"]
+    for place in (
+        {"to": "3.b", "transposed": False},
+        {"to": "4.W", "transposed": False},
+        {"to": "0.W", "transposed": 1},
+        {"to": ["0.W"], "transposed": False},
+        {"transposed": False},
+        "0.W",
+    ):
+        require_refused(path, arrays, replaced(meta, ("tied",), {"3.b": place}), r"tied|missing")
+    place = {"to": "0.W", "transposed": False}
+    require_refused(
+        path, arrays, replaced(meta, ("tied",), {"3.b": place}), "layer 3.* b: expected"
+    )
+    require_refused(path, arrays, replaced(meta, ("tied",), {"3.W": place}), "array of its own")
+
+
+def test_a_layer_that_makes_other_weights_is_told(tmp_path):
+    class Doubled(Scale):
+        def __init__(self, w):
+            super().__init__(2 * w)
+
+        def config(self):
+            return {}
+
+    with_layer(Doubled(normal(3))).save(tmp_path / "a")
+    with pytest.raises(InputError, match=r"a: 0.0: expected the array of the file"):
+        rnnfast.Network.load(tmp_path / "a", classes={"Doubled": Doubled})
+
+
+def test_set_params_changes_all_or_nothing():
+    model = rnnfast.Rnnlm(V, D, H, rng=0)
+    params = {name: W + 1 for name, W in model.named_params().items()}
+    before = {name: W.copy() for name, W in model.named_params().items()}
+    wrong = params | {"affine.b": params["affine.b"][:-1]}
+    with pytest.raises(InputError, match=r"affine.b: expected float32 \(11,\) as the model has"):
+        model.set_params(wrong)
+    with pytest.raises(InputError, match=r"missing affine.b, unknown none"):
+        model.set_params({name: W for name, W in params.items() if name != "affine.b"})
+    model.params[-1].flags.writeable = False
+    with pytest.raises(ValueError, match=r"affine.b: expected a writable array"):
+        model.set_params(params)
+    for name, W in model.named_params().items():
+        np.testing.assert_array_equal(W, before[name])
+    model.params[-1].flags.writeable = True
+    model.set_params(params)
+    for name, W in model.named_params().items():
+        np.testing.assert_array_equal(W, params[name])
+
+
+def test_the_examples_in_docstrings():
+    results = doctest.testmod(network)
+    assert results.attempted
+    assert not results.failed

@@ -1,0 +1,62 @@
+"""What a user's program looks like to a type checker: `mypy --strict` passes, and it runs."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+import rnnfast
+
+
+class Scale(rnnfast.Layer):
+    """A layer of one's own: every number times w."""
+
+    def __init__(self, w: NDArray[np.float32]) -> None:
+        super().__init__(w=w)
+        self.xs: NDArray[np.float32] | None = None
+
+    def forward(self, xs: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.xs = xs
+        return xs * self.params[0]
+
+    def backward(self, dout: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert self.xs is not None
+        self.grads[0][...] = (dout * self.xs).sum(axis=(0, 1))
+        return dout * self.params[0]
+
+
+def regression(rng: np.random.Generator) -> float:
+    """Layers by hand, then in a network with a layer of one's own."""
+    xs = rng.standard_normal((2, 5, 3)).astype(np.float32)
+    Wx, Wh = (rng.standard_normal((n, 16)).astype(np.float32) for n in (3, 4))
+    lstm = rnnfast.TimeLSTM(Wx, Wh, np.zeros(16, np.float32), stateful=True)
+    loss_layer: rnnfast.Layer = rnnfast.TimeSquaredLoss()
+    loss: float = loss_layer.forward(lstm.forward(xs), np.zeros((2, 5, 4)))
+    dxs: NDArray[np.float32] = lstm.backward(loss_layer.backward())
+    layers: list[rnnfast.Layer] = [lstm, Scale(np.ones(4, np.float32))]
+    network, optimizer = rnnfast.Network(layers, loss_layer), rnnfast.Adam(0.01)
+    loss += network.forward(xs, np.zeros((2, 5, 4)))
+    network.backward()
+    rnnfast.clip_grads(network.grads, 1.0)
+    optimizer.update(network.params, network.grads)
+    return loss + float(dxs.sum()) + sum(float(W.sum()) for W in network.named_params().values())
+
+
+def writing(text: str) -> str:
+    """A language model, trained, evaluated, and made to write."""
+    vocabulary = rnnfast.Vocabulary.from_text(text)
+    train, valid, test = rnnfast.split_by_position(vocabulary.encode(text))
+    model = rnnfast.Rnnlm(len(vocabulary), 8, 16, rng=0)
+    trainer = rnnfast.Trainer(model, rnnfast.SGD(1.0), train, valid, batch_size=4, time_size=10)
+    trainer.fit(2)
+    loss: float = rnnfast.evaluate(model, test, batch_size=1, time_size=10)
+    model.reset_state()
+    inputs, targets = rnnfast.lanes(test, 2)
+    perplexity = np.exp(model.forward(inputs, targets, need_gradient=False))
+    ids = rnnfast.generate(model, vocabulary.encode("the "), 20, temperature=0.8, rng=0)
+    gain = rnnfast.unigram_entropy(test) - loss
+    return f"{gain:.3f} nats, perplexity {perplexity:.2f}: {vocabulary.decode(ids)}"
+
+
+if __name__ == "__main__":
+    print(regression(np.random.default_rng(0)))
+    print(writing("the quick brown fox jumps over the lazy dog.\n" * 40))
+    print(rnnfast.build_info()["threads"], rnnfast.get_num_threads())
