@@ -242,7 +242,7 @@ cdef void product(
 ) noexcept nogil:
     """C = init + A B"""
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
-    cdef Py_ssize_t m0, m1, m, k, p, height, widest, rows, at_once, K_k
+    cdef Py_ssize_t m0, m1, m, n, k, p, height, widest, rows, K_k
     cdef Py_ssize_t M_most = rows_of_block(simd, M, K), K_most = even(K, K_BLOCK, W)
     cdef Walk a = A
     cdef Panels b, from_, c
@@ -258,9 +258,7 @@ cdef void product(
             A_k = moved(simd, A.at, k % A.width * A.k_stride + k // A.width * A.block)
             p = 0
             while p < panels:
-                at_once = widest
-                while at_once > 1 and (p + at_once) * W > columns:
-                    at_once //= 2
+                n = min(widest * W, columns - p * W)
                 b = from_row(simd, B, k, p)
                 m = m0
                 while m < m1:
@@ -269,10 +267,9 @@ cdef void product(
                     c = from_row(simd, C, m, p)
                     # the next block of k adds to what this one left
                     from_ = from_row(simd, init, m, p) if k == 0 else c
-                    simd.tile(rows, at_once, min(W, columns - p * W), K_k, &a, &b, &from_, NULL,
-                              &c)
+                    simd.tile(rows, n, K_k, &a, &b, &from_, NULL, &c)
                     m += rows
-                p += at_once
+                p += widest
             k += K_k
         m0 = m1
 
@@ -487,18 +484,16 @@ cdef void _add_parts(
 ) noexcept nogil:
     """C = A B, or that is added to C; sums of PART terms are added up tile by tile."""
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
-    cdef Py_ssize_t m, k, p, rows, K_k, at_once, height = tile_height(simd, M), used, whole
+    cdef Py_ssize_t m, k, p, rows, K_k, used, whole, height = tile_height(simd, M)
+    cdef Py_ssize_t at_once = simd.panels_at_once(height)
     cdef bint touches_C
     cdef Panels b, c, nothing = zeros()
     cdef const Panels* plus
     cdef Walk a = A
     p = 0
     while p < panels:
-        at_once = simd.panels_at_once(height)
-        while at_once > 1 and (p + at_once) * W > columns:
-            at_once //= 2
         # `parts` has whole vectors, C perhaps less
-        used = min(W, columns - p * W)
+        used = min(at_once * W, columns - p * W)
         whole = (used + simd.lanes - 1) // simd.lanes * simd.lanes
         m = 0
         while m < M:
@@ -512,7 +507,7 @@ cdef void _add_parts(
                 b = from_row(simd, B, k, p)
                 k += K_k
                 touches_C = k == K or plus == &c
-                simd.tile(rows, at_once, used if touches_C else whole, K_k, &a, &b, &nothing, plus,
+                simd.tile(rows, used if touches_C else whole, K_k, &a, &b, &nothing, plus,
                           &c if k == K else &parts)
                 plus = &parts
             m += rows

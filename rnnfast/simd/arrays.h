@@ -12,9 +12,11 @@ typedef int32_t FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
 typedef int64_t FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
 #endif
 
-/* out[k, j] = in[j, k] for L rows of L numbers; rows of out are those of a panel. In log2(L) rounds
- * that exchange the off-diagonal halves of blocks of 2, 4, 8 ... lanes (Eklundh 1972). */
-static void FN(transpose)(const real *restrict in, ptrdiff_t in_row, real *restrict out)
+/* out[k, j] = in[j, k] for n rows j of L numbers, and 0 for rows up to L; rows of out are those of a
+ * panel. In log2(L) rounds that exchange the off-diagonal halves of blocks of 2, 4, 8 ... lanes
+ * (Eklundh 1972). */
+static void FN(transpose)(ptrdiff_t n, const real *restrict in, ptrdiff_t in_row,
+                          real *restrict out)
 {
 #if VECTOR_BYTES > 16 && defined(__GNUC__) && !defined(__clang__)
     typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
@@ -26,7 +28,10 @@ static void FN(transpose)(const real *restrict in, ptrdiff_t in_row, real *restr
             high[round][j] = j >> round & 1 ? LANES + j : j + (1 << round);
         }
     UNROLL for (int j = 0; j < LANES; j++)
-        memcpy(&row[j], in + j * in_row, sizeof(vec));
+        if (j < n)
+            memcpy(&row[j], in + j * in_row, sizeof(vec));
+        else
+            row[j] = (vec){0};
     UNROLL for (int round = 0; 1 << round < LANES; round++)
         UNROLL for (int j = 0; j < LANES; j++)
             if (!(j >> round & 1)) {
@@ -39,7 +44,7 @@ static void FN(transpose)(const real *restrict in, ptrdiff_t in_row, real *restr
 #else
     for (int j = 0; j < LANES; j++)
         for (int k = 0; k < LANES; k++)
-            out[k * PANEL + j] = in[j * in_row + k];
+            out[k * PANEL + j] = j < n ? in[j * in_row + k] : 0;
 #endif
 }
 
@@ -50,18 +55,20 @@ static void FN(pack)(ptrdiff_t K, ptrdiff_t n, const void *source, ptrdiff_t in_
 {
     const real *restrict in = source;
     real *restrict out = target;
-    if (n == LANES && in_column == 1)
-        for (ptrdiff_t k = 0; k < K; k++)
+    ptrdiff_t k = 0;
+    if (in_column == 1 && n == LANES)
+        for (; k < K; k++)
             memcpy(out + k * PANEL, in + k * in_row, LANES * sizeof(real));
-    else {
-        ptrdiff_t k = 0;
-        if (n == LANES && in_row == 1)
-            for (; k + LANES <= K; k += LANES)
-                FN(transpose)(in + k, in_column, out + k * PANEL);
+    else if (in_column == 1)
         for (; k < K; k++)
             for (int j = 0; j < LANES; j++)
-                out[k * PANEL + j] = j < n ? in[k * in_row + j * in_column] : 0;
-    }
+                out[k * PANEL + j] = j < n ? in[k * in_row + j] : 0;
+    else if (in_row == 1)
+        for (; k + LANES <= K; k += LANES)
+            FN(transpose)(n, in + k, in_column, out + k * PANEL);
+    for (; k < K; k++)
+        for (int j = 0; j < LANES; j++)
+            out[k * PANEL + j] = j < n ? in[k * in_row + j * in_column] : 0;
 }
 
 /* The transpose of A = in (K, M) for tiles of `height` rows: of each tile the numbers that belong
