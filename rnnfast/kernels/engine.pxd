@@ -37,7 +37,8 @@ cdef extern from "simd.h" nogil:
         void (*map_tanh)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*map_sigmoid)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*map_exp)(Py_ssize_t, const void*, void*) noexcept nogil
-        void (*pack)(Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t, void*) noexcept nogil
+        void (*pack)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t,
+                     Py_ssize_t, void*) noexcept nogil
         void (*pack_tiles)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t,
                         void*) noexcept nogil
         void (*unpack)(Py_ssize_t, Py_ssize_t, const void*, void*, Py_ssize_t, Py_ssize_t) noexcept nogil

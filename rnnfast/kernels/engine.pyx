@@ -327,17 +327,27 @@ cdef void pack(
     Panels B,                     # OUT (K, columns)
 ) noexcept nogil:
     """The columns of W in panels; columns beyond the last are 0."""
-    cdef Py_ssize_t p, g, u, n, L = columns.lanes
+    cdef Py_ssize_t p, g, u, n, L = columns.lanes, vector = _vector(columns)
     for p in range(first, last):
         n = units_of(columns, p)
+        if vector > 0 and columns.gates * n == 4 * L:
+            simd.pack(K, 4, 4 * L, moved(simd, W.at, p * columns.units * W.column), W.row, W.column,
+                      vector * W.column, moved(simd, B.at, p * B.panel))
+            continue
         for g in range(columns.gates):
             u = 0
             while u < columns.units:
                 # what is written beyond n units is 0, and the next gate goes on top of it
-                simd.pack(K, clipped(n - u, L),
+                simd.pack(K, 1, clipped(n - u, L),
                           moved(simd, W.at, (g * columns.H + p * columns.units + u) * W.column),
-                          W.row, W.column, moved(simd, B.at, p * B.panel + g * n + u))
+                          W.row, W.column, 0, moved(simd, B.at, p * B.panel + g * n + u))
                 u += L
+
+
+cdef inline Py_ssize_t _vector(Columns columns) noexcept nogil:
+    """How far the 4 vectors of a whole panel are apart in a row of the caller's matrix, or 0 where
+    they are not evenly apart."""
+    return columns.lanes if columns.gates == 1 else columns.H if columns.gates == 4 else 0
 
 
 cdef void pack_transposed(
@@ -351,22 +361,19 @@ cdef void pack_transposed(
 ) noexcept nogil:
     """The transpose of W, whose rows are the columns of W in the order in which panels hold them;
     of the P * W rows of a panel, only those used are written."""
-    cdef Py_ssize_t p, g, u, n, q, w, r, L = columns.lanes
+    cdef Py_ssize_t p, g, u, n, q, L = columns.lanes, W_p = 4 * L
     for q in range(first, last):
-        for w in range(4):
-            r = (q * 4 + w) * L
-            for g in range(columns.gates):
-                for p in range(columns.panels):  # innermost, since it walks along rows of W
-                    n = units_of(columns, p)
-                    u = 0
-                    while u < n:
-                        simd.pack(min(L, n - u), clipped(n_rows - r, L),
-                                  moved(simd, W.at, r * W.row + W.column
-                                        * (g * columns.H + p * columns.units + u)),
-                                  W.column, W.row,
-                                  moved(simd, B.at, q * B.panel + w * L
-                                        + (p * 4 * L + g * n + u) * 4 * L))
-                        u += L
+        for g in range(columns.gates):
+            for p in range(columns.panels):  # innermost, since it walks along rows of W
+                n = units_of(columns, p)
+                u = 0
+                while u < n:
+                    simd.pack(min(L, n - u), 4, clipped(n_rows - q * W_p, W_p),
+                              moved(simd, W.at, q * W_p * W.row + W.column
+                                    * (g * columns.H + p * columns.units + u)),
+                              W.column, W.row, L * W.row,
+                              moved(simd, B.at, q * B.panel + (p * W_p + g * n + u) * W_p))
+                    u += L
 
 
 cdef void unpack(
@@ -412,11 +419,9 @@ cdef Sums sums_of(
     cdef Sums dW
     dW.columns, dW.out, dW.panels = columns, out, panels_at(simd, memory, M)
     dW.rest, dW.begun, dW.in_place = rest, False, 0
-    if rest == NULL and out.column == 1:
-        if columns.gates == 1:
-            dW.in_place = columns.panels
-        elif columns.gates == 4:
-            dW.in_place = columns.H // columns.units
+    if rest == NULL and out.column == 1 and _vector(columns) > 0:
+        # the last panel of one gate is a whole one, or its columns stand side by side
+        dW.in_place = columns.panels if columns.gates == 1 else columns.H // columns.units
     return dW
 
 
@@ -440,9 +445,7 @@ cdef void gradient(
     cdef void* memory = moved(simd, scratch, PARTS * W)
     cdef Walk tiles
     cdef bint add
-    # vectors of a gate stand side by side in `out`, those of one unit H apart
-    place.row, place.panel = dW.out.row, dW.columns.units
-    place.vector = simd.lanes if dW.columns.gates == 1 else dW.columns.H
+    place.row, place.panel, place.vector = dW.out.row, dW.columns.units, _vector(dW.columns)
     m = begin
     while m < end:
         rows = min(M_most, end - m)

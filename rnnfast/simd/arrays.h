@@ -48,27 +48,30 @@ static void FN(transpose)(ptrdiff_t n, const real *restrict in, ptrdiff_t in_row
 #endif
 }
 
-/* One vector of columns of a panel, for all its K rows: out[k, j] = in[k, j] where j < n, else 0.
- * Packing a matrix walks down its rows; packing its transpose exchanges the strides of `in`. */
-static void FN(pack)(ptrdiff_t K, ptrdiff_t n, const void *source, ptrdiff_t in_row,
-                     ptrdiff_t in_column, void *target)
+/* Some vectors of columns of a panel, for all its K rows: out[k, v, j] = in[k, v, j] for the first n
+ * columns (v, j), 0 for the others. Packing a matrix walks down its rows; packing its transpose
+ * exchanges the strides of `in`. */
+static void FN(pack)(ptrdiff_t K, ptrdiff_t vectors, ptrdiff_t n, const void *source,
+                     ptrdiff_t in_row, ptrdiff_t in_column, ptrdiff_t in_vector, void *target)
 {
     const real *restrict in = source;
     real *restrict out = target;
     ptrdiff_t k = 0;
-    if (in_column == 1 && n == LANES)
+    if (in_column == 1 && n == vectors * LANES)
         for (; k < K; k++)
-            memcpy(out + k * PANEL, in + k * in_row, LANES * sizeof(real));
-    else if (in_column == 1)
-        for (; k < K; k++)
-            for (int j = 0; j < LANES; j++)
-                out[k * PANEL + j] = j < n ? in[k * in_row + j] : 0;
+            for (ptrdiff_t v = 0; v < vectors; v++)
+                memcpy(out + k * PANEL + v * LANES, in + k * in_row + v * in_vector,
+                       LANES * sizeof(real));
     else if (in_row == 1)
         for (; k + LANES <= K; k += LANES)
-            FN(transpose)(n, in + k, in_column, out + k * PANEL);
+            for (ptrdiff_t v = 0; v < vectors; v++)
+                FN(transpose)(n - v * LANES, in + k + v * in_vector, in_column,
+                              out + k * PANEL + v * LANES);
     for (; k < K; k++)
-        for (int j = 0; j < LANES; j++)
-            out[k * PANEL + j] = j < n ? in[k * in_row + j * in_column] : 0;
+        for (ptrdiff_t v = 0; v < vectors; v++)
+            for (ptrdiff_t j = 0; j < LANES; j++)
+                out[k * PANEL + v * LANES + j]
+                    = v * LANES + j < n ? in[k * in_row + v * in_vector + j * in_column] : 0;
 }
 
 /* The transpose of A = in (K, M) for tiles of `height` rows: of each tile the numbers that belong

@@ -57,8 +57,8 @@ typedef struct {
     F(void, map_sigmoid, (ptrdiff_t n, const void *x, void *y))                                   \
     F(void, map_exp, (ptrdiff_t n, const void *x, void *y))                                       \
     /* Arrays: see arrays.h. */                                                                   \
-    F(void, pack, (ptrdiff_t K, ptrdiff_t n, const void *in, ptrdiff_t in_row,                    \
-                   ptrdiff_t in_column, void *out))                                               \
+    F(void, pack, (ptrdiff_t K, ptrdiff_t vectors, ptrdiff_t n, const void *in,                   \
+                   ptrdiff_t in_row, ptrdiff_t in_column, ptrdiff_t in_vector, void *out))        \
     F(void, pack_tiles, (ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const void *in,              \
                          ptrdiff_t in_row, void *out))                                            \
     F(void, unpack, (ptrdiff_t M, ptrdiff_t n, const void *in, void *out, ptrdiff_t out_row,      \
