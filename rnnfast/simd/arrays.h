@@ -123,17 +123,18 @@ static void FN(add)(ptrdiff_t n, const void *added, void *sums)
         y[j] += x[j];
 }
 
-/* sum + rest += x, where `rest` collects what is lost as `sum` is rounded (Knuth's TwoSum, The Art
- * of Computer Programming, volume 2, section 4.2.2): the error does not grow with the number of
- * terms. What is not finite stays so. */
+/* sum + rest += x, `rest` being what is lost as `sum` is rounded, for the next call to add (Kahan
+ * 1965, with the exact error of a sum by Knuth, The Art of Computer Programming, volume 2, section
+ * 4.2.2): the error does not grow with the number of terms. What is not finite stays so. */
 static void FN(add_exactly)(ptrdiff_t n, const void *added, void *sums, void *rests)
 {
     const real *restrict x = added;
     real *restrict sum = sums, *restrict rest = rests;
     for (ptrdiff_t j = 0; j < n; j++) {
-        const real before = sum[j], after = before + x[j], part = after - before;
+        const real more = x[j] + rest[j], before = sum[j], after = before + more;
+        const real part = after - before;
         sum[j] = after;
-        rest[j] += (before - (after - part)) + (x[j] - part);
+        rest[j] = (before - (after - part)) + (more - part);
     }
 }
 
