@@ -6,19 +6,45 @@ from pathlib import Path
 import pytest
 
 import rnnfast
+from rnnfast.training import runs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+WRITTEN = {  # the examples, and what each leaves in the folder in which it runs
+    "run": ["my-run/best.npz", "my-run/history.csv", "my-run/last.npz"],
+    "pieces": ["model.npz"],
+    "network": ["network.npz"],
+    "drop-in": [],
+}
+CODE = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+EXAMPLES = dict(zip(WRITTEN, CODE, strict=True))
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["library", "drop-in"])
-def test_examples_run(example, monkeypatch, capsys):
+@pytest.fixture
+def printed(monkeypatch, capsys, tmp_path):
+    """What an example prints, as a list of words; it runs in an empty folder."""
     text = "the quick brown fox jumps over the lazy dog. The end.\n" * 60
-    monkeypatch.setattr(rnnfast, "builtin_corpus", lambda: text)  # the real one takes a minute
-    exec(compile(example, "README.md", "exec"), {})
-    figure = float(capsys.readouterr().out.split()[0])
-    assert 0 < figure < 5
+    for module in (rnnfast, runs):  # the real one takes a minute
+        monkeypatch.setattr(module, "builtin_corpus", lambda: text)
+    monkeypatch.chdir(tmp_path)
+
+    def run(name):
+        exec(compile(EXAMPLES[name], "README.md", "exec"), {})
+        return capsys.readouterr().out.split()
+
+    return run
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_examples_run(name, printed, tmp_path):
+    assert 0 < float(printed(name)[0]) < 5
+    files = sorted(f.relative_to(tmp_path).as_posix() for f in tmp_path.rglob("*") if f.is_file())
+    assert files == WRITTEN[name]
+
+
+def test_compiled_and_numpy_agree_in_the_network(printed):
+    """As the comment at the end of the example says."""
+    assert float(printed("network")[-1]) < 1e-13
 
 
 def test_the_commands_stand_word_for_word():
