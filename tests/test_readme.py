@@ -24,7 +24,7 @@ EXAMPLES = dict(zip(WRITTEN, CODE, strict=True))
 def printed(monkeypatch, capsys, tmp_path):
     """What an example prints, as a list of words; it runs in an empty folder."""
     text = "the quick brown fox jumps over the lazy dog. The end.\n" * 60
-    for module in (rnnfast, runs):  # the real one takes a minute
+    for module in (rnnfast, runs):  # the real one takes seconds
         monkeypatch.setattr(module, "builtin_corpus", lambda: text)
     monkeypatch.chdir(tmp_path)
 
