@@ -1,15 +1,19 @@
-"""The README's Python examples run, and its commands are those that are tested."""
+"""The README's Python examples run, and its commands are those that are tested; CONTRIBUTING names
+files that there are, and draws the imports that there may be.
+"""
 
 import re
 from pathlib import Path
 
 import pytest
+from test_imports import ORDER
 
 import rnnfast
 from rnnfast.training import runs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 WRITTEN = {  # the examples, and what each leaves in the folder in which it runs
     "run": ["my-run/best.npz", "my-run/history.csv", "my-run/last.npz"],
     "pieces": ["model.npz"],
@@ -60,3 +64,24 @@ def test_every_public_name_is_in_the_table():
         if not name.startswith("_") and f"`{name}" not in README and f"rnnfast.{name}" not in README
     ]
     assert undocumented == []
+
+
+def test_the_picture_in_contributing_is_the_order_of_imports():
+    picture = re.search(r"^```\n(cli .*?)^```$", CONTRIBUTING, re.DOTALL | re.MULTILINE)[1]
+    lines = [line[:24].split() for line in picture.splitlines() if "(C)" not in line]
+    drawn = [word.removeprefix("rnnfast/").replace("/", ".") for line in lines for word in line]
+    ranks = {name: rank for rank, names in enumerate(ORDER) for name in names}
+    assert {*drawn} == ranks.keys() - {"__main__", "reference.__init__"}
+    assert [ranks[name] for name in drawn] == sorted(map(ranks.get, drawn), reverse=True)
+
+
+def test_contributing_names_files_that_there_are():
+    named = set(re.findall(r"(?<![\w/])(?:\w+/)*\w+\.(?:pyx|pxd|py|h|c|toml)\b", CONTRIBUTING))
+    assert len(named) > 30
+    there = [
+        "/" + file.relative_to(ROOT).as_posix()
+        for folder in (ROOT / "rnnfast", ROOT / "tests", ROOT)
+        for file in (folder.rglob("*") if folder != ROOT else folder.glob("*"))
+    ]
+    names = {name for name in named if "NAME" not in name}
+    assert {name for name in names if not any(file.endswith("/" + name) for file in there)} == set()
