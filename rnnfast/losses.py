@@ -96,7 +96,7 @@ class TimeAffineWithLoss(_IgnoresLabel, Affine):
     """`TimeAffine` and `TimeSoftmaxWithLoss` in one, which never hold all logits in memory.
 
     The rows go through affine layer, softmax and cross entropy in blocks, forward and backward
-    at once; see `rnnfast.kernels.affine`.
+    at once; see `rnnfast.kernels.affine_loss`.
 
     Parameters
     ----------

@@ -169,7 +169,7 @@ def _run_forward(
             P * s.width)
         mem.dx = Matrix(cache.dx.reserve(s.M * s.D, number), s.D, 1)
         if cache.dW is None or (*cache.dW.shape, cache.dW.itemsize) != (s.D + 1, s.V, number):
-            cache.dW = np.empty((s.D + 1, s.V), np.float32 if real is float else np.float64)
+            cache.dW = np.empty((s.D + 1, s.V), b.base.dtype)
         dW = cache.dW
         mem.dW = Matrix(&dW[0, 0], s.V, 1)
         numbers = rest_of(n_blocks, s.block, P * (s.D + 1) * s.width)

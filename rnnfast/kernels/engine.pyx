@@ -552,7 +552,7 @@ def matmul(const real[:, :] A, const real[:, :] B):
     cdef Buffer packed = Buffer()
     cdef Py_ssize_t W = 4 * simd.lanes
     cdef Panels B_p = panels_at(simd, packed.reserve(columns.panels * K * W, number), K)
-    out = np.empty((M, n), np.float32 if real is float else np.float64)
+    out = np.empty((M, n), A.base.dtype)
     cdef real[:, ::1] C = out
     with nogil:
         pack(simd, matrix_of(B), K, columns, 0, columns.panels, B_p)
@@ -563,7 +563,7 @@ def matmul(const real[:, :] A, const real[:, :] B):
 
 def map_function(str name, const real[::1] x):
     """tanh, sigmoid or exp of every number."""
-    out = np.empty(x.shape[0], np.float32 if real is float else np.float64)
+    out = np.empty(x.shape[0], x.base.dtype)
     cdef real[::1] y = out
     cdef const Simd* simd
     if x.shape[0]:

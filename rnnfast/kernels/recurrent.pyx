@@ -457,11 +457,15 @@ cdef object _run_backward(
     mem.dstates = States(cache.dstates.reserve(s.S * s.N * s.h_row, number), s.h_row, s.N * s.h_row)
     mem.scratch = cache.scratch.reserve(s.threads * s.scratch, number)
     cdef real[:, :, ::1] dxs_view
+    cdef tuple shape
     dxs = None
     if need_dx:
         mem.WxT = _panels(cache.weights_x, &s, s.inputs.panels, s.P * s.width)
-        dxs = np.empty((s.U, s.D), np.float32 if real is float else np.float64)
-        dxs_view = dxs[None] if s.indexed else dxs.reshape(s.N, s.T, s.D)
+        shape = (1, s.U, s.D)
+        if not s.indexed:
+            shape = (s.N, s.T, s.D)
+        dxs = np.empty(shape, first.base.dtype)
+        dxs_view = dxs
         mem.dxs = Sequence(&dxs_view[0, 0, 0], s.T * s.D, s.D)
 
     cdef real* dstate
@@ -485,7 +489,7 @@ cdef object _run_backward(
         dstate = <real*> mem.dstates.at + k * mem.dstates.state
         for n in range(s.N):
             memcpy(&first[k, n, 0], dstate + n * s.h_row, s.H * number)
-    return dxs if dxs is None or s.indexed else dxs.reshape(s.N, s.T, s.D)
+    return dxs[0] if s.indexed and need_dx else dxs
 
 
 cdef void _backward_task(

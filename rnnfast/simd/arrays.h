@@ -6,11 +6,7 @@
 
 enum { FN(PARTS) = 16 };
 
-#if REAL_IS_FLOAT
-typedef int32_t FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
-#else
-typedef int64_t FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
-#endif
+typedef LANE_NUMBER FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
 
 /* out[k, j] = in[j, k] for n rows j of L numbers, and 0 for rows up to L; rows of out are those of a
  * panel. In log2(L) rounds that exchange the off-diagonal halves of blocks of 2, 4, 8 ... lanes

@@ -15,7 +15,7 @@
  * NaN stays NaN, infinities saturate.
  */
 
-#if REAL_IS_FLOAT
+#if REAL_BITS == 32
 #define BITS int32_t
 #define UNSIGNED_BITS uint32_t
 #define LOG2_E 1.44269504f
@@ -26,8 +26,9 @@
 #define EXPONENT_BIAS 127
 #define EXP_LOW -104.0f                     /* e^x is 0 from here down, */
 #define EXP_HIGH 89.0f                      /* infinite from here up */
+#define SIGMOID_LIMIT 87.0f                 /* e^x and e^-x are normal numbers up to here */
 #define TANH_ONE 9.1f                       /* tanh is 1 from here on, after rounding */
-#else
+#elif REAL_BITS == 64
 #define BITS int64_t
 #define UNSIGNED_BITS uint64_t
 #define LOG2_E 1.4426950408889634
@@ -38,7 +39,10 @@
 #define EXPONENT_BIAS 1023
 #define EXP_LOW -746.0
 #define EXP_HIGH 710.0
+#define SIGMOID_LIMIT 708.0
 #define TANH_ONE 19.1
+#else
+#error "exp, tanh and sigmoid of this number format are missing"
 #endif
 
 /* 2^n, n being within the exponents of normal numbers, or anything where x was NaN */
@@ -56,7 +60,7 @@ static inline real FN(reduced_expm1)(real x, BITS *n)
     const real whole = shifted.value - (real)ROUNDER;
     const real r = (x - whole * (real)LOG_2_HIGH) - whole * (real)LOG_2_LOW;
     *n = shifted.bits - rounder.bits;
-#if REAL_IS_FLOAT
+#if REAL_BITS == 32
     real p = (real)(1 / 5040.0);
 #else
     real p = (real)(1 / 6227020800.0);      /* 13! */
@@ -94,7 +98,7 @@ static inline real FN(exp)(real x)
 static inline real FN(sigmoid)(real x)
 {
     BITS n;
-    const real limit = REAL_IS_FLOAT ? 87 : 708;
+    const real limit = SIGMOID_LIMIT;
     const real p = FN(reduced_expm1)(FN(clamped)(-x, -limit, limit), &n);
     return 1 / (1 + (p + 1) * FN(power_of_2)(n));
 }
@@ -131,5 +135,6 @@ DEFINE_MAP(exp)
 #undef EXPONENT_BIAS
 #undef EXP_LOW
 #undef EXP_HIGH
+#undef SIGMOID_LIMIT
 #undef TANH_ONE
 #undef DEFINE_MAP

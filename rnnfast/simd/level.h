@@ -24,15 +24,18 @@
 #define square_root_f64 sqrt
 
 #define real float
-#define REAL_IS_FLOAT 1
+#define REAL_BITS 32
+#define LANE_NUMBER int32_t
 #define FN_SUFFIX _f32
 #include "real.h"
 #undef real
-#undef REAL_IS_FLOAT
+#undef REAL_BITS
+#undef LANE_NUMBER
 #undef FN_SUFFIX
 
 #define real double
-#define REAL_IS_FLOAT 0
+#define REAL_BITS 64
+#define LANE_NUMBER int64_t
 #define FN_SUFFIX _f64
 #include "real.h"
 
