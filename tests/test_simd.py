@@ -78,8 +78,8 @@ def test_tiles_of_every_height_and_width(tmp_path, rows, width):
 @pytest.mark.parametrize(
     ("widths", "message"),
     [
-        ({"TILE_ROWS": 1, "VECTOR_BYTES": 16}, "TILE_ROWS must be 2 to 6"),
-        ({"TILE_ROWS": 7, "VECTOR_BYTES": 64}, "TILE_ROWS must be 2 to 6"),
+        ({"TILE_ROWS": 1, "VECTOR_BYTES": 16}, "TILE_ROWS must be 2 to SIMD_MOST_ROWS"),
+        ({"TILE_ROWS": 7, "VECTOR_BYTES": 64}, "TILE_ROWS must be 2 to SIMD_MOST_ROWS"),
         ({"TILE_ROWS": 6, "VECTOR_BYTES": 128}, "VECTOR_BYTES must be 16, 32 or 64"),
     ],
 )

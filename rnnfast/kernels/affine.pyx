@@ -9,7 +9,7 @@ import numpy as np
 from cython.parallel cimport parallel, threadid
 
 from .engine cimport (
-    Buffer, Columns, Matrix, Panels, Simd, Sums, barrier, columns_of, from_row, gradient,
+    ROWS, Buffer, Columns, Matrix, Panels, Simd, Sums, barrier, columns_of, from_row, gradient,
     gradient_scratch, matrix_of, moved, pack, pack_transposed, panels_at, part, product, real,
     rest_of, row_of, rows_in_panels, rows_of, settle, simd_of, sums_of, team_size, threads_for,
     zeros,
@@ -94,9 +94,9 @@ cdef void _forward_task(const Affine* s, int thread, int threads) noexcept nogil
     pack(s.simd, s.W, s.D, s.columns, p0, p1, s.W_panels)
     pack(s.simd, s.b, 1, s.columns, p0, p1, s.b_panels)
     # few rows: every thread has its columns; many: every thread has its rows
-    if m1 >= 6 * threads:
+    if m1 >= ROWS * threads:
         barrier(threads)
-        m0, m1 = part(m1, 6, thread, threads), part(m1, 6, thread + 1, threads)
+        m0, m1 = part(m1, ROWS, thread, threads), part(m1, ROWS, thread + 1, threads)
         p0, p1 = 0, P
     if p0 < p1 and m0 < m1:
         product(s.simd, m1 - m0, min(p1 * s.width, s.V) - p0 * s.width, s.D,
@@ -139,8 +139,8 @@ def _run_backward(
 
 cdef void _backward_task(const Affine* s, int thread, int threads) noexcept nogil:
     """dW = x^T dout, db = 1^T dout, dx = dout W^T"""
-    cdef Py_ssize_t m0 = part(s.M, 6, thread, threads), m1 = part(s.M, 6, thread + 1, threads)
-    cdef Py_ssize_t d0 = part(s.D, 6, thread, threads), d1 = part(s.D, 6, thread + 1, threads)
+    cdef Py_ssize_t m0 = part(s.M, ROWS, thread, threads), m1 = part(s.M, ROWS, thread + 1, threads)
+    cdef Py_ssize_t d0 = part(s.D, ROWS, thread, threads), d1 = part(s.D, ROWS, thread + 1, threads)
     cdef Py_ssize_t P = s.columns.panels
     cdef void* scratch = moved(s.simd, s.memory, thread * s.scratch)
     cdef double one               # in any format; a column of ones is this one, again and again

@@ -18,8 +18,8 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
-    Buffer, Columns, Matrix, Panels, Simd, Sums, Workspace, across, barrier, columns_of, from_row,
-    gradient, gradient_scratch, matrix_of, moved, pack, pack_transposed, padded, panels_at, part,
+    ROWS, Buffer, Columns, Matrix, Panels, Simd, Sums, Workspace, across, barrier, columns_of,
+    from_row, gradient, gradient_scratch, matrix_of, moved, pack, pack_transposed, padded, panels_at, part,
     product, real, rest_of, row_of, rows_in_panels, rows_of, settle, simd_of, sums_of, team_size,
     threads_for, zeros,
 )
@@ -146,7 +146,7 @@ def _run_forward(
     # blocks of equal size, so that no thread waits for a small last one
     cdef Py_ssize_t P = s.columns.panels, x_row = padded(s.D + 1, number)
     n_blocks = (s.M * P * s.width * number + BLOCK_BYTES - 1) // BLOCK_BYTES
-    s.block = min(s.M, ((s.M + n_blocks - 1) // n_blocks + 5) // 6 * 6)
+    s.block = min(s.M, ((s.M + n_blocks - 1) // n_blocks + ROWS - 1) // ROWS * ROWS)
 
     mem.given_x, mem.W, mem.b = Matrix(<void*> &x[0, 0], s.D, 1), matrix_of(W), row_of(b)
     mem.targets = &targets[0]
@@ -207,7 +207,7 @@ cdef void _task(const Loss* s, const Memory* mem, int thread, int threads) noexc
     barrier(threads)
     if P < PANELS_WORTH * threads:
         p0, p1 = 0, P
-        d0, d1 = part(d1, 6, thread, threads), part(d1, 6, thread + 1, threads)
+        d0, d1 = part(d1, ROWS, thread, threads), part(d1, ROWS, thread + 1, threads)
     place = p0 * (s.D + 1) * s.width
     dW = sums_of(s.simd, columns_of(1, min(p1 * s.width, s.V) - p0 * s.width, s.L),
                  Matrix(moved(s.simd, mem.dW.at, p0 * s.width), mem.dW.row, 1),
@@ -217,7 +217,7 @@ cdef void _task(const Loss* s, const Memory* mem, int thread, int threads) noexc
     while m < s.M:
         rows = min(s.block, s.M - m)
         block = mem.blocks[number % 2]
-        r0, r1 = part(rows, 6, thread, threads), part(rows, 6, thread + 1, threads)
+        r0, r1 = part(rows, ROWS, thread, threads), part(rows, ROWS, thread + 1, threads)
         if r0 < r1:
             _rows(s, mem, block, m, r0, r1)
             if s.need_gradient:

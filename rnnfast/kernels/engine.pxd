@@ -10,6 +10,7 @@ ctypedef fused real:
     double
 
 cdef extern from "simd.h" nogil:
+    enum: ROWS "SIMD_MOST_ROWS"   # of the highest tile: rows are dealt out in such units
     enum: SIMD_FORMATS
     enum: SIMD_CELL_COUNT
     int SIMD_FORMAT_OF(const void*)
@@ -41,7 +42,8 @@ cdef extern from "simd.h" nogil:
                      Py_ssize_t, void*) noexcept nogil
         void (*pack_tiles)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t,
                         void*) noexcept nogil
-        void (*unpack)(Py_ssize_t, Py_ssize_t, const void*, void*, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*unpack)(Py_ssize_t, Py_ssize_t, const void*, void*, Py_ssize_t,
+                       Py_ssize_t) noexcept nogil
         void (*add)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*add_exactly)(Py_ssize_t, const void*, void*, void*) noexcept nogil
         void (*fill)(Py_ssize_t, double, void*) noexcept nogil
@@ -55,8 +57,10 @@ cdef extern from "simd.h" nogil:
         void (*sgd)(Py_ssize_t, double, void*, const void*) noexcept nogil
         void (*momentum)(Py_ssize_t, double, double, void*, const void*, void*) noexcept nogil
         void (*adagrad)(Py_ssize_t, double, void*, const void*, void*) noexcept nogil
-        void (*rmsprop)(Py_ssize_t, double, double, double, void*, const void*, void*) noexcept nogil
-        void (*adam)(Py_ssize_t, double, double, double, void*, const void*, void*, void*) noexcept nogil
+        void (*rmsprop)(Py_ssize_t, double, double, double, void*, const void*,
+                        void*) noexcept nogil
+        void (*adam)(Py_ssize_t, double, double, double, void*, const void*, void*,
+                     void*) noexcept nogil
         void (**forward)(Py_ssize_t, Py_ssize_t, void*, const States*,
                          const States*) noexcept nogil
         void (**backward)(Py_ssize_t, Py_ssize_t, const void*, const States*, const States*,

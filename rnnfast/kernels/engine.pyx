@@ -47,7 +47,7 @@ cdef enum:
     PART = 128
     SUM_ROWS = 1024
     FEW_PARTS = 16
-    PARTS = 24                    # of memory for them: 4 panels of 6 rows
+    PARTS = 4 * ROWS              # panels of memory for them, one row each
 
 cdef Py_ssize_t LONGEST = <Py_ssize_t> 1 << (8 * sizeof(Py_ssize_t) - 2)
 
@@ -285,7 +285,7 @@ cdef inline Py_ssize_t rows_of_block(
     const Simd* simd, Py_ssize_t M, Py_ssize_t K,
 ) noexcept nogil:
     """Rows of A that are handled together when there are M of K numbers."""
-    return even(M, A_BLOCK // simd.number // min(K, K_BLOCK) // 6 * 6, 6)
+    return even(M, A_BLOCK // simd.number // min(K, K_BLOCK) // ROWS * ROWS, ROWS)
 
 
 cdef inline Py_ssize_t tile_height(const Simd* simd, Py_ssize_t M) noexcept nogil:
@@ -532,7 +532,7 @@ cdef void settle(
 
 cdef Py_ssize_t gradient_scratch(const Simd* simd, Py_ssize_t M, Py_ssize_t K) noexcept nogil:
     """Numbers of scratch memory for gradients of up to M rows that are sums of up to K terms."""
-    cdef Py_ssize_t rows = (M + 5) // 6 * 6, W = 4 * simd.lanes
+    cdef Py_ssize_t rows = (M + ROWS - 1) // ROWS * ROWS, W = 4 * simd.lanes
     return PARTS * W + min(rows * min(K, SUM_ROWS), A_BLOCK // simd.number) + rows * W
 
 

@@ -29,7 +29,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
-    Buffer, Columns, Matrix, Panels, Simd, States, Sums, Walk, Workspace, across, barrier,
+    ROWS, Buffer, Columns, Matrix, Panels, Simd, States, Sums, Walk, Workspace, across, barrier,
     cell_number, columns_of, computed, from_row, gradient, gradient_scratch, matrix_of, moved,
     pack, pack_transposed, padded, panels_at, part, product, real, rest_of, row_of,
     rows_in_panels, rows_of, settle, simd_of, sums_of, team_size, threads_for, units_of, zeros,
@@ -188,8 +188,8 @@ cdef Share _share(const Sizes* s, int thread, int threads) noexcept nogil:
     share.thread, share.threads = thread, threads
     share.panels = _range(s.P, 1, thread, threads)
     share.outputs = _range(s.units.panels, 1, thread, threads)
-    share.x_rows = _range(s.D + 1, 6, thread, threads)
-    share.h_rows = _range(s.H, 6, thread, threads)
+    share.x_rows = _range(s.D + 1, ROWS, thread, threads)
+    share.h_rows = _range(s.H, ROWS, thread, threads)
     share.rows = _range(s.N, 1, thread, threads)
     return share
 
@@ -313,7 +313,7 @@ cdef void _forward_task(
 ) noexcept nogil:
     """What one thread does."""
     cdef Share share = _share(s, thread, threads)
-    cdef Range panels = share.panels, rows = _range(s.U, 6, thread, threads)
+    cdef Range panels = share.panels, rows = _range(s.U, ROWS, thread, threads)
     cdef void* x
     cdef Py_ssize_t m
     pack(s.simd, mem.Wx, s.D, s.columns, panels.begin, panels.end, mem.Wx_panels)
@@ -526,7 +526,7 @@ cdef void _backward_task(
             x = Matrix(moved(s.simd, mem.x.at, m * s.x_row), s.x_row, 1)
             _weight_gradients(s, x_rows, rows, x, mem.das, dWx, db, scratch)
             if s.need_dx:
-                _input_gradient(s, mem, _range(rows, 6, thread, threads), m, mem.das, scratch)
+                _input_gradient(s, mem, _range(rows, ROWS, thread, threads), m, mem.das, scratch)
         dWx.begun = dWh.begun = db.begun = True
         end = begin
         barrier(threads)
@@ -536,7 +536,7 @@ cdef void _backward_task(
         dWx.begun = db.begun = False
         _weight_gradients(s, x_rows, s.U, mem.x, mem.das_sum, dWx, db, scratch)
         if s.need_dx:
-            _input_gradient(s, mem, _range(s.U, 6, thread, threads), 0, mem.das_sum, scratch)
+            _input_gradient(s, mem, _range(s.U, ROWS, thread, threads), 0, mem.das_sum, scratch)
     settle(s.simd, h_rows.begin, h_rows.end, dWh)
     settle(s.simd, x_rows.begin, min(x_rows.end, s.D), dWx)
     if x_rows.begin <= s.D < x_rows.end:

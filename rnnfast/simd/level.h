@@ -10,8 +10,8 @@
 #if VECTOR_BYTES != 16 && VECTOR_BYTES != 32 && VECTOR_BYTES != 64
 #error "VECTOR_BYTES must be 16, 32 or 64: scratch memory and rows of states are padded to 64 bytes"
 #endif
-#if TILE_ROWS < 2 || TILE_ROWS > 6
-#error "TILE_ROWS must be 2 to 6: for other tiles, add their functions to tile.h"
+#if TILE_ROWS < 2 || TILE_ROWS > SIMD_MOST_ROWS
+#error "TILE_ROWS must be 2 to SIMD_MOST_ROWS: for higher tiles, add their functions to tile.h"
 #endif
 
 #ifdef __clang__

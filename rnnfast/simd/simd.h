@@ -12,6 +12,7 @@
 #include <stddef.h>
 
 enum { SIMD_VECTORS = 4 };                /* vectors in a row of a panel */
+#define SIMD_MOST_ROWS 6                  /* of a tile */
 
 /* The number formats. What is in none of them does not compile. */
 enum { SIMD_FLOAT, SIMD_DOUBLE, SIMD_FORMATS };
