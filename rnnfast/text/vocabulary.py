@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sized
 
 import numpy as np
 
+from .._checks import as_ids
 from .._types import Ids
 from ..errors import InputError
 
@@ -25,6 +26,9 @@ class Vocabulary:
         What a token is: a character, or what stands between white space, where the end of a line
         is the token `<eos>`. A token `<unk>`, where the list has it, stands for every other word.
     """
+
+    tokens: list[str]
+    level: str
 
     def __init__(self, tokens: Iterable[str], level: str) -> None:
         if level not in LEVELS:
@@ -88,8 +92,13 @@ class Vocabulary:
         return np.array(ids, np.int64)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids -> text; the inverse of `encode` but for spacing between words."""
-        tokens = [self.tokens[k] for k in ids]
+        """Ids -> text; the inverse of `encode` but for spacing between words.
+
+        Raises TypeError for ids that are not integers, ValueError for one outside 0..V-1, with its
+        position.
+        """
+        ids = list(ids)
+        tokens = [self.tokens[k] for k in as_ids("ids", ids, len(self), ("M",))] if ids else []
         if self.level == "char":
             return "".join(tokens)
         lines = " ".join("\n" if token == END_OF_LINE else token for token in tokens)
