@@ -49,7 +49,7 @@ class _LanguageModel(Network):
         tie_weights: bool = False,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
-        ops: Ops = kernels,
+        ops: Ops | None = None,
     ) -> None:
         V, D, H = (
             as_count("vocab_size", vocab_size),

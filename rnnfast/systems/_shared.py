@@ -1,18 +1,14 @@
-"""What the systems share: weights by the notebooks' names, one-hot input, a step of descent."""
+"""What the systems share: weights by the notebooks' names, one-hot input."""
 
-import math
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .._checks import as_above_zero, as_generator, as_ids, as_weights, check_shape
+from .._checks import as_generator, as_ids, as_weights, check_shape
 from .._types import Array, ArrayLike, Ids, Seed, Shape
-from ..errors import TrainingDiverged
 from ..models import Network
-from ..training.optimizers import clip_grads
 
 Named = dict[str, Array]
 
@@ -126,26 +122,3 @@ def normal_numbers(
     if rng is None:
         return np.random.standard_normal
     return as_generator(rng, name, legacy=legacy).standard_normal
-
-
-def take_step(
-    network: Network, optimizer: Any, xs: Any, ts: Any, max_grad: float | None = None
-) -> float:
-    """One step of gradient descent, clipped at the norm `max_grad`; returns the loss before it.
-
-    The clipping is computed where the optimizer computes, by its `ops`.
-    Raises TrainingDiverged where the loss or its gradient is not finite; nothing is updated then.
-    """
-    limit = sys.float_info.max if max_grad is None else as_above_zero("max_grad", max_grad)
-    loss = network.forward(xs, ts)
-    network.backward()
-    # the textbook's optimizers have neither ops nor steps
-    norm = clip_grads(network.grads, limit, ops=getattr(optimizer, "ops", None))
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        after = f", after {optimizer.steps} steps" if hasattr(optimizer, "steps") else ""
-        raise TrainingDiverged(
-            f"the loss is {loss} and the norm of its gradient {norm}{after}; "
-            "try a smaller learning rate, or clip the gradient with max_grad"
-        )
-    optimizer.update(network.params, network.grads)
-    return loss

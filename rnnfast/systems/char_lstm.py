@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import kernels
 from .._checks import as_count, as_ids, as_weights, check_shape
 from .._ops import Ops
 from .._types import Array, ArrayLike, Ids, Seed
@@ -19,6 +18,7 @@ from ..losses import TimeSoftmaxWithLoss
 from ..text.sampling import generate
 from ..text.vocabulary import check_length
 from ..training.optimizers import SGD
+from ..training.steps import take_step
 from ._shared import (
     Named,
     NamedNetwork,
@@ -26,7 +26,6 @@ from ._shared import (
     as_tokens,
     normal_numbers,
     own_weights,
-    take_step,
 )
 
 GATES = ["C" if gate == "g" else gate for gate in LSTM.gates]  # in the order of the columns
@@ -108,7 +107,7 @@ class CharLstm(NamedNetwork):
         weights: Mapping[str, ArrayLike],
         *,
         truncate_size: int | None = None,
-        ops: Ops = kernels,
+        ops: Ops | None = None,
     ) -> None:
         own = own_weights(weights, SHAPES)
         W_v, b_v = own["W_v"], own["b_v"]
@@ -214,7 +213,9 @@ class CharLstm(NamedNetwork):
         optimizer, losses = SGD(lr, ops=self.loss_layer.ops), []
         for epoch in range(1, as_count("epochs", epochs) + 1):
             with self.carrying_state():
-                losses.append(sum(take_step(self, optimizer, *block, max_grad) for block in blocks))
+                losses.append(
+                    sum(take_step(self, optimizer, *block, max_grad=max_grad) for block in blocks)
+                )
             if on_epoch:
                 on_epoch(epoch, losses[-1])
         return losses

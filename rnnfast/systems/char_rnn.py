@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import kernels
 from .._checks import as_count, as_generator, check_shape
 from .._ops import Ops
 from .._types import Array, ArrayLike
@@ -60,7 +59,7 @@ class CharRnn(NamedNetwork):
      [ 2.6740572e-01 -2.2931943e-04 -1.3003336e-01  3.1455082e-03]]
     """
 
-    def __init__(self, weights: Mapping[str, ArrayLike], *, ops: Ops = kernels) -> None:
+    def __init__(self, weights: Mapping[str, ArrayLike], *, ops: Ops | None = None) -> None:
         own = own_weights(weights, SHAPES)
         Wxh, Whh, bh, Why, by = own.values()
         self.vocab_size = len(Wxh)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import kernels
 from .._checks import as_count, as_ids
 from .._ops import Ops
 from .._types import Array, ArrayLike, Ids, Seed
@@ -19,7 +18,8 @@ from ..losses import TimePerplexityLoss, TimeSoftmax
 from ..text.vocabulary import check_length
 from ..training.optimizers import SGD
 from ..training.plot import plot_curve
-from ._shared import NamedNetwork, normal_numbers, own_weights, take_step
+from ..training.steps import take_step
+from ._shared import NamedNetwork, normal_numbers, own_weights
 
 SHAPES = {"We": "VD", "Wx": "DH", "Wh": "HH", "Br": "H", "Wa": "HV", "Ba": "V"}
 RECORD_EVERY = 10
@@ -99,7 +99,7 @@ class PerplexityRnnlm(NamedNetwork):
         truncate_size: int | None = None,
         stateful: bool = False,
         eps: float = 1e-8,
-        ops: Ops = kernels,
+        ops: Ops | None = None,
     ) -> None:
         if len(init_W) != 4 or len(init_b) != 2:
             raise ValueError(
@@ -190,7 +190,7 @@ class PerplexityRnnlm(NamedNetwork):
         X, T_id = cyclic_batch(corpus, self.batch_size)
         self.history = []
         for n in range(as_count("iter_num", iter_num)):
-            loss = take_step(self, self.optimizer, X, T_id, max_grad)
+            loss = take_step(self, self.optimizer, X, T_id, max_grad=max_grad)
             if n % RECORD_EVERY == 0:
                 self.history.append(Record(n, loss, self.loss_layer.perplexity))
                 if on_record:

@@ -16,7 +16,8 @@ from .._types import Array, ArrayLike, Seed, Shape
 from ..layers import TimeAffine, TimeRNN
 from ..losses import TimeSquaredLoss
 from ..training.optimizers import SGD
-from ._shared import Named, NamedNetwork, normal_numbers, take_step
+from ..training.steps import take_step
+from ._shared import Named, NamedNetwork, normal_numbers
 
 THREE = (
     "X[:, :, None] makes sequences of one feature out of rows, X[None] one sequence out of all rows"
@@ -150,7 +151,9 @@ class SequenceRegressor(HasOps):
         xs, ts = _as_sequences(X), _as_targets(y, X, target)
         network = _RegressionRnn(self, target, xs.shape[2], ts.shape[2])
         optimizer = SGD(as_above_zero("learning_rate", self.learning_rate), ops=self.ops)
-        losses = [take_step(network, optimizer, xs, ts, self.max_grad) for _ in range(epochs)]
+        losses = [
+            take_step(network, optimizer, xs, ts, max_grad=self.max_grad) for _ in range(epochs)
+        ]
         self.network_, self.weights_, self.loss_curve_ = network, network.weights, losses
         self.n_features_in_, self.n_outputs_, self.n_iter_ = xs.shape[2], ts.shape[2], epochs
         self.target_, self.X_train_ = target, X.copy()
