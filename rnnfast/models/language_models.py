@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import kernels
 from .._checks import (
     as_count,
     as_float_dtype,
@@ -32,7 +31,6 @@ class _LanguageModel(Network):
     """What the language models share; they differ in their recurrent layer `Cell`."""
 
     Cell: ClassVar[Any]
-    ops: Ops
     vocab_size: int
     tie_weights: bool
     embedding: TimeEmbedding
@@ -103,7 +101,6 @@ class _LanguageModel(Network):
         ops: Ops | None,
     ) -> None:
         """Make the layers of weights by name, and of what `config` of each has returned."""
-        self.ops = kernels if ops is None else ops
         weights: dict[str, dict[str, Array]] = {}
         for name, W in params.items():
             layer, _, own = name.rpartition(".")
@@ -115,7 +112,7 @@ class _LanguageModel(Network):
             weights["affine"]["W"] = table.T
 
         def layer_of(name: str, cls: type, config: Mapping[str, Any]) -> Any:
-            return layer_from(name, cls, weights[name], config, self.ops)
+            return layer_from(name, cls, weights[name], config, ops)
 
         self.embedding = layer_of("embedding", TimeEmbedding, {})
         cells = {
@@ -124,6 +121,15 @@ class _LanguageModel(Network):
         }
         self.affine = layer_of("affine", TimeAffineWithLoss, affine)
         super().__init__({"embedding": self.embedding, **cells}, self.affine)
+
+    @property
+    def ops(self) -> Ops:
+        """The module that the arithmetic is taken from; setting it tells the layers."""
+        return self.affine.ops
+
+    @ops.setter
+    def ops(self, ops: Ops) -> None:
+        self._use(ops)
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments of `from_params`, as JSON has them: all of the model but its weights.

@@ -273,6 +273,26 @@ class Network:
             if ops is not None and isinstance(layer, HasOps):
                 layer.ops = ops
 
+    def _by_place(self) -> dict[tuple[int, int], Array]:
+        """The parameters by the number of their layer and their own; the loss is the last."""
+        layers = enumerate((*self.layers, self.loss_layer))
+        return {(i, k): W for i, layer in layers for k, W in enumerate(layer.params)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_tied": saving.tied(self._by_place())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a copy: weights that were views of others are made so again."""
+        ties = state["_tied"]
+        self.__dict__ |= {name: value for name, value in state.items() if name != "_tied"}
+        layers, params = (*self.layers, self.loss_layer), self._by_place()
+        for (i, k), place in ties.items():
+            W = params[place["to"]]
+            if not np.may_share_memory(W, params[i, k]):  # as they do in a shallow copy
+                layers[i].params[k] = W.T if place["transposed"] else W
+        self.params = [W for _, W in self._named("params")]
+        self.grads = [dW for _, dW in self._named("grads")]
+
     def predict(self, xs: Any, **options: Any) -> Array:
         """Input of the first layer -> output of the last.
 

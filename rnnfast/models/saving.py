@@ -7,7 +7,7 @@ hands over; none is ever imported.
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..reference import layers as twins
 
 Model = TypeVar("Model", bound=type)
+Name = TypeVar("Name", bound=Hashable)
 Classes = Mapping[str, type]
 """Classes of the caller's own, by their names."""
 
@@ -42,9 +43,9 @@ def known(cls: Model) -> Model:
 def save(path: str | PathLike[str], model: Any) -> None:
     """See `Network.save`."""
     params = model.named_params()
-    tied = _tied(params)
-    arrays = {f"param/{name}": W for name, W in params.items() if name not in tied}
-    meta = {"class": class_name(model), "config": model.config(), "tied": tied}
+    ties = tied(params)
+    arrays = {f"param/{name}": W for name, W in params.items() if name not in ties}
+    meta = {"class": class_name(model), "config": model.config(), "tied": ties}
     save_archive(path, "model", arrays, meta)
 
 
@@ -61,11 +62,11 @@ def load(path: str | PathLike[str], cls: type, classes: Classes | None, ops: Ops
                 f"it holds a {found.__name__}, expected a {cls.__name__}; "
                 f"{found.__name__}.load takes it, and Network.load takes any model"
             )
-        config, tied = field(meta, "config", dict), field(meta, "tied", dict)
+        config, ties = field(meta, "config", dict), field(meta, "tied", dict)
         prefix = "param/"
         require_names([name for name in arrays if name.startswith(prefix)], arrays)
         stored = {name.removeprefix(prefix): array for name, array in arrays.items()}
-        params = stored | {name: _untied(stored, name, place) for name, place in tied.items()}
+        params = stored | {name: _untied(stored, name, place) for name, place in ties.items()}
         model = found.from_params(params, ops=ops, classes=classes, **config)
         require_weights(model.named_params(), params)
     return model
@@ -185,20 +186,20 @@ def _bind(
     return signature.bind(*weights.values(), **config)
 
 
-def _tied(params: Mapping[str, Array]) -> dict[str, dict[str, Any]]:
+def tied(params: Mapping[Name, Array]) -> dict[Name, dict[str, Any]]:
     """Where a parameter is the memory of one before it, transposed or not: which, and how."""
-    places: dict[Any, str] = {}
-    tied = {}
+    places: dict[Any, Name] = {}
+    ties = {}
     for name, W in params.items():
         start = W.__array_interface__["data"][0], W.dtype.str
         for transposed in (False, True):
             like = W.T if transposed else W
             if W.size and (first := places.get((start, like.shape, like.strides))) is not None:
-                tied[name] = {"to": first, "transposed": transposed}
+                ties[name] = {"to": first, "transposed": transposed}
                 break
         else:
             places[start, W.shape, W.strides] = name
-    return tied
+    return ties
 
 
 def _untied(stored: Mapping[str, Array], name: str, place: Any) -> Array:
