@@ -17,7 +17,10 @@ def _shape_text(shape: Sequence[object]) -> str:
 
 def as_float_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
     """One of `FLOATS`, given as NumPy takes it."""
-    found: np.dtype[Any] = np.dtype(dtype)
+    try:
+        found: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{name}: expected float32 or float64, got {dtype!r}") from None
     if found not in FLOATS:
         raise TypeError(f"{name}: expected float32 or float64, got {found}")
     return found

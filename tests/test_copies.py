@@ -155,6 +155,16 @@ def test_a_state_that_is_changed_in_a_copy_counts(name, copied):
     np.testing.assert_array_equal(other.forward(normal(2, 3, H)), layer.forward(normal(2, 3, H)))
 
 
+@copied
+def test_weights_of_a_copied_estimator_are_those_of_its_network(copied):
+    model = rnnfast.SequenceRegressor(5, epochs=2, random_state=0).fit([1, 2, 3], [2, 3, 4])
+    other = copied(model)
+    for W in other.weights_.values():
+        W[...] = 0
+    assert other.predict([1, 2, 3]).tolist() == [0, 0, 0]
+    assert (model.predict([1, 2, 3]) != 0).all()
+
+
 @pytest.mark.parametrize("Model", LANGUAGE_MODELS)
 def test_setting_ops_of_a_language_model_reaches_its_layers(Model):
     model = Model(V, H, H, rng=0)

@@ -1,6 +1,5 @@
 """Networks: layers that take what others return, and a loss at the end."""
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -159,13 +158,7 @@ class Network:
         A subclass whose constructor takes other arguments than `Network` has a `config` of its
         own. It returns keyword arguments of the constructor, unless there is a `from_params` too.
         """
-        try:
-            inspect.signature(type(self)).bind(self.layers, self.loss_layer, inputs={})
-        except TypeError as error:
-            raise TypeError(
-                f"{type(self).__name__}: expected a method config of its own, since its "
-                f"constructor is not that of Network, got none; see Network.config ({error})"
-            ) from error
+        saving.require_constructor(self, self.layers, self.loss_layer, inputs={})
         layers = zip(self.layer_names, self.layers, strict=True)
         return {
             "layers": {name: saving.described(name, layer) for name, layer in layers},
@@ -236,7 +229,7 @@ class Network:
     ) -> Self:
         """The model that `save` wrote, with the same weights, bit for bit.
 
-        `Network.load` takes any model; that of a subclass, such as `Rnnlm.load`, takes its own.
+        `Network.load` takes any network; that of a subclass, such as `Rnnlm.load`, takes its own.
         Nothing in the file is executed.
 
         Parameters

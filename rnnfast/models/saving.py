@@ -60,7 +60,7 @@ def load(path: str | PathLike[str], cls: type, classes: Classes | None, ops: Ops
         if not issubclass(found, cls):
             raise InputError(
                 f"it holds a {found.__name__}, expected a {cls.__name__}; "
-                f"{found.__name__}.load takes it, and Network.load takes any model"
+                f"{found.__name__}.load takes it"
             )
         config, ties = field(meta, "config", dict), field(meta, "tied", dict)
         prefix = "param/"
@@ -113,16 +113,31 @@ def layer_from(
         layer = cls(*bound.args, **bound.kwargs)
     except (TypeError, ValueError) as error:
         raise InputError(f"layer {name}, a {cls.__name__}: {error}") from error
-    now = json.loads(json.dumps(layer.config())) if config else {}  # tuples as lists, as saved
-    for key, value in config.items():
-        became = now.get(key)
-        if became != value and json.dumps(became) != json.dumps(value):  # NaN is NaN
-            raise InputError(
-                f"layer {name}, a {cls.__name__}: {key} cannot be {value!r}, and became {became!r}"
-            )
+    if config:
+        require_config(f"layer {name}, a {cls.__name__}: ", layer, config)
     if ops is not None and isinstance(layer, HasOps):
         layer.ops = ops
     return layer
+
+
+def require_config(where: str, thing: Any, config: Mapping[str, Any]) -> None:
+    """Raise InputError unless a layer or a model has the config that it was made of."""
+    now = json.loads(json.dumps(thing.config()))  # tuples as lists, as saved
+    for key, value in config.items():
+        became = now.get(key)
+        if became != value and json.dumps(became) != json.dumps(value):  # NaN is NaN
+            raise InputError(f"{where}{key} cannot be {value!r}, and became {became!r}")
+
+
+def require_constructor(model: Any, *args: Any, **options: Any) -> None:
+    """Raise TypeError unless a model, which has the config of a base class, could be made as it."""
+    try:
+        inspect.signature(type(model)).bind(*args, **options)
+    except TypeError as error:
+        raise TypeError(
+            f"{type(model).__name__}: expected a method config of its own, since its constructor "
+            f"takes other arguments, got none; see Network.config ({error})"
+        ) from error
 
 
 def require_weights(made: Mapping[str, Array], params: Mapping[str, Array]) -> None:

@@ -23,6 +23,8 @@ from ..training.trainer import perplexity
 class WordRun(NamedTuple):
     """A trained model, its vocabulary, and its training perplexity by epoch.
 
+    `model.save(path)` keeps the model, which is a `SimpleRnnlm` unless another was asked for.
+
     Examples
     --------
     >>> import numpy as np, pathlib, rnnfast, tempfile
