@@ -53,8 +53,6 @@ def execute(arguments: argparse.Namespace) -> int:
     else:
         run = Run.start(arguments.out or _free_folder(), Settings(**given))
     trainer, corpus = run.trainer, run.corpus
-    assert trainer is not None  # `Run.start` and `Run.resume` set both
-    assert corpus is not None
     _describe(run, corpus)
     if trainer.epoch >= run.settings.epochs:
         print(f"{trainer.epoch} epochs are done; --epochs with a larger number adds some")

@@ -27,7 +27,7 @@ from .network import Call, Network, States, forward_with
 from .saving import Classes, field, known, layer_from
 
 
-class _LanguageModel(Network):
+class LanguageModel(Network):
     """What the language models share; they differ in their recurrent layer `Cell`."""
 
     Cell: ClassVar[Any]
@@ -137,7 +137,7 @@ class _LanguageModel(Network):
         Sizes are not among them: the weights have them. For subclasses, see `Network.config`.
         """
         maker = next(cls for cls in type(self).__mro__ if "from_params" in vars(cls))
-        if maker is _LanguageModel and type(self).__init__ is not _LanguageModel.__init__:
+        if maker is LanguageModel and type(self).__init__ is not LanguageModel.__init__:
             raise TypeError(
                 f"{type(self).__name__}: expected a method config of its own, since it has its own "
                 "constructor, got none; see Network.config"
@@ -162,7 +162,7 @@ class _LanguageModel(Network):
         `ops` as in `load`; there are no other `classes`. Raises InputError and ValueError where
         names or shapes are not those of one model.
         """
-        if cls.config is not _LanguageModel.config:  # that of a subclass is for its constructor
+        if cls.config is not LanguageModel.config:  # that of a subclass is for its constructor
             return super().from_params(params, ops=ops, classes=classes, **config)
         tied, recurrent = field(config, "tie_weights", bool), field(config, "recurrent", list)
         require_names(("tie_weights", "recurrent", "affine"), config)
@@ -258,7 +258,7 @@ class _LanguageModel(Network):
 
 
 @known
-class SimpleRnnlm(_LanguageModel):
+class SimpleRnnlm(LanguageModel):
     """Language model on `TimeRNN`, initialised as in the textbook.
 
     Weights are normal, divided by 100 for the embedding and by the square root of their number of
@@ -288,13 +288,13 @@ class SimpleRnnlm(_LanguageModel):
 
 
 @known
-class Rnnlm(_LanguageModel):
+class Rnnlm(LanguageModel):
     """Language model on `TimeLSTM`; everything else is as in `SimpleRnnlm`."""
 
     Cell = TimeLSTM
 
 
-LANGUAGE_MODELS: dict[str, type[_LanguageModel]] = {
+LANGUAGE_MODELS: dict[str, type[LanguageModel]] = {
     Model.Cell.cell.name: Model for Model in (SimpleRnnlm, Rnnlm)
 }
 """The model of each cell, by the cell's name."""

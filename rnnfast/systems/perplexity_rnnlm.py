@@ -5,7 +5,7 @@ Letters: N batch rows (lanes), T time steps, D embedding size, H hidden size, V 
 
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -91,7 +91,7 @@ class PerplexityRnnlm(NamedNetwork):
     30 1.72 1.67
     """
 
-    PARAMS = ("embedding.W", *NamedNetwork.PARAMS)
+    PARAMS: ClassVar[tuple[str, ...]] = ("embedding.W", *NamedNetwork.PARAMS)
     batch_size: int
     vocab_size: int
     optimizer: SGD
