@@ -13,9 +13,9 @@ from .._checks import (
     as_count,
     as_float_dtype,
     as_floats,
-    as_generator,
     as_weights,
     check_shape,
+    normal_numbers,
 )
 from .._ops import Ops
 from .._types import Array, ArrayLike, Ids, Seed, Shape
@@ -61,7 +61,7 @@ class LanguageModel(Network):
                 f"tie_weights: expected wordvec_size equal to hidden_size, got {D} and {H}; "
                 "the output layer uses the embedding's table"
             )
-        normal = np.random.standard_normal if rng is None else as_generator(rng).standard_normal
+        normal = normal_numbers(rng)
         params = {}
         for name, shape in self.param_shapes(V, D, H, num_layers, bool(tie_weights)).items():
             if len(shape) == 1:
@@ -200,17 +200,9 @@ class LanguageModel(Network):
         last: Array = self._run({first.name: hs}, call, first=2)
         return last
 
-    def forward(
-        self, xs: ArrayLike, ts: ArrayLike, *, need_gradient: bool = True, **options: Any
-    ) -> float:
-        """Ids xs and targets ts, (N, T) -> mean cross entropy in nats, a float.
-
-        Without `need_gradient` this is faster, and backward cannot follow.
-        """
-        self._check_options(options, self._takes)
-        with self._state_kept_on_error():
-            hs = self._hidden(self.embedding.forward_distinct, xs, forward_with(options))
-            return self.affine.forward(hs, ts, need_gradient=need_gradient)
+    def _loss_input(self, xs: Any, options: dict[str, Any]) -> Array:
+        """Ids xs (N, T) -> outputs (N, T, H): the loss has the affine layer in it."""
+        return self._hidden(self.embedding.forward_distinct, xs, forward_with(options))
 
     def read(
         self, xs: ArrayLike, states: Sequence[Array | None] | None = None, **options: Any

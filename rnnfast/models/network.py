@@ -129,12 +129,16 @@ class Network:
 
     def _named(self, kind: str) -> list[tuple[str, Array]]:
         """Names and arrays of `params` or `grads`."""
-        layers = zip(self.layer_names, self.layers, strict=True)
         return [
             (f"{name}.{own}", array)
-            for name, layer in (*layers, (self._loss_name, self.loss_layer))
+            for name, layer in self._everyone()
             for own, array in arrays_of(layer, kind).items()
         ]
+
+    def _everyone(self) -> list[tuple[str, Any]]:
+        """The layers and, last, the loss, with their names."""
+        layers = zip(self.layer_names, self.layers, strict=True)
+        return [*layers, (self._loss_name, self.loss_layer)]
 
     def set_params(self, params: Mapping[str, ArrayLike]) -> None:
         """Write arrays into the parameters, by the names of `named_params`.
@@ -262,14 +266,14 @@ class Network:
 
     def _use(self, ops: Ops | None) -> None:
         """Let the layers take their arithmetic from `ops`, unless that is None."""
-        for layer in (*self.layers, self.loss_layer):
+        for _, layer in self._everyone():
             if ops is not None and isinstance(layer, HasOps):
                 layer.ops = ops
 
     def _by_place(self) -> dict[tuple[int, int], Array]:
         """The parameters by the number of their layer and their own; the loss is the last."""
-        layers = enumerate((*self.layers, self.loss_layer))
-        return {(i, k): W for i, layer in layers for k, W in enumerate(layer.params)}
+        layers = enumerate(self._everyone())
+        return {(i, k): W for i, (_, layer) in layers for k, W in enumerate(layer.params)}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_tied": saving.tied(self._by_place())}
@@ -278,11 +282,11 @@ class Network:
         """Become a copy: weights that were views of others are made so again."""
         ties = state["_tied"]
         self.__dict__ |= {name: value for name, value in state.items() if name != "_tied"}
-        layers, params = (*self.layers, self.loss_layer), self._by_place()
+        layers, params = self._everyone(), self._by_place()
         for (i, k), place in ties.items():
             W = params[place["to"]]
             if not np.may_share_memory(W, params[i, k]):  # as they do in a shallow copy
-                layers[i].params[k] = W.T if place["transposed"] else W
+                layers[i][1].params[k] = W.T if place["transposed"] else W
         self.params = [W for _, W in self._named("params")]
         self.grads = [dW for _, dW in self._named("grads")]
 
@@ -310,8 +314,12 @@ class Network:
         of_layers = {name: options[name] for name in options.keys() & self._takes}
         of_loss = {name: options[name] for name in options.keys() & self._loss_takes}
         with self._state_kept_on_error():
-            loss: float = self.loss_layer.forward(self.predict(xs, **of_layers), ts, **of_loss)
+            loss: float = self.loss_layer.forward(self._loss_input(xs, of_layers), ts, **of_loss)
         return loss
+
+    def _loss_input(self, xs: Any, options: dict[str, Any]) -> Any:
+        """What the loss takes, from a forward of the layers."""
+        return self.predict(xs, **options)
 
     def infer(
         self, xs: Any, states: Sequence[Array | None] | None = None, **options: Any
@@ -405,7 +413,7 @@ class Network:
     @training.setter
     def training(self, training: bool) -> None:
         self._training = bool(training)
-        for layer in (*self.layers, self.loss_layer):
+        for _, layer in self._everyone():
             layer.training = self._training
 
     def train(self) -> None:
@@ -419,7 +427,7 @@ class Network:
     @contextmanager
     def in_evaluation(self) -> Iterator[None]:
         """Within it, every layer and the loss compute as in evaluation; afterwards as before."""
-        everyone = (*self.layers, self.loss_layer)
+        everyone = [layer for _, layer in self._everyone()]
         before = self._training, [getattr(layer, "training", True) for layer in everyone]
         self.eval()
         try:
@@ -459,11 +467,7 @@ class Network:
             _set_state_of(rng, states[name])
 
     def _generators(self) -> dict[str, Generator]:
-        named = (
-            *zip(self.layer_names, self.layers, strict=True),
-            (self._loss_name, self.loss_layer),
-        )
-        found = {name: getattr(layer, "rng", None) for name, layer in named}
+        found = {name: getattr(layer, "rng", None) for name, layer in self._everyone()}
         return {name: rng for name, rng in found.items() if isinstance(rng, Generator)}
 
     def reset_state(self) -> None:

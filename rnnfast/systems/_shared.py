@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .._checks import as_generator, as_ids, as_weights, check_shape
+from .._checks import as_ids, as_weights, check_shape
 from .._ops import Ops
-from .._types import Array, ArrayLike, Ids, Seed, Shape
+from .._types import Array, ArrayLike, Ids, Shape
 from ..archive import require_names
 from ..models import Network
 from ..models.saving import Classes, field, layer_from, require_config, require_constructor
@@ -179,12 +179,3 @@ class TimeOneHot:
 
     def backward(self, dout: ArrayLike) -> None:
         """None, since tokens have no gradient."""
-
-
-def normal_numbers(
-    rng: Seed, name: str = "rng", *, legacy: bool = False
-) -> Callable[[Shape], Array]:
-    """What draws standard normal numbers of a shape; None is NumPy's global state."""
-    if rng is None:
-        return np.random.standard_normal
-    return as_generator(rng, name, legacy=legacy).standard_normal

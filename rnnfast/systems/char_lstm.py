@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .._checks import as_count, as_ids, as_weights, check_shape
+from .._checks import as_count, as_ids, as_weights, check_shape, normal_numbers
 from .._ops import Ops
 from .._types import Array, ArrayLike, Ids, Seed, Shape
 from ..cells import LSTM
@@ -25,7 +25,6 @@ from ._shared import (
     NamedNetwork,
     TimeOneHot,
     as_tokens,
-    normal_numbers,
     own_weights,
 )
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .._checks import as_count, as_ids
+from .._checks import as_count, as_ids, normal_numbers
 from .._ops import Ops
 from .._types import Array, ArrayLike, Ids, Seed
 from ..layers import TimeAffine, TimeEmbedding, TimeRNN
@@ -20,7 +20,7 @@ from ..text.vocabulary import check_length
 from ..training.optimizers import SGD
 from ..training.plot import plot_curve
 from ..training.steps import take_step
-from ._shared import Named, NamedNetwork, normal_numbers, own_weights
+from ._shared import Named, NamedNetwork, own_weights
 
 SHAPES = {"We": "VD", "Wx": "DH", "Wh": "HH", "Br": "H", "Wa": "HV", "Ba": "V"}
 RECORD_EVERY = 10

@@ -21,6 +21,7 @@ from .._checks import (
     as_weights,
     check_finite,
     check_shape,
+    normal_numbers,
 )
 from .._ops import HasOps, Ops
 from .._types import Array, ArrayLike, Seed, Shape
@@ -31,7 +32,7 @@ from ..losses import TimeSquaredLoss
 from ..models import saving
 from ..training.optimizers import SGD
 from ..training.steps import take_step
-from ._shared import Named, NamedNetwork, normal_numbers, own_weights
+from ._shared import Named, NamedNetwork, own_weights
 
 SHAPES = {"W_xh": "DH", "W_hy": "HM", "W_hh": "HH", "b_h": "H", "b_y": "M"}
 THREE = (
