@@ -103,6 +103,7 @@ class Network:
         self._takes = self._asked.union(*(step.takes for step in self._steps))
         self._infer_takes = self._asked.union(*(step.infer_takes for step in self._steps))
         self._loss_takes = keywords(loss_layer.forward, 2)
+        self._forward_takes = self._takes | self._loss_takes
         recurrent = {name: layer for name, layer in layers.items() if hasattr(layer, "reset_state")}
         self.recurrent_layers, self.recurrent_names = list(recurrent.values()), tuple(recurrent)
         named = self._named("params")
@@ -307,12 +308,11 @@ class Network:
         Without `need_gradient`, layers and losses that can save work do so, and backward cannot
         follow.
         """
-        known = self._takes | self._loss_takes
-        self._check_options(options, known)
-        if not need_gradient and "need_gradient" in known:
+        self._check_options(options, self._forward_takes)
+        if not need_gradient and "need_gradient" in self._forward_takes:
             options["need_gradient"] = False
-        of_layers = {name: options[name] for name in options.keys() & self._takes}
-        of_loss = {name: options[name] for name in options.keys() & self._loss_takes}
+        of_layers = {name: value for name, value in options.items() if name in self._takes}
+        of_loss = {name: value for name, value in options.items() if name in self._loss_takes}
         with self._state_kept_on_error():
             loss: float = self.loss_layer.forward(self._loss_input(xs, of_layers), ts, **of_loss)
         return loss
