@@ -4,7 +4,7 @@ Letters: N batch rows, T time steps, H hidden size, V characters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -138,7 +138,7 @@ class CharLstm(NamedNetwork):
         rng: Seed = None,
         dtype: DTypeLike = np.float32,
         **options: Any,
-    ) -> "CharLstm":
+    ) -> Self:
         """A model with normal weights of standard deviation `std`, drawn in the order W_f, W_i,
         W_C, W_o, W_v, and biases 0.
 

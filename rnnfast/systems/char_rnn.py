@@ -4,7 +4,7 @@ Letters: N batch rows, T time steps, H hidden size, V characters.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -93,7 +93,7 @@ class CharRnn(NamedNetwork):
         seed: int = 123,
         dtype: DTypeLike = np.float32,
         **options: Any,
-    ) -> "CharRnn":
+    ) -> Self:
         """A model with the notebook's initial weights: standard normal numbers in float32, each
         matrix from the beginning of the same random stream; biases 0.
 

@@ -5,7 +5,7 @@ Letters: N batch rows (lanes), T time steps, D embedding size, H hidden size, V 
 
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -154,7 +154,7 @@ class PerplexityRnnlm(NamedNetwork):
         time_T: int | None = None,
         batch_size: int,
         **options: Any,
-    ) -> "PerplexityRnnlm":
+    ) -> Self:
         """A model with the textbook's initial weights: normal, divided by 100 for We and by the
         square root of their number of rows elsewhere, drawn in the order We, Wx, Wh, Wa; biases 0.
 

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sized
+from typing import Self
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class Vocabulary:
     @classmethod
     def from_text(
         cls, text: str, level: str = "char", *, max_size: int | None = None, min_count: int = 1
-    ) -> "Vocabulary":
+    ) -> Self:
         """The vocabulary of a text: characters sorted, words in the order of their first use.
 
         Of words, only those that occur `min_count` times are kept, and of these at most the
