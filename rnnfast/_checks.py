@@ -28,12 +28,12 @@ def as_float_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
 
 def check_shape(name: str, array: Array, shape: Sizes, hint: str = "") -> None:
     """Raise ValueError unless `array` has `shape`, in which a string stands for any size >= 1."""
-    if array.shape == shape:
+    found = array.shape
+    if found == shape:
         return
-    fits = array.ndim == len(shape) and all(
-        got >= 1 if isinstance(want, str) else got == want
-        for got, want in zip(array.shape, shape, strict=True)
-    )
+    fits = len(found) == len(shape)
+    for got, want in zip(found, shape, strict=False):
+        fits = fits and (got == want or (got > 0 and isinstance(want, str)))
     if not fits:
         empty = " (sizes must be at least 1)" if 0 in array.shape else ""
         raise ValueError(
@@ -69,7 +69,7 @@ def as_floats(name: str, array: ArrayLike, dtype: DTypeLike, shape: Sizes, hint:
             f"convert it with numpy.asarray({name}, dtype={dtype})"
         )
     check_shape(name, array, shape, hint)
-    return aligned(array.astype(dtype, copy=False))
+    return aligned(array if array.dtype == dtype else array.astype(dtype))
 
 
 def aligned(array: Array) -> Array:

@@ -6,6 +6,7 @@ the command line, the self-check, benchmarks and tests. What a cell computes sta
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,12 @@ class Cell:
     states: tuple[str, ...]
     """The output h first."""
 
-    @property
+    @cached_property
     def G(self) -> int:  # noqa: N802  (the letter in all shapes)
         """How many gates there are, and so columns for each unit."""
         return len(self.gates)
 
-    @property
+    @cached_property
     def S(self) -> int:  # noqa: N802
         """How many states there are."""
         return len(self.states)

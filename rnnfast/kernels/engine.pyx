@@ -242,7 +242,7 @@ cdef void product(
 ) noexcept nogil:
     """C = init + A B"""
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
-    cdef Py_ssize_t m0, m1, m, k, p, height, widest, rows, at_once, K_k
+    cdef Py_ssize_t m0, m1, m, n, k, p, height, widest, rows, K_k
     cdef Py_ssize_t M_most = rows_of_block(simd, M, K), K_most = even(K, K_BLOCK, W)
     cdef Walk a = A
     cdef Panels b, from_, c
@@ -258,9 +258,7 @@ cdef void product(
             A_k = moved(simd, A.at, k % A.width * A.k_stride + k // A.width * A.block)
             p = 0
             while p < panels:
-                at_once = widest
-                while at_once > 1 and (p + at_once) * W > columns:
-                    at_once //= 2
+                n = min(widest * W, columns - p * W)
                 b = from_row(simd, B, k, p)
                 m = m0
                 while m < m1:
@@ -269,10 +267,9 @@ cdef void product(
                     c = from_row(simd, C, m, p)
                     # the next block of k adds to what this one left
                     from_ = from_row(simd, init, m, p) if k == 0 else c
-                    simd.tile(rows, at_once, min(W, columns - p * W), K_k, &a, &b, &from_, NULL,
-                              &c)
+                    simd.tile(rows, n, K_k, &a, &b, &from_, NULL, &c)
                     m += rows
-                p += at_once
+                p += widest
             k += K_k
         m0 = m1
 
@@ -330,17 +327,27 @@ cdef void pack(
     Panels B,                     # OUT (K, columns)
 ) noexcept nogil:
     """The columns of W in panels; columns beyond the last are 0."""
-    cdef Py_ssize_t p, g, u, n, L = columns.lanes
+    cdef Py_ssize_t p, g, u, n, L = columns.lanes, vector = _vector(columns)
     for p in range(first, last):
         n = units_of(columns, p)
+        if vector > 0 and columns.gates * n == 4 * L:
+            simd.pack(K, 4, 4 * L, moved(simd, W.at, p * columns.units * W.column), W.row, W.column,
+                      vector * W.column, moved(simd, B.at, p * B.panel))
+            continue
         for g in range(columns.gates):
             u = 0
             while u < columns.units:
                 # what is written beyond n units is 0, and the next gate goes on top of it
-                simd.pack(K, clipped(n - u, L),
+                simd.pack(K, 1, clipped(n - u, L),
                           moved(simd, W.at, (g * columns.H + p * columns.units + u) * W.column),
-                          W.row, W.column, moved(simd, B.at, p * B.panel + g * n + u))
+                          W.row, W.column, 0, moved(simd, B.at, p * B.panel + g * n + u))
                 u += L
+
+
+cdef inline Py_ssize_t _vector(Columns columns) noexcept nogil:
+    """How far the 4 vectors of a whole panel are apart in a row of the caller's matrix, or 0 where
+    they are not evenly apart."""
+    return columns.lanes if columns.gates == 1 else columns.H if columns.gates == 4 else 0
 
 
 cdef void pack_transposed(
@@ -354,22 +361,19 @@ cdef void pack_transposed(
 ) noexcept nogil:
     """The transpose of W, whose rows are the columns of W in the order in which panels hold them;
     of the P * W rows of a panel, only those used are written."""
-    cdef Py_ssize_t p, g, u, n, q, w, r, L = columns.lanes
+    cdef Py_ssize_t p, g, u, n, q, L = columns.lanes, W_p = 4 * L
     for q in range(first, last):
-        for w in range(4):
-            r = (q * 4 + w) * L
-            for g in range(columns.gates):
-                for p in range(columns.panels):  # innermost, since it walks along rows of W
-                    n = units_of(columns, p)
-                    u = 0
-                    while u < n:
-                        simd.pack(min(L, n - u), clipped(n_rows - r, L),
-                                  moved(simd, W.at, r * W.row + W.column
-                                        * (g * columns.H + p * columns.units + u)),
-                                  W.column, W.row,
-                                  moved(simd, B.at, q * B.panel + w * L
-                                        + (p * 4 * L + g * n + u) * 4 * L))
-                        u += L
+        for g in range(columns.gates):
+            for p in range(columns.panels):  # innermost, since it walks along rows of W
+                n = units_of(columns, p)
+                u = 0
+                while u < n:
+                    simd.pack(min(L, n - u), 4, clipped(n_rows - q * W_p, W_p),
+                              moved(simd, W.at, q * W_p * W.row + W.column
+                                    * (g * columns.H + p * columns.units + u)),
+                              W.column, W.row, L * W.row,
+                              moved(simd, B.at, q * B.panel + (p * W_p + g * n + u) * W_p))
+                    u += L
 
 
 cdef void unpack(
@@ -415,11 +419,9 @@ cdef Sums sums_of(
     cdef Sums dW
     dW.columns, dW.out, dW.panels = columns, out, panels_at(simd, memory, M)
     dW.rest, dW.begun, dW.in_place = rest, False, 0
-    if rest == NULL and out.column == 1:
-        if columns.gates == 1:
-            dW.in_place = columns.panels
-        elif columns.gates == 4:
-            dW.in_place = columns.H // columns.units
+    if rest == NULL and out.column == 1 and _vector(columns) > 0:
+        # the last panel of one gate is a whole one, or its columns stand side by side
+        dW.in_place = columns.panels if columns.gates == 1 else columns.H // columns.units
     return dW
 
 
@@ -443,9 +445,7 @@ cdef void gradient(
     cdef void* memory = moved(simd, scratch, PARTS * W)
     cdef Walk tiles
     cdef bint add
-    # vectors of a gate stand side by side in `out`, those of one unit H apart
-    place.row, place.panel = dW.out.row, dW.columns.units
-    place.vector = simd.lanes if dW.columns.gates == 1 else dW.columns.H
+    place.row, place.panel, place.vector = dW.out.row, dW.columns.units, _vector(dW.columns)
     m = begin
     while m < end:
         rows = min(M_most, end - m)
@@ -487,18 +487,16 @@ cdef void _add_parts(
 ) noexcept nogil:
     """C = A B, or that is added to C; sums of PART terms are added up tile by tile."""
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
-    cdef Py_ssize_t m, k, p, rows, K_k, at_once, height = tile_height(simd, M), used, whole
+    cdef Py_ssize_t m, k, p, rows, K_k, used, whole, height = tile_height(simd, M)
+    cdef Py_ssize_t at_once = simd.panels_at_once(height)
     cdef bint touches_C
     cdef Panels b, c, nothing = zeros()
     cdef const Panels* plus
     cdef Walk a = A
     p = 0
     while p < panels:
-        at_once = simd.panels_at_once(height)
-        while at_once > 1 and (p + at_once) * W > columns:
-            at_once //= 2
         # `parts` has whole vectors, C perhaps less
-        used = min(W, columns - p * W)
+        used = min(at_once * W, columns - p * W)
         whole = (used + simd.lanes - 1) // simd.lanes * simd.lanes
         m = 0
         while m < M:
@@ -512,7 +510,7 @@ cdef void _add_parts(
                 b = from_row(simd, B, k, p)
                 k += K_k
                 touches_C = k == K or plus == &c
-                simd.tile(rows, at_once, used if touches_C else whole, K_k, &a, &b, &nothing, plus,
+                simd.tile(rows, used if touches_C else whole, K_k, &a, &b, &nothing, plus,
                           &c if k == K else &parts)
                 plus = &parts
             m += rows

@@ -12,9 +12,11 @@ typedef int32_t FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
 typedef int64_t FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
 #endif
 
-/* out[k, j] = in[j, k] for L rows of L numbers; rows of out are those of a panel. In log2(L) rounds
- * that exchange the off-diagonal halves of blocks of 2, 4, 8 ... lanes (Eklundh 1972). */
-static void FN(transpose)(const real *restrict in, ptrdiff_t in_row, real *restrict out)
+/* out[k, j] = in[j, k] for n rows j of L numbers, and 0 for rows up to L; rows of out are those of a
+ * panel. In log2(L) rounds that exchange the off-diagonal halves of blocks of 2, 4, 8 ... lanes
+ * (Eklundh 1972). */
+static void FN(transpose)(ptrdiff_t n, const real *restrict in, ptrdiff_t in_row,
+                          real *restrict out)
 {
 #if VECTOR_BYTES > 16 && defined(__GNUC__) && !defined(__clang__)
     typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
@@ -26,7 +28,10 @@ static void FN(transpose)(const real *restrict in, ptrdiff_t in_row, real *restr
             high[round][j] = j >> round & 1 ? LANES + j : j + (1 << round);
         }
     UNROLL for (int j = 0; j < LANES; j++)
-        memcpy(&row[j], in + j * in_row, sizeof(vec));
+        if (j < n)
+            memcpy(&row[j], in + j * in_row, sizeof(vec));
+        else
+            row[j] = (vec){0};
     UNROLL for (int round = 0; 1 << round < LANES; round++)
         UNROLL for (int j = 0; j < LANES; j++)
             if (!(j >> round & 1)) {
@@ -39,29 +44,34 @@ static void FN(transpose)(const real *restrict in, ptrdiff_t in_row, real *restr
 #else
     for (int j = 0; j < LANES; j++)
         for (int k = 0; k < LANES; k++)
-            out[k * PANEL + j] = in[j * in_row + k];
+            out[k * PANEL + j] = j < n ? in[j * in_row + k] : 0;
 #endif
 }
 
-/* One vector of columns of a panel, for all its K rows: out[k, j] = in[k, j] where j < n, else 0.
- * Packing a matrix walks down its rows; packing its transpose exchanges the strides of `in`. */
-static void FN(pack)(ptrdiff_t K, ptrdiff_t n, const void *source, ptrdiff_t in_row,
-                     ptrdiff_t in_column, void *target)
+/* Some vectors of columns of a panel, for all its K rows: out[k, v, j] = in[k, v, j] for the first n
+ * columns (v, j), 0 for the others. Packing a matrix walks down its rows; packing its transpose
+ * exchanges the strides of `in`. */
+static void FN(pack)(ptrdiff_t K, ptrdiff_t vectors, ptrdiff_t n, const void *source,
+                     ptrdiff_t in_row, ptrdiff_t in_column, ptrdiff_t in_vector, void *target)
 {
     const real *restrict in = source;
     real *restrict out = target;
-    if (n == LANES && in_column == 1)
-        for (ptrdiff_t k = 0; k < K; k++)
-            memcpy(out + k * PANEL, in + k * in_row, LANES * sizeof(real));
-    else {
-        ptrdiff_t k = 0;
-        if (n == LANES && in_row == 1)
-            for (; k + LANES <= K; k += LANES)
-                FN(transpose)(in + k, in_column, out + k * PANEL);
+    ptrdiff_t k = 0;
+    if (in_column == 1 && n == vectors * LANES)
         for (; k < K; k++)
-            for (int j = 0; j < LANES; j++)
-                out[k * PANEL + j] = j < n ? in[k * in_row + j * in_column] : 0;
-    }
+            for (ptrdiff_t v = 0; v < vectors; v++)
+                memcpy(out + k * PANEL + v * LANES, in + k * in_row + v * in_vector,
+                       LANES * sizeof(real));
+    else if (in_row == 1)
+        for (; k + LANES <= K; k += LANES)
+            for (ptrdiff_t v = 0; v < vectors; v++)
+                FN(transpose)(n - v * LANES, in + k + v * in_vector, in_column,
+                              out + k * PANEL + v * LANES);
+    for (; k < K; k++)
+        for (ptrdiff_t v = 0; v < vectors; v++)
+            for (ptrdiff_t j = 0; j < LANES; j++)
+                out[k * PANEL + v * LANES + j]
+                    = v * LANES + j < n ? in[k * in_row + v * in_vector + j * in_column] : 0;
 }
 
 /* The transpose of A = in (K, M) for tiles of `height` rows: of each tile the numbers that belong
@@ -113,17 +123,18 @@ static void FN(add)(ptrdiff_t n, const void *added, void *sums)
         y[j] += x[j];
 }
 
-/* sum + rest += x, where `rest` collects what is lost as `sum` is rounded (Knuth's TwoSum, The Art
- * of Computer Programming, volume 2, section 4.2.2): the error does not grow with the number of
- * terms. What is not finite stays so. */
+/* sum + rest += x, `rest` being what is lost as `sum` is rounded, for the next call to add (Kahan
+ * 1965, with the exact error of a sum by Knuth, The Art of Computer Programming, volume 2, section
+ * 4.2.2): the error does not grow with the number of terms. What is not finite stays so. */
 static void FN(add_exactly)(ptrdiff_t n, const void *added, void *sums, void *rests)
 {
     const real *restrict x = added;
     real *restrict sum = sums, *restrict rest = rests;
     for (ptrdiff_t j = 0; j < n; j++) {
-        const real before = sum[j], after = before + x[j], part = after - before;
+        const real more = x[j] + rest[j], before = sum[j], after = before + more;
+        const real part = after - before;
         sum[j] = after;
-        rest[j] += (before - (after - part)) + (x[j] - part);
+        rest[j] = (before - (after - part)) + (more - part);
     }
 }
 

@@ -46,20 +46,19 @@ typedef struct {
 
 /* Every function: what it returns, its name and its arguments. */
 #define SIMD_FUNCTIONS(F)                                                                         \
-    /* How many panels a tile of so many rows should take at once, so that enough sums are in     \
-     * flight to hide the latency of a multiply-add: 1, 2 or 4. */                                \
+    /* How many panels a tile of so many rows may take at once: 1, 2 or 4. */                     \
     F(ptrdiff_t, panels_at_once, (ptrdiff_t rows))                                                \
     /* C = init + A B for one tile, and + plus unless that is NULL: see tile.h. */                \
-    F(void, tile, (ptrdiff_t rows, ptrdiff_t panels, ptrdiff_t columns, ptrdiff_t K,              \
-                   const simd_walk *A, const simd_panels *B, const simd_panels *init,             \
-                   const simd_panels *plus, const simd_panels *C))                                \
+    F(void, tile, (ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_walk *A,            \
+                   const simd_panels *B, const simd_panels *init, const simd_panels *plus,        \
+                   const simd_panels *C))                                                         \
     /* y = f(x) for n numbers: see functions.h. */                                                \
     F(void, map_tanh, (ptrdiff_t n, const void *x, void *y))                                      \
     F(void, map_sigmoid, (ptrdiff_t n, const void *x, void *y))                                   \
     F(void, map_exp, (ptrdiff_t n, const void *x, void *y))                                       \
     /* Arrays: see arrays.h. */                                                                   \
-    F(void, pack, (ptrdiff_t K, ptrdiff_t n, const void *in, ptrdiff_t in_row,                    \
-                   ptrdiff_t in_column, void *out))                                               \
+    F(void, pack, (ptrdiff_t K, ptrdiff_t vectors, ptrdiff_t n, const void *in,                   \
+                   ptrdiff_t in_row, ptrdiff_t in_column, ptrdiff_t in_vector, void *out))        \
     F(void, pack_tiles, (ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const void *in,              \
                          ptrdiff_t in_row, void *out))                                            \
     F(void, unpack, (ptrdiff_t M, ptrdiff_t n, const void *in, void *out, ptrdiff_t out_row,      \

@@ -1,0 +1,119 @@
+"""The C below the kernels: what an instruction set may choose, and what the list of cells may."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rnnfast.cells import CELLS, Cell
+from rnnfast.kernels import engine
+
+SIMD = Path(__file__).parents[1] / "rnnfast" / "simd"
+COMPILER = shutil.which("gcc") or shutil.which("clang")
+
+needs_compiler = pytest.mark.skipif(
+    COMPILER is None or not SIMD.is_dir(), reason="there is no C compiler, or no source"
+)
+
+# Every tile that the level has, beside sums in the order of k.
+PROGRAM = """
+#define LEVEL simd_tested
+#define LEVEL_NAME "tested"
+#include "level.h"
+#include <stdio.h>
+const char simd_zeros[SIMD_VECTORS * 64];
+
+int main(void)
+{
+    enum { K = 7, L = VECTOR_BYTES / sizeof(float), W = 4 * L };
+    static float A[6 * K], B[4 * K * W], init[6 * 4 * W], C[6 * 4 * W];
+    for (int i = 0; i < 6 * K; i++) A[i] = i % 5 - 2;
+    for (int i = 0; i < 4 * K * W; i++) B[i] = i % 7 - 3;
+    for (int i = 0; i < 6 * 4 * W; i++) init[i] = i % 3;
+    const simd_walk a = {A, K, K, 1, K, 0};
+    const simd_panels b = {B, W, K * W, L}, from = {init, 4 * W, W, L}, to = {C, 4 * W, W, L};
+    int tested = 0;
+    for (int rows = 1; rows <= TILE_ROWS; rows++)
+        for (int n = 1; n <= table_f32.panels_at_once(rows) * W; n++) {
+            memset(C, 0, sizeof C);
+            table_f32.tile(rows, n, K, &a, &b, &from, NULL, &to);
+            for (int r = 0; r < 6; r++)
+                for (int j = 0; j < 4 * W; j++) {
+                    float sum = r < rows && j < n ? init[r * 4 * W + j] : 0;
+                    for (int k = 0; k < K && r < rows && j < n; k++)
+                        sum += A[r * K + k] * B[j / W * K * W + k * W + j % W];
+                    if (C[r * 4 * W + j] != sum)
+                        return printf("%d rows, %d columns: wrong at %d, %d\\n", rows, n, r, j), 1;
+                }
+            tested++;
+        }
+    printf("%d tiles\\n", tested);
+    return 0;
+}
+"""
+
+
+def compiled(tmp_path, **widths):
+    source, program = tmp_path / "tile.c", tmp_path / "tile"
+    source.write_text(PROGRAM)
+    defines = [f"-D{name}={value}" for name, value in widths.items()]
+    command = [COMPILER, "-O1", "-w", f"-I{SIMD}", *defines, str(source), "-o", str(program), "-lm"]
+    return subprocess.run(command, check=False, capture_output=True, text=True), program
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_tiles_of_every_height_and_width(tmp_path, rows, width):
+    done, program = compiled(tmp_path, TILE_ROWS=rows, VECTOR_BYTES=width)
+    assert done.returncode == 0, done.stderr
+    ran = subprocess.run([program], check=False, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout or ran.returncode
+    assert int(ran.stdout.split()[0]) >= rows * width
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ({"TILE_ROWS": 1, "VECTOR_BYTES": 16}, "TILE_ROWS must be 2 to 6"),
+        ({"TILE_ROWS": 7, "VECTOR_BYTES": 64}, "TILE_ROWS must be 2 to 6"),
+        ({"TILE_ROWS": 6, "VECTOR_BYTES": 128}, "VECTOR_BYTES must be 16, 32 or 64"),
+    ],
+)
+def test_other_widths_do_not_compile(tmp_path, widths, message):
+    done, _ = compiled(tmp_path, **widths)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+@needs_compiler
+def test_another_number_format_does_not_compile(tmp_path):
+    source = tmp_path / "format.c"
+    source.write_text('#include "simd.h"\nint of(long double *x) { return SIMD_FORMAT_OF(x); }')
+    command = [COMPILER, "-c", f"-I{SIMD}", str(source), "-o", str(tmp_path / "format.o")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "_Generic" in done.stderr
+
+
+def test_every_function_of_the_table_is_declared_once():
+    declared = re.findall(r"\bF\(\w+, (\w+),", (SIMD / "simd.h").read_text(encoding="utf-8"))
+    pxd = (SIMD.parent / "kernels" / "engine.pxd").read_text(encoding="utf-8")
+    assert sorted(declared) == sorted(re.findall(r"\(\*(\w+)\)\(", pxd))
+
+
+def test_cells_are_those_that_are_compiled():
+    names = list(CELLS)
+    assert engine.numbered(CELLS, names) == {name: k for k, name in enumerate(names)}
+    with pytest.raises(
+        ImportError, match=r"expected those that are compiled \(rnn; .*got rnn, lstm"
+    ):
+        engine.numbered(CELLS, ["rnn"])
+    with pytest.raises(ImportError, match=r"\(rnn, lstm, gru; .*rnnfast/cells\.py"):
+        engine.numbered(CELLS, [*names, "gru"])
+    three = Cell("three", gates=("z", "r", "h"), states=("h",))
+    with pytest.raises(ImportError, match=r"cell three: expected 1, 2 or 4 gates.*got 3; add"):
+        engine.numbered({"three": three}, ["three"])
