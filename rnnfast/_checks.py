@@ -1,12 +1,12 @@
 """Checks of arguments. A message says the argument, what was expected, what came, what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from ._types import Array, ArrayLike, DTypeLike, Ids, Seed, Sizes
+from ._types import Array, ArrayLike, DTypeLike, Ids, Seed, Shape, Sizes
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -17,7 +17,10 @@ def _shape_text(shape: Sequence[object]) -> str:
 
 def as_float_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
     """One of `FLOATS`, given as NumPy takes it."""
-    found: np.dtype[Any] = np.dtype(dtype)
+    try:
+        found: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{name}: expected float32 or float64, got {dtype!r}") from None
     if found not in FLOATS:
         raise TypeError(f"{name}: expected float32 or float64, got {found}")
     return found
@@ -155,3 +158,12 @@ def as_generator(
     if rng is not None and legacy and rng >= 2**32:
         raise ValueError(f"{name}: expected a whole number below 2**32, got {rng}")
     return np.random.RandomState(rng) if legacy else np.random.default_rng(rng)
+
+
+def normal_numbers(
+    rng: Seed, name: str = "rng", *, legacy: bool = False
+) -> Callable[[Shape], Array]:
+    """What draws standard normal numbers of a shape; None is NumPy's global state."""
+    if rng is None:
+        return np.random.standard_normal
+    return as_generator(rng, name, legacy=legacy).standard_normal

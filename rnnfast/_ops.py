@@ -8,7 +8,8 @@ from . import kernels
 
 Ops: TypeAlias = Any
 """A module with the functions of `rnnfast.reference.ops`, or an object that has them."""
-KEPT = {"_cache", "_loss_cache", "_loss_shape"}
+KEPT = {"_kept", "_memory", "_left", "_good"}
+"""What belongs to one object and its ops: it is made again where it is None."""
 
 
 class HasOps:
@@ -31,14 +32,16 @@ class HasOps:
 
     @ops.setter
     def ops(self, ops: Ops) -> None:
-        self.__dict__ |= dict.fromkeys(self.__dict__.keys() & KEPT) | {"_ops": ops}
+        self.__dict__ |= self._nothing_kept() | {"_ops": ops}
 
     def __getstate__(self) -> dict[str, Any]:
         named = {"_ops": self.ops.__name__} if isinstance(self.ops, ModuleType) else {}
-        kept = dict.fromkeys(self.__dict__.keys() & KEPT)
-        return self.__dict__ | named | kept
+        return self.__dict__ | named | self._nothing_kept()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if isinstance(self._ops, str):
             self._ops = importlib.import_module(self._ops)
+
+    def _nothing_kept(self) -> dict[str, None]:
+        return dict.fromkeys(self.__dict__.keys() & KEPT)

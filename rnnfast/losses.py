@@ -9,7 +9,7 @@ import numpy as np
 
 from ._checks import as_floats, as_ids, check_shape
 from ._ops import Ops
-from ._types import Array, ArrayLike, Shape
+from ._types import Array, ArrayLike
 from .layers import Layer
 from .layers.affine import Affine
 
@@ -81,7 +81,7 @@ class TimeSoftmaxWithLoss(_IgnoresLabel, Layer):
         total: float
         count: int
         total, count, probs = self.ops.softmax_loss_forward(logits, targets, self.ignore_label)
-        self._cache = (xs.shape, probs, targets, count, self.ignore_label)
+        self._keep((xs.shape, probs, targets, count, self.ignore_label))
         return total / max(count, 1)
 
     def backward(self, dout: float = 1) -> Array:
@@ -118,9 +118,6 @@ class TimeAffineWithLoss(_IgnoresLabel, Affine):
     ) -> None:
         super().__init__(W, b, ops=ops)
         self.ignore_label = ignore_label
-        self._loss_cache: Any = None
-        self._loss_shape: Shape | None = None
-        self._loss_params: tuple[Array, ...] = ()
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments, as JSON has them, that make the layer again from its weights."""
@@ -141,12 +138,15 @@ class TimeAffineWithLoss(_IgnoresLabel, Affine):
         targets = as_ids("ts", ts, len(b), xs.shape[:2], self.ignore_label).reshape(-1)
         total: float
         count: int
-        total, count, self._loss_cache = self.ops.affine_loss_forward(
+        total, count, cache = self.ops.affine_loss_forward(
             xs.reshape(-1, len(W)), W, b, targets, self.ignore_label,
-            need_gradient=need_gradient, cache=self._loss_cache,
+            need_gradient=need_gradient, cache=self._take_memory(),
         )  # fmt: skip
-        self._loss_shape = xs.shape if need_gradient else None
-        self._loss_params = tuple(self.params)
+        if need_gradient:
+            self._keep((cache, xs.shape))
+        else:
+            self._kept = None
+        self._memory = cache
         return total / max(count, 1)
 
     def backward(self, dout: float = 1) -> Array:
@@ -154,21 +154,10 @@ class TimeAffineWithLoss(_IgnoresLabel, Affine):
 
         Raises RuntimeError without a forward before it, or with another array in `params` since.
         """
-        if self._loss_shape is None:
-            raise RuntimeError(
-                "TimeAffineWithLoss.backward: expected a forward call before it, got none with "
-                "need_gradient; call forward first"
-            )
         self._checked_params()
-        if any(W is not then for W, then in zip(self.params, self._loss_params, strict=True)):
-            raise RuntimeError(
-                "TimeAffineWithLoss.backward: expected the arrays in params that forward saw, got "
-                "others, of which it has no gradients; call forward first, or write into the arrays"
-            )
-        dx: Array = self.ops.affine_loss_backward(
-            self._loss_cache, float(dout), *self._writable_grads()
-        )
-        return dx.reshape(self._loss_shape)
+        cache, shape = self._require_cache()
+        dx: Array = self.ops.affine_loss_backward(cache, float(dout), *self._writable_grads())
+        return dx.reshape(shape)
 
 
 class TimeSoftmax(Layer):
@@ -185,7 +174,7 @@ class TimeSoftmax(Layer):
     def forward(self, xs: ArrayLike) -> Array:
         """Logits xs (N, T, V) -> probabilities (N, T, V)."""
         ps = self.infer(xs)
-        self._cache = ps
+        self._keep(ps)
         return ps.copy()
 
     def infer(self, xs: ArrayLike) -> Array:
@@ -254,7 +243,7 @@ class TimePerplexityLoss(Layer):
         with np.errstate(divide="ignore"):  # 1/0 and log 0 are as infinite as they should be
             self.perplexity = float(np.exp(-np.log(p).mean()))
             loss = float((1 / (p + self.eps)).mean())
-        self._cache = ps.shape, ps.dtype, ts, p
+        self._keep((ps.shape, ps.dtype, ts, p))
         return loss
 
     def backward(self, dout: float = 1) -> Array:
@@ -282,7 +271,7 @@ class TimeSquaredLoss(Layer):
         ys = _as_own_floats("ys", ys, shape)
         error = ys - as_floats("ts", ts, ys.dtype, ys.shape, "targets have the shape of outputs")
         positions = error.size // (error.shape[2] if error.ndim == 3 else 1)
-        self._cache = error, positions
+        self._keep((error, positions))
         return float(np.square(error, dtype=np.float64).sum() / (2 * positions))
 
     def backward(self, dout: float = 1) -> Array:

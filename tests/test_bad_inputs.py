@@ -475,7 +475,8 @@ def test_a_deeper_layer_that_fails_rolls_back_the_first(Model):
 
 @models
 def test_model_backward_before_forward(Model):
-    with pytest.raises(RuntimeError, match="expected a forward call before it, got none"):
+    message = r"expected a forward call before it, with gradient and the same ops, got none"
+    with pytest.raises(RuntimeError, match=message):
         Model(5, 3, 4).backward()
 
 

@@ -256,10 +256,11 @@ def test_logits_of_the_fused_loss_change_nothing_for_backward():
     xs, ts = np.random.default_rng(0).normal(size=(2, 3, 4)), np.zeros((2, 3), int)
     layer = fused()
     layer.forward(xs, ts)
+    kept = layer._kept
     logits = layer.logits(xs + 1)
     np.testing.assert_array_equal(logits, layer.infer(xs + 1))
     assert_close(logits, (xs + 1) @ layer.params[0] + layer.params[1])
-    assert layer._cache is None
+    assert layer._kept is kept
     expected = fused()
     expected.forward(xs, ts)
     np.testing.assert_array_equal(layer.backward(), expected.backward())
@@ -275,7 +276,7 @@ def test_gradients_of_the_fused_loss_are_those_of_the_weights_of_forward():
     for now, then in zip((layer.backward(), *layer.grads), expected, strict=True):
         np.testing.assert_array_equal(now, then)
     layer.params[1] = layer.params[1].copy()
-    with pytest.raises(RuntimeError, match="expected the arrays in params that forward saw"):
+    with pytest.raises(RuntimeError, match="expected the weights of the last forward"):
         layer.backward()
     layer.forward(xs, ts)
     layer.backward()

@@ -329,13 +329,15 @@ def test_000_bad_input():
 
 
 def test_000_divergence_is_an_error():
-    model = perplexity_model()
+    model = perplexity_model(stateful=True)
+    model.train(IDS, 2)
     model.params[0][0, 0] = np.nan
-    before = [W.copy() for W in model.params]
+    before, carried = [W.copy() for W in model.params], model.get_state()
     with pytest.raises(rnnfast.errors.TrainingDiverged, match=r"loss is nan .* smaller learning"):
         model.train(IDS, 10)
     for W, kept in zip(model.params, before, strict=True):
         np.testing.assert_array_equal(W, kept)
+    np.testing.assert_array_equal(model.get_state(), carried)
 
 
 # 001: the character RNN with a published table of gradients. ------------------------------------

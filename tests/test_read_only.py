@@ -11,7 +11,7 @@ from problems import DTYPES, LAYERS, make_problem
 
 import rnnfast
 from rnnfast import kernels, reference
-from rnnfast.models.language_models import _LanguageModel
+from rnnfast.models.language_models import LanguageModel
 
 V, H = 7, 6
 IDS = np.random.default_rng(0).integers(0, V, 40)
@@ -104,7 +104,7 @@ NETWORKS = {
         f"{Model.__name__}{' tied' * tied}": lambda ops, Model=Model, tied=tied: Model(
             V, H, H, num_layers=2, tie_weights=tied, rng=0, ops=ops
         )
-        for Model in _LanguageModel.__subclasses__()
+        for Model in LanguageModel.__subclasses__()
         for tied in (False, True)
     },
     "Network": network,

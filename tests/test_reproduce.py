@@ -251,7 +251,8 @@ def test_truncation_that_does_nothing_is_caught():
 
 def test_missing_cross_terms_are_caught(monkeypatch):
     def backward(layer, dout):
-        return dout * layer._cache * (1 - layer._cache)
+        ps = layer._require_cache()
+        return dout * ps * (1 - ps)
 
     monkeypatch.setattr(TimeSoftmax, "backward", backward)
     assert not passes("000", kernels)
@@ -262,7 +263,7 @@ def test_faults_of_the_perplexity_loss_are_caught(monkeypatch, change):
     right = TimePerplexityLoss.backward
 
     def backward(loss, dout=1):
-        (N, T, _), _, _, p = loss._cache
+        (N, T, _), _, _, p = loss._require_cache()
         scale = {"sign": -1, "positions": N * T, "eps": ((p + loss.eps) / p) ** 2}[change]
         return right(loss, dout) * scale
 

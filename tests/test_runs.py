@@ -251,12 +251,13 @@ def test_a_loaded_run_does_not_train(start):
     start()
     folder = start("other").folder
     run = rnnfast.Run.load(folder)
-    with pytest.raises(
-        RuntimeError, match=r"^Run.fit: expected a run that Run.start or Run.resume"
-    ):
-        run.fit()
-    with pytest.raises(RuntimeError, match=r"^Run.save: expected a run that Run.start or"):
-        run.save()
+    message = r"^Run.trainer: expected a run that Run.start or Run.resume returned"
+    for train in (run.fit, run.save, lambda: run.trainer):
+        with pytest.raises(RuntimeError, match=message):
+            train()
+    with pytest.raises(RuntimeError, match=r"^Run.corpus: expected .*; read_corpus\(\) reads the"):
+        _ = run.corpus
+    assert run.read_corpus() is run.corpus
     for epochs in (0, 1.5, True, "2"):
         with pytest.raises(InputError, match="epochs: expected a whole number of at least 1"):
             rnnfast.Run.resume(folder, epochs)

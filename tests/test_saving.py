@@ -4,6 +4,7 @@ import contextlib
 import doctest
 import json
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -114,7 +115,34 @@ def language_model(Model, **options):
     return model
 
 
-MODELS = {
+def char_rnn():
+    model = rnnfast.CharRnn.seeded(V, H, truncate_size=2, stateful=True)
+    model.loss_layer.ignore_label = 3
+    return model
+
+
+def flat_char_rnn():
+    weights = rnnfast.CharRnn.seeded(V, H, dtype="float64").weights
+    return rnnfast.CharRnn({name: W.squeeze() for name, W in weights.items()})
+
+
+def perplexity_rnnlm():
+    model = rnnfast.PerplexityRnnlm.random(
+        V, D, H, rng=0, batch_size=3, time_T=7, lr=0.25, truncate_size=2, stateful=True, eps=0.5
+    )
+    model.train(IDS[0, 0], 3)
+    model.reset_state()
+    return model
+
+
+SYSTEMS = {
+    "CharRnn": char_rnn,
+    "CharRnn64": flat_char_rnn,
+    "CharLstm": lambda: rnnfast.CharLstm.random(V, H, rng=0, truncate_size=3),
+    "CharLstm64": lambda: rnnfast.CharLstm.random(V, H, rng=0, stateful=True, dtype="float64"),
+    "PerplexityRnnlm": perplexity_rnnlm,
+}
+MODELS = SYSTEMS | {
     "chain": chain,
     "chain64": lambda: chain("float64"),
     "graph": graph,
@@ -370,7 +398,11 @@ def test_a_subclass_that_says_nothing_cannot_be_saved(tmp_path):
 
 
 def test_every_model_and_layer_of_the_package_is_known():
-    assert set(saving.MODELS) >= {"Network", *models.__all__} - {"LANGUAGE_MODELS"}
+    public = [getattr(rnnfast, name) for name in rnnfast.__all__]
+    of_package = {x for x in public if isinstance(x, type) and hasattr(x, "predict")}
+    assert len(of_package) == 7
+    assert of_package <= set(saving.MODELS.values())
+    assert all(callable(Model.save) and callable(Model.load) for Model in of_package)
     assert set(saving.LAYERS) == set(rnnfast.reference.__all__) - {"ops"}
     assert {Model.Cell.cell.name for Model in models.LANGUAGE_MODELS.values()} == set(
         rnnfast.cells.CELLS
@@ -505,7 +537,7 @@ def test_other_files(tmp_path):
         rnnfast.Network.load(path)
 
 
-@pytest.mark.parametrize("make", ["graph", "lstm64"])
+@pytest.mark.parametrize("make", ["graph", "lstm64", *SYSTEMS])
 def test_arrays_that_are_missing_unknown_or_wrong(tmp_path, make):
     path, arrays, meta = saved(tmp_path, make)
     for name, array in arrays.items():
@@ -517,7 +549,7 @@ def test_arrays_that_are_missing_unknown_or_wrong(tmp_path, make):
             continue  # a layer with one array: the file would hold another model
         other = array.astype("float32" if array.dtype == "float64" else "float64")
         for wrong in (other, array.astype(np.int32), array[..., :-1], array[None]):
-            require_refused(path, rest | {name: wrong}, meta, r"\b(Wx|Wh|W|b): expected")
+            require_refused(path, rest | {name: wrong}, meta, r"\b\w+: expected|recurrent|shape")
     more = {"param/more": arrays[name]}, {"more": arrays[name]}
     for unknown in more:
         require_refused(path, arrays | unknown, meta, "unknown more")
@@ -545,7 +577,7 @@ def entries(value, keys=()):
             yield from entries(value[key], (*keys, key))
 
 
-@pytest.mark.parametrize("make", ["graph", "lstm64", "tied", "perplexity"])
+@pytest.mark.parametrize("make", ["graph", "lstm64", "tied", "perplexity", *SYSTEMS])
 def test_metadata_of_other_kinds(tmp_path, make):
     """Each entry in turn is missing, or of every other kind."""
     path, arrays, meta = saved(tmp_path, make)
@@ -576,6 +608,9 @@ def is_fine(keys, other):
         or (keys[-1] == "factor")
         or (keys[-1] == "truncate_size" and other in (None, 10**30))
         or (keys[-1] == "eps" and other == 10**30)
+        or (keys[1] == "shapes" and keys[-1] == 0 and other is ...)  # a bias of one dimension
+        or (keys[-1] == "time_T" and other in (None, 10**30))
+        or (keys[-1] == "batch_size" and other == 10**30)
     )
 
 
@@ -643,3 +678,188 @@ def test_the_examples_in_docstrings():
     results = doctest.testmod(network)
     assert results.attempted
     assert not results.failed
+
+
+# Systems of the notebooks. ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", SYSTEMS.values(), ids=SYSTEMS)
+def test_a_system_is_the_same_by_the_names_of_its_notebook(make, tmp_path):
+    model = make()
+    model.save(tmp_path / "a")
+    loaded = type(model).load(tmp_path / "a")
+    assert list(loaded.weights) == list(model.weights)
+    for name, W in model.weights.items():
+        np.testing.assert_array_equal(loaded.weights[name], W, strict=True)
+    assert all(W.flags.writeable for W in loaded.params)
+    if isinstance(model, rnnfast.PerplexityRnnlm):
+        assert (loaded.time_T, loaded.batch_size, loaded.optimizer.lr) == (7, 3, 0.25)
+        assert loaded.train(IDS[0, 0], 11) == model.train(IDS[0, 0], 11)
+    elif isinstance(model, rnnfast.CharLstm):
+        assert loaded.fit(IDS[0, 0], 3) == model.fit(IDS[0, 0], 3)
+
+
+def test_weights_under_the_names_of_others_are_refused(tmp_path):
+    path, arrays, meta = saved(tmp_path, "CharRnn64")
+    shapes = meta["config"]["shapes"]
+    swapped = shapes | {"Wxh": shapes["Whh"], "Whh": shapes["Wxh"]}
+    require_refused(path, arrays, replaced(meta, ("config", "shapes"), swapped), "reshape")
+    rnnfast.CharRnn.seeded(4, 4).save(path)  # whose matrices are of one shape
+    _, arrays, meta = archive.load_archive(path, "model")
+    shapes = meta["config"]["shapes"]
+    swapped = {"Whh": shapes["Whh"]} | shapes
+    arrays["param/recurrent.Wh"] += 1
+    message = r"recurrent\.Wx: expected the array of the file"
+    require_refused(path, arrays, replaced(meta, ("config", "shapes"), swapped), message)
+
+
+def test_a_subclass_of_a_system(tmp_path):
+    class Own(rnnfast.CharLstm):
+        """Only methods are new."""
+
+    class Sized(rnnfast.CharRnn):
+        """A constructor of its own, and a config for it."""
+
+        def __init__(self, size):
+            super().__init__(rnnfast.CharRnn.seeded(size, size).weights)
+
+        def config(self):
+            return {"size": self.vocab_size}
+
+    class Silent(Sized):
+        """A constructor of its own."""
+
+        config = rnnfast.CharRnn.config
+
+    for model in (Own.random(V, H, rng=0), Sized(V)):
+        model.params[0] += 1
+        model.save(tmp_path / "a")
+        loaded = type(model).load(tmp_path / "a", ops=numpy_ops)
+        assert type(loaded) is type(model)
+        assert loaded.recurrent_layers[0].ops is numpy_ops
+        for W, expected in zip(loaded.params, model.params, strict=True):
+            np.testing.assert_array_equal(W, expected)
+    with pytest.raises(TypeError, match=r"^Silent: expected a method config of its own"):
+        Silent(V).save(tmp_path / "a")
+
+
+# SequenceRegressor. -------------------------------------------------------------------------------
+
+XS = np.random.default_rng(3).normal(size=(4, 6, 2))
+FITS = {
+    "one": ({"truncate_size": 2, "random_state": np.int64(3)}, [1, 2, 3, 4], [2, 3, 4, 5]),
+    "rows": ({"dtype": np.float32, "max_grad": np.float32(2)}, XS[:, :, 0], XS[:, ::-1, 1]),
+    "steps": ({"random_state": np.random.default_rng(0)}, XS, XS[:, ::-1]),
+    "last": ({"init": "normal", "hidden_size": np.int32(5)}, XS, XS.sum(axis=(1, 2))),
+    "columns": ({"target": "last", "epochs": 0}, XS, XS.sum(axis=1)),
+}
+every_fit = pytest.mark.parametrize("name", FITS)
+
+
+def regressor(name):
+    options, X, y = FITS[name]
+    options = {"hidden_size": 7, "epochs": 9, "random_state": 0} | options
+    return rnnfast.SequenceRegressor(**options).fit(X, y)
+
+
+@every_fit
+@pytest.mark.parametrize("ops", [None, numpy_ops])
+def test_round_trip_of_an_estimator(name, ops, tmp_path):
+    model, (_, X, y) = regressor(name), FITS[name]
+    model.save(tmp_path / "a")
+    loaded = rnnfast.SequenceRegressor.load(tmp_path / "a", ops=ops)
+    assert loaded.ops is ops
+    assert all(layer.ops is (ops or rnnfast.kernels) for layer in loaded.network_.layers[::2])
+    same = np.testing.assert_array_equal if ops is None else partial(assert_close, tolerance=1e-5)
+    for attribute in ("loss_curve_", "n_features_in_", "n_outputs_", "n_iter_", "target_"):
+        assert getattr(loaded, attribute) == getattr(model, attribute)
+    np.testing.assert_array_equal(loaded.X_train_, model.X_train_, strict=True)
+    for key, W in model.weights_.items():
+        np.testing.assert_array_equal(loaded.weights_[key], W, strict=True)
+    same(loaded.predict(X), model.predict(X))
+    same(loaded.score(X, y), model.score(X, y))
+    if model.n_outputs_ == model.n_features_in_:
+        same(loaded.forecast(4), model.forecast(4))
+    gradients = model.gradients(X, y)[1]
+    for key, dW in loaded.gradients(X, y)[1].items():
+        same(dW, gradients[key])
+    options = loaded.get_params()
+    for key, value in model.get_params().items():
+        if key == "dtype":
+            assert np.dtype(options[key]) == np.dtype(value)
+        elif key != "ops":
+            assert options[key] == (None if isinstance(value, np.random.Generator) else value)
+    if loaded.random_state is not None:
+        same(loaded.fit(X, y).predict(X), model.predict(X))
+
+
+def test_an_estimator_that_cannot_be_saved(tmp_path):
+    path = tmp_path / "a"
+    with pytest.raises(AttributeError, match=r"SequenceRegressor: expected a call of fit"):
+        rnnfast.SequenceRegressor().save(path)
+    model = regressor("one")
+    with pytest.raises(ValueError, match="hidden_size: expected a whole number of at least 1"):
+        model.set_params(hidden_size=-1).save(path)
+    assert os.listdir(tmp_path) == []
+    model.set_params(hidden_size=3).save(path)  # which counts from the next fit on
+    assert rnnfast.SequenceRegressor.load(path).forecast(2).tolist() == model.forecast(2).tolist()
+
+
+def test_an_estimator_is_no_network_and_no_network_an_estimator(tmp_path):
+    path = tmp_path / "a"
+    regressor("one").save(path)
+    message = r"a: it holds a SequenceRegressor, expected a Network; SequenceRegressor.load takes"
+    with pytest.raises(InputError, match=message):
+        rnnfast.Network.load(path)
+    regressor("one").network_.save(path)
+    assert rnnfast.Network.load(path).config() == regressor("one").network_.config()
+    for make in ("chain", "CharRnn"):
+        MODELS[make]().save(path)
+        with pytest.raises(InputError, match="expected a SequenceRegressor"):
+            rnnfast.SequenceRegressor.load(path)
+
+
+@pytest.mark.parametrize("name", ["one", "last"])
+def test_damaged_files_of_estimators(name, tmp_path):
+    """Arrays and metadata in turn, as for networks."""
+    path = tmp_path / "a"
+    regressor(name).save(path)
+    _, arrays, meta = archive.load_archive(path, "model")
+
+    def refused(arrays, meta):
+        archive.save_archive(path, "model", arrays, meta)
+        with pytest.raises(InputError, match="^" + str(path)):
+            rnnfast.SequenceRegressor.load(path)
+
+    for key, array in arrays.items():
+        rest = {name: value for name, value in arrays.items() if name != key}
+        refused(rest, meta)
+        refused(rest | {f"{key}x": array}, meta)
+        wrong = [array.astype(np.int32), array[None, None], array * 1j, array[..., None, None, :]]
+        if "X_train" not in key:
+            wrong += [array.astype("float32"), array[..., :-1]]
+        for other in wrong:
+            refused(rest | {key: other}, meta)
+    refused(arrays | {"param/X_train": arrays["param/X_train"] * np.nan}, meta)
+    options = 0
+    for keys, value in list(entries(meta)):
+        for other in (..., None, [], {}, "x", 10**30, -1.5, [10**9], {"x": {}}, True):
+            if other == value or is_fine_option(keys, other) or "loss_curve" in keys:
+                continue
+            refused(arrays, replaced(meta, keys, other))
+            options += keys[1:2] == ("options",)
+    assert options > 50
+    for losses in (..., ["x"], [None], [1], [float("nan")], [[]], [True], "x", {}):
+        refused(arrays, replaced(meta, ("config", "loss_curve"), losses))
+    refused(arrays, replaced(meta, ("class",), "TimeAffine"))
+
+
+def is_fine_option(keys, other):
+    """What another `fit` could have been told, or could have left."""
+    name = keys[-1]
+    return (
+        (name in ("max_grad", "truncate_size", "dtype", "random_state") and other is None)
+        or (name in ("hidden_size", "epochs", "truncate_size") and other == 10**30)
+        or (name in ("learning_rate", "max_grad") and other == 10**30)
+        or (name in ("outputs_have_axis", "stateful") and other is True)
+    )

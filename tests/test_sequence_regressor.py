@@ -495,6 +495,7 @@ def test_bad_sequences(x, y, error, message):
         ({"max_grad": -1}, ValueError, "max_grad: expected a finite number above 0, got -1"),
         ({"init": "xavier"}, ValueError, "init: expected 'scaled' or 'normal', got 'xavier'"),
         ({"dtype": "int64"}, TypeError, "dtype: expected float32 or float64, got int64"),
+        ({"dtype": "real"}, TypeError, "dtype: expected float32 or float64, got 'real'"),
         ({"truncate_size": 0}, ValueError, "truncate_size: expected a whole number of at least 1"),
     ],
 )

@@ -149,6 +149,22 @@ def test_texts_of_no_token():
         rnnfast.lanes(np.array([], int), 2)
 
 
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_ids_that_are_no_tokens(level):
+    vocabulary = rnnfast.Vocabulary(["a", "b"], level)
+    for ids, value, where in (([0, -1], -1, 1), ([2], 2, 0), (np.array([1, 0, -2]), -2, 2)):
+        message = rf"^ids: expected token ids in 0\.\.1, got {value} at position \({where},\)"
+        with pytest.raises(ValueError, match=message):
+            vocabulary.decode(ids)
+    for ids in ([0.0], "ab", [True], [None]):
+        with pytest.raises(TypeError, match=r"^ids: expected token ids of an integer dtype"):
+            vocabulary.decode(ids)
+    with pytest.raises(ValueError, match=r"^ids: expected an array of shape \(M,\), got \(1, 2\)"):
+        vocabulary.decode([[0, 1]])
+    assert vocabulary.decode([]) == vocabulary.decode(np.array([])) == ""
+    assert vocabulary.decode(k for k in (1, 0)) == {"char": "ba", "word": "b a"}[level]
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint64"])
 def test_lanes_of_any_integers(dtype):
     """Among which a target may be no number of the dtype, such as -1 among unsigned ones."""

@@ -1,5 +1,6 @@
 """Threads: of OpenMP, of Python, and processes made by fork. Results are the same bits."""
 
+import contextlib
 import multiprocessing
 import os
 import subprocess
@@ -209,6 +210,65 @@ def test_python_threads_may_call_forward_of_one_layer_with_arrays_that_are_copie
     command = [sys.executable, "-c", ONE_LAYER, name]
     done = subprocess.run(command, check=False, timeout=120, capture_output=True, text=True)
     assert done.returncode == 0, (done.returncode, done.stderr)
+
+
+def forward_interrupted(layer, at, forward, other):
+    """forward(), where other() happens before its line number `at`; whether it has so many."""
+    lines = 0
+
+    def trace(frame, event, _):
+        nonlocal lines
+        if "rnnfast" not in frame.f_code.co_filename:
+            return None
+        lines += event == "line"
+        if event == "line" and lines == at:
+            other()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        forward()
+    finally:
+        sys.settrace(before)
+    return lines >= at
+
+
+@pytest.mark.parametrize("module", [rnnfast, rnnfast.reference], ids=["compiled", "numpy"])
+@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeAffineWithLoss", "LSTM"])
+def test_what_two_forwards_leave_for_backward_is_that_of_one(name, module):
+    """Whatever line of the one it is before which the other happens."""
+    loss = name == "TimeAffineWithLoss"
+    problem = make_problem("TimeAffine" if loss else name, sizes=(1, 1, 3, 4, 5))
+    layer = getattr(module, name)(*problem.weights)
+    rng = np.random.default_rng(0)
+
+    def block(N, T):
+        xs = rng.standard_normal((N, T, 3))
+        if loss:
+            ts = rng.integers(0, 5, (N, T))
+            return lambda of: of.forward(xs, ts), lambda of: of.backward()
+        if name == "LSTM":
+            states, dstates = rng.standard_normal((2, 2, N, 4))
+            return lambda of: of.forward(xs[:, 0], *states), lambda of: of.backward(*dstates)[0]
+        dhs = rng.standard_normal((N, T, 4))
+        return lambda of: of.forward(xs), lambda of: of.backward(dhs)
+
+    blocks, expected = [block(2, 5), block(3, 4)], []
+    for forward, backward in blocks:
+        alone = getattr(module, name)(*problem.weights)
+        forward(alone)
+        expected.append(backward(alone))
+    (ours, _), (others, _) = blocks
+    at = 0
+    while forward_interrupted(layer, at := at + 1, lambda: ours(layer), lambda: others(layer)):
+        found = []
+        for _, backward in blocks:
+            with contextlib.suppress(ValueError):  # the gradient has the shape of the other block
+                found.append(backward(layer))
+        assert len(found) == (2 if loss else 1)
+        assert any(np.array_equal(found[0], dxs) for dxs in expected), at
+    assert at > 10
 
 
 @pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeAffineWithLoss"])

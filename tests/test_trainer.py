@@ -261,6 +261,8 @@ def test_the_step_of_training_loops(max_grad):
             take_step(model, optimizer, xs, ts, max_grad=max_grad)
     for W, old in zip(model.params, before, strict=True):
         np.testing.assert_array_equal(W, old)
+    with pytest.raises(ValueError, match="max_grad: expected a finite number above 0, got -1"):
+        take_step(model, Textbook(), xs, ts, max_grad=-1)
 
 
 def test_a_short_text_says_how_long_it_must_be():

@@ -12,13 +12,13 @@ from problems import CELLS, LAYERS, make_problem
 import rnnfast
 from rnnfast import kernels, reference
 from rnnfast.layers import TIME_LAYERS
-from rnnfast.models.language_models import _LanguageModel
+from rnnfast.models.language_models import LanguageModel
 
 pytestmark = pytest.mark.usefixtures("no_kernels")
 
 OPS = {"ops": reference.ops}
 OPTIMIZERS = [rnnfast.SGD, rnnfast.Momentum, rnnfast.AdaGrad, rnnfast.RMSprop, rnnfast.Adam]
-MODELS = _LanguageModel.__subclasses__()
+MODELS = LanguageModel.__subclasses__()
 WEIGHTLESS = {"TimeSoftmax", "TimePerplexityLoss", "TimeSquaredLoss"}  # NumPy alone, without ops
 GIVEN_OPS = SimpleNamespace(
     **{

@@ -11,8 +11,8 @@ from ..models import LANGUAGE_MODELS
 from ..text.lanes import unigram_entropy
 from ..text.vocabulary import LEVELS
 from ..training.plot import plot_history
-from ..training.runs import OPTIMIZERS, Corpus, Run, Settings, holds_run
-from ..training.trainer import Trainer, loss_text
+from ..training.runs import OPTIMIZERS, Run, Settings, holds_run
+from ..training.trainer import loss_text
 from .eval import loss_of
 from .options import above_zero, count, seed
 from .sample import SAMPLE_TEMPERATURE
@@ -52,17 +52,15 @@ def execute(arguments: argparse.Namespace) -> int:
         run = _resumed(arguments, given)
     else:
         run = Run.start(arguments.out or _free_folder(), Settings(**given))
-    trainer, corpus = run.trainer, run.corpus
-    assert trainer is not None  # `Run.start` and `Run.resume` set both
-    assert corpus is not None
-    _describe(run, corpus)
+    _describe(run)
+    trainer = run.trainer
     if trainer.epoch >= run.settings.epochs:
         print(f"{trainer.epoch} epochs are done; --epochs with a larger number adds some")
     run.fit()
     best, unit = Run.load(run.folder), run.vocabulary.unit
     print(f"validation, best epoch: {loss_text(trainer.best_loss, unit)}")
-    print(f"test, same weights:     {loss_text(loss_of(best, corpus.test), unit)}")
-    _plot(run, trainer)
+    print(f"test, same weights:     {loss_text(loss_of(best, run.corpus.test), unit)}")
+    _plot(run)
     print(f"run saved in {run.folder}: `rnnfast sample {run.folder}` writes more of this:\n")
     print(best.sample(500, temperature=SAMPLE_TEMPERATURE, rng=best.rng))
     return 0
@@ -97,8 +95,8 @@ def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Run:
     return Run.resume(folder, epochs)
 
 
-def _describe(run: Run, corpus: Corpus) -> None:
-    settings, vocabulary = run.settings, run.vocabulary
+def _describe(run: Run) -> None:
+    settings, vocabulary, corpus = run.settings, run.vocabulary, run.corpus
     unit = vocabulary.unit
     ids = np.concatenate((corpus.train, corpus.valid, corpus.test))
     parameters = sum(W.size for W in run.model.params)
@@ -115,10 +113,10 @@ def _describe(run: Run, corpus: Corpus) -> None:
     print(*lines, sep="\n", flush=True)
 
 
-def _plot(run: Run, trainer: Trainer) -> None:
+def _plot(run: Run) -> None:
     path = run.folder / "loss.png"
     try:
-        plot_history(path, trainer.history, run.vocabulary.unit)
+        plot_history(path, run.trainer.history, run.vocabulary.unit)
         print(f"plot: {path}")
     except ImportError:
         print("plot: none, since matplotlib is not installed (`pip install matplotlib`)")

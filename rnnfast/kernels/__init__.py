@@ -29,13 +29,13 @@ try:
     )
     from .recurrent import recurrent_backward, recurrent_forward
     from .softmax_loss import softmax_loss_backward, softmax_loss_forward
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
-        f"this copy of rnnfast ({__path__[0]}) has no usable compiled modules: {error}. "
+        f"this copy of rnnfast ({__path__[0]}) has no usable compiled modules: {_error}. "
         "Build it with `pip install .` in the folder that holds setup.py, or in place with "
         "`pip install -e .`; if rnnfast is installed already, start Python from another folder, "
         "since here the source folder hides the installed package."
-    ) from error
+    ) from _error
 finally:
     if _spinning:
         del _os.environ["GOMP_SPINCOUNT"]

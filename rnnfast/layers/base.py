@@ -64,13 +64,15 @@ class Layer(HasOps):
         self.params = list(as_weights(**weights)) if weights else []
         self.grads = [np.zeros_like(W, subok=False) for W in self.params]
         self._sizes = [W.shape for W in self.params]
-        self._cache: Any = None
         self._dtype = self.params[0].dtype if weights else None
-        # arrays that were found good, and the weights of the last forward
-        self._good_params: tuple[Array, ...] = ()
-        self._good_grads: tuple[Array, ...] = ()
-        self._weights: tuple[Array, ...] = ()
-        self._forward_params: tuple[Array, ...] = ()
+        # Each of these is set in one assignment: threads that call one layer at once leave what
+        # one of them has made, and never parts of several.
+        # what backward needs, and the weights that it was made with
+        self._kept: tuple[Any, tuple[Array, ...]] | None = None
+        # what a kernel may use again for its own memory, see `_take_memory`
+        self._memory: Any = None
+        # params and grads that were found good, and these params, aligned
+        self._good: tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]] | None = None
         self._checked_params()
 
     @property
@@ -105,8 +107,9 @@ class Layer(HasOps):
         Small layers must not spend their time on checks: the arrays that were good before are
         good, since nobody changes the shape of an array in place, and the kernels would tell.
         """
-        if same(self.params, self._good_params) and same(self.grads, self._good_grads):
-            return self._weights
+        good = self._good
+        if good is not None and same(self.params, good[0]) and same(self.grads, good[1]):
+            return good[2]
         for name, arrays in (("params", self.params), ("grads", self.grads)):
             if len(arrays) != len(self._names):
                 raise ValueError(
@@ -120,6 +123,8 @@ class Layer(HasOps):
                         f"writable array, got {type(array).__name__}; leave the arrays in {name}, "
                         "and write into them"
                     )
+        if not self._names:
+            return ()
         weights = as_weights(**self.named_params())
         for name, W, shape in zip(self._names, weights, self._shapes(), strict=True):
             check_shape(name, W, shape)
@@ -140,8 +145,7 @@ class Layer(HasOps):
                 )
         self._dtype = dtype
         if all(W.flags.aligned for W in weights):
-            self._good_params, self._good_grads = tuple(self.params), tuple(self.grads)
-            self._weights = weights
+            self._good = tuple(self.params), tuple(self.grads), weights
         return tuple(map(aligned, weights))
 
     def _writable_grads(self) -> list[Array]:
@@ -156,22 +160,27 @@ class Layer(HasOps):
 
     def _keep(self, cache: Any) -> None:
         """At the end of forward: what backward needs, and which weights it was made with."""
-        self._cache, self._forward_params = cache, tuple(self.params)
+        self._kept = cache, tuple(self.params)
+
+    def _take_memory(self) -> Any:
+        """At the call of a kernel: `_memory`, which nobody else gets until it is put back."""
+        return self.__dict__.pop("_memory", None)
 
     def _require_cache(self) -> Any:
         """At the beginning of backward: what forward kept."""
-        if self._cache is None:
+        if (kept := self._kept) is None:
             raise RuntimeError(
-                f"{type(self).__name__}.backward: expected a forward call before it, with the "
-                "same ops, got none; call forward first"
+                f"{type(self).__name__}.backward: expected a forward call before it, with "
+                "gradient and the same ops, got none; call forward first"
             )
-        for name, now, then in zip(self._names, self.params, self._forward_params, strict=False):
+        cache, params = kept
+        for name, now, then in zip(self._names, self.params, params, strict=False):
             if now is not then:
                 raise RuntimeError(
                     f"{type(self).__name__}.backward: expected the weights of the last forward "
                     f"call, got another array as {name}; call forward first"
                 )
-        return self._cache
+        return cache
 
 
 def same(arrays: Sequence[Array | None], others: Sequence[Array | None]) -> bool:

@@ -22,7 +22,6 @@ class Recurrent(Layer):
 
     def __init__(self, Wx: Array, Wh: Array, b: Array, ops: Ops | None = None) -> None:
         super().__init__(ops, Wx=Wx, Wh=Wh, b=b)
-        self._output_shape: Shape = ()
 
     @property
     def hidden_size(self) -> int:
@@ -57,8 +56,8 @@ class Recurrent(Layer):
     ) -> tuple[Any, Array]:
         """Gradient of the outputs, in their shape, and of the last states by name -> that of the
         input, or None unless `need_dx`, and of the initial states (S, N, H)."""
-        weights, shape = self._checked_params(), self._output_shape
-        cache, grads = self._require_cache(), self._writable_grads()
+        weights = self._checked_params()
+        (cache, shape), grads = self._require_cache(), self._writable_grads()
         hint = "the gradient has the shape of what forward returned last"
         dhs = as_floats(name, dhs, self.dtype, (*shape, self.hidden_size), hint)
         dstates = self._stacked(shape[0], dlast, hint)
@@ -99,10 +98,10 @@ class _Step(Recurrent):
         x = as_floats("x", x, self.dtype, ("N", len(weights[0])))
         first = self._stacked(len(x), states, "a state has a row for every row of x")
         _, last, cache = self.ops.recurrent_forward(
-            self.cell, x[:, None], weights, first, cache=self._cache
+            self.cell, x[:, None], weights, first, cache=self._take_memory()
         )
-        self._output_shape = x.shape[:1]
-        self._keep(cache)
+        self._keep((cache, x.shape[:1]))
+        self._memory = cache
         return last
 
 
@@ -190,6 +189,8 @@ class TimeRecurrent(Recurrent):
         super().__init__(Wx, Wh, b, ops)
         self.stateful = stateful
         self.truncate_size = truncate_size
+        # the last states, and the views of them that are attributes
+        self._left: tuple[Array | None, tuple[Array | None, ...]] | None
         self._set_states(None)
         self._set_states(None, "d")
 
@@ -204,10 +205,10 @@ class TimeRecurrent(Recurrent):
         xs, index, shape = self._checked_input(xs, index)
         states = self._carried(shape[0]) if self.stateful else None
         hs, last, cache = self.ops.recurrent_forward(
-            self.cell, xs, weights, states, index=index, cache=self._cache
+            self.cell, xs, weights, states, index=index, cache=self._take_memory()
         )
-        self._output_shape = shape
-        self._keep(cache)
+        self._keep((cache, shape))
+        self._memory = cache
         self._set_states(last)
         return hs
 
@@ -315,17 +316,19 @@ class TimeRecurrent(Recurrent):
     def _carried(self, rows: int) -> Array | None:
         """The states that the last forward left, unless somebody has set others: (S, N, H)."""
         parts = self.get_state()
-        if self._last is not None and self._last.shape[1] == rows and same(parts, self._parts):
-            return self._last
+        last, its_parts = self._left or (None, ())
+        if last is not None and last.shape[1] == rows and same(parts, its_parts):
+            return last
         states = dict(zip(self.cell.states, parts, strict=True))
         hint = "reset_state() or set_state() fits the state to a batch of another size"
         return self._stacked(rows, states, hint)
 
     def _set_states(self, states: Array | None, prefix: str = "") -> None:
         """Let the attributes be the parts of (S, N, H), or None."""
+        parts: tuple[Array | None, ...]
         parts = (None,) * self.cell.S if states is None else tuple(states)
         if not prefix:
-            self._last, self._parts = states, parts
+            self._left = (states, parts)
         for name, part in zip(self.cell.states, parts, strict=True):
             setattr(self, prefix + name, part)
 

@@ -9,14 +9,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import kernels
 from .._checks import (
     as_count,
     as_float_dtype,
     as_floats,
-    as_generator,
     as_weights,
     check_shape,
+    normal_numbers,
 )
 from .._ops import Ops
 from .._types import Array, ArrayLike, Ids, Seed, Shape
@@ -28,11 +27,10 @@ from .network import Call, Network, States, forward_with
 from .saving import Classes, field, known, layer_from
 
 
-class _LanguageModel(Network):
+class LanguageModel(Network):
     """What the language models share; they differ in their recurrent layer `Cell`."""
 
     Cell: ClassVar[Any]
-    ops: Ops
     vocab_size: int
     tie_weights: bool
     embedding: TimeEmbedding
@@ -49,7 +47,7 @@ class _LanguageModel(Network):
         tie_weights: bool = False,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
-        ops: Ops = kernels,
+        ops: Ops | None = None,
     ) -> None:
         V, D, H = (
             as_count("vocab_size", vocab_size),
@@ -63,7 +61,7 @@ class _LanguageModel(Network):
                 f"tie_weights: expected wordvec_size equal to hidden_size, got {D} and {H}; "
                 "the output layer uses the embedding's table"
             )
-        normal = np.random.standard_normal if rng is None else as_generator(rng).standard_normal
+        normal = normal_numbers(rng)
         params = {}
         for name, shape in self.param_shapes(V, D, H, num_layers, bool(tie_weights)).items():
             if len(shape) == 1:
@@ -103,7 +101,6 @@ class _LanguageModel(Network):
         ops: Ops | None,
     ) -> None:
         """Make the layers of weights by name, and of what `config` of each has returned."""
-        self.ops = kernels if ops is None else ops
         weights: dict[str, dict[str, Array]] = {}
         for name, W in params.items():
             layer, _, own = name.rpartition(".")
@@ -115,7 +112,7 @@ class _LanguageModel(Network):
             weights["affine"]["W"] = table.T
 
         def layer_of(name: str, cls: type, config: Mapping[str, Any]) -> Any:
-            return layer_from(name, cls, weights[name], config, self.ops)
+            return layer_from(name, cls, weights[name], config, ops)
 
         self.embedding = layer_of("embedding", TimeEmbedding, {})
         cells = {
@@ -125,13 +122,22 @@ class _LanguageModel(Network):
         self.affine = layer_of("affine", TimeAffineWithLoss, affine)
         super().__init__({"embedding": self.embedding, **cells}, self.affine)
 
+    @property
+    def ops(self) -> Ops:
+        """The module that the arithmetic is taken from; setting it tells the layers."""
+        return self.affine.ops
+
+    @ops.setter
+    def ops(self, ops: Ops) -> None:
+        self._use(ops)
+
     def config(self) -> dict[str, Any]:
         """Keyword arguments of `from_params`, as JSON has them: all of the model but its weights.
 
         Sizes are not among them: the weights have them. For subclasses, see `Network.config`.
         """
         maker = next(cls for cls in type(self).__mro__ if "from_params" in vars(cls))
-        if maker is _LanguageModel and type(self).__init__ is not _LanguageModel.__init__:
+        if maker is LanguageModel and type(self).__init__ is not LanguageModel.__init__:
             raise TypeError(
                 f"{type(self).__name__}: expected a method config of its own, since it has its own "
                 "constructor, got none; see Network.config"
@@ -156,7 +162,7 @@ class _LanguageModel(Network):
         `ops` as in `load`; there are no other `classes`. Raises InputError and ValueError where
         names or shapes are not those of one model.
         """
-        if cls.config is not _LanguageModel.config:  # that of a subclass is for its constructor
+        if cls.config is not LanguageModel.config:  # that of a subclass is for its constructor
             return super().from_params(params, ops=ops, classes=classes, **config)
         tied, recurrent = field(config, "tie_weights", bool), field(config, "recurrent", list)
         require_names(("tie_weights", "recurrent", "affine"), config)
@@ -194,17 +200,9 @@ class _LanguageModel(Network):
         last: Array = self._run({first.name: hs}, call, first=2)
         return last
 
-    def forward(
-        self, xs: ArrayLike, ts: ArrayLike, *, need_gradient: bool = True, **options: Any
-    ) -> float:
-        """Ids xs and targets ts, (N, T) -> mean cross entropy in nats, a float.
-
-        Without `need_gradient` this is faster, and backward cannot follow.
-        """
-        self._check_options(options, self._takes)
-        with self._state_kept_on_error():
-            hs = self._hidden(self.embedding.forward_distinct, xs, forward_with(options))
-            return self.affine.forward(hs, ts, need_gradient=need_gradient)
+    def _loss_input(self, xs: Any, options: dict[str, Any]) -> Array:
+        """Ids xs (N, T) -> outputs (N, T, H): the loss has the affine layer in it."""
+        return self._hidden(self.embedding.forward_distinct, xs, forward_with(options))
 
     def read(
         self, xs: ArrayLike, states: Sequence[Array | None] | None = None, **options: Any
@@ -252,7 +250,7 @@ class _LanguageModel(Network):
 
 
 @known
-class SimpleRnnlm(_LanguageModel):
+class SimpleRnnlm(LanguageModel):
     """Language model on `TimeRNN`, initialised as in the textbook.
 
     Weights are normal, divided by 100 for the embedding and by the square root of their number of
@@ -282,13 +280,13 @@ class SimpleRnnlm(_LanguageModel):
 
 
 @known
-class Rnnlm(_LanguageModel):
+class Rnnlm(LanguageModel):
     """Language model on `TimeLSTM`; everything else is as in `SimpleRnnlm`."""
 
     Cell = TimeLSTM
 
 
-LANGUAGE_MODELS: dict[str, type[_LanguageModel]] = {
+LANGUAGE_MODELS: dict[str, type[LanguageModel]] = {
     Model.Cell.cell.name: Model for Model in (SimpleRnnlm, Rnnlm)
 }
 """The model of each cell, by the cell's name."""

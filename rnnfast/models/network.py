@@ -1,6 +1,5 @@
 """Networks: layers that take what others return, and a loss at the end."""
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -104,6 +103,7 @@ class Network:
         self._takes = self._asked.union(*(step.takes for step in self._steps))
         self._infer_takes = self._asked.union(*(step.infer_takes for step in self._steps))
         self._loss_takes = keywords(loss_layer.forward, 2)
+        self._forward_takes = self._takes | self._loss_takes
         recurrent = {name: layer for name, layer in layers.items() if hasattr(layer, "reset_state")}
         self.recurrent_layers, self.recurrent_names = list(recurrent.values()), tuple(recurrent)
         named = self._named("params")
@@ -130,12 +130,16 @@ class Network:
 
     def _named(self, kind: str) -> list[tuple[str, Array]]:
         """Names and arrays of `params` or `grads`."""
-        layers = zip(self.layer_names, self.layers, strict=True)
         return [
             (f"{name}.{own}", array)
-            for name, layer in (*layers, (self._loss_name, self.loss_layer))
+            for name, layer in self._everyone()
             for own, array in arrays_of(layer, kind).items()
         ]
+
+    def _everyone(self) -> list[tuple[str, Any]]:
+        """The layers and, last, the loss, with their names."""
+        layers = zip(self.layer_names, self.layers, strict=True)
+        return [*layers, (self._loss_name, self.loss_layer)]
 
     def set_params(self, params: Mapping[str, ArrayLike]) -> None:
         """Write arrays into the parameters, by the names of `named_params`.
@@ -159,13 +163,7 @@ class Network:
         A subclass whose constructor takes other arguments than `Network` has a `config` of its
         own. It returns keyword arguments of the constructor, unless there is a `from_params` too.
         """
-        try:
-            inspect.signature(type(self)).bind(self.layers, self.loss_layer, inputs={})
-        except TypeError as error:
-            raise TypeError(
-                f"{type(self).__name__}: expected a method config of its own, since its "
-                f"constructor is not that of Network, got none; see Network.config ({error})"
-            ) from error
+        saving.require_constructor(self, self.layers, self.loss_layer, inputs={})
         layers = zip(self.layer_names, self.layers, strict=True)
         return {
             "layers": {name: saving.described(name, layer) for name, layer in layers},
@@ -236,7 +234,7 @@ class Network:
     ) -> Self:
         """The model that `save` wrote, with the same weights, bit for bit.
 
-        `Network.load` takes any model; that of a subclass, such as `Rnnlm.load`, takes its own.
+        `Network.load` takes any network; that of a subclass, such as `Rnnlm.load`, takes its own.
         Nothing in the file is executed.
 
         Parameters
@@ -269,9 +267,29 @@ class Network:
 
     def _use(self, ops: Ops | None) -> None:
         """Let the layers take their arithmetic from `ops`, unless that is None."""
-        for layer in (*self.layers, self.loss_layer):
+        for _, layer in self._everyone():
             if ops is not None and isinstance(layer, HasOps):
                 layer.ops = ops
+
+    def _by_place(self) -> dict[tuple[int, int], Array]:
+        """The parameters by the number of their layer and their own; the loss is the last."""
+        layers = enumerate(self._everyone())
+        return {(i, k): W for i, (_, layer) in layers for k, W in enumerate(layer.params)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_tied": saving.tied(self._by_place())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a copy: weights that were views of others are made so again."""
+        ties = state["_tied"]
+        self.__dict__ |= {name: value for name, value in state.items() if name != "_tied"}
+        layers, params = self._everyone(), self._by_place()
+        for (i, k), place in ties.items():
+            W = params[place["to"]]
+            if not np.may_share_memory(W, params[i, k]):  # as they do in a shallow copy
+                layers[i][1].params[k] = W.T if place["transposed"] else W
+        self.params = [W for _, W in self._named("params")]
+        self.grads = [dW for _, dW in self._named("grads")]
 
     def predict(self, xs: Any, **options: Any) -> Array:
         """Input of the first layer -> output of the last.
@@ -290,15 +308,18 @@ class Network:
         Without `need_gradient`, layers and losses that can save work do so, and backward cannot
         follow.
         """
-        known = self._takes | self._loss_takes
-        self._check_options(options, known)
-        if not need_gradient and "need_gradient" in known:
+        self._check_options(options, self._forward_takes)
+        if not need_gradient and "need_gradient" in self._forward_takes:
             options["need_gradient"] = False
-        of_layers = {name: options[name] for name in options.keys() & self._takes}
-        of_loss = {name: options[name] for name in options.keys() & self._loss_takes}
+        of_layers = {name: value for name, value in options.items() if name in self._takes}
+        of_loss = {name: value for name, value in options.items() if name in self._loss_takes}
         with self._state_kept_on_error():
-            loss: float = self.loss_layer.forward(self.predict(xs, **of_layers), ts, **of_loss)
+            loss: float = self.loss_layer.forward(self._loss_input(xs, of_layers), ts, **of_loss)
         return loss
+
+    def _loss_input(self, xs: Any, options: dict[str, Any]) -> Any:
+        """What the loss takes, from a forward of the layers."""
+        return self.predict(xs, **options)
 
     def infer(
         self, xs: Any, states: Sequence[Array | None] | None = None, **options: Any
@@ -392,7 +413,7 @@ class Network:
     @training.setter
     def training(self, training: bool) -> None:
         self._training = bool(training)
-        for layer in (*self.layers, self.loss_layer):
+        for _, layer in self._everyone():
             layer.training = self._training
 
     def train(self) -> None:
@@ -406,7 +427,7 @@ class Network:
     @contextmanager
     def in_evaluation(self) -> Iterator[None]:
         """Within it, every layer and the loss compute as in evaluation; afterwards as before."""
-        everyone = (*self.layers, self.loss_layer)
+        everyone = [layer for _, layer in self._everyone()]
         before = self._training, [getattr(layer, "training", True) for layer in everyone]
         self.eval()
         try:
@@ -446,11 +467,7 @@ class Network:
             _set_state_of(rng, states[name])
 
     def _generators(self) -> dict[str, Generator]:
-        named = (
-            *zip(self.layer_names, self.layers, strict=True),
-            (self._loss_name, self.loss_layer),
-        )
-        found = {name: getattr(layer, "rng", None) for name, layer in named}
+        found = {name: getattr(layer, "rng", None) for name, layer in self._everyone()}
         return {name: rng for name, rng in found.items() if isinstance(rng, Generator)}
 
     def reset_state(self) -> None:

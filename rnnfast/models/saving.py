@@ -7,7 +7,7 @@ hands over; none is ever imported.
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..reference import layers as twins
 
 Model = TypeVar("Model", bound=type)
+Name = TypeVar("Name", bound=Hashable)
 Classes = Mapping[str, type]
 """Classes of the caller's own, by their names."""
 
@@ -42,9 +43,9 @@ def known(cls: Model) -> Model:
 def save(path: str | PathLike[str], model: Any) -> None:
     """See `Network.save`."""
     params = model.named_params()
-    tied = _tied(params)
-    arrays = {f"param/{name}": W for name, W in params.items() if name not in tied}
-    meta = {"class": class_name(model), "config": model.config(), "tied": tied}
+    ties = tied(params)
+    arrays = {f"param/{name}": W for name, W in params.items() if name not in ties}
+    meta = {"class": class_name(model), "config": model.config(), "tied": ties}
     save_archive(path, "model", arrays, meta)
 
 
@@ -59,13 +60,13 @@ def load(path: str | PathLike[str], cls: type, classes: Classes | None, ops: Ops
         if not issubclass(found, cls):
             raise InputError(
                 f"it holds a {found.__name__}, expected a {cls.__name__}; "
-                f"{found.__name__}.load takes it, and Network.load takes any model"
+                f"{found.__name__}.load takes it"
             )
-        config, tied = field(meta, "config", dict), field(meta, "tied", dict)
+        config, ties = field(meta, "config", dict), field(meta, "tied", dict)
         prefix = "param/"
         require_names([name for name in arrays if name.startswith(prefix)], arrays)
         stored = {name.removeprefix(prefix): array for name, array in arrays.items()}
-        params = stored | {name: _untied(stored, name, place) for name, place in tied.items()}
+        params = stored | {name: _untied(stored, name, place) for name, place in ties.items()}
         model = found.from_params(params, ops=ops, classes=classes, **config)
         require_weights(model.named_params(), params)
     return model
@@ -112,16 +113,31 @@ def layer_from(
         layer = cls(*bound.args, **bound.kwargs)
     except (TypeError, ValueError) as error:
         raise InputError(f"layer {name}, a {cls.__name__}: {error}") from error
-    now = json.loads(json.dumps(layer.config())) if config else {}  # tuples as lists, as saved
-    for key, value in config.items():
-        became = now.get(key)
-        if became != value and json.dumps(became) != json.dumps(value):  # NaN is NaN
-            raise InputError(
-                f"layer {name}, a {cls.__name__}: {key} cannot be {value!r}, and became {became!r}"
-            )
+    if config:
+        require_config(f"layer {name}, a {cls.__name__}: ", layer, config)
     if ops is not None and isinstance(layer, HasOps):
         layer.ops = ops
     return layer
+
+
+def require_config(where: str, thing: Any, config: Mapping[str, Any]) -> None:
+    """Raise InputError unless a layer or a model has the config that it was made of."""
+    now = json.loads(json.dumps(thing.config()))  # tuples as lists, as saved
+    for key, value in config.items():
+        became = now.get(key)
+        if became != value and json.dumps(became) != json.dumps(value):  # NaN is NaN
+            raise InputError(f"{where}{key} cannot be {value!r}, and became {became!r}")
+
+
+def require_constructor(model: Any, *args: Any, **options: Any) -> None:
+    """Raise TypeError unless a model, which has the config of a base class, could be made as it."""
+    try:
+        inspect.signature(type(model)).bind(*args, **options)
+    except TypeError as error:
+        raise TypeError(
+            f"{type(model).__name__}: expected a method config of its own, since its constructor "
+            f"takes other arguments, got none; see Network.config ({error})"
+        ) from error
 
 
 def require_weights(made: Mapping[str, Array], params: Mapping[str, Array]) -> None:
@@ -185,20 +201,20 @@ def _bind(
     return signature.bind(*weights.values(), **config)
 
 
-def _tied(params: Mapping[str, Array]) -> dict[str, dict[str, Any]]:
+def tied(params: Mapping[Name, Array]) -> dict[Name, dict[str, Any]]:
     """Where a parameter is the memory of one before it, transposed or not: which, and how."""
-    places: dict[Any, str] = {}
-    tied = {}
+    places: dict[Any, Name] = {}
+    ties = {}
     for name, W in params.items():
         start = W.__array_interface__["data"][0], W.dtype.str
         for transposed in (False, True):
             like = W.T if transposed else W
             if W.size and (first := places.get((start, like.shape, like.strides))) is not None:
-                tied[name] = {"to": first, "transposed": transposed}
+                ties[name] = {"to": first, "transposed": transposed}
                 break
         else:
             places[start, W.shape, W.strides] = name
-    return tied
+    return ties
 
 
 def _untied(stored: Mapping[str, Array], name: str, place: Any) -> Array:

@@ -1,20 +1,20 @@
-"""What the systems share: weights by the notebooks' names, one-hot input, a step of descent."""
+"""What the systems share: weights by the notebooks' names, one-hot input."""
 
-import math
-import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .._checks import as_above_zero, as_generator, as_ids, as_weights, check_shape
-from .._types import Array, ArrayLike, Ids, Seed, Shape
-from ..errors import TrainingDiverged
+from .._checks import as_ids, as_weights, check_shape
+from .._ops import Ops
+from .._types import Array, ArrayLike, Ids, Shape
+from ..archive import require_names
 from ..models import Network
-from ..training.optimizers import clip_grads
+from ..models.saving import Classes, field, layer_from, require_config, require_constructor
 
 Named = dict[str, Array]
+_CONFIG = ("shapes", "loss", "options")
 
 
 class NamedNetwork(Network):
@@ -24,33 +24,95 @@ class NamedNetwork(Network):
     in the shapes that were given (a bias may be (H,), (1, H) or (H, 1)). A subclass whose names
     stand for more than other shapes overrides `_by_name`.
 
+    A subclass is made of the named weights, unless it overrides `_arguments`, and of what
+    `_options` returns.
+
     Parameters
     ----------
-    layers, loss_layer : as in `Network`
+    layers, loss_layer : as in `Network`; the layers by name
     given : dict of the named weights, in the order of `params`; None if `_by_name` is overridden
     """
 
+    PARAMS: ClassVar[tuple[str, ...]] = (
+        *("recurrent.Wx", "recurrent.Wh", "recurrent.b"),
+        *("affine.W", "affine.b"),
+    )
+
     def __init__(
-        self, layers: list[Any], loss_layer: Any, given: Mapping[str, Array] | None = None
+        self, layers: Mapping[str, Any], loss_layer: Any, given: Mapping[str, Array] | None = None
     ) -> None:
         super().__init__(layers, loss_layer)
         self._given_shapes: dict[str, Shape] = {name: W.shape for name, W in (given or {}).items()}
 
-    def _by_name(self, arrays: list[Array]) -> Named:
+    @classmethod
+    def _by_name(cls, arrays: Sequence[Array], shapes: Mapping[str, Shape]) -> Named:
+        """Arrays in the order of `params` by the notebook's names, in the shapes of these."""
         return {
             name: array.reshape(shape)
-            for (name, shape), array in zip(self._given_shapes.items(), arrays, strict=True)
+            for (name, shape), array in zip(shapes.items(), arrays, strict=True)
         }
+
+    @classmethod
+    def _arguments(cls, weights: Named) -> tuple[Any, ...]:
+        """Positional arguments of the constructor."""
+        return (weights,)
+
+    def _options(self) -> dict[str, Any]:
+        """Keyword arguments of the constructor, but for `ops`."""
+        (recurrent,) = self.recurrent_layers
+        options: dict[str, Any] = recurrent.config()
+        return options
+
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments of `from_params`, as JSON has them: all of the model but its weights.
+
+        For subclasses, see `Network.config`.
+        """
+        options = self._options()
+        require_constructor(self, *self._arguments(self.weights), ops=None, **options)
+        return {
+            "shapes": {name: list(shape) for name, shape in self._given_shapes.items()},
+            "loss": self.loss_layer.config(),
+            "options": options,
+        }
+
+    @classmethod
+    def from_params(
+        cls,
+        params: Mapping[str, Array],
+        *,
+        ops: Ops | None = None,
+        classes: Classes | None = None,
+        **config: Any,
+    ) -> Self:
+        """A model with copies of these weights, by the names of `named_params`, and what `config`
+        of another has returned.
+
+        `ops` as in `load`; there are no other `classes`. Raises InputError and ValueError where
+        names or shapes are not those of one model.
+        """
+        if cls.config is not NamedNetwork.config:  # that of a subclass is for its constructor
+            return super().from_params(params, ops=ops, classes=classes, **config)
+        shapes, loss, options = (field(config, name, dict) for name in _CONFIG)
+        require_names(_CONFIG, config)
+        require_names(cls.PARAMS, params)
+        weights = cls._by_name([params[name] for name in cls.PARAMS], shapes)
+        make: Callable[..., Self] = cls
+        model = make(*cls._arguments(weights), ops=ops, **options)
+        model.loss_layer = layer_from("loss", type(model.loss_layer), {}, loss, None)
+        model._use(ops)
+        require_config("", model, config)
+        return model
 
     @property
     def weights(self) -> Named:
         """The parameters by name; changing one in place changes the network."""
-        return self._by_name(self.params)
+        return self._by_name(self.params, self._given_shapes)
 
     @property
     def gradients(self) -> Named:
         """The gradients of the last backward by name."""
-        return self._by_name(self.grads)
+        return self._by_name(self.grads, self._given_shapes)
 
     def backward(self, dout: float = 1) -> Named:
         """Fill `grads` with the gradients of the last forward, times `dout`; -> `gradients`."""
@@ -117,35 +179,3 @@ class TimeOneHot:
 
     def backward(self, dout: ArrayLike) -> None:
         """None, since tokens have no gradient."""
-
-
-def normal_numbers(
-    rng: Seed, name: str = "rng", *, legacy: bool = False
-) -> Callable[[Shape], Array]:
-    """What draws standard normal numbers of a shape; None is NumPy's global state."""
-    if rng is None:
-        return np.random.standard_normal
-    return as_generator(rng, name, legacy=legacy).standard_normal
-
-
-def take_step(
-    network: Network, optimizer: Any, xs: Any, ts: Any, max_grad: float | None = None
-) -> float:
-    """One step of gradient descent, clipped at the norm `max_grad`; returns the loss before it.
-
-    The clipping is computed where the optimizer computes, by its `ops`.
-    Raises TrainingDiverged where the loss or its gradient is not finite; nothing is updated then.
-    """
-    limit = sys.float_info.max if max_grad is None else as_above_zero("max_grad", max_grad)
-    loss = network.forward(xs, ts)
-    network.backward()
-    # the textbook's optimizers have neither ops nor steps
-    norm = clip_grads(network.grads, limit, ops=getattr(optimizer, "ops", None))
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        after = f", after {optimizer.steps} steps" if hasattr(optimizer, "steps") else ""
-        raise TrainingDiverged(
-            f"the loss is {loss} and the norm of its gradient {norm}{after}; "
-            "try a smaller learning rate, or clip the gradient with max_grad"
-        )
-    optimizer.update(network.params, network.grads)
-    return loss

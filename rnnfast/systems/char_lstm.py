@@ -3,30 +3,29 @@
 Letters: N batch rows, T time steps, H hidden size, V characters.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import kernels
-from .._checks import as_count, as_ids, as_weights, check_shape
+from .._checks import as_count, as_ids, as_weights, check_shape, normal_numbers
 from .._ops import Ops
-from .._types import Array, ArrayLike, Ids, Seed
+from .._types import Array, ArrayLike, Ids, Seed, Shape
 from ..cells import LSTM
 from ..layers import TimeAffine, TimeLSTM
 from ..losses import TimeSoftmaxWithLoss
+from ..models.saving import known
 from ..text.sampling import generate
 from ..text.vocabulary import check_length
 from ..training.optimizers import SGD
+from ..training.steps import take_step
 from ._shared import (
     Named,
     NamedNetwork,
     TimeOneHot,
     as_tokens,
-    normal_numbers,
     own_weights,
-    take_step,
 )
 
 GATES = ["C" if gate == "g" else gate for gate in LSTM.gates]  # in the order of the columns
@@ -62,21 +61,23 @@ def unpack_gates(Wx: ArrayLike, Wh: ArrayLike, b: ArrayLike) -> Named:
     }
 
 
+@known
 class CharLstm(NamedNetwork):
     """LSTM on one-hot characters, with a matrix on z = [h_{t-1}; x_t] for each gate:
 
     f, i, o = sigmoid(W z + b) each;  C~ = tanh(W_C z + b_C)
     C_t = f C_{t-1} + i C~;  h_t = o tanh(C_t);  logits W_v h_t + b_v
 
-    The loss is the cross entropy of the softmax, summed over all positions, in nats. A block
-    starts from zeros, but for those of `fit` and `sample` that continue another.
+    The loss is the cross entropy of the softmax, summed over all positions, in nats.
 
     Parameters
     ----------
     weights : dict of arrays W_f, W_i, W_C, W_o (H, H+V), W_v (V, H), b_f, b_i, b_C, b_o (H, 1),
         b_v (V, 1)
         Initial weights, all float32 or all float64; they are copied.
-    truncate_size : keyword-only, as in `TimeLSTM`
+    truncate_size, stateful : keyword-only, as in `TimeLSTM`
+        By default the gradient flows through the whole block, and a block starts from zeros, but
+        for those of `fit` and `sample` that continue another.
     ops : module with the arithmetic, see `rnnfast.layers`
 
     Attributes
@@ -103,23 +104,27 @@ class CharLstm(NamedNetwork):
     'irst Citizen:\\nBefore we p'
     """
 
+    vocab_size: int
+
     def __init__(
         self,
         weights: Mapping[str, ArrayLike],
         *,
         truncate_size: int | None = None,
-        ops: Ops = kernels,
+        stateful: bool = False,
+        ops: Ops | None = None,
     ) -> None:
         own = own_weights(weights, SHAPES)
         W_v, b_v = own["W_v"], own["b_v"]
         V, H = W_v.shape
         check_shape("W_f", own["W_f"], (H, H + V), "its columns are for [h; x]")
         self.vocab_size = V
-        layers = [
-            TimeOneHot(V, W_v.dtype),
-            TimeLSTM(*pack_gates(own), truncate_size=truncate_size, ops=ops),
-            TimeAffine(W_v.T.copy(), b_v.reshape(-1), ops=ops),
-        ]
+        gates = pack_gates(own)
+        layers = {
+            "input": TimeOneHot(V, W_v.dtype),
+            "recurrent": TimeLSTM(*gates, stateful, truncate_size=truncate_size, ops=ops),
+            "affine": TimeAffine(W_v.T.copy(), b_v.reshape(-1), ops=ops),
+        }
         super().__init__(layers, TimeSoftmaxWithLoss(ops=ops))
 
     @classmethod
@@ -133,7 +138,7 @@ class CharLstm(NamedNetwork):
         rng: Seed = None,
         dtype: DTypeLike = np.float32,
         **options: Any,
-    ) -> "CharLstm":
+    ) -> Self:
         """A model with normal weights of standard deviation `std`, drawn in the order W_f, W_i,
         W_C, W_o, W_v, and biases 0.
 
@@ -153,7 +158,8 @@ class CharLstm(NamedNetwork):
         weights["b_v"] = np.zeros((V, 1), dtype)
         return cls(weights, **options)
 
-    def _by_name(self, arrays: list[Array]) -> Named:
+    @classmethod
+    def _by_name(cls, arrays: Sequence[Array], shapes: Mapping[str, Shape]) -> Named:
         *lstm, W, b = arrays
         return unpack_gates(*lstm) | {"W_v": W.T.copy(), "b_v": b[:, None].copy()}
 
@@ -214,7 +220,9 @@ class CharLstm(NamedNetwork):
         optimizer, losses = SGD(lr, ops=self.loss_layer.ops), []
         for epoch in range(1, as_count("epochs", epochs) + 1):
             with self.carrying_state():
-                losses.append(sum(take_step(self, optimizer, *block, max_grad) for block in blocks))
+                losses.append(
+                    sum(take_step(self, optimizer, *block, max_grad=max_grad) for block in blocks)
+                )
             if on_epoch:
                 on_epoch(epoch, losses[-1])
         return losses

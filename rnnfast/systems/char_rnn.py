@@ -4,32 +4,34 @@ Letters: N batch rows, T time steps, H hidden size, V characters.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import kernels
 from .._checks import as_count, as_generator, check_shape
 from .._ops import Ops
 from .._types import Array, ArrayLike
 from ..layers import RNN, TimeAffine, TimeRNN
 from ..losses import TimeSoftmaxWithLoss
+from ..models.saving import known
 from ._shared import Named, NamedNetwork, TimeOneHot, as_tokens, own_weights
 
 SHAPES = {"Wxh": "VH", "Whh": "HH", "bh": "H", "Why": "HV", "by": "V"}
 
 
+@known
 class CharRnn(NamedNetwork):
     """h_t = tanh(x_t Wxh + h_{t-1} Whh + bh) on one-hot characters, logits h_t Why + by.
 
-    The loss is the mean cross entropy of the softmax over all positions, in nats. Each block
-    starts from zeros.
+    The loss is the mean cross entropy of the softmax over all positions, in nats.
 
     Parameters
     ----------
     weights : dict of arrays Wxh (V, H), Whh (H, H), Why (H, V), bh (1, H), by (1, V)
         Initial weights, all float32 or all float64; they are copied. Biases may be (H,), (V,).
+    truncate_size, stateful : keyword-only, as in `TimeRNN`
+        By default the gradient flows through the whole block, and each block starts from zeros.
     ops : module with the arithmetic, see `rnnfast.layers`
 
     Attributes
@@ -60,15 +62,26 @@ class CharRnn(NamedNetwork):
      [ 2.6740572e-01 -2.2931943e-04 -1.3003336e-01  3.1455082e-03]]
     """
 
-    def __init__(self, weights: Mapping[str, ArrayLike], *, ops: Ops = kernels) -> None:
+    vocab_size: int
+
+    def __init__(
+        self,
+        weights: Mapping[str, ArrayLike],
+        *,
+        truncate_size: int | None = None,
+        stateful: bool = False,
+        ops: Ops | None = None,
+    ) -> None:
         own = own_weights(weights, SHAPES)
         Wxh, Whh, bh, Why, by = own.values()
         self.vocab_size = len(Wxh)
-        layers = [
-            TimeOneHot(self.vocab_size, Wxh.dtype),
-            TimeRNN(Wxh, Whh, bh.reshape(-1), ops=ops),
-            TimeAffine(Why, by.reshape(-1), ops=ops),
-        ]
+        layers = {
+            "input": TimeOneHot(self.vocab_size, Wxh.dtype),
+            "recurrent": TimeRNN(
+                Wxh, Whh, bh.reshape(-1), stateful, truncate_size=truncate_size, ops=ops
+            ),
+            "affine": TimeAffine(Why, by.reshape(-1), ops=ops),
+        }
         super().__init__(layers, TimeSoftmaxWithLoss(ops=ops), own)
 
     @classmethod
@@ -80,7 +93,7 @@ class CharRnn(NamedNetwork):
         seed: int = 123,
         dtype: DTypeLike = np.float32,
         **options: Any,
-    ) -> "CharRnn":
+    ) -> Self:
         """A model with the notebook's initial weights: standard normal numbers in float32, each
         matrix from the beginning of the same random stream; biases 0.
 

@@ -5,21 +5,22 @@ Letters: N batch rows (lanes), T time steps, D embedding size, H hidden size, V 
 
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import kernels
-from .._checks import as_count, as_ids
+from .._checks import as_count, as_ids, normal_numbers
 from .._ops import Ops
 from .._types import Array, ArrayLike, Ids, Seed
 from ..layers import TimeAffine, TimeEmbedding, TimeRNN
 from ..losses import TimePerplexityLoss, TimeSoftmax
+from ..models.saving import known
 from ..text.vocabulary import check_length
 from ..training.optimizers import SGD
 from ..training.plot import plot_curve
-from ._shared import NamedNetwork, normal_numbers, own_weights, take_step
+from ..training.steps import take_step
+from ._shared import Named, NamedNetwork, own_weights
 
 SHAPES = {"We": "VD", "Wx": "DH", "Wh": "HH", "Br": "H", "Wa": "HV", "Ba": "V"}
 RECORD_EVERY = 10
@@ -47,6 +48,7 @@ def cyclic_batch(corpus: ArrayLike, batch_size: int) -> tuple[Ids, Ids]:
     return X, np.roll(X, -1, axis=1)[:, :, None]
 
 
+@known
 class PerplexityRnnlm(NamedNetwork):
     """Embedding, plain recurrent layer, affine, softmax, and the mean of 1/p as the loss.
 
@@ -71,7 +73,8 @@ class PerplexityRnnlm(NamedNetwork):
     weights, gradients : dicts of arrays by the names We, Wx, Wh, Br, Wa, Ba
     params, grads : the same as lists
     loss_layer : its `perplexity` is e^(mean of -log p) of the last forward
-    history : list of Record, one for every tenth iteration of the last `train`
+    history : list of Record, one for every tenth iteration of the last `train`; no part of a
+        saved file
 
     Examples
     --------
@@ -88,6 +91,12 @@ class PerplexityRnnlm(NamedNetwork):
     30 1.72 1.67
     """
 
+    PARAMS: ClassVar[tuple[str, ...]] = ("embedding.W", *NamedNetwork.PARAMS)
+    batch_size: int
+    vocab_size: int
+    optimizer: SGD
+    history: list[Record]
+
     def __init__(
         self,
         init_W: Sequence[ArrayLike],
@@ -99,7 +108,7 @@ class PerplexityRnnlm(NamedNetwork):
         truncate_size: int | None = None,
         stateful: bool = False,
         eps: float = 1e-8,
-        ops: Ops = kernels,
+        ops: Ops | None = None,
     ) -> None:
         if len(init_W) != 4 or len(init_b) != 2:
             raise ValueError(
@@ -109,18 +118,29 @@ class PerplexityRnnlm(NamedNetwork):
         names = "We", "Wx", "Wh", "Wa", "Br", "Ba"
         weights = own_weights(dict(zip(names, (*init_W, *init_b), strict=True)), SHAPES)
         We, Wx, Wh, Br, Wa, Ba = weights.values()
-        self.time_T = None if time_T is None else as_count("time_T", time_T)
+        self.time_T: int | None = None if time_T is None else as_count("time_T", time_T)
         self.batch_size = as_count("batch_size", batch_size)
         self.vocab_size = len(We)
         self.optimizer = SGD(lr, ops=ops)
-        self.history: list[Record] = []
-        layers = [
-            TimeEmbedding(We, ops=ops),
-            TimeRNN(Wx, Wh, Br.reshape(-1), stateful, truncate_size=truncate_size, ops=ops),
-            TimeAffine(Wa, Ba.reshape(-1), ops=ops),
-            TimeSoftmax(),
-        ]
+        self.history = []
+        layers = {
+            "embedding": TimeEmbedding(We, ops=ops),
+            "recurrent": TimeRNN(
+                Wx, Wh, Br.reshape(-1), stateful, truncate_size=truncate_size, ops=ops
+            ),
+            "affine": TimeAffine(Wa, Ba.reshape(-1), ops=ops),
+            "softmax": TimeSoftmax(),
+        }
         super().__init__(layers, TimePerplexityLoss(eps), weights)
+
+    @classmethod
+    def _arguments(cls, weights: Named) -> tuple[Any, ...]:
+        We, Wx, Wh, Br, Wa, Ba = (weights[name] for name in SHAPES)
+        return (We, Wx, Wh, Wa), (Br, Ba)
+
+    def _options(self) -> dict[str, Any]:
+        sizes = {"time_T": self.time_T, "batch_size": self.batch_size}
+        return super()._options() | sizes | {"lr": self.optimizer.lr}
 
     @classmethod
     def random(
@@ -134,7 +154,7 @@ class PerplexityRnnlm(NamedNetwork):
         time_T: int | None = None,
         batch_size: int,
         **options: Any,
-    ) -> "PerplexityRnnlm":
+    ) -> Self:
         """A model with the textbook's initial weights: normal, divided by 100 for We and by the
         square root of their number of rows elsewhere, drawn in the order We, Wx, Wh, Wa; biases 0.
 
@@ -190,7 +210,7 @@ class PerplexityRnnlm(NamedNetwork):
         X, T_id = cyclic_batch(corpus, self.batch_size)
         self.history = []
         for n in range(as_count("iter_num", iter_num)):
-            loss = take_step(self, self.optimizer, X, T_id, max_grad)
+            loss = take_step(self, self.optimizer, X, T_id, max_grad=max_grad)
             if n % RECORD_EVERY == 0:
                 self.history.append(Record(n, loss, self.loss_layer.perplexity))
                 if on_record:

@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import kernels
 from .._ops import Ops
 from .._types import Array
 from ..losses import TimeSoftmaxWithLoss
 from ..models import Rnnlm, SimpleRnnlm
 from ..text import Vocabulary
 from ..training import SGD
-from ._shared import take_step
+from ..training.steps import take_step
 from .char_lstm import CharLstm
 from .char_rnn import CharRnn
 from .perplexity_rnnlm import PerplexityRnnlm, cyclic_batch
@@ -84,10 +83,10 @@ class Row(NamedTuple):
 
 def rows(
     dtype: DTypeLike = "float64",
-    ops: Ops = kernels,
+    ops: Ops | None = None,
     notebooks: Iterable[str] = ("000", "001", "002", "003", "004"),
 ) -> Iterator[Row]:
-    """The comparisons of some notebooks, in float64 or float32 on the kernels `ops`."""
+    """The comparisons of some notebooks, in float64 or float32; `ops` as in `rnnfast.layers`."""
     for notebook in notebooks:
         yield from _PARTS[notebook](np.dtype(dtype), ops)
 
@@ -104,7 +103,7 @@ def _row_maker(
     return row
 
 
-def _perplexity_model(dtype: np.dtype[Any], ops: Ops) -> Iterator[Row]:
+def _perplexity_model(dtype: np.dtype[Any], ops: Ops | None) -> Iterator[Row]:
     row = _row_maker("000", dtype)
     vocabulary = Vocabulary.from_text(SENTENCE)
     corpus = vocabulary.encode(SENTENCE)
@@ -144,7 +143,7 @@ def _perplexity_model(dtype: np.dtype[Any], ops: Ops) -> Iterator[Row]:
             yield row(f"loss at iteration {n}{how}", loss, history[n // 10].loss, 1e-8, 1e-4)
 
 
-def _char_rnn(dtype: np.dtype[Any], ops: Ops) -> Iterator[Row]:
+def _char_rnn(dtype: np.dtype[Any], ops: Ops | None) -> Iterator[Row]:
     row = _row_maker("001", dtype)
     ids = Vocabulary.from_text(SENTENCE).encode(SENTENCE)
     xs = np.stack([ids[k : k + 3] for k in range(14)])
@@ -184,7 +183,7 @@ def thousand_words() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _word_training(dtype: np.dtype[Any], ops: Ops) -> Iterator[Row]:
+def _word_training(dtype: np.dtype[Any], ops: Ops | None) -> Iterator[Row]:
     row = _row_maker("002", dtype)
 
     def train(**options: Any) -> WordRun:
@@ -215,7 +214,7 @@ def _word_training(dtype: np.dtype[Any], ops: Ops) -> Iterator[Row]:
     yield row("gradient, all targets ignored", 0.0, size, 0.0, 0.0)
 
 
-def _regression(dtype: np.dtype[Any], ops: Ops) -> Iterator[Row]:
+def _regression(dtype: np.dtype[Any], ops: Ops | None) -> Iterator[Row]:
     row = _row_maker("003", dtype)
     X, y = [1, 2, 3, 4, 5], [2, 3, 4, 5, 6]
 
@@ -252,7 +251,7 @@ def _regression(dtype: np.dtype[Any], ops: Ops) -> Iterator[Row]:
         yield row(f"scaled weights: forecast {k} after 1, 2, 3, 4, 5", value, ours, 1e-8, 1e-4)
 
 
-def _char_lstm(dtype: np.dtype[Any], ops: Ops) -> Iterator[Row]:
+def _char_lstm(dtype: np.dtype[Any], ops: Ops | None) -> Iterator[Row]:
     row = _row_maker("004", dtype)
     ids = Vocabulary(SHAKESPEARE_CHARACTERS, "char").encode(SHAKESPEARE)
 

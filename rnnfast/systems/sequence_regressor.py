@@ -5,24 +5,42 @@ Letters: N sequences, T time steps, D features, H hidden size, M outputs.
 
 import copy
 import inspect
+import math
+from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .._checks import as_above_zero, as_count, as_float_dtype, as_floats, check_finite, check_shape
+from .._checks import (
+    as_above_zero,
+    as_count,
+    as_float_dtype,
+    as_floats,
+    as_weights,
+    check_finite,
+    check_shape,
+    normal_numbers,
+)
 from .._ops import HasOps, Ops
 from .._types import Array, ArrayLike, Seed, Shape
+from ..archive import require_names
+from ..errors import InputError
 from ..layers import TimeAffine, TimeRNN
 from ..losses import TimeSquaredLoss
+from ..models import saving
 from ..training.optimizers import SGD
-from ._shared import Named, NamedNetwork, normal_numbers, take_step
+from ..training.steps import take_step
+from ._shared import Named, NamedNetwork, own_weights
 
+SHAPES = {"W_xh": "DH", "W_hy": "HM", "W_hh": "HH", "b_h": "H", "b_y": "M"}
 THREE = (
     "X[:, :, None] makes sequences of one feature out of rows, X[None] one sequence out of all rows"
 )
 
 
+@saving.known
 class SequenceRegressor(HasOps):
     """h_t = tanh(x_t W_xh + W_hh h_{t-1} + b_h) from h_0 = 0, y_t = h_t W_hy + b_y.
 
@@ -90,7 +108,6 @@ class SequenceRegressor(HasOps):
     """
 
     network_: "_RegressionRnn"
-    weights_: Named
     loss_curve_: list[float]
     n_features_in_: int
     n_outputs_: int
@@ -144,18 +161,27 @@ class SequenceRegressor(HasOps):
         TrainingDiverged
             Where the loss or its gradient is not finite. Nothing has changed then.
         """
-        epochs = as_count("epochs", self.epochs, least=0)
+        self._require_good_options()
         X, y = _numbers("X", X, self.dtype), _numbers("y", y, self.dtype)
         target = self._target_of(X, y)
         xs, ts = _as_sequences(X), _as_targets(y, X, target)
-        network = _RegressionRnn(self, target, xs.shape[2], ts.shape[2])
-        optimizer = SGD(as_above_zero("learning_rate", self.learning_rate), ops=self.ops)
-        losses = [take_step(network, optimizer, xs, ts, self.max_grad) for _ in range(epochs)]
-        self.network_, self.weights_, self.loss_curve_ = network, network.weights, losses
-        self.n_features_in_, self.n_outputs_, self.n_iter_ = xs.shape[2], ts.shape[2], epochs
-        self.target_, self.X_train_ = target, X.copy()
-        self._outputs_have_axis = y.ndim == (3 if target == "steps" else 2)
+        network = _RegressionRnn(
+            self._initial_weights(xs.shape[2], ts.shape[2]),
+            target=target, truncate_size=self.truncate_size, ops=self.ops,
+        )  # fmt: skip
+        optimizer = SGD(self.learning_rate, ops=self.ops)
+        losses = [
+            take_step(network, optimizer, xs, ts, max_grad=self.max_grad)
+            for _ in range(self.epochs)
+        ]
+        self._set_fitted(network, losses, X.copy(), y.ndim == (3 if target == "steps" else 2))
         return self
+
+    @property
+    def weights_(self) -> Named:
+        """The fitted weights by the notebook's names; changing one in place changes the network."""
+        self._require_fitted()
+        return self.network_.weights
 
     def predict(self, X: ArrayLike) -> Array:
         """What y is for X, which has one of the shapes that `fit` takes: an array of y's shape.
@@ -216,6 +242,97 @@ class SequenceRegressor(HasOps):
         loss = network.forward(xs, y.reshape(len(xs), -1, self.n_outputs_))
         return loss, network.backward()
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the fitted estimator to one .npz file, which is there whole or not at all.
+
+        It holds the parameters, the network, what was fitted (`X_train_`, for `forecast`) and
+        `loss_curve_`. Not kept are `ops`, and a generator as `random_state`, which becomes None.
+
+        Raises
+        ------
+        AttributeError
+            Before `fit`.
+        TypeError, ValueError
+            Where a parameter makes no sense, or is of a kind that JSON has not.
+        OSError
+            Where the file cannot be written; what was there before is still there.
+        """
+        self._require_fitted()
+        self._require_good_options()
+        saving.save(path, self)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, ops: Ops | None = None) -> Self:
+        """The fitted estimator that `save` wrote, with the same weights, bit for bit.
+
+        `ops` is its parameter of this name. Nothing in the file is executed. Raises InputError
+        where there is no such file, it is damaged, or something in it is missing, unknown or does
+        not fit; the message names the file and what it is.
+
+        Examples
+        --------
+        >>> import pathlib, rnnfast, tempfile
+        >>> model = rnnfast.SequenceRegressor(random_state=0).fit([1, 2, 3], [2, 3, 4])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "model.npz")
+        ...     model.save(path)
+        ...     again = rnnfast.SequenceRegressor.load(path)
+        >>> bool((again.forecast(5) == model.forecast(5)).all())
+        True
+        """
+        model: Self = saving.load(path, cls, None, ops)
+        return model
+
+    def named_params(self) -> Named:
+        """The arrays of a file: the parameters of the network by name, and `X_train`."""
+        return self.network_.named_params() | {"X_train": self.X_train_}
+
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments of `from_params`, as JSON has them: all but the arrays."""
+        options = {name: _as_json(value) for name, value in self.get_params().items()}
+        del options["ops"]
+        return {
+            "options": options,
+            "network": self.network_.config(),
+            "loss_curve": self.loss_curve_,
+            "outputs_have_axis": self._outputs_have_axis,
+        }
+
+    @classmethod
+    def from_params(
+        cls,
+        params: Mapping[str, Array],
+        *,
+        ops: Ops | None = None,
+        classes: saving.Classes | None = None,
+        **config: Any,
+    ) -> Self:
+        """A fitted estimator of what `named_params` and `config` of another have returned.
+
+        `ops` as in `load`; there are no other `classes`. Raises InputError, TypeError and
+        ValueError where something does not fit.
+        """
+        kinds = {"options": dict, "network": dict, "loss_curve": list, "outputs_have_axis": bool}
+        options, network, losses, have_axis = (
+            saving.field(config, name, kind) for name, kind in kinds.items()
+        )
+        require_names(kinds, config)
+        model = cls(**options, ops=ops)
+        require_names(model.get_params().keys() - {"ops"}, options)
+        model._require_good_options()
+        weights = {name: W for name, W in params.items() if name != "X_train"}
+        (X,) = as_weights(X_train=params["X_train"])
+        for loss in losses:
+            if not isinstance(loss, float) or not math.isfinite(loss):
+                raise InputError(f"loss_curve: expected finite numbers, got {loss!r}")
+        fitted = _RegressionRnn.from_params(weights, ops=ops, **network)
+        model._set_fitted(fitted, losses, X, have_axis)
+        if not have_axis and model.n_outputs_ != 1:
+            raise InputError(f"outputs_have_axis: expected true for {model.n_outputs_} outputs")
+        model._checked_input(X)
+        saving.require_config("", model, config)
+        return model
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The parameters by name; `deep` is there for scikit-learn."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
@@ -256,10 +373,50 @@ class SequenceRegressor(HasOps):
         )
         return f"{type(self).__name__}({', '.join(changed)})"
 
-    def _target_of(self, X: Array, y: Array) -> Literal["steps", "last"]:
-        """Which of the two the shapes of X and y and the parameter `target` say."""
+    def _require_good_options(self) -> None:
+        """Raise TypeError or ValueError for parameters that make no sense."""
+        as_count("hidden_size", self.hidden_size)
+        as_above_zero("learning_rate", self.learning_rate)
+        as_count("epochs", self.epochs, least=0)
+        if self.init not in ("scaled", "normal"):
+            raise ValueError(f"init: expected 'scaled' or 'normal', got {self.init!r}")
+        if self.max_grad is not None:
+            as_above_zero("max_grad", self.max_grad)
+        if self.truncate_size is not None:
+            as_count("truncate_size", self.truncate_size)
         if self.target not in ("auto", "steps", "last"):
             raise ValueError(f"target: expected 'auto', 'steps' or 'last', got {self.target!r}")
+        normal_numbers(self.random_state, "random_state", legacy=True)
+        as_float_dtype("dtype", self.dtype)
+
+    def _initial_weights(self, D: int, M: int) -> Named:
+        H = self.hidden_size
+        normal = normal_numbers(self.random_state, "random_state", legacy=True)
+        shapes: tuple[Shape, ...] = (D, H), (H, M), (H, H), (H,), (M,)
+        W_xh, W_hy, W_hh, b_h, b_y = map(normal, shapes)
+        if self.init == "scaled":
+            W_xh, W_hy, W_hh = W_xh / D**0.5, W_hy / H**0.5, W_hh / H**0.5
+            b_h, b_y = 0 * b_h, 0 * b_y
+        weights = {"W_xh": W_xh, "W_hy": W_hy, "W_hh": W_hh, "b_h": b_h, "b_y": b_y}
+        return {name: W.astype(self.dtype) for name, W in weights.items()}
+
+    def _set_fitted(
+        self, network: "_RegressionRnn", losses: list[float], X: Array, outputs_have_axis: bool
+    ) -> None:
+        self.network_, self.loss_curve_, self.n_iter_ = network, losses, len(losses)
+        self.n_features_in_, self.n_outputs_ = len(network.params[0]), len(network.params[-1])
+        self.target_, self.X_train_ = network.target, X
+        self._outputs_have_axis = outputs_have_axis
+
+    def _require_fitted(self) -> None:
+        if not hasattr(self, "network_"):
+            raise AttributeError(
+                f"{type(self).__name__}: expected a call of fit before this one, got none; "
+                "call fit(X, y) first"
+            )
+
+    def _target_of(self, X: Array, y: Array) -> Literal["steps", "last"]:
+        """Which of the two the shapes of X and y and the parameter `target` say."""
         if X.ndim == 2 and y.ndim == 1:
             raise ValueError(
                 f"X: expected sequences (N, T, D), got {X.shape} with y {y.shape}, samples without "
@@ -277,11 +434,7 @@ class SequenceRegressor(HasOps):
 
     def _checked_input(self, X: ArrayLike | None) -> tuple[Array, Array]:
         """(X as numbers, X as (N, T, D)), or the fitted X for None."""
-        if not hasattr(self, "network_"):
-            raise AttributeError(
-                "SequenceRegressor: expected a call of fit before this one, got none; "
-                "call fit(X, y) first"
-            )
+        self._require_fitted()
         X = self.X_train_ if X is None else _numbers("X", X, self.dtype)
         if X.ndim < 3 and (self.n_features_in_ > 1 or self.target_ == "last"):
             raise ValueError(
@@ -318,30 +471,47 @@ class _LastStep:
         return dxs
 
 
+@saving.known
 class _RegressionRnn(NamedNetwork):
     """The layers of a `SequenceRegressor`; W_hh is written from the left, and so Wh transposed."""
 
-    def __init__(self, estimator: SequenceRegressor, target: str, D: int, M: int) -> None:
-        H = as_count("hidden_size", estimator.hidden_size)
-        if estimator.init not in ("scaled", "normal"):
-            raise ValueError(f"init: expected 'scaled' or 'normal', got {estimator.init!r}")
-        normal = normal_numbers(estimator.random_state, "random_state", legacy=True)
-        shapes: tuple[Shape, ...] = (D, H), (H, M), (H, H), (H,), (M,)
-        W_xh, W_hy, W_hh, b_h, b_y = map(normal, shapes)
-        if estimator.init == "scaled":
-            W_xh, W_hy, W_hh = W_xh / D**0.5, W_hy / H**0.5, W_hh / H**0.5
-            b_h, b_y = 0 * b_h, 0 * b_y
-        Wx, Wh, b, Wy, by = (
-            W.astype(estimator.dtype, order="C") for W in (W_xh, W_hh.T, b_h, W_hy, b_y)
-        )
-        ops = estimator.ops
-        rnn = TimeRNN(Wx, Wh, b, truncate_size=estimator.truncate_size, ops=ops)
-        last = [_LastStep()] if target == "last" else []
-        super().__init__([rnn, *last, TimeAffine(Wy, by, ops=ops)], TimeSquaredLoss())
+    target: Literal["steps", "last"]
 
-    def _by_name(self, arrays: list[Array]) -> Named:
+    def __init__(
+        self,
+        weights: Mapping[str, ArrayLike],
+        *,
+        target: Literal["steps", "last"],
+        truncate_size: int | None = None,
+        stateful: bool = False,
+        ops: Ops | None = None,
+    ) -> None:
+        W_xh, W_hy, W_hh, b_h, b_y = own_weights(weights, SHAPES).values()
+        if target not in ("steps", "last"):
+            raise ValueError(f"target: expected 'steps' or 'last', got {target!r}")
+        self.target = target
+        Wh = W_hh.T.copy()
+        rnn = TimeRNN(W_xh, Wh, b_h, stateful, truncate_size=truncate_size, ops=ops)
+        last = {"last": _LastStep()} if target == "last" else {}
+        affine = TimeAffine(W_hy, b_y, ops=ops)
+        super().__init__({"recurrent": rnn, **last, "affine": affine}, TimeSquaredLoss())
+
+    @classmethod
+    def _by_name(cls, arrays: Sequence[Array], shapes: Mapping[str, Shape]) -> Named:
         Wx, Wh, b, Wy, by = arrays
         return {"W_xh": Wx, "W_hy": Wy, "W_hh": Wh.T, "b_h": b, "b_y": by}
+
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"target": self.target}
+
+
+def _as_json(value: Any) -> Any:
+    """The value of a parameter as JSON has it."""
+    if isinstance(value, (np.random.Generator, np.random.RandomState)):
+        return None
+    if isinstance(value, (np.dtype, type)):
+        return np.dtype(value).name
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _numbers(name: str, given: Any, dtype: DTypeLike) -> Array:

@@ -16,12 +16,14 @@ from ..models import SimpleRnnlm
 from ..text import Vocabulary, load_text
 from ..training.optimizers import SGD
 from ..training.plot import plot_curve
+from ..training.steps import take_step
 from ..training.trainer import perplexity
-from ._shared import take_step
 
 
 class WordRun(NamedTuple):
     """A trained model, its vocabulary, and its training perplexity by epoch.
+
+    `model.save(path)` keeps the model, which is a `SimpleRnnlm` unless another was asked for.
 
     Examples
     --------
@@ -160,7 +162,8 @@ def train_words(
         losses = []
         for _ in range(size // (N * T)):
             where = (starts + time_index + np.arange(T)) % size
-            losses.append(take_step(model, optimizer, inputs[where], targets[where], max_grad))
+            block = inputs[where], targets[where]
+            losses.append(take_step(model, optimizer, *block, max_grad=max_grad))
             time_index += T
         perplexities.append(perplexity(float(np.mean(losses))))
         if on_epoch:

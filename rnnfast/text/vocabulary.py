@@ -3,9 +3,11 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sized
+from typing import Self
 
 import numpy as np
 
+from .._checks import as_ids
 from .._types import Ids
 from ..errors import InputError
 
@@ -26,6 +28,9 @@ class Vocabulary:
         is the token `<eos>`. A token `<unk>`, where the list has it, stands for every other word.
     """
 
+    tokens: list[str]
+    level: str
+
     def __init__(self, tokens: Iterable[str], level: str) -> None:
         if level not in LEVELS:
             raise ValueError(f"level: expected 'char' or 'word', got {level!r}")
@@ -39,7 +44,7 @@ class Vocabulary:
     @classmethod
     def from_text(
         cls, text: str, level: str = "char", *, max_size: int | None = None, min_count: int = 1
-    ) -> "Vocabulary":
+    ) -> Self:
         """The vocabulary of a text: characters sorted, words in the order of their first use.
 
         Of words, only those that occur `min_count` times are kept, and of these at most the
@@ -88,8 +93,13 @@ class Vocabulary:
         return np.array(ids, np.int64)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids -> text; the inverse of `encode` but for spacing between words."""
-        tokens = [self.tokens[k] for k in ids]
+        """Ids -> text; the inverse of `encode` but for spacing between words.
+
+        Raises TypeError for ids that are not integers, ValueError for one outside 0..V-1, with its
+        position.
+        """
+        ids = list(ids)
+        tokens = [self.tokens[k] for k in as_ids("ids", ids, len(self), ("M",))] if ids else []
         if self.level == "char":
             return "".join(tokens)
         lines = " ".join("\n" if token == END_OF_LINE else token for token in tokens)

@@ -89,7 +89,8 @@ class SGD(_Optimizer):
 class Momentum(_Optimizer):
     """v = momentum v - lr dW;  W += v"""
 
-    slots = ("v",)
+    slots: ClassVar[tuple[str, ...]] = ("v",)
+    momentum: float
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9, *, ops: Ops | None = None) -> None:
         super().__init__(lr, ops)
@@ -103,7 +104,7 @@ class Momentum(_Optimizer):
 class AdaGrad(_Optimizer):
     """h += dW^2;  W -= lr dW / (sqrt(h) + 1e-7)   (Duchi et al. 2011)"""
 
-    slots = ("h",)
+    slots: ClassVar[tuple[str, ...]] = ("h",)
 
     def __init__(self, lr: float = 0.01, *, ops: Ops | None = None) -> None:
         super().__init__(lr, ops)
@@ -119,7 +120,8 @@ class RMSprop(_Optimizer):
     (Tieleman and Hinton 2012)
     """
 
-    slots = ("h",)
+    slots: ClassVar[tuple[str, ...]] = ("h",)
+    decay_rate: float
 
     def __init__(
         self, lr: float = 0.01, decay_rate: float = 0.99, *, ops: Ops | None = None
@@ -138,7 +140,9 @@ class Adam(_Optimizer):
     with lr_t = lr sqrt(1 - beta2^t) / (1 - beta1^t) at step t (Kingma and Ba 2015, section 2).
     """
 
-    slots = ("m", "v")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
+    beta1: float
+    beta2: float
 
     def __init__(
         self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, *, ops: Ops | None = None

@@ -19,7 +19,8 @@ from .._checks import as_count, as_ids, is_number
 from .._types import Array, Ids, Seed
 from ..archive import damage, load_archive, save_archive, write_atomically
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
-from ..models import LANGUAGE_MODELS as MODELS
+from ..models.language_models import LANGUAGE_MODELS as MODELS
+from ..models.language_models import LanguageModel
 from ..text.corpora import builtin_corpus, checksum, load_text
 from ..text.lanes import TEST_PART, VALID_PART, split_by_position
 from ..text.sampling import generate
@@ -94,8 +95,8 @@ class Corpus:
 class Run:
     """A model with its vocabulary, settings and folder.
 
-    `Run.start` and `Run.resume` give a run to train, with `fit`; `trainer` and `corpus` are set
-    then. `Run.load` gives one to evaluate and to sample. Each raises InputError where text,
+    `Run.start` and `Run.resume` give a run to train, with `fit`, that has a `trainer` and a
+    `corpus`. `Run.load` gives one to evaluate and to sample. Each raises InputError where text,
     settings or folder do not serve, and leaves nothing behind then.
 
     Examples
@@ -112,8 +113,13 @@ class Run:
     (2, 25)
     """
 
-    trainer: Trainer | None
-    corpus: Corpus | None
+    folder: Path
+    settings: Settings
+    vocabulary: Vocabulary
+    rng: np.random.Generator
+    model: LanguageModel
+    sha256: str  # of the text
+    context: list[int]  # ids that are read before sampling
 
     def __init__(
         self,
@@ -139,9 +145,30 @@ class Run:
                 f"no model of hidden size {settings.hidden}, embedding size {settings.embedding} "
                 f"and {settings.layers} layers can be made: {error}; take other sizes"
             ) from error
-        self.trainer = self.corpus = None
-        self.sha256 = ""  # of the text
-        self.context: list[int] = []  # ids that are read before sampling
+        self._trainer: Trainer | None = None
+        self._corpus: Corpus | None = None
+        self.sha256 = ""
+        self.context = []
+
+    @property
+    def trainer(self) -> Trainer:
+        """What trains the model; RuntimeError in a run that `Run.load` returned."""
+        if self._trainer is None:
+            raise RuntimeError(
+                "Run.trainer: expected a run that Run.start or Run.resume returned, got one to "
+                f"sample from; Run.resume({str(self.folder)!r}) carries on where it was saved last"
+            )
+        return self._trainer
+
+    @property
+    def corpus(self) -> Corpus:
+        """The text; RuntimeError in a run that `Run.load` returned, before `read_corpus`."""
+        if self._corpus is None:
+            raise RuntimeError(
+                "Run.corpus: expected a run that Run.start or Run.resume returned, got one to "
+                "sample from; read_corpus() reads the text"
+            )
+        return self._corpus
 
     @classmethod
     def start(cls, folder: str | os.PathLike[str], settings: Settings) -> Self:
@@ -163,9 +190,9 @@ class Run:
         _require_enough(name, ids, vocabulary, settings)
         run = cls(folder, settings, vocabulary, np.random.default_rng(settings.seed))
         run.sha256 = checksum(text)
-        run.corpus = Corpus(name, text, *split_by_position(ids))
+        run._corpus = Corpus(name, text, *split_by_position(ids))
         run.context = run._beginning_of_text(run.corpus.train)
-        run.trainer = run._new_trainer(run.corpus)
+        run._trainer = run._new_trainer()
         made = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -185,9 +212,9 @@ class Run:
         run, arrays, meta = cls._read(folder, "last.npz")
         if epochs is not None:
             run.settings = replace(run.settings, epochs=epochs)
-        corpus = run.read_corpus()
+        run.read_corpus()
         with damage(run.folder / "last.npz", "checkpoint"):
-            run.trainer = run._new_trainer(corpus)
+            run._trainer = run._new_trainer()
             run.trainer.restore(arrays, meta["position"])
         return run
 
@@ -240,11 +267,11 @@ class Run:
                 f"{name} is not the text that the run in {self.folder} was started with; "
                 "put that text back, or start a new run"
             )
-        self.corpus = Corpus(name, text, *split_by_position(self.vocabulary.encode(text)))
+        self._corpus = Corpus(name, text, *split_by_position(self.vocabulary.encode(text)))
         return self.corpus
 
-    def _new_trainer(self, corpus: Corpus) -> Trainer:
-        settings = self.settings
+    def _new_trainer(self) -> Trainer:
+        settings, corpus = self.settings, self.corpus
         assert settings.lr is not None
         return Trainer(
             self.model,
@@ -293,11 +320,6 @@ class Run:
             Where `epochs` is no count; where this run comes from `Run.load`.
         """
         trainer = self.trainer
-        if trainer is None:
-            raise RuntimeError(
-                "Run.fit: expected a run that Run.start or Run.resume returned, got one to sample "
-                f"from; Run.resume({str(self.folder)!r}) carries on where it was saved last"
-            )
         if epochs is None:
             epochs = self.settings.epochs
         settings = replace(self.settings, epochs=epochs)
@@ -372,11 +394,6 @@ class Run:
 
     def save(self, *, best: bool = False) -> None:
         """Write `last.npz` and the history, and first `best.npz` if these weights are the best."""
-        if self.trainer is None:
-            raise RuntimeError(
-                "Run.save: expected a run that Run.start or Run.resume returned, got one to sample "
-                "from, which is saved already"
-            )
         arrays, position = self.trainer.state()
         meta = {
             "settings": asdict(self.settings),

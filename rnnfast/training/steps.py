@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .._checks import as_above_zero
 from ..errors import TrainingDiverged
 from ..models import Network
 from .optimizers import clip_grads, gradient_norm
@@ -29,6 +30,8 @@ def take_step(
     Raises TrainingDiverged where the loss or a gradient is not finite. After this and every other
     error, weights, optimizer and carried states are as before the step.
     """
+    if max_grad is not None:
+        max_grad = as_above_zero("max_grad", max_grad)
     ops = getattr(optimizer, "ops", None)  # the textbook's optimizers have none
     carried = model.get_state()
     try:

@@ -95,6 +95,22 @@ class Trainer:
     history : list of Record
     """
 
+    model: Network
+    optimizer: Any
+    valid_ids: Ids
+    batch_size: int
+    time_size: int
+    max_grad: float | None
+    lr_decay: float
+    unit: str
+    blocks: list[Block]
+    record_every: int
+    epoch: int
+    step: int
+    block: int
+    best_loss: float
+    history: list[Record]
+
     def __init__(
         self,
         model: Network,
@@ -128,11 +144,11 @@ class Trainer:
         self.max_grad = None if max_grad is None else as_above_zero("max_grad", max_grad)
         self.lr_decay = as_above_zero("lr_decay", lr_decay)
         self.unit = unit
-        self.blocks: list[Block] = list(_blocks(*lanes(train_ids, batch_size), time_size))
+        self.blocks = list(_blocks(*lanes(train_ids, batch_size), time_size))
         self.record_every = max(1, len(self.blocks) // records_per_epoch)
         self.epoch = self.step = self.block = 0
         self.best_loss = math.inf
-        self.history: list[Record] = []
+        self.history = []
         self._begin_record()
 
     @property
