@@ -29,6 +29,11 @@ class Cell:
         """How many states there are."""
         return len(self.states)
 
+    @cached_property
+    def gradients(self) -> tuple[str, ...]:
+        """Names of the gradients of the states."""
+        return tuple(f"d{name}" for name in self.states)
+
 
 RNN = Cell("rnn", gates=("h",), states=("h",))
 LSTM = Cell("lstm", gates=("f", "g", "i", "o"), states=("h", "c"))

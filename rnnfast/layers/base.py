@@ -174,12 +174,13 @@ class Layer(HasOps):
                 "gradient and the same ops, got none; call forward first"
             )
         cache, params = kept
-        for name, now, then in zip(self._names, self.params, params, strict=False):
-            if now is not then:
-                raise RuntimeError(
-                    f"{type(self).__name__}.backward: expected the weights of the last forward "
-                    f"call, got another array as {name}; call forward first"
-                )
+        if not same(self.params, params):
+            others = zip(self._names, self.params, params, strict=False)
+            name = next((name for name, now, then in others if now is not then), "params")
+            raise RuntimeError(
+                f"{type(self).__name__}.backward: expected the weights of the last forward call, "
+                f"got another array as {name}; call forward first"
+            )
         return cache
 
 

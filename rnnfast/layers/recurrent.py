@@ -192,7 +192,7 @@ class TimeRecurrent(Recurrent):
         # the last states, and the views of them that are attributes
         self._left: tuple[Array | None, tuple[Array | None, ...]] | None
         self._set_states(None)
-        self._set_states(None, "d")
+        self._set_gradients(None)
 
     def forward(self, xs: ArrayLike, *, index: ArrayLike | None = None) -> Array:
         """xs (N, T, D) -> hs (N, T, H).
@@ -263,10 +263,11 @@ class TimeRecurrent(Recurrent):
         dh, dc (N, H): gradients that arrive at the last states besides (zero if None).
         Unless `need_dx`, the gradient of xs is not computed, and None is returned.
         """
-        dlast = self._named_states({"h": dh, "c": dc}, "d")
+        given = dh is not None or dc is not None
+        dlast = self._named_states({"h": dh, "c": dc}, "d") if given else {}
         dxs: Array | None
         dxs, dfirst = self._backward("dhs", dhs, dlast, truncate=self._truncate, need_dx=need_dx)
-        self._set_states(dfirst, "d")
+        self._set_gradients(dfirst)
         return dxs
 
     def set_state(self, h: ArrayLike | None, c: ArrayLike | None = None) -> None:
@@ -323,14 +324,19 @@ class TimeRecurrent(Recurrent):
         hint = "reset_state() or set_state() fits the state to a batch of another size"
         return self._stacked(rows, states, hint)
 
-    def _set_states(self, states: Array | None, prefix: str = "") -> None:
-        """Let the attributes be the parts of (S, N, H), or None."""
+    def _set_states(self, states: Array | None) -> None:
+        """Let `h`, and `c`, be the parts of (S, N, H), or None."""
         parts: tuple[Array | None, ...]
         parts = (None,) * self.cell.S if states is None else tuple(states)
-        if not prefix:
-            self._left = (states, parts)
+        self._left = (states, parts)
         for name, part in zip(self.cell.states, parts, strict=True):
-            setattr(self, prefix + name, part)
+            setattr(self, name, part)
+
+    def _set_gradients(self, dstates: Array | None) -> None:
+        """Let `dh`, and `dc`, be the parts of (S, N, H), or None."""
+        parts = (None,) * self.cell.S if dstates is None else dstates
+        for name, part in zip(self.cell.gradients, parts, strict=True):
+            setattr(self, name, part)
 
     def _named_states(
         self, given: dict[str, ArrayLike | None], prefix: str = ""
