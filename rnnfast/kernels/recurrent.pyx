@@ -38,6 +38,7 @@ from .engine cimport (
 cdef enum:
     CHUNK = 1024                  # rows of gates whose gradients are in memory at a time
     DX_ROWS = 150                 # of dx before they go to their places
+    FIRST_LEVEL = 16384           # bytes of a first-level cache for gates of a step
     SECOND_LEVEL = 2097152        # bytes, about, of a second-level cache
     STEPS_WORTH = 5               # steps that make up for a call of their own
     ROWS_WORTH = 4                # rows of the batch that make up for a thread of their own
@@ -341,7 +342,10 @@ cdef void _forward_steps(const Sizes* s, const Memory* mem, Share share) noexcep
     cdef Py_ssize_t n0 = share.rows.begin, rows = share.rows.end - share.rows.begin
     cdef Py_ssize_t first_unit = min(share.panels.begin * per_panel, s.H)
     cdef Py_ssize_t units = min(share.panels.end * per_panel, s.H) - first_unit
-    cdef Py_ssize_t t, p, q, n, m, columns, at_once = s.simd.panels_at_once(rows)
+    cdef Py_ssize_t t, p, q, n, m, columns
+    # panels whose gates are still in the first-level cache when the cell reads them
+    cdef Py_ssize_t at_once = max(s.simd.panels_at_once(rows),
+                                  FIRST_LEVEL // (max(rows, 1) * s.width * s.simd.number))
     cdef States before, after
     cdef Panels a
     cdef Walk x, h
