@@ -279,7 +279,12 @@ cdef void _rows(
         for j in range(s.L):
             total += sums[r * s.L + j]
         mem.factors[m + r0 + r] = 0
-        if mem.targets[m + r0 + r] != s.ignore_label:
+        if mem.targets[m + r0 + r] == s.ignore_label:
+            # 0 times what is not finite would not be 0
+            for p in range(P):
+                s.simd.fill(min(s.width, s.V - p * s.width), 0,
+                            from_row(s.simd, block, r0 + r, p).at)
+        else:
             mem.factors[m + r0 + r] = s.factor / total
             mem.losses[m + r0 + r] += log(total)
             target = _at(s, block, r0 + r, mem.targets[m + r0 + r])
