@@ -104,6 +104,19 @@ cdef int cell_number(str name) except -1:
     return _CELL_NUMBERS[name]
 
 
+# ---------------------------------------------------------------- shapes
+
+cdef int check_shapes(bint fit) except -1:
+    """An error unless the weights and gradients of a layer have the shapes of its other arrays.
+    The layers look at shapes once for each array, and an array's shape may be changed in place."""
+    if not fit:
+        raise ValueError(
+            "weights and gradients: expected the shapes that they had when the layer was made, got "
+            "others; do not change the shape of an array of params or grads"
+        )
+    return 0
+
+
 # ---------------------------------------------------------------- threads
 
 cdef int NUM_THREADS = 1
