@@ -241,6 +241,16 @@ def test_an_array_whose_shape_was_changed_in_place_is_an_error(name, arrays):
     assert_all_close(results_of(problem, layer), expected)
 
 
+def test_an_embedding_sees_a_shape_that_was_changed_in_place():
+    layer = rnnfast.TimeEmbedding(np.ones((4, 3)))
+    layer.forward([[2, 3, 3, 3]])
+    layer.grads[0][...] = 5
+    layer.grads[0].shape = (1, 12)
+    with pytest.raises(ValueError, match="do not change the shape of an array"):
+        layer.backward(np.ones((1, 4, 3)))
+    assert (layer.grads[0] == 5).all()
+
+
 def test_the_fused_loss_sees_a_shape_that_was_changed_in_place():
     layer, xs, ts = loss_problem()
     layer.forward(xs, ts)

@@ -415,9 +415,9 @@ cdef void unpack(
 # ---------------------------------------------------------------- gradients of weights
 
 # A gradient is a sum over rows, A^T B, which may be millions, and rounding errors must not grow
-# with them. So registers hold the sums of PART rows, these are added up for SUM_ROWS, and those of
-# SUM_ROWS for all: a few as they are, many exactly, what is lost by rounding going into `rest`.
-# Where a part begins does not depend on threads.
+# with them. So registers hold the sums of PART rows, and these are added up: all of them where the
+# rows are few, else those of SUM_ROWS, whose sums are added exactly, what is lost by rounding going
+# into `rest`. Where a part begins does not depend on threads.
 
 cdef Sums sums_of(
     const Simd* simd,

@@ -30,9 +30,10 @@ from libc.string cimport memcpy, memset
 
 from .engine cimport (
     Buffer, Columns, Matrix, Panels, Simd, States, Sums, Walk, Workspace, across, barrier,
-    cell_number, check_shapes, columns_of, computed, from_row, gradient, gradient_scratch, matrix_of, moved,
-    pack, pack_transposed, padded, panels_at, part, product, real, rest_of, row_of,
-    rows_in_panels, rows_of, settle, simd_of, sums_of, team_size, threads_for, units_of, zeros,
+    cell_number, check_shapes, columns_of, computed, from_row, gradient, gradient_scratch,
+    matrix_of, moved, pack, pack_transposed, padded, panels_at, part, product, real, rest_of,
+    row_of, rows_in_panels, rows_of, settle, simd_of, sums_of, team_size, threads_for, units_of,
+    zeros,
 )
 
 cdef enum:
@@ -95,7 +96,7 @@ ctypedef struct Range:
     Py_ssize_t begin, end
 
 ctypedef struct Share:
-    int thread, threads
+    int threads
     Range rows                    # of the batch
     Range panels                  # of the gates, and so units
     Range outputs                 # panels of h, where it is a product with Wh^T
@@ -185,7 +186,7 @@ cdef void _deal_out(Sizes* s, double flops) noexcept nogil:
 cdef Share _share(const Sizes* s, int thread, int threads) noexcept nogil:
     """What is dealt out to one thread."""
     cdef Share share
-    share.thread, share.threads = thread, threads
+    share.threads = threads
     share.panels = _range(s.P, 1, thread, threads)
     share.outputs = _range(s.units.panels, 1, thread, threads)
     share.x_rows = _range(s.D + 1, 6, thread, threads)

@@ -12,8 +12,8 @@ typedef int32_t FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
 typedef int64_t FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
 #endif
 
-/* out[k, j] = in[j, k] for n rows j of L numbers, and 0 for rows up to L; rows of out are those of a
- * panel. In log2(L) rounds that exchange the off-diagonal halves of blocks of 2, 4, 8 ... lanes
+/* out[k, j] = in[j, k] for n rows j of L numbers, and 0 for rows up to L; rows of out are those of
+ * a panel. In log2(L) rounds that exchange the off-diagonal halves of blocks of 2, 4, 8 ... lanes
  * (Eklundh 1972). */
 static void FN(transpose)(ptrdiff_t n, const real *restrict in, ptrdiff_t in_row,
                           real *restrict out)
@@ -48,8 +48,8 @@ static void FN(transpose)(ptrdiff_t n, const real *restrict in, ptrdiff_t in_row
 #endif
 }
 
-/* Some vectors of columns of a panel, for all its K rows: out[k, v, j] = in[k, v, j] for the first n
- * columns (v, j), 0 for the others. Packing a matrix walks down its rows; packing its transpose
+/* Some vectors of columns of a panel, for all its K rows: out[k, v, j] = in[k, v, j] for the first
+ * n columns (v, j), 0 for the others. Packing a matrix walks down its rows; packing its transpose
  * exchanges the strides of `in`. */
 static void FN(pack)(ptrdiff_t K, ptrdiff_t vectors, ptrdiff_t n, const void *source,
                      ptrdiff_t in_row, ptrdiff_t in_column, ptrdiff_t in_vector, void *target)
