@@ -223,6 +223,49 @@ def test_a_copy_between_forward_and_backward(name, copied):
     assert_all_close(ours, {k: expected[k] for k in ours}, 1e-300)
 
 
+@layers
+@pytest.mark.parametrize("arrays", ["params", "grads"])
+def test_an_array_whose_shape_was_changed_in_place_is_an_error(name, arrays):
+    """(1, D*M) has the numbers of (D, M), but a row that ends where there is no other."""
+    problem = make_problem(name)
+    layer = problem.layer(rnnfast)
+    expected = results_of(problem, layer)
+    array = getattr(layer, arrays)[0]
+    D, M = array.shape
+    array.shape = (1, D * M)
+    with pytest.raises(ValueError, match=r"do not change the shape of an array|expected an array"):
+        results_of(problem, layer)
+    array.shape = (D, M)
+    if problem.state:
+        layer.set_state(*problem.state)
+    assert_all_close(results_of(problem, layer), expected)
+
+
+def test_an_embedding_sees_a_shape_that_was_changed_in_place():
+    layer = rnnfast.TimeEmbedding(np.ones((4, 3)))
+    layer.forward([[2, 3, 3, 3]])
+    layer.grads[0][...] = 5
+    layer.grads[0].shape = (1, 12)
+    with pytest.raises(ValueError, match="do not change the shape of an array"):
+        layer.backward(np.ones((1, 4, 3)))
+    assert (layer.grads[0] == 5).all()
+
+
+def test_the_fused_loss_sees_a_shape_that_was_changed_in_place():
+    layer, xs, ts = loss_problem()
+    layer.forward(xs, ts)
+    layer.backward()
+    for dW in layer.grads:
+        shape = dW.shape
+        dW.shape = (1, dW.size)
+        with pytest.raises(RuntimeError, match="call forward first"):
+            layer.backward()
+        dW.shape = shape
+    layer.params[0].shape = (1, 28)
+    with pytest.raises(ValueError, match="do not change the shape of an array"):
+        layer.forward(xs[..., :1], ts)
+
+
 def test_generation_checks_what_a_caller_put_in_place_of_weights_and_states():
     model = language_model(rnnfast.Rnnlm, kernels)
     arguments = (5, 1.0, [], np.zeros(5))

@@ -39,6 +39,20 @@ def test_product(dtype, M, K, n):
     np.testing.assert_array_equal(C[-1:], engine.matmul(A[-1:], B))
 
 
+@DTYPES
+@pytest.mark.parametrize("tile_rows", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize(
+    ("K", "M", "n"), [(1, 1, 1), (300, 17, 70), (2100, 21, 65), (17000, 17, 3), (16500, 21, 130)]
+)
+def test_product_of_columns(dtype, tile_rows, K, M, n):
+    """In tiles of any height, sums of many parts included."""
+    rng = np.random.default_rng(K)
+    A, B = rng.standard_normal((K, M)).astype(dtype), rng.standard_normal((K, n)).astype(dtype)
+    C = engine.product_of_columns(A, B, tile_rows)
+    assert_close(C, (A.astype(np.float64).T @ B).astype(dtype), dtype=dtype)
+    np.testing.assert_array_equal(C, engine.product_of_columns(A, np.asfortranarray(B), 6))
+
+
 def exact(name, x):
     functions = {"tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "exp": np.exp}
     with np.errstate(over="ignore"):

@@ -62,6 +62,23 @@ def test_ignored_positions_do_not_count(ignore_label, module):
 
 
 @both
+def test_ignored_positions_of_the_fused_loss_may_have_no_finite_logits(module):
+    """Rows that are only padding may be far from anything that was trained."""
+    rng = np.random.default_rng(0)
+    x, W, b = rng.standard_normal((2, 3, 4)), rng.standard_normal((4, 70)), np.zeros(70)
+    targets = rng.integers(0, 70, (2, 3))
+    targets[1, 1] = -1
+    results = []
+    for scale in (1, 1e300):
+        x[1, 1] = scale * np.arange(4)
+        layer = module.TimeAffineWithLoss(W * 1e10, b)
+        with np.errstate(over="ignore", invalid="ignore"):
+            results.append((layer.forward(x, targets), layer.backward(), *layer.grads))
+    for usual, extreme in zip(*results, strict=True):
+        np.testing.assert_array_equal(extreme, usual)
+
+
+@both
 @pytest.mark.parametrize("dtype", [int, bool, float])
 def test_one_hot_targets_equal_ids(dtype, module):
     logits, targets = make_problem("TimeSoftmaxWithLoss").inputs

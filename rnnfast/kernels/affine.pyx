@@ -1,7 +1,7 @@
 """The affine layer. Letters: M rows, D inputs, V outputs.
 
-As in recurrent.pyx, the gradients of the outputs are packed into panels, and those of the weights
-are made in panels.
+As in recurrent.pyx, the gradients of the outputs are packed into panels, which those of the
+weights are made from.
 """
 
 import numpy as np
@@ -9,10 +9,10 @@ import numpy as np
 from cython.parallel cimport parallel, threadid
 
 from .engine cimport (
-    ROWS, Buffer, Columns, Matrix, Panels, Simd, Sums, barrier, columns_of, from_row, gradient,
-    gradient_scratch, matrix_of, moved, pack, pack_transposed, panels_at, part, product, real,
-    rest_of, row_of, rows_in_panels, rows_of, settle, simd_of, sums_of, team_size, threads_for,
-    zeros,
+    ROWS, Buffer, Columns, Matrix, Panels, Simd, Sums, barrier, check_shapes, columns_of,
+    from_row, gradient, gradient_scratch, matrix_of, moved, pack, pack_transposed, panels_at,
+    part, product, real, rest_of, row_of, rows_in_panels, rows_of, settle, simd_of, sums_of,
+    team_size, threads_for, zeros,
 )
 
 
@@ -70,6 +70,7 @@ def _run_forward(
     const real[:] b,              # IN (V)
     real[:, ::1] out,             # OUT (M, V)
 ):
+    check_shapes(W.shape[0] == x.shape[1] and W.shape[1] == b.shape[0] == out.shape[1])
     cdef Affine s = _affine(x, W, out, 2)
     cdef Buffer weights = Buffer()
     cdef Py_ssize_t numbers = s.columns.panels * s.D * s.width
@@ -113,6 +114,8 @@ def _run_backward(
     real[:] db,                   # OUT (V)
     real[:, ::1] dx,              # OUT (M, D)
 ):
+    check_shapes(W.shape[0] == dW.shape[0] == x.shape[1] == dx.shape[1]
+                 and W.shape[1] == dW.shape[1] == db.shape[0] == dout.shape[1])
     cdef Affine s = _affine(x, W, dout, 4)
     cdef Py_ssize_t P = s.columns.panels, number = s.simd.number
     cdef Py_ssize_t of_dW = P * (s.D + 1) * s.width, of_rest = rest_of(1, s.M, of_dW)

@@ -18,10 +18,10 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
-    ROWS, Buffer, Columns, Matrix, Panels, Simd, Sums, Workspace, across, barrier, columns_of,
-    from_row, gradient, gradient_scratch, matrix_of, moved, pack, pack_transposed, padded, panels_at, part,
-    product, real, rest_of, row_of, rows_in_panels, rows_of, settle, simd_of, sums_of, team_size,
-    threads_for, zeros,
+    ROWS, Buffer, Columns, Matrix, Panels, Simd, Sums, Workspace, across, barrier, check_shapes,
+    columns_of, from_row, gradient, gradient_scratch, matrix_of, moved, pack, pack_transposed,
+    padded, panels_at, part, product, real, rest_of, row_of, rows_in_panels, rows_of, settle,
+    simd_of, sums_of, team_size, threads_for, zeros,
 )
 
 cdef enum:
@@ -102,7 +102,7 @@ def affine_loss_backward(cache, scale, dW, db):
         )
     try:
         if not (own.has_gradient and own.sizes.simd.number == dW.itemsize
-                and (own.sizes.D, own.sizes.V) == dW.shape):
+                and (own.sizes.D, own.sizes.V) == dW.shape and db.shape == dW.shape[1:]):
             raise RuntimeError(
                 f"backward: expected a forward call before it, for weights of shape {dW.shape} "
                 f"and dtype {dW.dtype}, that was told to compute gradients; call forward first"
@@ -136,6 +136,7 @@ def _run_forward(
     cdef real[:, ::1] dW
     cdef Loss s
     cdef Memory mem
+    check_shapes(W.shape[0] == x.shape[1] and W.shape[1] == b.shape[0])
     mem.dW_panels = mem.dW_rest = NULL
     s.simd = simd_of(&b[0])
     s.M, s.D, s.V, s.L = x.shape[0], x.shape[1], W.shape[1], s.simd.lanes
@@ -279,7 +280,12 @@ cdef void _rows(
         for j in range(s.L):
             total += sums[r * s.L + j]
         mem.factors[m + r0 + r] = 0
-        if mem.targets[m + r0 + r] != s.ignore_label:
+        if mem.targets[m + r0 + r] == s.ignore_label:
+            # 0 times what is not finite would not be 0
+            for p in range(P):
+                s.simd.fill(min(s.width, s.V - p * s.width), 0,
+                            from_row(s.simd, block, r0 + r, p).at)
+        else:
             mem.factors[m + r0 + r] = s.factor / total
             mem.losses[m + r0 + r] += log(total)
             target = _at(s, block, r0 + r, mem.targets[m + r0 + r])

@@ -5,7 +5,7 @@ import numpy as np
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from .engine cimport real, simd_of
+from .engine cimport check_shapes, real, simd_of
 
 cdef enum:
     MANY_ROWS = 1024              # of which sums are made exactly
@@ -20,6 +20,7 @@ def embedding_forward(W, ids):
 
 def embedding_backward(dout, ids, dW):
     """Scatter-add. See `rnnfast.reference.ops.embedding_backward` for the contract."""
+    check_shapes(dout.shape[ids.ndim] == dW.shape[1])
     dW[...] = 0
     dout, ids = dout.reshape(-1, dW.shape[1]), ids.reshape(-1)
     if ids.size <= MANY_ROWS:

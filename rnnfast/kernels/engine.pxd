@@ -119,6 +119,7 @@ cdef int threads_for(double flops) noexcept nogil
 cdef void barrier(int threads) noexcept nogil
 cdef int team_size() noexcept nogil
 cdef int cell_number(str name) except -1
+cdef int check_shapes(bint fit) except -1
 
 cdef Walk rows_of(const void* at, Py_ssize_t row) noexcept nogil
 cdef Walk across(const Simd* simd, Panels panels) noexcept nogil

@@ -32,6 +32,11 @@ def numbered(
     cells: Mapping[str, Cell],
     names: Sequence[str],
 ) -> dict[str, int]: ...
+def product_of_columns(
+    A: NDArray[_Real],  # (K, M), C-contiguous
+    B: NDArray[_Real],  # (K, N)
+    tile_rows: int,
+) -> NDArray[_Real]: ...
 def set_num_threads(
     n: int,
 ) -> None: ...

@@ -104,6 +104,19 @@ cdef int cell_number(str name) except -1:
     return _CELL_NUMBERS[name]
 
 
+# ---------------------------------------------------------------- shapes
+
+cdef int check_shapes(bint fit) except -1:
+    """An error unless the weights and gradients of a layer have the shapes of its other arrays.
+    The layers look at shapes once for each array, and an array's shape may be changed in place."""
+    if not fit:
+        raise ValueError(
+            "weights and gradients: expected the shapes that they had when the layer was made, got "
+            "others; do not change the shape of an array of params or grads"
+        )
+    return 0
+
+
 # ---------------------------------------------------------------- threads
 
 cdef int NUM_THREADS = 1
@@ -402,9 +415,9 @@ cdef void unpack(
 # ---------------------------------------------------------------- gradients of weights
 
 # A gradient is a sum over rows, A^T B, which may be millions, and rounding errors must not grow
-# with them. So registers hold the sums of PART rows, these are added up for SUM_ROWS, and those of
-# SUM_ROWS for all: a few as they are, many exactly, what is lost by rounding going into `rest`.
-# Where a part begins does not depend on threads.
+# with them. So registers hold the sums of PART rows, and these are added up: all of them where the
+# rows are few, else those of SUM_ROWS, whose sums are added exactly, what is lost by rounding going
+# into `rest`. Where a part begins does not depend on threads.
 
 cdef Sums sums_of(
     const Simd* simd,
@@ -442,7 +455,8 @@ cdef void gradient(
     cdef Py_ssize_t m, k, p, rows, K_k, K_most = even(K, SUM_ROWS, PART)
     cdef Py_ssize_t M_most = rows_of_block(simd, end - begin, K)
     cdef Panels parts = Panels(scratch, 4 * W, W, simd.lanes), place, sums, whole
-    cdef void* memory = moved(simd, scratch, PARTS * W)
+    cdef Panels block = panels_at(simd, moved(simd, scratch, PARTS * W), M_most)
+    cdef void* memory = moved(simd, block.at, M_most * W)
     cdef Walk tiles
     cdef bint add
     place.row, place.panel, place.vector = dW.out.row, dW.columns.units, _vector(dW.columns)
@@ -464,7 +478,7 @@ cdef void gradient(
                 sums = from_row(simd, dW.panels, m, p - dW.in_place)
                 whole = sums
                 if add and dW.rest != NULL:
-                    whole = panels_at(simd, moved(simd, memory, M_most * min(K, K_most)), M_most)
+                    whole = block
                 _add_parts(simd, rows, min(W, columns - p * W), K_k, tiles,
                            from_row(simd, B, k, p), parts, whole, add and dW.rest == NULL)
                 if add and dW.rest != NULL:
@@ -532,8 +546,10 @@ cdef void settle(
 
 cdef Py_ssize_t gradient_scratch(const Simd* simd, Py_ssize_t M, Py_ssize_t K) noexcept nogil:
     """Numbers of scratch memory for gradients of up to M rows that are sums of up to K terms."""
-    cdef Py_ssize_t rows = (M + ROWS - 1) // ROWS * ROWS, W = 4 * simd.lanes
-    return PARTS * W + min(rows * min(K, SUM_ROWS), A_BLOCK // simd.number) + rows * W
+    cdef Py_ssize_t rows = (M + ROWS - 1) // ROWS * ROWS, W = 4 * simd.lanes, K_k = min(K, SUM_ROWS)
+    # the last tile of a block may have room for more rows than there are
+    return (PARTS * W + rows * W + min(rows * K_k, A_BLOCK // simd.number)
+            + (simd.tile_rows - 1) * K_k)
 
 
 cdef Py_ssize_t rest_of(Py_ssize_t calls, Py_ssize_t K, Py_ssize_t numbers) noexcept nogil:
@@ -558,6 +574,30 @@ def matmul(const real[:, :] A, const real[:, :] B):
         pack(simd, matrix_of(B), K, columns, 0, columns.panels, B_p)
         product(simd, M, n, K, rows_of(&A[0, 0], A.strides[0] // number), B_p, zeros(),
                 rows_in_panels(simd, &C[0, 0], n))
+    return out
+
+
+def product_of_columns(const real[:, ::1] A, const real[:, :] B, Py_ssize_t tile_rows):
+    """A^T B, summed as the gradient of a weight, in tiles of up to `tile_rows` rows."""
+    cdef Py_ssize_t K = A.shape[0], M = A.shape[1], n = B.shape[1], number = sizeof(real)
+    cdef Simd simd = simd_of(&A[0, 0])[0]
+    simd.tile_rows = min(tile_rows, simd.tile_rows)
+    cdef Columns columns = columns_of(1, n, simd.lanes)
+    cdef Py_ssize_t W = 4 * simd.lanes, numbers = columns.panels * M * W
+    cdef Py_ssize_t of_rest = rest_of(1, K, numbers)
+    cdef Buffer packed = Buffer(), memory = Buffer(), rest = Buffer(), scratch = Buffer()
+    cdef Panels B_p = panels_at(&simd, packed.reserve(columns.panels * K * W, number), K)
+    cdef void* memory_of_scratch = scratch.reserve(gradient_scratch(&simd, M, K), number)
+    out = np.empty((M, n), A.base.dtype)
+    cdef real[:, ::1] C = out
+    cdef void* memory_of_out = memory.reserve(numbers, number)
+    cdef void* memory_of_rest = rest.zeroed(of_rest, number) if of_rest else NULL
+    cdef Sums sums = sums_of(&simd, columns, Matrix(&C[0, 0], n, 1), memory_of_out,
+                             memory_of_rest, M)
+    with nogil:
+        pack(&simd, matrix_of(B), K, columns, 0, columns.panels, B_p)
+        gradient(&simd, 0, M, K, Matrix(<void*> &A[0, 0], M, 1), B_p, sums, memory_of_scratch)
+        settle(&simd, 0, M, sums)
     return out
 
 

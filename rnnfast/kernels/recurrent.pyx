@@ -30,9 +30,10 @@ from libc.string cimport memcpy, memset
 
 from .engine cimport (
     ROWS, Buffer, Columns, Matrix, Panels, Simd, States, Sums, Walk, Workspace, across, barrier,
-    cell_number, columns_of, computed, from_row, gradient, gradient_scratch, matrix_of, moved,
-    pack, pack_transposed, padded, panels_at, part, product, real, rest_of, row_of,
-    rows_in_panels, rows_of, settle, simd_of, sums_of, team_size, threads_for, units_of, zeros,
+    cell_number, check_shapes, columns_of, computed, from_row, gradient, gradient_scratch,
+    matrix_of, moved, pack, pack_transposed, padded, panels_at, part, product, real, rest_of,
+    row_of, rows_in_panels, rows_of, settle, simd_of, sums_of, team_size, threads_for, units_of,
+    zeros,
 )
 
 cdef enum:
@@ -96,7 +97,7 @@ ctypedef struct Range:
     Py_ssize_t begin, end
 
 ctypedef struct Share:
-    int thread, threads
+    int threads
     Range rows                    # of the batch
     Range panels                  # of the gates, and so units
     Range outputs                 # panels of h, where it is a product with Wh^T
@@ -186,7 +187,7 @@ cdef void _deal_out(Sizes* s, double flops) noexcept nogil:
 cdef Share _share(const Sizes* s, int thread, int threads) noexcept nogil:
     """What is dealt out to one thread."""
     cdef Share share
-    share.thread, share.threads = thread, threads
+    share.threads = threads
     share.panels = _range(s.P, 1, thread, threads)
     share.outputs = _range(s.units.panels, 1, thread, threads)
     share.x_rows = _range(s.D + 1, ROWS, thread, threads)
@@ -258,10 +259,8 @@ cdef object _run_forward(
     cdef Memory mem
     s.simd, s.cell, s.indexed = simd, cell, index is not None
     s.S, s.N, s.T, s.H, s.D = last.shape[0], hs.shape[0], hs.shape[1], hs.shape[2], xs.shape[2]
-    if not (Wx.shape[0] == s.D and Wh.shape[0] == s.H
-            and Wx.shape[1] == Wh.shape[1] == b.shape[0] == G * s.H):
-        raise ValueError("weights: expected the shapes that they had when the layer was made, got "
-                         "others; do not change the shape of an array of params")
+    check_shapes(Wx.shape[0] == s.D and Wh.shape[0] == s.H
+                 and Wx.shape[1] == Wh.shape[1] == b.shape[0] == G * s.H)
     s.U = xs.shape[1] if s.indexed else s.N * s.T
     s.width = 4 * simd.lanes
     s.columns = columns_of(G, s.H, simd.lanes)
@@ -427,6 +426,8 @@ cdef object _run_backward(
             f"of its dtype, with N, T, D, H, G*H {kept}, got {got} and bytes of a number {number}; "
             "call forward first"
         )
+    check_shapes(dWx.shape[0] == s.D and dWh.shape[0] == s.H
+                 and dWx.shape[1] == dWh.shape[1] == db.shape[0] == s.columns.used)
     s.truncate, s.need_dx = truncate, need_dx
     _deal_out(&s, 4.0 * s.T * s.N * (s.D + s.H) * s.columns.used)
     s.chunk = min(s.T, max(1, CHUNK // s.N))
