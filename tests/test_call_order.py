@@ -277,3 +277,16 @@ def test_generation_checks_what_a_caller_put_in_place_of_weights_and_states():
     model.recurrent_layers[0].params[0] = np.zeros((6, 4))
     with pytest.raises(ValueError, match="Wx: expected"):
         model.continued(1, None, *arguments)
+
+
+def test_one_array_as_two_gradients_is_an_error():
+    """Both are summed in their place, and at once."""
+    layer = rnnfast.TimeRNN(*(np.zeros(shape) for shape in ((3, 3), (3, 3), 3)))
+    layer.forward(np.ones((2, 4, 3)))
+    before = [dW.copy() for dW in layer.grads]
+    layer.grads[1] = layer.grads[0]
+    with pytest.raises(
+        ValueError, match=r"grads: expected an array of its own for every parameter"
+    ):
+        layer.backward(np.ones((2, 4, 3)))
+    np.testing.assert_array_equal(layer.grads[0], before[0])

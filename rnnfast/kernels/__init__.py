@@ -1,5 +1,6 @@
 """The compiled kernels: functions of the same name, arguments and meaning as those of
-`rnnfast.reference.ops`, which documents them. They trust their arguments; the layers check.
+`rnnfast.reference.ops`, which documents them. They trust their arguments, which the layers check,
+but for shapes of weights and gradients, which may be changed in place at any time.
 """
 
 import os as _os

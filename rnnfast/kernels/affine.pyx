@@ -146,7 +146,7 @@ cdef void _backward_task(const Affine* s, int thread, int threads) noexcept nogi
     cdef Py_ssize_t d0 = part(s.D, ROWS, thread, threads), d1 = part(s.D, ROWS, thread + 1, threads)
     cdef Py_ssize_t P = s.columns.panels
     cdef void* scratch = moved(s.simd, s.memory, thread * s.scratch)
-    cdef double one               # in any format; a column of ones is this one, again and again
+    cdef char one[8]              # in any format; a column of ones is this one, again and again
     pack_transposed(s.simd, s.W, s.D, s.columns, part(s.inputs.panels, 1, thread, threads),
                     part(s.inputs.panels, 1, thread + 1, threads), s.WT)
     pack(s.simd, s.out, s.M, s.columns, part(P, 1, thread, threads),
@@ -155,8 +155,8 @@ cdef void _backward_task(const Affine* s, int thread, int threads) noexcept nogi
     gradient(s.simd, d0, d1, s.M, s.x, s.dout_panels, s.dW, scratch)
     settle(s.simd, d0, d1, s.dW)
     if thread == threads - 1:
-        s.simd.fill(1, 1, &one)
-        gradient(s.simd, 0, 1, s.M, Matrix(&one, 0, 1), s.dout_panels, s.db, scratch)
+        s.simd.fill(1, 1, &one[0])
+        gradient(s.simd, 0, 1, s.M, Matrix(&one[0], 0, 1), s.dout_panels, s.db, scratch)
         settle(s.simd, 0, 1, s.db)
     if m0 < m1:
         product(s.simd, m1 - m0, s.D, s.V, rows_of(moved(s.simd, s.out.at, m0 * s.V), s.V), s.WT,

@@ -137,7 +137,8 @@ def _run_forward(
     cdef Loss s
     cdef Memory mem
     check_shapes(W.shape[0] == x.shape[1] and W.shape[1] == b.shape[0])
-    mem.dW_panels = mem.dW_rest = NULL
+    mem.dW_panels = mem.dW_rest = mem.scratch = NULL
+    mem.dW, s.scratch = Matrix(NULL, 0, 1), 0
     s.simd = simd_of(&b[0])
     s.M, s.D, s.V, s.L = x.shape[0], x.shape[1], W.shape[1], s.simd.lanes
     s.width = 4 * s.L

@@ -46,7 +46,7 @@ cdef enum:
 cdef enum:
     PART = 128
     SUM_ROWS = 1024
-    FEW_PARTS = 16
+    FEW_PARTS = 8
     PARTS = 4 * ROWS              # panels of memory for them, one row each
 
 cdef Py_ssize_t LONGEST = <Py_ssize_t> 1 << (8 * sizeof(Py_ssize_t) - 2)
@@ -454,11 +454,13 @@ cdef void gradient(
     cdef Py_ssize_t W = 4 * simd.lanes, columns = computed(dW.columns)
     cdef Py_ssize_t m, k, p, rows, K_k, K_most = even(K, SUM_ROWS, PART)
     cdef Py_ssize_t M_most = rows_of_block(simd, end - begin, K)
+    # scratch: [parts: PARTS rows | block: M_most rows | tiles of A]
     cdef Panels parts = Panels(scratch, 4 * W, W, simd.lanes), place, sums, whole
     cdef Panels block = panels_at(simd, moved(simd, scratch, PARTS * W), M_most)
     cdef void* memory = moved(simd, block.at, M_most * W)
     cdef Walk tiles
     cdef bint add
+    # the next panel of an LSTM begins at its next L units, where its gates are H apart
     place.row, place.panel, place.vector = dW.out.row, dW.columns.units, _vector(dW.columns)
     m = begin
     while m < end:
@@ -509,7 +511,7 @@ cdef void _add_parts(
     cdef Walk a = A
     p = 0
     while p < panels:
-        # `parts` has whole vectors, C perhaps less
+        # C may end within a vector, `parts` does not
         used = min(at_once * W, columns - p * W)
         whole = (used + simd.lanes - 1) // simd.lanes * simd.lanes
         m = 0
@@ -548,8 +550,10 @@ cdef Py_ssize_t gradient_scratch(const Simd* simd, Py_ssize_t M, Py_ssize_t K) n
     """Numbers of scratch memory for gradients of up to M rows that are sums of up to K terms."""
     cdef Py_ssize_t rows = (M + ROWS - 1) // ROWS * ROWS, W = 4 * simd.lanes, K_k = min(K, SUM_ROWS)
     # the last tile of a block may have room for more rows than there are
-    return (PARTS * W + rows * W + min(rows * K_k, A_BLOCK // simd.number)
-            + (simd.tile_rows - 1) * K_k)
+    cdef Py_ssize_t numbers = (min(rows * K_k, A_BLOCK // simd.number)
+                               + (simd.tile_rows - 1) * K_k)
+    # whole cache lines, so that the memory of the next thread is aligned too
+    return PARTS * W + rows * W + (numbers + W - 1) // W * W
 
 
 cdef Py_ssize_t rest_of(Py_ssize_t calls, Py_ssize_t K, Py_ssize_t numbers) noexcept nogil:

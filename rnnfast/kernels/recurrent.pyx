@@ -452,6 +452,7 @@ cdef object _run_backward(
     cdef void* sums = cache.sums.reserve(of_x + of_h, number)
     cdef void* rests = cache.rests.zeroed(rest_x + rest_h + rest_das, number)
     mem.dWx = sums_of(s.simd, s.columns, matrix_of(dWx), sums, rests if rest_x else NULL, s.D)
+    # db has the memory behind that of dWx
     mem.db = sums_of(s.simd, s.columns, row_of(db), moved(s.simd, sums, of_x - row),
                      moved(s.simd, rests, of_x - row) if rest_x else NULL, 1)
     mem.dWh = sums_of(s.simd, s.columns, matrix_of(dWh), moved(s.simd, sums, of_x),

@@ -123,6 +123,11 @@ class Layer(HasOps):
                         f"writable array, got {type(array).__name__}; leave the arrays in {name}, "
                         "and write into them"
                     )
+        if len({id(dW) for dW in self.grads}) < len(self.grads):
+            raise ValueError(
+                "grads: expected an array of its own for every parameter, got one twice; leave the "
+                "arrays in grads, and write into them"
+            )
         if not self._names:
             return ()
         weights = as_weights(**self.named_params())

@@ -6,7 +6,7 @@
  * are 24 sums, which with 6 numbers of A and one vector of B fill 31 of the 32 registers.
  *
  * - A is read number by number through strides: see simd_walk.
- * - B is a panel: 4 L contiguous numbers for each k.
+ * - B is a panel, or up to 4 of them: 4 L contiguous numbers for each k.
  * - init may be C itself (adding to it), a bias, or zeros. Where there is a `plus`, it is added at
  *   the end: for sums that are made of parts.
  *
@@ -159,8 +159,9 @@ static void FN(copy_columns)(ptrdiff_t rows, ptrdiff_t columns, const simd_panel
                    (columns - p * PANEL < PANEL ? columns - p * PANEL : PANEL) * sizeof(real));
 }
 
-/* `columns` is how many columns of C exist, at most panels_at_once(rows) panels. Where the last
- * vector reaches beyond them, vectors stand side by side. */
+/* `columns` is how many columns of C exist, at most panels_at_once(rows) panels. Only matrices whose
+ * 4 vectors stand side by side may end within a vector; gates that are summed in their place, and
+ * stand apart, have whole ones. */
 static void FN(tile)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_walk *A,
                      const simd_panels *B, const simd_panels *init, const simd_panels *plus,
                      const simd_panels *C)
