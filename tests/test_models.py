@@ -120,11 +120,30 @@ def test_parameters_of_a_network_have_names():
 
 def test_names_that_are_none():
     loss = rnnfast.TimeAffineWithLoss(np.ones((3, 4)), np.zeros(4))
-    with pytest.raises(ValueError, match="every parameter a name of its own, got loss, and loss"):
-        rnnfast.Network({"loss": affine(2, 3)}, loss)
+    for other in (loss, rnnfast.TimeSquaredLoss()):
+        with pytest.raises(ValueError, match="layers: expected no layer named loss"):
+            rnnfast.Network({"loss": affine(2, 3)}, other)
+    one, other = affine(2, 3), affine(3, 3)
+    other.named_params = lambda: {"b.W": other.params[0], "b": other.params[1]}
+    with pytest.raises(ValueError, match=r"every parameter a name of its own, got a\.b, a"):
+        rnnfast.Network({"a.b": one, "a": other}, loss)
     for name in (1, ""):
         with pytest.raises(TypeError, match="layers: expected names"):
             rnnfast.Network({name: affine(2, 3)}, loss)
+    for name in ("a\0b", "a\n", "\ud800", "a\\b"):  # NumPy and zipfile would cut or change them
+        with pytest.raises(ValueError, match="layers: expected names of printable"):
+            rnnfast.Network({name: affine(2, 3)}, loss)
+
+
+def test_a_layer_stands_in_one_place():
+    """Its backward knows the last forward only: gradients of the first would be lost."""
+    layer, loss = affine(3, 3), rnnfast.TimeSquaredLoss()
+    for layers in ([layer, affine(3, 3), layer], {"a": layer, "b": layer}):
+        with pytest.raises(ValueError, match="layers: expected every layer in one place"):
+            rnnfast.Network(layers, loss)
+    with pytest.raises(ValueError, match="in one place, got the same one in two of 0, loss; make"):
+        rnnfast.Network([loss], loss)
+    rnnfast.Network([layer, rnnfast.TimeAffine(*layer.params)], loss)
 
 
 @models
@@ -427,7 +446,11 @@ def test_other_mistakes_in_networks():
     network = rnnfast.Network(layers, WeightedLoss(), inputs={"b": ("a", "xs")})
     layers["b"].backward = lambda dout: (dout,)
     network.forward(np.ones((1, 1, 2)), np.ones((1, 1, 4)))
-    with pytest.raises(ValueError, match="backward of layer b: expected a gradient for each"):
+    with pytest.raises(ValueError, match=r"backward of layer b: expected a tuple of .*, got 1"):
+        network.backward()
+    # as many rows as inputs: no gradients of both
+    layers["b"].backward = lambda dout: np.ones((2, 1, 2))
+    with pytest.raises(ValueError, match=r"backward of layer b: expected a tuple of .*, got none"):
         network.backward()
 
 

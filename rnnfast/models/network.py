@@ -53,8 +53,9 @@ class Network:
     Raises
     ------
     TypeError, ValueError
-        Where a name is no text, is that of no earlier layer, or two parameters would have one;
-        where the output of a layer is used by none.
+        Where a name is no printable text, is that of no earlier layer or of the loss ("loss"), or
+        two parameters would have one; where a layer stands in two places, or its output is used by
+        none.
 
     Notes
     -----
@@ -98,6 +99,17 @@ class Network:
         if not isinstance(layers, Mapping):
             layers = {str(k): layer for k, layer in enumerate(layers)}
         self._steps, self._asked = plan(layers, inputs or {})
+        if self._loss_name in layers:
+            raise ValueError(
+                f"layers: expected no layer named {self._loss_name}, which is the name of the loss"
+            )
+        # a layer keeps what backward needs of its last forward only
+        if len({id(layer) for layer in (*layers.values(), loss_layer)}) <= len(layers):
+            raise ValueError(
+                "layers: expected every layer in one place, got the same one in two of "
+                f"{', '.join(layers)}, {self._loss_name}; make another layer of the same weights, "
+                "whose gradients add to those of the first"
+            )
         self.layers, self.loss_layer = list(layers.values()), loss_layer
         self.layer_names = tuple(layers)
         self._takes = self._asked.union(*(step.takes for step in self._steps))
@@ -111,7 +123,7 @@ class Network:
         if len(set(names)) < len(names):
             raise ValueError(
                 "layers: expected names that give every parameter a name of its own, got "
-                f"{', '.join(self.layer_names)}, and {self._loss_name} for the loss"
+                f"{', '.join(self.layer_names)}"
             )
         self.params = [W for _, W in named]
         self.grads = [dW for _, dW in self._named("grads")]
@@ -208,8 +220,7 @@ class Network:
         options of the layers, and the names of their classes. Not kept are carried states, states
         of random generators, gradients and `ops`; a `Trainer` keeps the first two. Parameters that
         are the same memory, or its transpose (tied weights), are so again after `load`; other
-        views of common memory become separate arrays, and a layer that stands in two places
-        becomes two layers of the same weights.
+        views of common memory become separate arrays.
 
         A layer of one's own is made again by `Class(*params, **layer.config())`, its weights being
         given by name if it has `named_params`; `config` may be missing where there is nothing else
