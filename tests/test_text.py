@@ -80,6 +80,25 @@ def test_rare_words_become_unknown():
     assert len(rnnfast.Vocabulary.from_text(text, "word", max_size=4)) == 4
 
 
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
+@pytest.mark.parametrize("argument", ["max_size", "min_count"])
+def test_sizes_of_vocabularies(argument, value):
+    with pytest.raises(
+        ValueError, match=f"^{argument}: expected a whole number of at least 1, got"
+    ):
+        rnnfast.Vocabulary.from_text("a b a", "word", **{argument: value})
+    assert rnnfast.Vocabulary.from_text("a b a", "word", max_size=1).tokens == [UNKNOWN]
+
+
+def test_tokens_are_texts():
+    for make in (
+        lambda: rnnfast.Vocabulary.from_text(b"abc"),
+        lambda: rnnfast.Vocabulary([97], "char"),
+    ):
+        with pytest.raises(TypeError, match=r"^tokens: expected texts, got 97"):
+            make()
+
+
 def test_a_token_without_id_is_named_with_its_place():
     vocabulary = rnnfast.Vocabulary.from_text("abc")
     with pytest.raises(InputError, match=r"'x' \(character 2 of the text\) and 1 others"):
