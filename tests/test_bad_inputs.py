@@ -523,7 +523,12 @@ def frozen(array):
         (
             [np.ones(2), np.ones((1, 2))],
             [np.ones(2)] * 2,
-            r"^grads\[1\]: expected shape \(1, 2\), got \(2,\)",
+            r"^grads\[1\]: expected real numbers of shape \(1, 2\), got float64 \(2,\)",
+        ),
+        (
+            [np.ones(2)] * 2,
+            [np.ones(2), np.ones(2, complex)],
+            r"^grads\[1\]: expected real numbers of shape \(2,\), got complex128 \(2,\)",
         ),
         (
             [np.ones(2), frozen(np.ones(2))],
