@@ -57,7 +57,8 @@ def generate(
     uniforms = as_generator(rng).random(length if temperature else 0)
     if hasattr(model, "continued"):
         states = model.read(prime[None, :-1]) if len(prime) > 1 else None
-        return model.continued(prime[-1], states, length, float(temperature), skipped, uniforms)
+        ids: Ids = model.continued(prime[-1], states, length, float(temperature), skipped, uniforms)
+        return ids
     if hasattr(model, "infer"):
         return _continued(_inferring(model), prime, length, temperature, skipped, uniforms)
     carried = model.get_state()
