@@ -118,6 +118,23 @@ def test_parameters_of_a_network_have_names():
     assert network.layer_names == ("in", "a.b", "out")
 
 
+@pytest.mark.parametrize("tie_weights", [False, True])
+@pytest.mark.parametrize("kind", ["params", "grads"])
+def test_arrays_that_an_optimizer_would_miss(kind, tie_weights):
+    """Training with them would change arrays that no layer computes with, or take old gradients."""
+    ids = np.zeros((1, 2), int)
+    for of_layer in (True, False):
+        model = rnnfast.Rnnlm(5, 3, 3, tie_weights=tie_weights, rng=0)
+        arrays = getattr(model.layers[1] if of_layer else model, kind)
+        arrays[1] = arrays[1].copy()
+        model.forward(ids, ids)
+        name = "recurrent.0.Wh" if of_layer else "recurrent.0.Wx"
+        with pytest.raises(
+            RuntimeError, match=rf"expected in {kind} .*, got another one as {name};"
+        ):
+            model.backward()
+
+
 def test_names_that_are_none():
     loss = rnnfast.TimeAffineWithLoss(np.ones((3, 4)), np.zeros(4))
     for other in (loss, rnnfast.TimeSquaredLoss()):

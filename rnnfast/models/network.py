@@ -11,6 +11,7 @@ import numpy as np
 from .._ops import HasOps, Ops
 from .._types import Array, ArrayLike
 from ..archive import require_like, require_names
+from ..layers.base import same
 from . import saving
 from .saving import arrays_of, known
 from .steps import Step, keywords, plan
@@ -405,7 +406,12 @@ class Network:
         raise TypeError(f"{missing}: expected as keyword argument, since inputs names it; {taken}")
 
     def backward(self, dout: float = 1) -> Any:
-        """Fill `grads` with the gradients of the last forward, times `dout`."""
+        """Fill `grads` with the gradients of the last forward, times `dout`.
+
+        Raises RuntimeError without a forward before it, or where `params` and `grads` are no longer
+        the arrays of the layers: an optimizer would change others than those that compute.
+        """
+        self._require_own_arrays()
         arrived = {self.layer_names[-1]: self.loss_layer.backward(dout)}
         for step, layer in zip(reversed(self._steps), reversed(self.layers), strict=True):
             gradient = arrived.pop(step.name, None)
@@ -415,6 +421,23 @@ class Network:
                 continue
             for name, part in step.by_source(layer.backward(gradient)):
                 arrived[name] = arrived[name] + part if name in arrived else part
+
+    def _require_own_arrays(self) -> None:
+        """Raise RuntimeError where somebody has put others into the lists of a layer or these."""
+        everyone = [*self.layers, self.loss_layer]
+        for kind in ("params", "grads"):
+            own = [array for layer in everyone for array in getattr(layer, kind)]
+            listed = getattr(self, kind)
+            if same(own, listed):
+                continue
+            ids = set(map(id, own))  # more than are listed, where weights are tied
+            others = [k for k, array in enumerate(listed) if id(array) not in ids]
+            if others:
+                raise RuntimeError(
+                    f"{type(self).__name__}.backward: expected in {kind} the arrays of the layers, "
+                    f"got another one as {list(self.named_params())[others[0]]}; write into "
+                    "arrays, or make a new network of layers whose arrays were replaced"
+                )
 
     @property
     def training(self) -> bool:
