@@ -5,12 +5,11 @@ from operator import is_
 
 import numpy as np
 import pytest
-from problems import assert_close
+from problems import MODELS, assert_close
 
 import rnnfast
 from rnnfast.reference import ops as numpy_ops
 
-MODELS = [rnnfast.SimpleRnnlm, rnnfast.Rnnlm]
 models = pytest.mark.parametrize("Model", MODELS, ids=lambda Model: Model.__name__)
 tied_or_not = pytest.mark.parametrize("tie_weights", [False, True], ids=["untied", "tied"])
 V, D, H = 11, 6, 6
