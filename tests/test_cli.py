@@ -210,6 +210,9 @@ def test_environment_sets_the_threads(monkeypatch, capsys):
     monkeypatch.setenv("RNNFAST_NUM_THREADS", "1")
     main(["info"])
     assert re.search(r"threads +1\n", capsys.readouterr().out)
+    monkeypatch.setenv("RNNFAST_NUM_THREADS", "1" + 30 * "0")  # more than any system has
+    main(["info"])
+    assert re.search(r"threads +1024\n", capsys.readouterr().out)
     monkeypatch.setenv("RNNFAST_NUM_THREADS", "none")
     assert main(["info"]) == 1
     assert "RNNFAST_NUM_THREADS: expected" in capsys.readouterr().err
