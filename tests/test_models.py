@@ -216,6 +216,23 @@ def test_blocks_equal_one_long_run(Model, tie_weights):
 
 
 @models
+def test_states_that_do_not_fit(Model):
+    model = Model(V, D, H, num_layers=2)
+    model.predict(batch()[0])
+    before = [part.copy() for layer in model.get_state() for part in layer]
+    fits, unfit = (np.ones((2, H)),), (np.ones((2, H + 1)),)
+    for states, message in (
+        ([fits], "^states: expected 2, one for each recurrent layer, got 1"),
+        (iter([fits] * 3), "^states: expected 2, one for each recurrent layer, got 3"),
+        ([fits, unfit], "^h: expected an array of shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.set_state(states)
+        for part, kept in zip(sum(model.get_state(), ()), before, strict=True):
+            np.testing.assert_array_equal(part, kept)
+
+
+@models
 def test_get_state_and_set_state(Model):
     model = Model(V, D, H, num_layers=2)
     xs, ts = batch()

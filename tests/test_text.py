@@ -117,6 +117,12 @@ def test_parts_follow_each_other():
         rnnfast.split_by_position(np.arange(9), valid=0.5, test=0.5)
 
 
+@pytest.mark.parametrize("parts", [(0.5, 0.5), (-0.1, 0.2), (0.2, -0.1), (math.nan, 0.1)])
+def test_parts_that_are_none(parts):
+    with pytest.raises(ValueError, match=r"^valid, test: expected fractions of at least 0"):
+        rnnfast.split_by_position(np.arange(10), *parts)
+
+
 @pytest.mark.parametrize(("size", "batch_size"), [(2, 1), (13, 4), (12, 3), (5, 7)])
 def test_every_token_but_the_first_is_a_target_once(size, batch_size):
     ids = np.arange(10, 10 + size)

@@ -514,9 +514,25 @@ class Network:
         return [layer.get_state() for layer in self.recurrent_layers]
 
     def set_state(self, states: Iterable[Iterable[Array | None]]) -> None:
-        """Carry on from states that `get_state` returned."""
-        for layer, state in zip(self.recurrent_layers, states, strict=True):
-            layer.set_state(*state)
+        """Carry on from states that `get_state` returned.
+
+        Raises ValueError where they are not as many as recurrent layers, or one does not fit its
+        layer; nothing has changed then.
+        """
+        states = list(states)
+        if len(states) != len(self.recurrent_layers):
+            raise ValueError(
+                f"states: expected {len(self.recurrent_layers)}, one for each recurrent layer, "
+                f"got {len(states)}"
+            )
+        before = self.get_state()
+        try:
+            for layer, state in zip(self.recurrent_layers, states, strict=True):
+                layer.set_state(*state)
+        except Exception:
+            for layer, state in zip(self.recurrent_layers, before, strict=True):
+                layer.set_state(*state)
+            raise
 
     @contextmanager
     def carrying_state(self) -> Iterator[None]:
