@@ -184,6 +184,20 @@ def test_seeds_that_are_none(rng):
             call()
 
 
+def test_outputs_that_are_no_logits():
+    table, W, b = np.eye(4), np.eye(4), np.zeros(4)
+    embedding, fused = rnnfast.TimeEmbedding(table), rnnfast.TimeAffineWithLoss(W, b)
+    for model, what in (
+        (rnnfast.Network([embedding], fused), "what its TimeAffineWithLoss makes logits of"),
+        (rnnfast.PerplexityRnnlm.random(4, 3, 3, batch_size=1, rng=0), "probabilities"),
+    ):
+        with pytest.raises(TypeError, match=f"^model: expected a network .* logits, got .* {what}"):
+            rnnfast.generate(model, [1], 3)
+    affine = rnnfast.TimeAffine(*fused.params)
+    sound = rnnfast.Network([embedding, affine], rnnfast.TimeSoftmaxWithLoss())
+    assert rnnfast.generate(sound, [1], 3, temperature=0).tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [

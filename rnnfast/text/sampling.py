@@ -8,6 +8,8 @@ import numpy as np
 
 from .._checks import as_count, as_generator, as_ids, is_number
 from .._types import Array, ArrayLike, Ids, Seed
+from ..losses import TimeAffineWithLoss, TimeSoftmax
+from ..models import Network
 from ..reference.ops import draw
 
 
@@ -43,7 +45,15 @@ def generate(
     Returns
     -------
     ids : array (length,), int64, without the beginning
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, and for a network whose output is no logits: the input of a
+        `TimeAffineWithLoss`, or probabilities.
     """
+    if isinstance(model, Network) and not hasattr(model, "continued"):
+        _require_logits(model)
     vocab_size = getattr(model, "vocab_size", None)
     if vocab_size is None:  # a Network says so by its output only
         vocab_size = model.infer(np.asarray(prime)[None])[0].shape[-1]
@@ -67,6 +77,20 @@ def generate(
         return _continued(model.predict, prime, length, temperature, skipped, uniforms)
     finally:
         model.set_state(carried)
+
+
+def _require_logits(model: Network) -> None:
+    """Raise TypeError for the output of a network that is known to be something else."""
+    output = None
+    if isinstance(model.loss_layer, TimeAffineWithLoss):
+        output = "what its TimeAffineWithLoss makes logits of"
+    elif isinstance(model.layers[-1], TimeSoftmax):
+        output = "probabilities, of TimeSoftmax"
+    if output:
+        raise TypeError(
+            f"model: expected a network whose output is logits, got one with {output}; make one "
+            "of its layers with TimeAffine as the last"
+        )
 
 
 def _inferring(model: Any) -> Callable[[Ids], Array]:
