@@ -56,8 +56,8 @@ SEEDED = {
 @pytest.mark.parametrize("make", SEEDED.values(), ids=SEEDED)
 def test_a_whole_number_seeds_a_generator(make):
     """And None draws from NumPy's global state, as the notebooks do."""
-    expected = make(np.random.default_rng(3)).params
-    for seed in (3, np.int64(3)):
+    expected = make(np.random.default_rng(0)).params
+    for seed in (0, np.int64(0)):  # which must not be taken for None
         for ours, right in zip(make(seed).params, expected, strict=True):
             np.testing.assert_array_equal(ours, right)
     np.random.seed(3)
