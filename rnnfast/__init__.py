@@ -5,6 +5,7 @@ name can be imported from here. `rnnfast.reference` has the same layers in NumPy
 """
 
 from ._version import __version__
+from .errors import InputError, TrainingDiverged, TrainingInterrupted
 from .info import build_info
 from .layers import LSTM, RNN, Layer, TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
 from .losses import (
@@ -60,6 +61,7 @@ __all__ = [
     "Adam",
     "CharLstm",
     "CharRnn",
+    "InputError",
     "Layer",
     "Momentum",
     "Network",
@@ -80,6 +82,8 @@ __all__ = [
     "TimeSoftmaxWithLoss",
     "TimeSquaredLoss",
     "Trainer",
+    "TrainingDiverged",
+    "TrainingInterrupted",
     "Vocabulary",
     "WordRun",
     "__version__",

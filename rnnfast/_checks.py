@@ -83,12 +83,12 @@ def as_ids(
 ) -> Ids:
     """A C-contiguous int64 copy of token ids, each in 0..vocab_size-1 or `ignore_label`."""
     ids = np.asarray(ids)
+    check_shape(name, ids, shape)  # first, since an empty list is an array of floats
     if ids.dtype.kind not in "iu":
         raise TypeError(
             f"{name}: expected token ids of an integer dtype, got {ids.dtype}; "
             f"convert whole numbers with {name}.astype(numpy.int64)"
         )
-    check_shape(name, ids, shape)
     # in the caller's dtype: a uint64 above the int64 range would turn negative, into a label
     wrong = (ids < 0) | (ids >= vocab_size)
     if ignore_label is not None:

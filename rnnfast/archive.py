@@ -27,7 +27,10 @@ FORMATS: dict[str, tuple[int, ...]] = {"checkpoint": (1, 2), "model": (1,)}
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write(file)` on a binary file that takes the place of `path` when all is on disk."""
+    """Call `write(file)` on a binary file that takes the place of `path` when all is on disk.
+
+    Two must not write to one path at the same time.
+    """
     path = Path(path)
     # one name for all attempts: what a killed process leaves is overwritten by the next one
     temporary = path.with_name(f".{path.name}.partial")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._checks import as_floats, as_ids, check_shape
+from ._checks import as_floats, as_ids, check_shape, is_number
 from ._ops import Ops
 from ._types import Array, ArrayLike
 from .layers import Layer
@@ -218,7 +218,7 @@ class TimePerplexityLoss(Layer):
     perplexity: float | None
 
     def __init__(self, eps: float = 1e-8) -> None:
-        if not 0 <= eps < np.inf:
+        if not (is_number(eps) and 0 <= eps < np.inf):
             raise ValueError(f"eps: expected a finite number of at least 0, got {eps!r}")
         super().__init__()
         self.eps = eps

@@ -9,6 +9,7 @@ from .errors import InputError
 from .kernels import engine
 
 ENVIRONMENT = "RNNFAST_NUM_THREADS"
+MOST = 1024  # where there are too many for the system, OpenMP ends the process
 
 
 def available_cpus() -> int:
@@ -37,12 +38,12 @@ def default_num_threads() -> int:
 
 
 def set_num_threads(n: int) -> None:
-    """Let a call of a layer use up to n threads from now on, in the whole process.
+    """Let a call of a layer use up to n threads from now on, in the whole process (1024 at most).
 
     Results are the same bits for any n. Small layers stay on one thread, as does everything in a
     child process made by fork, or where rnnfast was built without OpenMP.
     """
-    engine.set_num_threads(as_count("n", n))
+    engine.set_num_threads(min(as_count("n", n), MOST))
 
 
 def get_num_threads() -> int:

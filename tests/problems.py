@@ -7,24 +7,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rnnfast import cells
+from rnnfast import cells, training
 from rnnfast.layers import TIME_LAYERS
+from rnnfast.models import LANGUAGE_MODELS, saving
 
-LAYERS = [
-    "RNN",
-    "LSTM",
-    "TimeRNN",
-    "TimeLSTM",
-    "TimeEmbedding",
-    "TimeAffine",
-    "TimeSoftmaxWithLoss",
-    "TimeSoftmax",
-    "TimePerplexityLoss",
-    "TimeSquaredLoss",
-]
-LOSSES = [name for name in LAYERS if name.endswith("Loss")]
-WEIGHTLESS = ["TimeSoftmax", *LOSSES]  # their dtype is that of their input
+# All that there are: a new one reaches every test that takes them from here.
 CELLS = list(cells.CELLS)
+LAYERS = list(saving.LAYERS)
+RECURRENT = [layer.__name__ for layer in TIME_LAYERS.values()]
+LOSSES = [name for name in LAYERS if name.endswith("Loss")]
+MODELS = list(LANGUAGE_MODELS.values())
+OPTIMIZERS = [cls for name in training.__all__ if hasattr(cls := getattr(training, name), "slots")]
 WEIGHTS = ("Wx", "Wh", "b")
 INPUTS = ("xs", *WEIGHTS, "h0", "c0")
 DTYPES = ["float32", "float64"]
@@ -133,6 +126,9 @@ def make_problem(name, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):
         case "TimeSoftmaxWithLoss":
             ids[rng.random((N, T)) < 0.2] = -1
             return Problem(name, [], [5 * normal(N, T, V), ids], [0.7])
+        case "TimeAffineWithLoss":
+            ids[rng.random((N, T)) < 0.2] = -1
+            return Problem(name, [normal(D, V), normal(V)], [normal(N, T, D), ids], [0.7])
         case "TimeSoftmax":
             return Problem(name, [], [5 * normal(N, T, V)], [normal(N, T, V)])
         case "TimePerplexityLoss":
@@ -140,6 +136,12 @@ def make_problem(name, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):
             return Problem(name, [], [ps, ids], [0.7])
         case "TimeSquaredLoss":
             return Problem(name, [], [normal(N, T, V), normal(N, T, V)], [0.7])
+        case _:
+            raise NotImplementedError(f"a problem for the layer {name}")
+
+
+WEIGHTED = [name for name in LAYERS if make_problem(name).weights]
+WEIGHTLESS = [name for name in LAYERS if name not in WEIGHTED]  # their dtype is that of their input
 
 
 def make_cell(cell, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):

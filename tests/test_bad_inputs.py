@@ -4,7 +4,17 @@ argument, what was expected, what came, what to do), and that nothing has change
 
 import numpy as np
 import pytest
-from problems import LAYERS, LAYOUTS, assert_all_close, make_problem, named, states_of
+from problems import (
+    LAYERS,
+    LAYOUTS,
+    MODELS,
+    OPTIMIZERS,
+    WEIGHTED,
+    assert_all_close,
+    make_problem,
+    named,
+    states_of,
+)
 
 import rnnfast
 from rnnfast import reference
@@ -263,7 +273,7 @@ def test_backward_before_forward(name, module):
 @pytest.mark.parametrize(
     "other", [{"dtype": "float32"}, {"sizes": (3, 5, 8, 12, 14)}], ids=["dtype", "sizes"]
 )
-@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeEmbedding", "TimeAffine"])
+@pytest.mark.parametrize("name", WEIGHTED)
 def test_weights_replaced_by_others_that_do_not_fit(name, other, module):
     """Below, a kernel would read and write behind the arrays of the layer as it was."""
     problem, other = make_problem(name), make_problem(name, **other)
@@ -277,7 +287,7 @@ def test_weights_replaced_by_others_that_do_not_fit(name, other, module):
 
 
 @modules
-@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeEmbedding", "TimeAffine"])
+@pytest.mark.parametrize("name", WEIGHTED)
 def test_weights_and_gradients_replaced_together(name, module):
     """They fit each other, but not what forward kept: a kernel would write out of bounds."""
     problem = make_problem(name)
@@ -293,7 +303,7 @@ def test_weights_and_gradients_replaced_together(name, module):
 
 @modules
 @pytest.mark.parametrize("gradient", ["read-only", "list"])
-@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeEmbedding", "TimeAffine"])
+@pytest.mark.parametrize("name", WEIGHTED)
 def test_gradients_that_cannot_be_written(name, gradient, module):
     problem = make_problem(name)
     layer = problem.layer(module)
@@ -331,7 +341,7 @@ UNFIT_GRADIENTS = {
 REPLACED = [("params", kind) for kind in UNFIT] + [
     ("grads", kind) for kind in UNFIT | UNFIT_GRADIENTS
 ]
-weighted = pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeEmbedding", "TimeAffine"])
+weighted = pytest.mark.parametrize("name", WEIGHTED)
 
 
 @modules
@@ -402,7 +412,7 @@ def test_weights_and_gradients_replaced_by_others_that_fit(name, change, module)
 
 # Models. --------------------------------------------------------------------------------------
 
-models = pytest.mark.parametrize("Model", [rnnfast.SimpleRnnlm, rnnfast.Rnnlm])
+models = pytest.mark.parametrize("Model", MODELS)
 
 
 @models
@@ -482,7 +492,6 @@ def test_model_backward_before_forward(Model):
 
 # Optimizers. ----------------------------------------------------------------------------------
 
-OPTIMIZERS = [rnnfast.SGD, rnnfast.Momentum, rnnfast.AdaGrad, rnnfast.RMSprop, rnnfast.Adam]
 optimizers = pytest.mark.parametrize("Optimizer", OPTIMIZERS)
 
 
@@ -523,7 +532,12 @@ def frozen(array):
         (
             [np.ones(2), np.ones((1, 2))],
             [np.ones(2)] * 2,
-            r"^grads\[1\]: expected shape \(1, 2\), got \(2,\)",
+            r"^grads\[1\]: expected real numbers of shape \(1, 2\), got float64 \(2,\)",
+        ),
+        (
+            [np.ones(2)] * 2,
+            [np.ones(2), np.ones(2, complex)],
+            r"^grads\[1\]: expected real numbers of shape \(2,\), got complex128 \(2,\)",
         ),
         (
             [np.ones(2), frozen(np.ones(2))],

@@ -5,13 +5,12 @@ import pickle
 
 import numpy as np
 import pytest
-from problems import assert_all_close, assert_close, make_problem
+from problems import MODELS, RECURRENT, assert_all_close, assert_close, make_problem
 
 import rnnfast
 from rnnfast import kernels
 from rnnfast.reference import ops as twins
 
-RECURRENT = ["TimeRNN", "TimeLSTM"]
 LAYERS = [*RECURRENT, "TimeAffine"]
 layers = pytest.mark.parametrize("name", LAYERS)
 recurrent = pytest.mark.parametrize("name", RECURRENT)
@@ -49,7 +48,7 @@ def language_model(Model, ops, **options):
 
 
 @pytest.mark.parametrize("tie_weights", [False, True])
-@pytest.mark.parametrize("Model", [rnnfast.SimpleRnnlm, rnnfast.Rnnlm])
+@pytest.mark.parametrize("Model", MODELS)
 def test_a_model_sees_every_change_of_its_weights(Model, tie_weights):
     ids = np.random.default_rng(1).integers(0, 11, (2, 3, 7))
     results = []

@@ -5,6 +5,8 @@ import pickle
 
 import numpy as np
 import pytest
+from problems import MODELS as LANGUAGE_MODELS
+from problems import RECURRENT
 
 import rnnfast
 from rnnfast import kernels
@@ -13,7 +15,6 @@ from rnnfast.reference import ops as numpy_ops
 
 V, H = 11, 6
 IDS = np.random.default_rng(9).integers(0, V, (2, 3, 5))
-LANGUAGE_MODELS = (rnnfast.SimpleRnnlm, rnnfast.Rnnlm)
 
 copied = pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"]
@@ -143,7 +144,7 @@ def test_a_shallow_copy_shares_its_layers_and_changes_nothing():
 
 
 @copied
-@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM"])
+@pytest.mark.parametrize("name", RECURRENT)
 def test_a_state_that_is_changed_in_a_copy_counts(name, copied):
     layer = getattr(rnnfast, name)
     G = layer.cell.G

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from problems import assert_close
+from problems import MODELS, assert_close
 
 import rnnfast
 from rnnfast import cells, kernels
@@ -391,7 +391,7 @@ def test_fused_loss_in_blocks_has_the_same_bits_for_any_number_of_threads(dtype,
 
 
 @DTYPES
-@pytest.mark.parametrize("Model", [rnnfast.SimpleRnnlm, rnnfast.Rnnlm])
+@pytest.mark.parametrize("Model", MODELS)
 @pytest.mark.parametrize(("V", "length"), [(13, 200), (300, 50)])
 @pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize("temperature", [0, 0.7])

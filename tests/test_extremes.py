@@ -5,12 +5,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from problems import assert_all_close, assert_close, make_problem
+from problems import RECURRENT, assert_all_close, assert_close, make_problem
 
 import rnnfast
 from rnnfast import kernels
 
-RECURRENT = ["TimeRNN", "TimeLSTM"]
 LAYERS = [*RECURRENT, "TimeEmbedding", "TimeAffine", "TimeSoftmaxWithLoss"]
 layers = pytest.mark.parametrize("name", LAYERS)
 recurrent = pytest.mark.parametrize("name", RECURRENT)

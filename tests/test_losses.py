@@ -211,8 +211,9 @@ def test_losses_reject_what_does_not_fit():
         rnnfast.TimePerplexityLoss().forward(ps, np.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"ps: expected an array of shape \(N, T, V\)"):
         rnnfast.TimePerplexityLoss().forward(ps[0], [[0, 0, 0]])
-    with pytest.raises(ValueError, match="eps: expected a finite number of at least 0, got -1"):
-        rnnfast.TimePerplexityLoss(-1)
+    for eps in (-1, np.inf, "1e-8", None, True):
+        with pytest.raises(ValueError, match=f"eps: expected a finite number .*, got {eps!r}"):
+            rnnfast.TimePerplexityLoss(eps)
     with pytest.raises(ValueError, match=r"ts: expected an array of shape \(3,\), got \(2,\)"):
         rnnfast.TimeSquaredLoss().forward([1.0, 2.0, 3.0], [1.0, 2.0])
     with pytest.raises(ValueError, match=r"ys: expected an array of shape \(N, T, M\)"):

@@ -5,12 +5,11 @@ from operator import is_
 
 import numpy as np
 import pytest
-from problems import assert_close
+from problems import MODELS, assert_close
 
 import rnnfast
 from rnnfast.reference import ops as numpy_ops
 
-MODELS = [rnnfast.SimpleRnnlm, rnnfast.Rnnlm]
 models = pytest.mark.parametrize("Model", MODELS, ids=lambda Model: Model.__name__)
 tied_or_not = pytest.mark.parametrize("tie_weights", [False, True], ids=["untied", "tied"])
 V, D, H = 11, 6, 6
@@ -50,7 +49,7 @@ def test_rng_is_where_weights_come_from(Model):
     """A generator of one's own leaves NumPy's global state alone."""
     np.random.seed(0)
     first, second, other = (
-        Model(V, D, H, num_layers=2, rng=rng) for rng in (1, np.random.default_rng(1), 2)
+        Model(V, D, H, num_layers=2, rng=rng) for rng in (0, np.random.default_rng(0), 2)
     )
     at = np.random.randn()
     np.random.seed(0)
@@ -118,13 +117,49 @@ def test_parameters_of_a_network_have_names():
     assert network.layer_names == ("in", "a.b", "out")
 
 
+@pytest.mark.parametrize("tie_weights", [False, True])
+@pytest.mark.parametrize("kind", ["params", "grads"])
+def test_arrays_that_an_optimizer_would_miss(kind, tie_weights):
+    """Training with them would change arrays that no layer computes with, or take old gradients."""
+    ids = np.zeros((1, 2), int)
+    for of_layer in (True, False):
+        model = rnnfast.Rnnlm(5, 3, 3, tie_weights=tie_weights, rng=0)
+        arrays = getattr(model.layers[1] if of_layer else model, kind)
+        arrays[1] = arrays[1].copy()
+        model.forward(ids, ids)
+        name = "recurrent.0.Wh" if of_layer else "recurrent.0.Wx"
+        with pytest.raises(
+            RuntimeError, match=rf"expected in {kind} .*, got another one as {name};"
+        ):
+            model.backward()
+
+
 def test_names_that_are_none():
     loss = rnnfast.TimeAffineWithLoss(np.ones((3, 4)), np.zeros(4))
-    with pytest.raises(ValueError, match="every parameter a name of its own, got loss, and loss"):
-        rnnfast.Network({"loss": affine(2, 3)}, loss)
+    for other in (loss, rnnfast.TimeSquaredLoss()):
+        with pytest.raises(ValueError, match="layers: expected no layer named loss"):
+            rnnfast.Network({"loss": affine(2, 3)}, other)
+    one, other = affine(2, 3), affine(3, 3)
+    other.named_params = lambda: {"b.W": other.params[0], "b": other.params[1]}
+    with pytest.raises(ValueError, match=r"every parameter a name of its own, got a\.b, a"):
+        rnnfast.Network({"a.b": one, "a": other}, loss)
     for name in (1, ""):
         with pytest.raises(TypeError, match="layers: expected names"):
             rnnfast.Network({name: affine(2, 3)}, loss)
+    for name in ("a\0b", "a\n", "\ud800", "a\\b"):  # NumPy and zipfile would cut or change them
+        with pytest.raises(ValueError, match="layers: expected names of printable"):
+            rnnfast.Network({name: affine(2, 3)}, loss)
+
+
+def test_a_layer_stands_in_one_place():
+    """Its backward knows the last forward only: gradients of the first would be lost."""
+    layer, loss = affine(3, 3), rnnfast.TimeSquaredLoss()
+    for layers in ([layer, affine(3, 3), layer], {"a": layer, "b": layer}):
+        with pytest.raises(ValueError, match="layers: expected every layer in one place"):
+            rnnfast.Network(layers, loss)
+    with pytest.raises(ValueError, match="in one place, got the same one in two of 0, loss; make"):
+        rnnfast.Network([loss], loss)
+    rnnfast.Network([layer, rnnfast.TimeAffine(*layer.params)], loss)
 
 
 @models
@@ -178,6 +213,23 @@ def test_blocks_equal_one_long_run(Model, tie_weights):
     model.reset_state()
     blocks = [model.predict(block) for block in np.split(xs, [1, 5, 7], axis=1)]
     assert_close(np.concatenate(blocks, axis=1), whole)
+
+
+@models
+def test_states_that_do_not_fit(Model):
+    model = Model(V, D, H, num_layers=2)
+    model.predict(batch()[0])
+    before = [part.copy() for layer in model.get_state() for part in layer]
+    fits, unfit = (np.ones((2, H)),), (np.ones((2, H + 1)),)
+    for states, message in (
+        ([fits], "^states: expected 2, one for each recurrent layer, got 1"),
+        (iter([fits] * 3), "^states: expected 2, one for each recurrent layer, got 3"),
+        ([fits, unfit], "^h: expected an array of shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.set_state(states)
+        for part, kept in zip(sum(model.get_state(), ()), before, strict=True):
+            np.testing.assert_array_equal(part, kept)
 
 
 @models
@@ -427,7 +479,11 @@ def test_other_mistakes_in_networks():
     network = rnnfast.Network(layers, WeightedLoss(), inputs={"b": ("a", "xs")})
     layers["b"].backward = lambda dout: (dout,)
     network.forward(np.ones((1, 1, 2)), np.ones((1, 1, 4)))
-    with pytest.raises(ValueError, match="backward of layer b: expected a gradient for each"):
+    with pytest.raises(ValueError, match=r"backward of layer b: expected a tuple of .*, got 1"):
+        network.backward()
+    # as many rows as inputs: no gradients of both
+    layers["b"].backward = lambda dout: np.ones((2, 1, 2))
+    with pytest.raises(ValueError, match=r"backward of layer b: expected a tuple of .*, got none"):
         network.backward()
 
 

@@ -5,8 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from problems import OPTIMIZERS
 
 import rnnfast
+from rnnfast.training import runs
 from rnnfast.training.optimizers import gradient_norm
 
 
@@ -58,7 +60,6 @@ CASES = [
     (lambda: rnnfast.Adam(0.1, 0.7, 0.95), adam),
 ]
 cases = pytest.mark.parametrize(("make", "formula"), CASES, ids=[f.__name__ for _, f in CASES])
-OPTIMIZERS = [rnnfast.SGD, rnnfast.Momentum, rnnfast.AdaGrad, rnnfast.RMSprop, rnnfast.Adam]
 DEFAULTS = {
     "SGD": {"lr": 0.01},
     "Momentum": {"lr": 0.01, "momentum": 0.9},
@@ -66,6 +67,11 @@ DEFAULTS = {
     "RMSprop": {"lr": 0.01, "decay_rate": 0.99},
     "Adam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999},
 }
+
+
+def test_every_optimizer_has_a_formula_and_a_name_for_runs():
+    assert {type(make()) for make, _ in CASES} == set(OPTIMIZERS) == set(runs.OPTIMIZERS.values())
+    assert runs.OPTIMIZERS.keys() == runs.LEARNING_RATES.keys()
 
 
 @cases

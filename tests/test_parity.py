@@ -11,6 +11,7 @@ from problems import (
     DTYPES,
     LAYERS,
     LAYOUTS,
+    OPTIMIZERS,
     SIZES,
     WEIGHTS,
     assert_all_close,
@@ -26,7 +27,6 @@ import rnnfast
 from rnnfast import kernels, reference, selfcheck
 from rnnfast.reference import ops as numpy_ops
 
-OPTIMIZERS = [rnnfast.SGD, rnnfast.Momentum, rnnfast.AdaGrad, rnnfast.RMSprop, rnnfast.Adam]
 RANDOM_SIZES = [tuple(map(int, s)) for s in np.random.default_rng(7).integers(1, 24, (6, 5))]
 sizes = pytest.mark.parametrize("sizes", SIZES + RANDOM_SIZES, ids=str)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)

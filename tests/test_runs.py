@@ -374,6 +374,12 @@ def test_texts_with_nothing_to_learn(start, tmp_path, level, content, message):
     assert os.listdir(tmp_path) == ["text.txt"]
 
 
+def test_samples_are_seeded_by_an_int(start):
+    run = start()
+    first, second, other = (run.sample(50, rng=rng) for rng in (0, np.random.default_rng(0), 1))
+    assert first == second != other
+
+
 def test_cells_are_those_of_the_models():
     assert list(LANGUAGE_MODELS) == [Model.Cell.cell.name for Model in LANGUAGE_MODELS.values()]
     assert LANGUAGE_MODELS["lstm"] is rnnfast.Rnnlm

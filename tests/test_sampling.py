@@ -184,19 +184,36 @@ def test_seeds_that_are_none(rng):
             call()
 
 
+def test_outputs_that_are_no_logits():
+    table, W, b = np.eye(4), np.eye(4), np.zeros(4)
+    embedding, fused = rnnfast.TimeEmbedding(table), rnnfast.TimeAffineWithLoss(W, b)
+    for model, what in (
+        (rnnfast.Network([embedding], fused), "what its TimeAffineWithLoss makes logits of"),
+        (rnnfast.PerplexityRnnlm.random(4, 3, 3, batch_size=1, rng=0), "probabilities"),
+    ):
+        with pytest.raises(TypeError, match=f"^model: expected a network .* logits, got .* {what}"):
+            rnnfast.generate(model, [1], 3)
+    affine = rnnfast.TimeAffine(*fused.params)
+    sound = rnnfast.Network([embedding, affine], rnnfast.TimeSoftmaxWithLoss())
+    assert rnnfast.generate(sound, [1], 3, temperature=0).tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (([], 3), {}, "prime: expected"),
+        (([], 3), {}, r"prime: expected an array of shape \(M,\), got \(0,\)"),
         (([5], 3), {}, r"prime: .*0\.\.4.*got 5"),
         (([1], -1), {}, "length: expected"),
         (([1], 3), {"temperature": -1.0}, "temperature: expected"),
         (([1], 3), {"temperature": float("nan")}, "temperature: expected"),
+        (([1], True), {}, "length: expected"),
+        (([1], 3), {"temperature": True}, "temperature: expected"),
         (([1], 3), {"skip_ids": [9]}, "skip_ids: expected"),
+        (([1], 3), {"skip_ids": 2}, r"skip_ids: expected an array of shape \(M,\), got \(\)"),
+        (([1], 3), {"skip_ids": [[2]]}, r"skip_ids: expected an array of shape \(M,\), got"),
         (([1], 3), {"skip_ids": [0, 1, 2, 3, 4]}, "skip_ids: expected to leave"),
     ],
 )
 def test_bad_arguments(arguments, options, message):
-    error = TypeError if arguments[0] == [] else ValueError
-    with pytest.raises(error, match=message):
+    with pytest.raises(ValueError, match=message):
         rnnfast.generate(_model(), *arguments, **options)

@@ -80,6 +80,25 @@ def test_rare_words_become_unknown():
     assert len(rnnfast.Vocabulary.from_text(text, "word", max_size=4)) == 4
 
 
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
+@pytest.mark.parametrize("argument", ["max_size", "min_count"])
+def test_sizes_of_vocabularies(argument, value):
+    with pytest.raises(
+        ValueError, match=f"^{argument}: expected a whole number of at least 1, got"
+    ):
+        rnnfast.Vocabulary.from_text("a b a", "word", **{argument: value})
+    assert rnnfast.Vocabulary.from_text("a b a", "word", max_size=1).tokens == [UNKNOWN]
+
+
+def test_tokens_are_texts():
+    for make in (
+        lambda: rnnfast.Vocabulary.from_text(b"abc"),
+        lambda: rnnfast.Vocabulary([97], "char"),
+    ):
+        with pytest.raises(TypeError, match=r"^tokens: expected texts, got 97"):
+            make()
+
+
 def test_a_token_without_id_is_named_with_its_place():
     vocabulary = rnnfast.Vocabulary.from_text("abc")
     with pytest.raises(InputError, match=r"'x' \(character 2 of the text\) and 1 others"):
@@ -96,6 +115,12 @@ def test_parts_follow_each_other():
     assert np.array_equal(np.concatenate(parts), np.arange(100))
     with pytest.raises(ValueError, match="fractions"):
         rnnfast.split_by_position(np.arange(9), valid=0.5, test=0.5)
+
+
+@pytest.mark.parametrize("parts", [(0.5, 0.5), (-0.1, 0.2), (0.2, -0.1), (math.nan, 0.1)])
+def test_parts_that_are_none(parts):
+    with pytest.raises(ValueError, match=r"^valid, test: expected fractions of at least 0"):
+        rnnfast.split_by_position(np.arange(10), *parts)
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(2, 1), (13, 4), (12, 3), (5, 7)])

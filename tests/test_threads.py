@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from problems import make_problem
+from problems import MODELS, OPTIMIZERS, make_problem
 
 import rnnfast
 from rnnfast import kernels
@@ -32,12 +32,12 @@ def same_bits(run):
             np.testing.assert_array_equal(ours, theirs, strict=True)
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "Momentum", "AdaGrad", "RMSprop", "Adam"])
-def test_optimizers(optimizer):
+@pytest.mark.parametrize("Optimizer", OPTIMIZERS)
+def test_optimizers(Optimizer):
     def run():
         rng = np.random.default_rng(0)
         W, dW = (rng.standard_normal((7, 10007)).astype(np.float32) for _ in range(2))
-        update = getattr(rnnfast, optimizer)()
+        update = Optimizer()
         update.update([W], [dW])
         update.update([W], [dW])
         return W, rnnfast.clip_grads([dW], 1.0), dW
@@ -61,7 +61,7 @@ def test_affine_and_softmax(shape):
     same_bits(run)
 
 
-@pytest.mark.parametrize("Model", [rnnfast.SimpleRnnlm, rnnfast.Rnnlm])
+@pytest.mark.parametrize("Model", MODELS)
 @pytest.mark.parametrize("N", [2, 17], ids=["units", "rows"])
 def test_training(Model, N):
     ids = np.random.default_rng(0).integers(0, 300, (3, 2, N, 6))

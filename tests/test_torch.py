@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import assert_all_close, assert_close, make_problem
+from problems import MODELS, assert_all_close, assert_close, make_problem
 
 import rnnfast
 
@@ -118,7 +118,7 @@ def test_softmax_with_loss(ignore_label):
 
 @pytest.mark.parametrize("tie_weights", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("Model", [rnnfast.SimpleRnnlm, rnnfast.Rnnlm])
+@pytest.mark.parametrize("Model", MODELS)
 def test_whole_models(Model, num_layers, tie_weights):
     """Loss and gradients over two blocks, between which the state is carried, not its gradient."""
     rng = np.random.default_rng(0)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from problems import MODELS, OPTIMIZERS
 
 import rnnfast
 from rnnfast.errors import InputError, TrainingDiverged, TrainingInterrupted
@@ -38,7 +39,7 @@ def _require_equal_states(a, b):
         assert mine.valid_loss == other.valid_loss
 
 
-@pytest.mark.parametrize("cell", [rnnfast.SimpleRnnlm, rnnfast.Rnnlm])
+@pytest.mark.parametrize("cell", MODELS)
 def test_a_repeated_sentence_is_learnt(cell):
     trainer = _trainer(cell)
     trainer.fit(12)
@@ -120,10 +121,10 @@ def test_state_is_carried_from_block_to_block_and_reset_between_epochs():
     )
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "Momentum", "AdaGrad", "RMSprop", "Adam"])
-def test_a_restored_trainer_continues_bit_for_bit(optimizer):
+@pytest.mark.parametrize("Optimizer", OPTIMIZERS)
+def test_a_restored_trainer_continues_bit_for_bit(Optimizer):
     def make():
-        return _trainer(optimizer=getattr(rnnfast, optimizer)(0.01))
+        return _trainer(optimizer=Optimizer(0.01))
 
     whole = make()
     whole.fit(3)

@@ -3,29 +3,26 @@ optimizer, nor by one of the systems while it trains.
 """
 
 from functools import partial
+from inspect import signature
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from problems import CELLS, LAYERS, make_problem
+from problems import CELLS, LAYERS, MODELS, OPTIMIZERS, make_problem
 
 import rnnfast
 from rnnfast import kernels, reference
 from rnnfast.layers import TIME_LAYERS
-from rnnfast.models.language_models import LanguageModel
+from rnnfast.models import saving
 
 pytestmark = pytest.mark.usefixtures("no_kernels")
 
 OPS = {"ops": reference.ops}
-OPTIMIZERS = [rnnfast.SGD, rnnfast.Momentum, rnnfast.AdaGrad, rnnfast.RMSprop, rnnfast.Adam]
-MODELS = LanguageModel.__subclasses__()
-WEIGHTLESS = {"TimeSoftmax", "TimePerplexityLoss", "TimeSquaredLoss"}  # NumPy alone, without ops
+# Without an argument `ops` are those that are NumPy alone.
 GIVEN_OPS = SimpleNamespace(
     **{
-        name: getattr(rnnfast, name)
-        if name in WEIGHTLESS
-        else partial(getattr(rnnfast, name), **OPS)
-        for name in LAYERS
+        name: partial(layer, **OPS) if "ops" in signature(layer).parameters else layer
+        for name, layer in saving.LAYERS.items()
     }
 )
 TEXT = "the cat saw the dog and the dog saw the cat and ran\n" * 4
@@ -64,7 +61,7 @@ def test_layers_and_losses(name, module):
     assert problem.run(module)
     layer = problem.layer(module)
     if hasattr(layer, "infer"):
-        layer.infer(*problem.inputs)
+        layer.infer(problem.inputs[0])
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -81,11 +78,7 @@ def test_rows_of_an_embedding_by_an_index(cell):
 
 def test_affine_with_loss():
     layer = rnnfast.TimeAffineWithLoss(np.ones((4, V)), np.ones(V), **OPS)
-    xs, ts = np.ones((2, 3, 4)), IDS[:6].reshape(2, 3)
-    layer.forward(xs, ts, need_gradient=False)
-    layer.forward(xs, ts)
-    layer.backward()
-    layer.logits(xs)
+    layer.forward(np.ones((2, 3, 4)), IDS[:6].reshape(2, 3), need_gradient=False)
 
 
 @pytest.mark.parametrize("tie_weights", [False, True])

@@ -62,7 +62,7 @@ class Layer(HasOps):
         super().__init__(ops)
         self._names = tuple(weights)
         self.params = list(as_weights(**weights)) if weights else []
-        self.grads = [np.zeros_like(W, subok=False) for W in self.params]
+        self.grads = [np.zeros_like(W) for W in self.params]
         self._sizes = [W.shape for W in self.params]
         self._dtype = self.params[0].dtype if weights else None
         # Each of these is set in one assignment: threads that call one layer at once leave what

@@ -60,15 +60,15 @@ class Recurrent(Layer):
         (cache, shape), grads = self._require_cache(), self._writable_grads()
         hint = "the gradient has the shape of what forward returned last"
         dhs = as_floats(name, dhs, self.dtype, (*shape, self.hidden_size), hint)
-        dstates = self._stacked(shape[0], dlast, hint)
+        dhs = dhs if dhs.ndim == 3 else dhs[:, None]
         dxs, dfirst = self.ops.recurrent_backward(
             self.cell,
-            dhs if dhs.ndim == 3 else dhs[:, None],
-            dstates,
+            dhs,
+            self._stacked(shape[0], dlast, hint),
             cache,
             weights[:2],
             grads,
-            truncate=truncate,
+            truncate=min(truncate, dhs.shape[1]),  # a kernel takes no larger int than 64 bits
             need_dx=need_dx,
         )
         return dxs, dfirst

@@ -11,6 +11,7 @@ import numpy as np
 from .._ops import HasOps, Ops
 from .._types import Array, ArrayLike
 from ..archive import require_like, require_names
+from ..layers.base import same
 from . import saving
 from .saving import arrays_of, known
 from .steps import Step, keywords, plan
@@ -53,8 +54,9 @@ class Network:
     Raises
     ------
     TypeError, ValueError
-        Where a name is no text, is that of no earlier layer, or two parameters would have one;
-        where the output of a layer is used by none.
+        Where a name is no printable text, is that of no earlier layer or of the loss ("loss"), or
+        two parameters would have one; where a layer stands in two places, or its output is used by
+        none.
 
     Notes
     -----
@@ -98,6 +100,17 @@ class Network:
         if not isinstance(layers, Mapping):
             layers = {str(k): layer for k, layer in enumerate(layers)}
         self._steps, self._asked = plan(layers, inputs or {})
+        if self._loss_name in layers:
+            raise ValueError(
+                f"layers: expected no layer named {self._loss_name}, which is the name of the loss"
+            )
+        # a layer keeps what backward needs of its last forward only
+        if len({id(layer) for layer in (*layers.values(), loss_layer)}) <= len(layers):
+            raise ValueError(
+                "layers: expected every layer in one place, got the same one in two of "
+                f"{', '.join(layers)}, {self._loss_name}; make another layer of the same weights, "
+                "whose gradients add to those of the first"
+            )
         self.layers, self.loss_layer = list(layers.values()), loss_layer
         self.layer_names = tuple(layers)
         self._takes = self._asked.union(*(step.takes for step in self._steps))
@@ -111,7 +124,7 @@ class Network:
         if len(set(names)) < len(names):
             raise ValueError(
                 "layers: expected names that give every parameter a name of its own, got "
-                f"{', '.join(self.layer_names)}, and {self._loss_name} for the loss"
+                f"{', '.join(self.layer_names)}"
             )
         self.params = [W for _, W in named]
         self.grads = [dW for _, dW in self._named("grads")]
@@ -208,8 +221,7 @@ class Network:
         options of the layers, and the names of their classes. Not kept are carried states, states
         of random generators, gradients and `ops`; a `Trainer` keeps the first two. Parameters that
         are the same memory, or its transpose (tied weights), are so again after `load`; other
-        views of common memory become separate arrays, and a layer that stands in two places
-        becomes two layers of the same weights.
+        views of common memory become separate arrays.
 
         A layer of one's own is made again by `Class(*params, **layer.config())`, its weights being
         given by name if it has `named_params`; `config` may be missing where there is nothing else
@@ -394,7 +406,12 @@ class Network:
         raise TypeError(f"{missing}: expected as keyword argument, since inputs names it; {taken}")
 
     def backward(self, dout: float = 1) -> Any:
-        """Fill `grads` with the gradients of the last forward, times `dout`."""
+        """Fill `grads` with the gradients of the last forward, times `dout`.
+
+        Raises RuntimeError without a forward before it, or where `params` and `grads` are no longer
+        the arrays of the layers: an optimizer would change others than those that compute.
+        """
+        self._require_own_arrays()
         arrived = {self.layer_names[-1]: self.loss_layer.backward(dout)}
         for step, layer in zip(reversed(self._steps), reversed(self.layers), strict=True):
             gradient = arrived.pop(step.name, None)
@@ -404,6 +421,23 @@ class Network:
                 continue
             for name, part in step.by_source(layer.backward(gradient)):
                 arrived[name] = arrived[name] + part if name in arrived else part
+
+    def _require_own_arrays(self) -> None:
+        """Raise RuntimeError where somebody has put others into the lists of a layer or these."""
+        everyone = [*self.layers, self.loss_layer]
+        for kind in ("params", "grads"):
+            own = [array for layer in everyone for array in getattr(layer, kind)]
+            listed = getattr(self, kind)
+            if same(own, listed):
+                continue
+            ids = set(map(id, own))  # more than are listed, where weights are tied
+            others = [k for k, array in enumerate(listed) if id(array) not in ids]
+            if others:
+                raise RuntimeError(
+                    f"{type(self).__name__}.backward: expected in {kind} the arrays of the layers, "
+                    f"got another one as {list(self.named_params())[others[0]]}; write into "
+                    "arrays, or make a new network of layers whose arrays were replaced"
+                )
 
     @property
     def training(self) -> bool:
@@ -480,9 +514,25 @@ class Network:
         return [layer.get_state() for layer in self.recurrent_layers]
 
     def set_state(self, states: Iterable[Iterable[Array | None]]) -> None:
-        """Carry on from states that `get_state` returned."""
-        for layer, state in zip(self.recurrent_layers, states, strict=True):
-            layer.set_state(*state)
+        """Carry on from states that `get_state` returned.
+
+        Raises ValueError where they are not as many as recurrent layers, or one does not fit its
+        layer; nothing has changed then.
+        """
+        states = list(states)
+        if len(states) != len(self.recurrent_layers):
+            raise ValueError(
+                f"states: expected {len(self.recurrent_layers)}, one for each recurrent layer, "
+                f"got {len(states)}"
+            )
+        before = self.get_state()
+        try:
+            for layer, state in zip(self.recurrent_layers, states, strict=True):
+                layer.set_state(*state)
+        except Exception:
+            for layer, state in zip(self.recurrent_layers, before, strict=True):
+                layer.set_state(*state)
+            raise
 
     @contextmanager
     def carrying_state(self) -> Iterator[None]:

@@ -23,10 +23,11 @@ class Step:
         """What `backward` of the layer returned, by the layers that it is for."""
         if len(self.sources) == 1 or gradients is None:
             gradients = (gradients,) * len(self.sources)
-        if len(gradients) != len(self.sources):
+        if not isinstance(gradients, (tuple, list)) or len(gradients) != len(self.sources):
+            got = len(gradients) if isinstance(gradients, (tuple, list)) else "none"
             raise ValueError(
-                f"backward of layer {self.name}: expected a gradient for each of its inputs "
-                f"{', '.join(self.sources)}, None where there is none, got {len(gradients)}"
+                f"backward of layer {self.name}: expected a tuple of gradients, one for each of "
+                f"its inputs {', '.join(self.sources)}, None where there is none, got {got}"
             )
         for name, gradient in zip(self.givers, gradients, strict=True):
             if name is not None and gradient is not None:
@@ -42,6 +43,10 @@ def plan(
     for name in layers:
         if not isinstance(name, str) or not name:
             raise TypeError(f"layers: expected names that are texts, got {name!r}")
+        if not name.isprintable() or "\\" in name:  # an archive would change it
+            raise ValueError(
+                f"layers: expected names of printable characters but the backslash, got {name!r}"
+            )
     if "xs" in layers:
         raise ValueError("layers: expected no layer named xs, which is the input of the network")
     for name in inputs.keys() - layers.keys():

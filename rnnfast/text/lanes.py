@@ -18,7 +18,7 @@ def split_by_position(
     Of a short text, validation and test may be empty. Raises InputError for a text of one token.
     """
     check_length("ids", ids)
-    if valid < 0 or test < 0 or valid + test >= 1:
+    if not (valid >= 0 and test >= 0 and valid + test < 1):
         raise ValueError(
             f"valid, test: expected fractions of at least 0 with a sum below 1, got {valid}, {test}"
         )

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from .._checks import as_generator, as_ids
+from .._checks import as_count, as_generator, as_ids, is_number
 from .._types import Array, ArrayLike, Ids, Seed
+from ..losses import TimeAffineWithLoss, TimeSoftmax
+from ..models import Network
 from ..reference.ops import draw
 
 
@@ -44,31 +45,52 @@ def generate(
     Returns
     -------
     ids : array (length,), int64, without the beginning
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, and for a network whose output is no logits: the input of a
+        `TimeAffineWithLoss`, or probabilities.
     """
+    if isinstance(model, Network) and not hasattr(model, "continued"):
+        _require_logits(model)
     vocab_size = getattr(model, "vocab_size", None)
     if vocab_size is None:  # a Network says so by its output only
         vocab_size = model.infer(np.asarray(prime)[None])[0].shape[-1]
     prime = as_ids("prime", prime, vocab_size, ("M",))
-    skip_ids = np.asarray(skip_ids, np.int64) if len(skip_ids) == 0 else skip_ids
-    skip_ids = as_ids("skip_ids", skip_ids, vocab_size, (len(skip_ids),)).tolist()
-    if len(set(skip_ids)) == vocab_size:
+    skipped = as_ids("skip_ids", skip_ids, vocab_size, ("M",)).tolist() if np.size(skip_ids) else []
+    if len(set(skipped)) == vocab_size:
         raise ValueError("skip_ids: expected to leave a token to generate, got all of them")
-    if not (isinstance(temperature, Real) and 0 <= temperature < math.inf):
+    if not (is_number(temperature) and 0 <= temperature < math.inf):
         raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
-    if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 0:
-        raise ValueError(f"length: expected a whole number >= 0, got {length!r}")
+    length = as_count("length", length, least=0)
     uniforms = as_generator(rng).random(length if temperature else 0)
     if hasattr(model, "continued"):
         states = model.read(prime[None, :-1]) if len(prime) > 1 else None
-        return model.continued(prime[-1], states, length, float(temperature), skip_ids, uniforms)
+        ids: Ids = model.continued(prime[-1], states, length, float(temperature), skipped, uniforms)
+        return ids
     if hasattr(model, "infer"):
-        return _continued(_inferring(model), prime, length, temperature, skip_ids, uniforms)
+        return _continued(_inferring(model), prime, length, temperature, skipped, uniforms)
     carried = model.get_state()
     model.reset_state()
     try:
-        return _continued(model.predict, prime, length, temperature, skip_ids, uniforms)
+        return _continued(model.predict, prime, length, temperature, skipped, uniforms)
     finally:
         model.set_state(carried)
+
+
+def _require_logits(model: Network) -> None:
+    """Raise TypeError for the output of a network that is known to be something else."""
+    output = None
+    if isinstance(model.loss_layer, TimeAffineWithLoss):
+        output = "what its TimeAffineWithLoss makes logits of"
+    elif isinstance(model.layers[-1], TimeSoftmax):
+        output = "probabilities, of TimeSoftmax"
+    if output:
+        raise TypeError(
+            f"model: expected a network whose output is logits, got one with {output}; make one "
+            "of its layers with TimeAffine as the last"
+        )
 
 
 def _inferring(model: Any) -> Callable[[Ids], Array]:

@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from .._checks import as_ids
+from .._checks import as_count, as_ids
 from .._types import Ids
 from ..errors import InputError
 
@@ -36,6 +36,9 @@ class Vocabulary:
             raise ValueError(f"level: expected 'char' or 'word', got {level!r}")
         self.tokens = list(tokens)
         self.level = level
+        for token in self.tokens:
+            if not isinstance(token, str):
+                raise TypeError(f"tokens: expected texts, got {token!r}; decode bytes first")
         self._ids = {token: k for k, token in enumerate(self.tokens)}
         if len(self._ids) != len(self.tokens):
             twice = next(token for token, n in Counter(self.tokens).items() if n > 1)
@@ -52,6 +55,9 @@ class Vocabulary:
         unless the text has it. A text of one token has a vocabulary too; it is an error where
         something is to be learnt from it.
         """
+        min_count = as_count("min_count", min_count)
+        if max_size is not None:
+            max_size = as_count("max_size", max_size, hint="None is any number of words")
         if level == "char":
             return cls(sorted(set(text)), level)
         counts = Counter(_words(text))

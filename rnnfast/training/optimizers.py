@@ -48,8 +48,11 @@ class _Optimizer(HasOps):
         if len(params) != len(grads):
             raise ValueError(f"grads: expected {len(params)} arrays as in params, got {len(grads)}")
         for k, (W, dW) in enumerate(zip(params, grads, strict=True)):
-            if W.shape != dW.shape:
-                raise ValueError(f"grads[{k}]: expected shape {W.shape}, got {dW.shape}")
+            if W.shape != dW.shape or dW.dtype.kind not in "fiub":
+                raise ValueError(
+                    f"grads[{k}]: expected real numbers of shape {W.shape}, "
+                    f"got {dW.dtype} {dW.shape}"
+                )
             if W.dtype.kind != "f" or not W.flags.writeable:
                 raise ValueError(
                     f"params[{k}]: expected a writable array of floats, got "
