@@ -33,8 +33,8 @@ cdef extern from "simd.h" nogil:
     ctypedef struct Simd "simd_table":
         Py_ssize_t number, lanes, tile_rows
         Py_ssize_t (*panels_at_once)(Py_ssize_t) noexcept nogil
-        void (*tile)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const Walk*, const Panels*,
-                     const Panels*, const Panels*) noexcept nogil
+        void (*tile)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Walk*, const Panels*,
+                     const Panels*, const Panels*, const Panels*) noexcept nogil
         void (*map_tanh)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*map_sigmoid)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*map_exp)(Py_ssize_t, const void*, void*) noexcept nogil

@@ -47,6 +47,7 @@ cdef enum:
     PART = 128
     SUM_ROWS = 1024
     FEW_PARTS = 8
+    PARTS = 4 * ROWS              # panels of memory for them, one row each
 
 cdef Py_ssize_t LONGEST = <Py_ssize_t> 1 << (8 * sizeof(Py_ssize_t) - 2)
 
@@ -279,7 +280,7 @@ cdef void product(
                     c = from_row(simd, C, m, p)
                     # the next block of k adds to what this one left
                     from_ = from_row(simd, init, m, p) if k == 0 else c
-                    simd.tile(rows, n, K_k, 0, &a, &b, &from_, &c)
+                    simd.tile(rows, n, K_k, &a, &b, &from_, NULL, &c)
                     m += rows
                 p += widest
             k += K_k
@@ -453,8 +454,9 @@ cdef void gradient(
     cdef Py_ssize_t W = 4 * simd.lanes, columns = computed(dW.columns)
     cdef Py_ssize_t m, k, p, rows, K_k, K_most = even(K, SUM_ROWS, PART)
     cdef Py_ssize_t M_most = rows_of_block(simd, end - begin, K)
-    # scratch: [block: M_most rows | tiles of A]
-    cdef Panels block = panels_at(simd, scratch, M_most), place, sums, whole
+    # scratch: [parts: PARTS rows | block: M_most rows | tiles of A]
+    cdef Panels parts = Panels(scratch, 4 * W, W, simd.lanes), place, sums, whole
+    cdef Panels block = panels_at(simd, moved(simd, scratch, PARTS * W), M_most)
     cdef void* memory = moved(simd, block.at, M_most * W)
     cdef Walk tiles
     cdef bint add
@@ -473,14 +475,14 @@ cdef void gradient(
             if dW.in_place > 0:
                 place.at = moved(simd, dW.out.at, m * dW.out.row)
                 _add_parts(simd, rows, min(dW.in_place * W, dW.columns.used), K_k, tiles,
-                           from_row(simd, B, k, 0), place, add)
+                           from_row(simd, B, k, 0), parts, place, add)
             for p in range(dW.in_place, dW.columns.panels):
                 sums = from_row(simd, dW.panels, m, p - dW.in_place)
                 whole = sums
                 if add and dW.rest != NULL:
                     whole = block
                 _add_parts(simd, rows, min(W, columns - p * W), K_k, tiles,
-                           from_row(simd, B, k, p), whole, add and dW.rest == NULL)
+                           from_row(simd, B, k, p), parts, whole, add and dW.rest == NULL)
                 if add and dW.rest != NULL:
                     simd.add_exactly(rows * W, whole.at, sums.at,
                                      moved(simd, dW.rest, m * W + p * dW.panels.panel))
@@ -495,24 +497,39 @@ cdef void _add_parts(
     Py_ssize_t K,
     Walk A,                       # IN (M, K), packed for its tiles
     Panels B,                     # IN (K, columns)
+    Panels parts,                 # scratch memory, of a tile
     Panels C,                     # INOUT (M, columns)
     bint add,
 ) noexcept nogil:
-    """C = A B, or that is added to C, as a sum of parts."""
+    """C = A B, or that is added to C; sums of PART terms are added up tile by tile."""
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
-    cdef Py_ssize_t m, p, height = tile_height(simd, M), at_once = simd.panels_at_once(height)
-    cdef Panels b, c, init = zeros()
+    cdef Py_ssize_t m, k, p, rows, K_k, used, whole, height = tile_height(simd, M)
+    cdef Py_ssize_t at_once = simd.panels_at_once(height)
+    cdef bint touches_C
+    cdef Panels b, c, nothing = zeros()
+    cdef const Panels* plus
     cdef Walk a = A
     p = 0
     while p < panels:
-        b = from_row(simd, B, 0, p)
+        # C may end within a vector, `parts` does not
+        used = min(at_once * W, columns - p * W)
+        whole = (used + simd.lanes - 1) // simd.lanes * simd.lanes
         m = 0
         while m < M:
-            a.at = moved(simd, A.at, m * A.tile)
+            rows = min(height, M - m)
             c = from_row(simd, C, m, p)
-            simd.tile(min(height, M - m), min(at_once * W, columns - p * W), K, PART, &a, &b,
-                      &c if add else &init, &c)
-            m += height
+            plus = &c if add else NULL
+            k = 0
+            while k < K:
+                K_k = min(PART, K - k)
+                a.at = moved(simd, A.at, m * A.tile + k * A.k_stride)
+                b = from_row(simd, B, k, p)
+                k += K_k
+                touches_C = k == K or plus == &c
+                simd.tile(rows, used if touches_C else whole, K_k, &a, &b, &nothing, plus,
+                          &c if k == K else &parts)
+                plus = &parts
+            m += rows
         p += at_once
 
 
@@ -536,7 +553,7 @@ cdef Py_ssize_t gradient_scratch(const Simd* simd, Py_ssize_t M, Py_ssize_t K) n
     cdef Py_ssize_t numbers = (min(rows * K_k, A_BLOCK // simd.number)
                                + (simd.tile_rows - 1) * K_k)
     # whole cache lines, so that the memory of the next thread is aligned too
-    return rows * W + (numbers + W - 1) // W * W
+    return PARTS * W + rows * W + (numbers + W - 1) // W * W
 
 
 cdef Py_ssize_t rest_of(Py_ssize_t calls, Py_ssize_t K, Py_ssize_t numbers) noexcept nogil:

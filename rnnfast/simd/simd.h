@@ -49,9 +49,9 @@ typedef struct {
 #define SIMD_FUNCTIONS(F)                                                                         \
     /* How many panels a tile of so many rows may take at once: 1, 2 or 4. */                     \
     F(ptrdiff_t, panels_at_once, (ptrdiff_t rows))                                                \
-    /* C = init + A B for one tile, with a `part` as a sum of parts: see tile.h. */                \
-    F(void, tile, (ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, ptrdiff_t part,                \
-                   const simd_walk *A, const simd_panels *B, const simd_panels *init,             \
+    /* C = init + A B for one tile, and + plus unless that is NULL: see tile.h. */                \
+    F(void, tile, (ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_walk *A,            \
+                   const simd_panels *B, const simd_panels *init, const simd_panels *plus,        \
                    const simd_panels *C))                                                         \
     /* y = f(x) for n numbers: see functions.h. */                                                \
     F(void, map_tanh, (ptrdiff_t n, const void *x, void *y))                                      \

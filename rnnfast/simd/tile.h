@@ -7,12 +7,11 @@
  *
  * - A is read number by number through strides: see simd_walk.
  * - B is a panel, or up to 4 of them: 4 L contiguous numbers for each k.
- * - init may be C itself (adding to it), a bias, or zeros.
+ * - init may be C itself (adding to it), a bias, or zeros. Where there is a `plus`, it is added at
+ *   the end: for sums that are made of parts.
  *
- * Every number of C is summed in the order of k, one multiply-add after the other, beginning with
- * init, whatever the shape of the tile: results do not depend on how rows are dealt out to tiles
- * and threads. With a `part` above 0, for sums over many rows, the sums of so many k each are made
- * first, and then added to init one after the other; A is packed for its tiles then.
+ * Every number of C is summed in the order of k, one multiply-add after the other, whatever the
+ * shape of the tile: results do not depend on how rows are dealt out to tiles and threads.
  */
 
 typedef real FN(vec) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
@@ -35,72 +34,62 @@ static inline __attribute__((always_inline)) vec *FN(vector_at)(
                    + v % SIMD_VECTORS * at.vector);
 }
 
-/* sum[r, v] += A[r, k] B[k, v] for n consecutive k, of R rows and V vectors, 4 in a panel; R and V
- * are constants wherever this is called, and the sums in registers. */
-static inline __attribute__((always_inline)) void FN(add_products)(
-    const int R, const int V, ptrdiff_t n, const real *restrict a, ptrdiff_t a_row, ptrdiff_t a_k,
-    const real *restrict B, ptrdiff_t b_panel, vec *restrict sum)
+/* R rows by V vectors, 4 in a panel; R and V are constants wherever this is called. */
+static inline __attribute__((always_inline)) void FN(tile_body)(
+    const int R, const int V, ptrdiff_t K, const simd_walk *walk,
+    const simd_panels *in, const simd_panels *init, const simd_panels *plus,
+    const simd_panels *out)
 {
-    for (; n > 0; n--, a += a_k, B += PANEL) {
-        vec a_r[TILE_ROWS];
-        UNROLL for (int r = 0; r < R; r++)
-            a_r[r] = a[r * a_row] - (vec){0};
-        UNROLL for (int v = 0; v < V; v++) {
-            const vec b = *(const vec *)(B + v / SIMD_VECTORS * b_panel
-                                         + v % SIMD_VECTORS * LANES);
+    vec sum[TILE_ROWS * SIMD_VECTORS];    /* the first R V of them, all in registers */
+    const real *restrict A = walk->at;
+    const real *restrict B = in->at;
+    const ptrdiff_t a_row = walk->row, a_k = walk->k_stride, a_width = walk->width;
+    const ptrdiff_t a_block = walk->block, b_panel = in->panel;
+    FN(tile_place) at = FN(place_of)(init);
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < V; v++)
+            sum[r * V + v] = *FN(vector_at)(at, r, v);
+    for (; K > 0; K -= a_width, A += a_block) {
+        const real *a = A;
+        if (K > a_width) /* the same rows of the next panel: further away than hardware foresees */
             UNROLL for (int r = 0; r < R; r++)
-                sum[r * V + v] += a_r[r] * b;
+                for (size_t j = 0; j < sizeof(real[PANEL]); j += 64)
+                    __builtin_prefetch((const char *)(A + a_block + r * a_row) + j, 0, 2);
+        for (ptrdiff_t k = K < a_width ? K : a_width; k > 0; k--, a += a_k, B += PANEL) {
+            vec a_r[TILE_ROWS];
+            UNROLL for (int r = 0; r < R; r++)
+                a_r[r] = a[r * a_row] - (vec){0};
+            UNROLL for (int v = 0; v < V; v++) {
+                const vec b = *(const vec *)(B + v / SIMD_VECTORS * b_panel
+                                             + v % SIMD_VECTORS * LANES);
+                UNROLL for (int r = 0; r < R; r++)
+                    sum[r * V + v] += a_r[r] * b;
+            }
         }
     }
-}
-
-static inline __attribute__((always_inline)) void FN(tile_body)(
-    const int R, const int V, ptrdiff_t K, ptrdiff_t part, const simd_walk *walk,
-    const simd_panels *in, const simd_panels *init, const simd_panels *out)
-{
-    const real *A = walk->at, *B = in->at;
-    const ptrdiff_t a_row = walk->row, a_k = walk->k_stride, width = walk->width;
-    const FN(tile_place) from = FN(place_of)(init), to = FN(place_of)(out);
-    vec sum[TILE_ROWS * SIMD_VECTORS];    /* the first R V of them */
-    if (part == 0) {
+    if (plus) {
+        at = FN(place_of)(plus);
         UNROLL for (int r = 0; r < R; r++)
             UNROLL for (int v = 0; v < V; v++)
-                sum[r * V + v] = *FN(vector_at)(from, r, v);
-        for (ptrdiff_t n; K > 0; K -= n, A += walk->block, B += n * PANEL) {
-            n = K < width ? K : width;
-            if (K > width) /* the same rows of the next panel: hardware does not foresee them */
-                UNROLL for (int r = 0; r < R; r++)
-                    for (size_t j = 0; j < sizeof(real[PANEL]); j += 64)
-                        __builtin_prefetch((const char *)(A + walk->block + r * a_row) + j, 0, 2);
-            FN(add_products)(R, V, n, A, a_row, a_k, B, in->panel, sum);
-        }
-        UNROLL for (int r = 0; r < R; r++)
-            UNROLL for (int v = 0; v < V; v++)
-                *FN(vector_at)(to, r, v) = sum[r * V + v];
-    } else
-        for (FN(tile_place) total = from; K > 0; total = to) {
-            const ptrdiff_t n = K < part ? K : part;
-            UNROLL for (int v = 0; v < R * V; v++)
-                sum[v] = (vec){0};
-            FN(add_products)(R, V, n, A, a_row, a_k, B, in->panel, sum);
-            UNROLL for (int r = 0; r < R; r++)
-                UNROLL for (int v = 0; v < V; v++)
-                    *FN(vector_at)(to, r, v) = *FN(vector_at)(total, r, v) + sum[r * V + v];
-            A += n * a_k, B += n * PANEL, K -= n;
-        }
+                sum[r * V + v] += *FN(vector_at)(at, r, v);
+    }
+    at = FN(place_of)(out);
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < V; v++)
+            *FN(vector_at)(at, r, v) = sum[r * V + v];
 }
 
-typedef void FN(tile_function)(ptrdiff_t K, ptrdiff_t part, const simd_walk *A,
-                               const simd_panels *B, const simd_panels *init,
+typedef void FN(tile_function)(ptrdiff_t K, const simd_walk *A, const simd_panels *B,
+                               const simd_panels *init, const simd_panels *plus,
                                const simd_panels *C);
 
 /* Out of line on purpose: inlined into a larger function, the sums end up in memory. */
 #define DEFINE_TILE(R, V)                                                                         \
     static __attribute__((noinline)) void FN(tile_##R##x##V)(                                     \
-        ptrdiff_t K, ptrdiff_t part, const simd_walk *A, const simd_panels *B,                    \
-        const simd_panels *init, const simd_panels *C)                                            \
+        ptrdiff_t K, const simd_walk *A, const simd_panels *B, const simd_panels *init,           \
+        const simd_panels *plus, const simd_panels *C)                                            \
     {                                                                                             \
-        FN(tile_body)(R, V, K, part, A, B, init, C);                                              \
+        FN(tile_body)(R, V, K, A, B, init, plus, C);                                              \
     }
 #define DEFINE_4(R, A, B, C, D) \
     DEFINE_TILE(R, A) DEFINE_TILE(R, B) DEFINE_TILE(R, C) DEFINE_TILE(R, D)
@@ -170,26 +159,29 @@ static void FN(copy_columns)(ptrdiff_t rows, ptrdiff_t columns, const simd_panel
                    (columns - p * PANEL < PANEL ? columns - p * PANEL : PANEL) * sizeof(real));
 }
 
-/* `columns` is how many columns of C exist, at most panels_at_once(rows) panels. Only matrices
- * whose 4 vectors stand side by side may end within a vector; gates that are summed in their place,
- * and stand apart, have whole ones. */
-static void FN(tile)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, ptrdiff_t part,
-                     const simd_walk *A, const simd_panels *B, const simd_panels *init,
+/* `columns` is how many columns of C exist, at most panels_at_once(rows) panels. Only matrices whose
+ * 4 vectors stand side by side may end within a vector; gates that are summed in their place, and
+ * stand apart, have whole ones. */
+static void FN(tile)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_walk *A,
+                     const simd_panels *B, const simd_panels *init, const simd_panels *plus,
                      const simd_panels *C)
 {
     const ptrdiff_t vectors = (columns + LANES - 1) / LANES;
     FN(tile_function) *const function = FN(tiles)[rows - 1][vectors - 1];
     if (columns % LANES == 0)
-        function(K, part, A, B, init, C);
-    else { /* by way of a copy */
-        real copy[TILE_ROWS * PANEL];
-        const simd_panels copies = {copy, vectors * LANES, PANEL, LANES};
+        function(K, A, B, init, plus, C);
+    else { /* by way of copies */
+        real from[TILE_ROWS * PANEL], more[TILE_ROWS * PANEL];
+        const simd_panels start = {from, vectors * LANES, PANEL, LANES};
+        const simd_panels end = {more, vectors * LANES, PANEL, LANES};
         for (ptrdiff_t r = 0; r < rows; r++)
             for (ptrdiff_t j = columns / LANES * LANES; j < vectors * LANES; j++)
-                copy[r * vectors * LANES + j] = 0;
-        FN(copy_columns)(rows, columns, init, &copies);
-        function(K, part, A, B, &copies, &copies);
-        FN(copy_columns)(rows, columns, &copies, C);
+                from[r * vectors * LANES + j] = more[r * vectors * LANES + j] = 0;
+        FN(copy_columns)(rows, columns, init, &start);
+        if (plus)
+            FN(copy_columns)(rows, columns, plus, &end);
+        function(K, A, B, &start, plus ? &end : NULL, &start);
+        FN(copy_columns)(rows, columns, &start, C);
     }
 }
 
