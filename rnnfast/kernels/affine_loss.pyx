@@ -66,13 +66,16 @@ cdef class LossCache(Workspace):
 
     cdef Loss sizes               # of the last forward
     cdef object dW                # (D + 1, V), an array: gradient of W, and that of b below it
+    cdef void* dW_at              # where its memory is, which `gradient` owns
     cdef bint has_gradient        # that forward succeeded, and was told to compute it
-    cdef Buffer x, weights, transposed, block, tops, sums, losses, dx, panels, rest, scratch
+    cdef Buffer x, weights, transposed, block, tops, sums, losses, dx, gradient, panels, rest
+    cdef Buffer scratch
 
     def __cinit__(self):
         self.x, self.weights, self.transposed = Buffer(), Buffer(), Buffer()
         self.block, self.tops, self.sums = Buffer(), Buffer(), Buffer()
         self.losses, self.dx, self.panels = Buffer(), Buffer(), Buffer()
+        self.gradient = Buffer()
         self.rest, self.scratch = Buffer(), Buffer()
 
 
@@ -109,9 +112,10 @@ def affine_loss_backward(cache, scale, dW, db):
             )
         dx = np.empty((own.sizes.M, own.sizes.D), dW.dtype)
         _copy(own, dx.reshape(-1))
-        # some columns at a time, of which source and target stay in a cache in any order
-        for v in range(0, dW.shape[1], COLUMNS):
-            dW[:, v : v + COLUMNS] = own.dW[: own.sizes.D, v : v + COLUMNS]
+        # all at once, or some columns, of which source and target stay in a cache in any order
+        step = dW.shape[1] if dW.flags.c_contiguous else COLUMNS
+        for v in range(0, dW.shape[1], step):
+            dW[:, v : v + step] = own.dW[: own.sizes.D, v : v + step]
         db[...] = own.dW[own.sizes.D]
     finally:
         own.leave()
@@ -170,10 +174,12 @@ def _run_forward(
             s.simd, cache.transposed.reserve(s.inputs.panels * P * s.width * s.width, number),
             P * s.width)
         mem.dx = Matrix(cache.dx.reserve(s.M * s.D, number), s.D, 1)
-        if cache.dW is None or (*cache.dW.shape, cache.dW.itemsize) != (s.D + 1, s.V, number):
-            cache.dW = np.empty((s.D + 1, s.V), b.base.dtype)
-        dW = cache.dW
-        mem.dW = Matrix(&dW[0, 0], s.V, 1)
+        numbers = padded(s.V, number)
+        mem.dW = Matrix(cache.gradient.reserve((s.D + 1) * numbers, number), numbers, 1)
+        if (cache.dW is None or mem.dW.at != cache.dW_at or cache.dW.itemsize != number
+                or cache.dW.shape != (s.D + 1, s.V)):
+            dW = <real[: s.D + 1, : numbers]> <real*> mem.dW.at
+            cache.dW, cache.dW_at = np.asarray(dW)[:, : s.V], mem.dW.at
         numbers = rest_of(n_blocks, s.block, P * (s.D + 1) * s.width)
         if numbers:
             mem.dW_panels, mem.dW_rest = (

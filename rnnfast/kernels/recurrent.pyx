@@ -38,6 +38,7 @@ from .engine cimport (
 
 cdef enum:
     CHUNK = 1024                  # rows of gates whose gradients are in memory at a time
+    MANY_ROWS = 4096              # that use rows of x: sums of so many are exact
     DX_ROWS = 150                 # of dx before they go to their places
     FIRST_LEVEL = 16384           # bytes of a first-level cache for gates of a step
     SECOND_LEVEL = 2097152        # bytes, about, of a second-level cache
@@ -448,7 +449,7 @@ cdef object _run_backward(
     cdef Py_ssize_t row = s.P * s.width, of_x = (s.D + 1) * row, of_h = s.H * row
     cdef Py_ssize_t rest_x = rest_of(1 if s.indexed else chunks, most_rows, of_x)
     cdef Py_ssize_t rest_h = rest_of(chunks, rows, of_h)
-    cdef Py_ssize_t rest_das = s.U * row if s.indexed and s.T * s.N > CHUNK else 0
+    cdef Py_ssize_t rest_das = s.U * row if s.indexed and s.T * s.N > MANY_ROWS else 0
     cdef void* sums = cache.sums.reserve(of_x + of_h, number)
     cdef void* rests = cache.rests.zeroed(rest_x + rest_h + rest_das, number)
     mem.dWx = sums_of(s.simd, s.columns, matrix_of(dWx), sums, rests if rest_x else NULL, s.D)

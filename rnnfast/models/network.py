@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
+from operator import attrgetter
 from os import PathLike
 from typing import Any, Self, TypeAlias
 
@@ -323,8 +325,8 @@ class Network:
         self._check_options(options, self._forward_takes)
         if not need_gradient and "need_gradient" in self._forward_takes:
             options["need_gradient"] = False
-        of_layers = {name: value for name, value in options.items() if name in self._takes}
-        of_loss = {name: value for name, value in options.items() if name in self._loss_takes}
+        of_layers = _among(options, self._takes)
+        of_loss = _among(options, self._loss_takes)
         with self._state_kept_on_error():
             loss: float = self.loss_layer.forward(self._loss_input(xs, of_layers), ts, **of_loss)
         return loss
@@ -385,7 +387,7 @@ class Network:
         before, after = iter([None] * count if states is None else states), []
 
         def call(layer: Any, step: Step, args: Sequence[Any], **more: Any) -> Any:
-            more |= {name: options[name] for name in options.keys() & step.infer_takes}
+            more |= _among(options, step.infer_takes)
             if not hasattr(layer, "reset_state"):
                 return getattr(layer, "infer", layer.forward)(*args, **more)
             infer = getattr(layer, "infer", None) or partial(_infer_by_forward, layer)
@@ -426,7 +428,7 @@ class Network:
         """Raise RuntimeError where somebody has put others into the lists of a layer or these."""
         everyone = [*self.layers, self.loss_layer]
         for kind in ("params", "grads"):
-            own = [array for layer in everyone for array in getattr(layer, kind)]
+            own = list(chain.from_iterable(map(attrgetter(kind), everyone)))
             listed = getattr(self, kind)
             if same(own, listed):
                 continue
@@ -565,10 +567,14 @@ def forward_with(options: dict[str, Any]) -> Call:
     """What calls `forward` of a layer, with those of the options that it takes."""
 
     def call(layer: Any, step: Step, args: Sequence[Any], **more: Any) -> Any:
-        more |= {name: options[name] for name in options.keys() & step.takes}
-        return layer.forward(*args, **more)
+        return layer.forward(*args, **more, **_among(options, step.takes))
 
     return call
+
+
+def _among(options: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    """Those of the options that have one of these names."""
+    return {name: options[name] for name in options.keys() & names} if options else options
 
 
 def _infer_by_forward(layer: Any, *args: Any, states: Array | None, **options: Any) -> Any:

@@ -21,8 +21,10 @@ class Step:
 
     def by_source(self, gradients: Any) -> Iterator[tuple[str, Array]]:
         """What `backward` of the layer returned, by the layers that it is for."""
-        if len(self.sources) == 1 or gradients is None:
-            gradients = (gradients,) * len(self.sources)
+        if gradients is None:
+            return
+        if len(self.sources) == 1:
+            gradients = (gradients,)
         if not isinstance(gradients, (tuple, list)) or len(gradients) != len(self.sources):
             got = len(gradients) if isinstance(gradients, (tuple, list)) else "none"
             raise ValueError(
