@@ -1,7 +1,7 @@
 """Which layer of a network takes what: positions, and keyword arguments by their names."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,10 @@ class Step:
     takes: frozenset[str]  # keyword arguments of its `forward`
     infer_takes: frozenset[str]  # and of its `infer`
 
-    def by_source(self, gradients: Any) -> Iterator[tuple[str, Array]]:
+    def by_source(self, gradients: Any) -> list[tuple[str, Array]]:
         """What `backward` of the layer returned, by the layers that it is for."""
         if gradients is None:
-            return
+            return []
         if len(self.sources) == 1:
             gradients = (gradients,)
         if not isinstance(gradients, (tuple, list)) or len(gradients) != len(self.sources):
@@ -31,9 +31,11 @@ class Step:
                 f"backward of layer {self.name}: expected a tuple of gradients, one for each of "
                 f"its inputs {', '.join(self.sources)}, None where there is none, got {got}"
             )
-        for name, gradient in zip(self.givers, gradients, strict=True):
-            if name is not None and gradient is not None:
-                yield name, gradient
+        return [
+            (name, gradient)
+            for name, gradient in zip(self.givers, gradients, strict=True)
+            if name is not None and gradient is not None
+        ]
 
 
 def plan(

@@ -66,11 +66,12 @@ class _Optimizer(HasOps):
                 f"got {len(params)}; use one optimizer for each list of params"
             )
         for k, (W, slots) in enumerate(zip(params, self.state, strict=True)):
-            if any(slot.shape != W.shape for slot in slots):
-                raise ValueError(
-                    f"params[{k}]: expected shape {slots[0].shape} as in the first update, "
-                    f"got {W.shape}; use one optimizer for each list of params"
-                )
+            for slot in slots:
+                if slot.shape != W.shape:
+                    raise ValueError(
+                        f"params[{k}]: expected shape {slot.shape} as in the first update, "
+                        f"got {W.shape}; use one optimizer for each list of params"
+                    )
         self.steps += 1
         for W, dW, slots in zip(params, grads, self.state, strict=True):
             self._step(*_flat(self.ops, W, dW, *slots))
@@ -203,11 +204,15 @@ def _flat(ops: Ops, *arrays: Array) -> tuple[Any, ...]:
     numbers; where they are not contiguous, differ, or are neither float32 nor float64, the steps
     in NumPy, and the arrays as they are."""
     dtype = arrays[0].dtype
-    if dtype in FLOATS and all(a.dtype == dtype and a.flags.aligned for a in arrays):
-        if all(array.flags.c_contiguous for array in arrays):
-            return ops, *(array.reshape(-1) for array in arrays)
-        if all(array.flags.f_contiguous for array in arrays):
-            return ops, *(array.T.reshape(-1) for array in arrays)
+    fit, rows, columns = dtype in FLOATS, True, True
+    for array in arrays:
+        flags = array.flags
+        fit = fit and flags.aligned and array.dtype == dtype
+        rows, columns = rows and flags.c_contiguous, columns and flags.f_contiguous
+    if fit and rows:
+        return ops, *[array.reshape(-1) for array in arrays]
+    if fit and columns:
+        return ops, *[array.T.reshape(-1) for array in arrays]
     return numpy_ops, *arrays
 
 
