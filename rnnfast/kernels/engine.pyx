@@ -46,7 +46,7 @@ cdef enum:
 cdef enum:
     PART = 128
     SUM_ROWS = 1024
-    FEW_PARTS = 8
+    FEW_PARTS = 64
     PARTS = 4 * ROWS              # panels of memory for them, one row each
 
 cdef Py_ssize_t LONGEST = <Py_ssize_t> 1 << (8 * sizeof(Py_ssize_t) - 2)
@@ -559,7 +559,7 @@ cdef Py_ssize_t gradient_scratch(const Simd* simd, Py_ssize_t M, Py_ssize_t K) n
 cdef Py_ssize_t rest_of(Py_ssize_t calls, Py_ssize_t K, Py_ssize_t numbers) noexcept nogil:
     """Numbers of memory for the rest of a gradient that takes so many calls of up to K rows: as
     many as it has itself where these are many parts, else 0."""
-    return numbers if calls * ((K + SUM_ROWS - 1) // SUM_ROWS) > FEW_PARTS else 0
+    return numbers if calls * ((K + PART - 1) // PART) > FEW_PARTS else 0
 
 
 # ---------------------------------------------------------------- for tests
