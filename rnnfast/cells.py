@@ -18,6 +18,8 @@ class Cell:
     """In the order of the columns of the weights."""
     states: tuple[str, ...]
     """The output h first."""
+    weights: tuple[str, ...] = ("Wx", "Wh", "b")
+    """In the order of params; bh (G*H,), where there is one, is added to h Wh."""
 
     @cached_property
     def G(self) -> int:  # noqa: N802  (the letter in all shapes)
@@ -36,6 +38,11 @@ class Cell:
 
 
 RNN = Cell("rnn", gates=("h",), states=("h",))
+RNN_RELU = Cell("rnn_relu", gates=("h",), states=("h",))
 LSTM = Cell("lstm", gates=("f", "g", "i", "o"), states=("h", "c"))
+GRU = Cell("gru", gates=("z", "r", "h"), states=("h",))
+GRU_RESET_AFTER = Cell(
+    "gru_reset_after", gates=("z", "r", "h"), states=("h",), weights=("Wx", "Wh", "b", "bh")
+)
 
 CELLS = {cell.name: cell for cell in (RNN, LSTM)}
