@@ -223,7 +223,7 @@ def test_recurrent_kernels_share_no_memory(cell, ops):
     grads = [np.empty_like(arrays[name]) for name in WEIGHTS]
     gradients = backward_cell(ops, cell, arrays, cache, grads)
     # what the compiled kernels keep is memory that Python does not see
-    kept = [cache[0], *cache[2]] if ops is numpy_ops else []
+    kept = [cache.xs, *(step.before for step in cache.steps)] if ops is numpy_ops else []
     everything = [*arrays.values(), *outputs, *kept, *grads, *gradients]
     for a, b in itertools.combinations(everything, 2):
         assert not np.shares_memory(a, b)

@@ -16,6 +16,7 @@ from .losses import (
     softmax_loss_backward,
     softmax_loss_forward,
 )
+from .masks import draw_mask
 from .optimizer_steps import (
     adagrad_step,
     adam_step,
@@ -25,7 +26,14 @@ from .optimizer_steps import (
     sgd_step,
     sum_of_squares,
 )
-from .recurrent import recurrent_backward, recurrent_forward
+from .recurrent import (
+    bidirectional_backward,
+    bidirectional_forward,
+    bidirectional_states,
+    recurrent_backward,
+    recurrent_forward,
+    recurrent_states,
+)
 
 __all__ = [
     "adagrad_step",
@@ -34,14 +42,19 @@ __all__ = [
     "affine_forward",
     "affine_loss_backward",
     "affine_loss_forward",
+    "bidirectional_backward",
+    "bidirectional_forward",
+    "bidirectional_states",
     "distinct",
     "draw",
+    "draw_mask",
     "embedding_backward",
     "embedding_forward",
     "generate",
     "momentum_step",
     "recurrent_backward",
     "recurrent_forward",
+    "recurrent_states",
     "rmsprop_step",
     "scale_array",
     "sgd_step",

@@ -4,12 +4,47 @@ Letters: N batch rows, T time steps, D input size, H hidden size, G gates, S sta
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .._types import Array, Ids
 from ..cells import Cell
+
+Zoneouts: TypeAlias = Sequence[Array | None]
+Place: TypeAlias = tuple[Ids | slice, Ids | int]
+"""Rows, and the time of a step in each of them: an index of arrays (N, T, ...)."""
+
+
+@dataclass
+class Step:
+    """What backward needs of a step that n rows have."""
+
+    place: Place
+    before: Array
+    """(S, n, H): the states that entered it."""
+    read: Array
+    """(n, H): h_prev, as every product with Wh reads it."""
+    kept: Any
+    """What the cell keeps."""
+    after: Array
+    """(S, n, H): the states that left it."""
+
+
+@dataclass
+class Block:
+    """What backward needs of forward: copies of arguments, and the steps as they were computed."""
+
+    shape: tuple[int, int, int]
+    """N, T, H"""
+    xs: Array
+    index: Ids | None
+    lengths: Ids
+    fresh: Array | None
+    recurrent_mask: Array | None
+    zoneouts: Zoneouts
+    steps: list[Step]
 
 
 def recurrent_forward(
@@ -19,30 +54,73 @@ def recurrent_forward(
     states: Array | None,
     *,
     index: Ids | None = None,
+    lengths: Ids | None = None,
+    reset: Array | None = None,
+    reverse: bool = False,
+    recurrent_mask: Array | None = None,
+    zoneouts: Zoneouts | None = None,
+    need_gradient: bool = True,
     cache: Any = None,
 ) -> tuple[Array, Array, Any]:
     """Run a cell over a block of time steps.
 
-    cell: one of `rnnfast.cells`; xs (N, T, D); weights Wx (D, G*H), Wh (H, G*H), b (G*H,);
-    states (S, N, H): the initial ones, or None for zeros
+    cell: one of `rnnfast.cells`; xs (N, T, D); weights: those that the cell names, Wx (D, G*H),
+    Wh (H, G*H), b (G*H,) and, where it has one, bh (G*H,); states (S, N, H): the initial ones, or
+    None for zeros
     -> hs (N, T, H), the last states (S, N, H), cache
 
-    With an index (N, T), int64, the input is xs[index], xs being (U, D): rows that are used often
-    are projected once. A `cache` that is no longer needed may be handed back for its memory.
+    index (N, T), int64: the input is xs[index], xs being (U, D); rows that are used often are
+    projected once.
+    lengths (N,), int64, 0..T in any order: row n has the steps 0..lengths[n]-1. Beyond them hs is
+    0, and xs and index are not looked at. The last state of a row is that after its last step, or
+    the initial one where there is no step.
+    reset (N, T), bool: a sequence begins at step t of row n. Neither state nor gradient crosses
+    from step t-1, or the initial state, to step t; in reverse, none crosses from step t to t-1.
+    reverse: from the last step of each row to its first. Outputs stand where their inputs stand;
+    the initial state enters the last step, and the last state is that after step 0.
+    recurrent_mask (N, H): products with Wh read h_prev * recurrent_mask. What reaches the next
+    state without them, as (1 - z) h_prev of a GRU does, is not masked.
+    zoneouts: for each state None, or d (N, T, H) in 0..1: state_t = d state_{t-1} + (1-d) new_t,
+    where new_t is what the cell makes of the states before; the h of an LSTM of its new c, not of
+    the one that zoneout leaves. (Krueger et al. 2016)
+    need_gradient: False keeps nothing for backward, and returns None as cache.
+    cache: one that is no longer needed may be handed back for its memory.
     """
-    x_rows = xs
-    xs = xs if index is None else xs[index]
-    Wx, Wh, b = weights
+    Wx, Wh, b, *bh = weights
     step, _ = STEPS[cell.name]
-    N, T, _ = xs.shape
-    steps = [np.zeros((cell.S, N, len(Wh)), Wh.dtype) if states is None else np.array(states)]
-    gates = []
-    for t in range(T):
-        after, kept = step(xs[:, t] @ Wx + b, steps[t], Wh)
-        steps.append(np.stack(after))
-        gates.append(kept)
-    hs = np.stack([states[0] for states in steps[1:]], axis=1)
-    return hs, steps[T].copy(), (x_rows.copy(), index, steps, gates)
+    N, T = xs.shape[:2] if index is None else index.shape
+    order = _order_of_steps(T, lengths, reverse)
+    lengths = np.full(N, T) if lengths is None else lengths.copy()
+    exists = np.arange(T) < lengths[:, None]
+    index = None if index is None else np.where(exists, index, 0)
+    fresh = None if reset is None else _fresh(reset, exists, reverse)
+    zoneouts = zoneouts or ()
+
+    last = np.zeros((cell.S, N, len(Wh)), Wh.dtype) if states is None else np.array(states)
+    hs = np.zeros((N, T, len(Wh)), Wh.dtype)
+    steps = []
+    for place in order:
+        rows, _ = place
+        before = last[:, rows].copy()
+        if fresh is not None:
+            before[:, fresh[place]] = 0
+        read = before[0] if recurrent_mask is None else before[0] * recurrent_mask[rows]
+        x = xs[place] if index is None else xs[index[place]]
+        new, kept = step(x @ Wx + b, before, read, Wh, *bh)
+        after = np.stack(new)
+        for state, state_before, d in zip(after, before, zoneouts, strict=False):
+            if d is not None:
+                state[...] = d[place] * state_before + (1 - d[place]) * state
+        hs[place] = after[0]
+        last[:, rows] = after
+        if need_gradient:
+            steps.append(Step(place, before, read, kept, after))
+    if not need_gradient:
+        return hs, last, None
+    recurrent_mask = None if recurrent_mask is None else recurrent_mask.copy()
+    zoneouts = [None if d is None else d.copy() for d in zoneouts]
+    block = Block(hs.shape, xs.copy(), index, lengths, fresh, recurrent_mask, zoneouts, steps)
+    return hs, last, block
 
 
 def recurrent_backward(
@@ -58,85 +136,275 @@ def recurrent_backward(
 ) -> tuple[Array | None, Array]:
     """Gradients of `recurrent_forward`, back through all time steps.
 
-    dhs (N, T, H): gradient arriving at the outputs; dstates (S, N, H), or None for zeros: at the
-    last states besides; weights Wx, Wh; grads: dWx, dWh, db, which are overwritten;
-    truncate: see `cut_after`
-    -> dxs, of the shape of xs, gradients of the initial states (S, N, H)
+    dhs (N, T, H): gradient arriving at the outputs, not looked at beyond a length; dstates
+    (S, N, H), or None for zeros: at the last states besides; weights Wx, Wh; grads: one array for
+    each of the cell's weights, overwritten; truncate: see `cut_after`
+    -> dxs, of the shape of xs, 0 beyond a length; gradients of the initial states (S, N, H)
 
-    Unless `need_dx`, dxs is None.
+    Unless `need_dx`, dxs is None. The gradient of an initial state that a reset replaces is 0; that
+    of a row without steps is what arrives at its last state.
     """
-    x_rows, index, steps, gates = cache
-    xs = x_rows if index is None else x_rows[index]
+    block: Block = cache
     Wx, Wh = weights
-    dWx, dWh, db = (np.zeros(dW.shape) for dW in grads)  # sums over time, in double
+    totals = [np.zeros(dW.shape) for dW in grads]  # sums over time, in double
     _, step_backward = STEPS[cell.name]
-    T = xs.shape[1]
-    dstates = np.zeros_like(steps[0]) if dstates is None else np.array(dstates)
-    dxs = np.empty_like(xs)
-    for t in reversed(range(T)):
-        if cut_after(t, T, truncate):
-            dstates[...] = 0
-        dstates[0] += dhs[:, t]
-        da, dWh_t, dbefore = step_backward(dstates, gates[t], steps[t], steps[t + 1], Wh)
-        dWx += xs[:, t].T @ da
-        dWh += dWh_t
-        db += da.sum(axis=0)
-        dxs[:, t] = da @ Wx.T
-        dstates = np.stack(dbefore)
-    for dW, total in zip(grads, (dWx, dWh, db), strict=True):
+    N, T, H = dhs.shape
+    dstates = np.zeros((cell.S, N, H), Wh.dtype) if dstates is None else np.array(dstates)
+    dxs = np.zeros((N, T, len(Wx)), Wx.dtype)
+    for k, step in reversed(list(enumerate(block.steps))):
+        place = rows, _ = step.place
+        dafter = dstates[:, rows].copy()
+        dafter[:, cut_after(k, block.lengths[rows], truncate)] = 0
+        dafter[0] += dhs[place]
+        dnew, dkept = dafter.copy(), np.zeros_like(dafter)  # state = d kept + (1-d) new
+        for j, d in enumerate(block.zoneouts):
+            if d is not None:
+                dnew[j], dkept[j] = (1 - d[place]) * dafter[j], d[place] * dafter[j]
+        da, recurrent, dread, direct = step_backward(dnew, step.kept, step.before, step.read, Wh)
+        dbefore = dkept + np.stack(direct)
+        dbefore[0] += dread if block.recurrent_mask is None else dread * block.recurrent_mask[rows]
+        if block.fresh is not None:
+            dbefore[:, block.fresh[place]] = 0
+        dstates[:, rows] = dbefore
+        x = block.xs[place] if block.index is None else block.xs[block.index[place]]
+        dWh, *dbh = recurrent
+        for total, part in zip(totals, (x.T @ da, dWh, da.sum(axis=0), *dbh), strict=True):
+            total += part
+        if need_dx:
+            dxs[place] = da @ Wx.T
+    for dW, total in zip(grads, totals, strict=True):
         dW[...] = total
-    return _gradient_of_rows(dxs, x_rows, index) if need_dx else None, dstates
+    return _gradient_of_rows(dxs, block.xs, block.index) if need_dx else None, dstates
 
 
-# Each cell: a step forward, (x Wx + b, states, Wh) -> states after it, what backward needs of it;
-# and a step back, (gradients of the states after it, what forward kept, states before, states
-# after, Wh) -> gradient of x Wx + b, what is added to that of Wh, gradients of the states before.
+def recurrent_states(cell: Cell, cache: Any) -> Array:
+    """All states of the block that a cache belongs to: (S, N, T, H), 0 beyond lengths."""
+    block: Block = cache
+    states = np.zeros((cell.S, *block.shape), block.xs.dtype)
+    for step in block.steps:
+        states[:, *step.place] = step.after
+    return states
 
 
-def rnn_step(ax: Array, states: Array, Wh: Array) -> tuple[tuple[Array, ...], Any]:
+def bidirectional_forward(
+    cell: Cell,
+    xs: Array,
+    weights: Sequence[Sequence[Array]],
+    states: Array | None,
+    *,
+    index: Ids | None = None,
+    lengths: Ids | None = None,
+    reset: Array | None = None,
+    recurrent_masks: Sequence[Array | None] = (None, None),
+    zoneouts: Sequence[Zoneouts | None] = (None, None),
+    need_gradient: bool = True,
+    cache: Any = None,
+) -> tuple[Array, Array, Any]:
+    """Two layers over the same input, the first forward and the second in reverse.
+
+    weights, recurrent_masks, zoneouts: a pair of what `recurrent_forward` takes, one for each
+    direction; states (2, S, N, H), or None for zeros; all else as there
+    -> hs (N, T, 2H), the first direction's before the second's; the last states (2, S, N, H); cache
+    """
+    directions = [
+        recurrent_forward(
+            cell,
+            xs,
+            weights[k],
+            None if states is None else states[k],
+            index=index,
+            lengths=lengths,
+            reset=reset,
+            reverse=k == 1,
+            recurrent_mask=recurrent_masks[k],
+            zoneouts=zoneouts[k],
+            need_gradient=need_gradient,
+        )
+        for k in range(2)
+    ]
+    hs, last, caches = zip(*directions, strict=True)
+    return np.concatenate(hs, axis=2), np.stack(last), caches if need_gradient else None
+
+
+def bidirectional_backward(
+    cell: Cell,
+    dhs: Array,
+    dstates: Array | None,
+    cache: Any,
+    weights: Sequence[Sequence[Array]],
+    grads: Sequence[Sequence[Array]],
+    *,
+    truncate: int = 0,
+    need_dx: bool = True,
+) -> tuple[Array | None, Array]:
+    """Gradients of `bidirectional_forward`.
+
+    dhs (N, T, 2H); dstates (2, S, N, H), or None for zeros; weights: a pair of (Wx, Wh); grads: a
+    pair of what `recurrent_backward` takes, overwritten; truncate: as there, in both directions
+    -> dxs, the sum of both directions, or None unless `need_dx`; gradients of the initial states
+    (2, S, N, H)
+    """
+    directions = [
+        recurrent_backward(
+            cell,
+            dhs_k,
+            None if dstates is None else dstates[k],
+            cache[k],
+            weights[k],
+            grads[k],
+            truncate=truncate,
+            need_dx=need_dx,
+        )
+        for k, dhs_k in enumerate(np.split(dhs, 2, axis=2))
+    ]
+    (dxs, dfirst), (dxs_reverse, dfirst_reverse) = directions
+    first = np.stack((dfirst, dfirst_reverse))
+    return None if dxs is None or dxs_reverse is None else dxs + dxs_reverse, first
+
+
+def bidirectional_states(cell: Cell, cache: Any) -> Array:
+    """All states of the block that a cache belongs to: (2, S, N, T, H), 0 beyond lengths."""
+    return np.stack([recurrent_states(cell, block) for block in cache])
+
+
+# Each cell: a step forward, (x Wx + b, states before it, read = h_prev as products with Wh read it,
+# Wh and, where the cell has one, bh) -> states after it, what backward needs of it; and a step
+# back, (gradients of the states after it, what forward kept, states before, read, Wh) -> gradient
+# of x Wx + b, those of Wh and bh, that of read, and what reaches the states before without Wh.
+Back: TypeAlias = tuple[Array, tuple[Array, ...], Array, tuple[Array, ...]]
+
+
+def rnn_step(ax: Array, states: Array, read: Array, Wh: Array) -> tuple[tuple[Array, ...], Any]:
     """h = tanh(x Wx + h_prev Wh + b)"""
-    (h,) = states
-    return (np.tanh(ax + h @ Wh),), None
+    h = np.tanh(ax + read @ Wh)
+    return (h,), h
 
 
-def rnn_step_backward(
-    dstates: Array, _: Any, before: Array, after: Array, Wh: Array
-) -> tuple[Array, Array, tuple[Array, ...]]:
-    (h_prev,), (h,), (dh,) = before, after, dstates
-    da = dh * (1 - h**2)
-    return da, h_prev.T @ da, (da @ Wh.T,)
+def rnn_step_backward(dstates: Array, h: Any, before: Array, read: Array, Wh: Array) -> Back:
+    (dh,) = dstates
+    return _rnn_back(dh * (1 - h**2), read, Wh)
 
 
-def lstm_step(ax: Array, states: Array, Wh: Array) -> tuple[tuple[Array, ...], Any]:
+def rnn_relu_step(
+    ax: Array, states: Array, read: Array, Wh: Array
+) -> tuple[tuple[Array, ...], Any]:
+    """h = max(0, x Wx + h_prev Wh + b), NaN where that is NaN"""
+    h = np.maximum(ax + read @ Wh, 0)
+    return (h,), h
+
+
+def rnn_relu_step_backward(dstates: Array, h: Any, before: Array, read: Array, Wh: Array) -> Back:
+    (dh,) = dstates
+    return _rnn_back(np.where(h == 0, 0, dh), read, Wh)
+
+
+def _rnn_back(da: Array, read: Array, Wh: Array) -> Back:
+    """What follows from the gradient of a = x Wx + h_prev Wh + b alone."""
+    dread = da @ Wh.T
+    return da, (read.T @ da,), dread, (np.zeros_like(dread),)
+
+
+def lstm_step(ax: Array, states: Array, read: Array, Wh: Array) -> tuple[tuple[Array, ...], Any]:
     """f, g, i, o = sigmoid, tanh, sigmoid, sigmoid of the columns of x Wx + h_prev Wh + b;
     c = f c_prev + g i;  h = o tanh(c)   (Hochreiter and Schmidhuber 1997, with the forget gate of
     Gers et al. 2000)
     """
-    h_prev, c_prev = states
-    a_f, a_g, a_i, a_o = np.split(ax + h_prev @ Wh, 4, axis=1)
+    _, c_prev = states
+    a_f, a_g, a_i, a_o = np.split(ax + read @ Wh, 4, axis=1)
     f, g, i, o = sigmoid(a_f), np.tanh(a_g), sigmoid(a_i), sigmoid(a_o)
     c = f * c_prev + g * i
-    return (o * np.tanh(c), c), (f, g, i, o)
-
-
-def lstm_step_backward(
-    dstates: Array, gates: Any, before: Array, after: Array, Wh: Array
-) -> tuple[Array, Array, tuple[Array, ...]]:
-    (f, g, i, o), (h_prev, c_prev), (_, c), (dh, dc) = gates, before, after, dstates
     tanh_c = np.tanh(c)
+    return (o * tanh_c, c), (f, g, i, o, tanh_c)
+
+
+def lstm_step_backward(dstates: Array, kept: Any, before: Array, read: Array, Wh: Array) -> Back:
+    (f, g, i, o, tanh_c), (_, c_prev), (dh, dc) = kept, before, dstates
     dc = dc + dh * o * (1 - tanh_c**2)
     da_f = dc * c_prev * f * (1 - f)
     da_g = dc * i * (1 - g**2)
     da_i = dc * g * i * (1 - i)
     da_o = dh * tanh_c * o * (1 - o)
     da = np.hstack((da_f, da_g, da_i, da_o))
-    return da, h_prev.T @ da, (da @ Wh.T, dc * f)
+    return da, (read.T @ da,), da @ Wh.T, (np.zeros_like(dh), dc * f)
+
+
+def gru_step(ax: Array, states: Array, read: Array, Wh: Array) -> tuple[tuple[Array, ...], Any]:
+    """z, r = sigmoid of their columns of x Wx + h_prev Wh + b;
+    g = tanh(x Wx + (r h_prev) Wh + b), in the columns of h;  h = (1 - z) h_prev + z g
+    (Cho et al. 2014, with the z of Chung et al. 2014)
+    """
+    (h_prev,) = states
+    ax_z, ax_r, ax_h = np.split(ax, 3, axis=1)
+    Wh_z, Wh_r, Wh_h = np.split(Wh, 3, axis=1)
+    z, r = sigmoid(ax_z + read @ Wh_z), sigmoid(ax_r + read @ Wh_r)
+    g = np.tanh(ax_h + (r * read) @ Wh_h)
+    return ((1 - z) * h_prev + z * g,), (z, r, g)
+
+
+def gru_step_backward(dstates: Array, kept: Any, before: Array, read: Array, Wh: Array) -> Back:
+    (z, r, g), (h_prev,), (dh,) = kept, before, dstates
+    Wh_z, Wh_r, Wh_h = np.split(Wh, 3, axis=1)
+    da_z = dh * (g - h_prev) * z * (1 - z)
+    da_h = dh * z * (1 - g**2)
+    dproduct = da_h @ Wh_h.T  # of r h_prev
+    da_r = dproduct * read * r * (1 - r)
+    dWh = np.hstack((read.T @ da_z, read.T @ da_r, (r * read).T @ da_h))
+    dread = da_z @ Wh_z.T + da_r @ Wh_r.T + dproduct * r
+    return np.hstack((da_z, da_r, da_h)), (dWh,), dread, (dh * (1 - z),)
+
+
+def gru_reset_after_step(
+    ax: Array, states: Array, read: Array, Wh: Array, bh: Array
+) -> tuple[tuple[Array, ...], Any]:
+    """With the columns of x Wx + b and of u = h_prev Wh + bh:
+    z, r = sigmoid(x Wx + b + u);  g = tanh(x Wx + b + r u);  h = (1 - z) h_prev + z g
+    (the form of cuDNN, which has 1 - z for z)
+    """
+    (h_prev,) = states
+    (ax_z, ax_r, ax_h), (u_z, u_r, u_h) = (
+        np.split(ax, 3, axis=1),
+        np.split(read @ Wh + bh, 3, axis=1),
+    )
+    z, r = sigmoid(ax_z + u_z), sigmoid(ax_r + u_r)
+    g = np.tanh(ax_h + r * u_h)
+    return ((1 - z) * h_prev + z * g,), (z, r, g, u_h)
+
+
+def gru_reset_after_step_backward(
+    dstates: Array, kept: Any, before: Array, read: Array, Wh: Array
+) -> Back:
+    (z, r, g, u_h), (h_prev,), (dh,) = kept, before, dstates
+    da_z = dh * (g - h_prev) * z * (1 - z)
+    da_h = dh * z * (1 - g**2)
+    da_r = da_h * u_h * r * (1 - r)
+    du = np.hstack((da_z, da_r, da_h * r))
+    return np.hstack((da_z, da_r, da_h)), (read.T @ du, du.sum(axis=0)), du @ Wh.T, (dh * (1 - z),)
 
 
 STEPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "rnn": (rnn_step, rnn_step_backward),
+    "rnn_relu": (rnn_relu_step, rnn_relu_step_backward),
     "lstm": (lstm_step, lstm_step_backward),
+    "gru": (gru_step, gru_step_backward),
+    "gru_reset_after": (gru_reset_after_step, gru_reset_after_step_backward),
 }
+
+
+def _order_of_steps(T: int, lengths: Ids | None, reverse: bool) -> list[Place]:
+    """For k = 0, 1, ...: the rows that have a k-th step, in the order of computing, and when."""
+    if lengths is None:  # all rows at one time: views instead of copies
+        return [(slice(None), T - 1 - k if reverse else k) for k in range(T)]
+    rows = [np.flatnonzero(lengths > k) for k in range(lengths.max(initial=0))]
+    return [(n, lengths[n] - 1 - k if reverse else k) for k, n in enumerate(rows)]
+
+
+def _fresh(reset: Array, exists: Array, reverse: bool) -> Array:
+    """Where zeros enter a step (N, T), instead of the states that the step before it left."""
+    if not reverse:
+        return reset.copy()
+    fresh = np.zeros_like(reset)
+    fresh[:, :-1] = reset[:, 1:] & exists[:, 1:]  # the last step is entered by initial states
+    return fresh
 
 
 def _gradient_of_rows(dxs: Array, x_rows: Array, index: Ids | None) -> Array:
@@ -148,14 +416,15 @@ def _gradient_of_rows(dxs: Array, x_rows: Array, index: Ids | None) -> Array:
     return dx_rows.astype(dxs.dtype)
 
 
-def cut_after(t: int, T: int, truncate: int) -> bool:
-    """Whether truncated back-propagation lets nothing flow from step t+1 into step t.
+def cut_after(k: int, length: Any, truncate: int) -> Any:
+    """Whether truncated back-propagation lets nothing flow from step k+1 into step k.
 
-    With `truncate` = k > 0 that is so where (t+1) % k == 0, as if blocks of k steps had been run
-    one by one; 0 is never. What arrives at the last state from outside, and the gradient of the
+    Steps are counted in the order of computing; length: how many a row has, or an array of that.
+    With `truncate` > 0 it is so where (k+1) % truncate == 0, as if blocks of so many steps had been
+    run one by one; 0 is never. What arrives at the last state from outside, and the gradient of the
     initial one, are not cut.
     """
-    return truncate > 0 and t + 1 < T and (t + 1) % truncate == 0
+    return (truncate > 0 and (k + 1) % truncate == 0) & (k + 1 < length)
 
 
 def sigmoid(x: Array) -> Array:

@@ -1,0 +1,26 @@
+"""Random masks."""
+
+import numpy as np
+
+from .._types import Array
+
+
+def draw_mask(key: int, probability: float, value: float, out: Array) -> None:
+    """Fill `out` (n,) with `value`, with this probability, and 0; equal arguments, equal masks.
+
+    key: 0..2^64-1. Each word of SplitMix64 (Steele, Lea and Flood 2014), started from the key,
+    decides two numbers: its lower half one of the first (n+1)//2, its upper half one of the others.
+    """
+    half = (len(out) + 1) // 2
+    words = _splitmix64(key, half)
+    bits = np.concatenate((words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)))
+    out[...] = np.where(bits[: len(out)] < round(probability * 2**32), value, 0)
+
+
+def _splitmix64(key: int, n: int) -> Array:
+    """The first n words from the state `key`, uint64; all arithmetic is modulo 2^64."""
+    k = np.arange(1, n + 1, dtype=np.uint64)
+    z = np.uint64(key) + k * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
