@@ -1,14 +1,16 @@
-/* The cells: what is special about an RNN or an LSTM. Included by level.h, once for each `real`.
+/* The cells: what is special about each. Included by level.h, once for each `real`.
  *
  * A call handles one panel of one time step for some rows of the batch. The panel holds the
- * pre-activations a = x Wx + h Wh + b of `units` units, all gates of them side by side; `forward`
- * leaves there whatever its derivative needs. `before` and `after` are the states around the step,
- * h, then c. `backward` finds their whole gradients in `gradients`, writes those of a to das, and
- * leaves in `gradients` what reaches the c before.
+ * pre-activations a = x Wx + h Wh + b of `units` units, all gates of them side by side, or each gate
+ * in a panel of its own (simd_gates); `forward` leaves there whatever its derivative needs. `before`
+ * and `after` are the states around the step, h, then c. `backward` finds their whole gradients in
+ * `gradients`, writes those of a to das, and leaves in `gradients` what reaches the states before
+ * directly, and not by way of a; where that is nothing for h (simd_cell.reset is SIMD_NO_RESET), it
+ * may leave anything.
  *
  * All panels but the last of an LSTM have L units, and so a vector for each gate; the last one may
  * have fewer, its gates closer together, and is spread into vectors for the time of the call.
- * Lanes beyond the units compute with pre-activations of 0, and their states and gradients stay 0.
+ * Lanes beyond the units compute with pre-activations of 0. What is in them reaches no other lane.
  */
 
 /* The gates of a panel (rows of 4 `units` numbers) as vectors, and back; whole vectors at a time,
@@ -29,34 +31,43 @@ static inline void FN(gather)(ptrdiff_t units, const real *restrict vectors, rea
         memcpy(panel + g * units, vectors + g * LANES, LANES * sizeof(real));
 }
 
-/* h = tanh(a): a panel is up to 4 L units */
-static void FN(rnn_forward)(ptrdiff_t rows, ptrdiff_t units, void *gates,
-                            const simd_states *before, const simd_states *after)
-{
-    const real *restrict a = gates;
-    real *restrict h = after->at;
-    (void)before;
-    for (ptrdiff_t r = 0; r < rows; r++, a += PANEL, h += after->row)
-        for (ptrdiff_t v = 0; v * LANES < units; v++)
-            for (int j = 0; j < LANES; j++)
-                h[v * LANES + j] = FN(tanh)(a[v * LANES + j]);
-}
+/* h = f(a), da = dh f'(a), where the derivative is known from h: a panel is up to 4 L units */
+#define DEFINE_RNN(NAME, ACTIVATION, GRADIENT)                                                    \
+    static void FN(NAME##_forward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,      \
+                                   const simd_states *before, const simd_states *after)           \
+    {                                                                                             \
+        const real *restrict a = gates->at;                                                       \
+        real *restrict h = after->at;                                                             \
+        (void)before;                                                                             \
+        for (ptrdiff_t r = 0; r < rows; r++, a += PANEL, h += after->row)                         \
+            for (ptrdiff_t v = 0; v < units; v += LANES)                                          \
+                for (int j = 0; j < LANES; j++)                                                   \
+                    h[v + j] = ACTIVATION(a[v + j]);                                              \
+    }                                                                                             \
+                                                                                                  \
+    static void FN(NAME##_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,     \
+                                    const simd_states *before, const simd_states *after,          \
+                                    const simd_states *gradients, const simd_gates *das)          \
+    {                                                                                             \
+        const real *restrict h = after->at, *restrict dh = gradients->at;                         \
+        real *restrict da = das->at;                                                              \
+        (void)gates, (void)before;                                                                \
+        for (ptrdiff_t r = 0; r < rows; r++, da += PANEL, h += after->row, dh += gradients->row)  \
+            for (ptrdiff_t v = 0; v < units; v += LANES)                                          \
+                for (int j = 0; j < LANES; j++)                                                   \
+                    da[v + j] = GRADIENT(dh[v + j], h[v + j]);                                    \
+    }
 
-/* da = dh (1 - h^2) */
-static void FN(rnn_backward)(ptrdiff_t rows, ptrdiff_t units, const void *gates,
-                             const simd_states *before, const simd_states *after,
-                             const simd_states *gradients, void *das)
-{
-    const real *restrict h = after->at, *restrict dh = gradients->at;
-    real *restrict da = das;
-    (void)gates, (void)before;
-    for (ptrdiff_t r = 0; r < rows; r++, da += PANEL, h += after->row, dh += gradients->row)
-        for (ptrdiff_t v = 0; v * LANES < units; v++)
-            for (int j = 0; j < LANES; j++) {
-                const real h_j = h[v * LANES + j];
-                da[v * LANES + j] = dh[v * LANES + j] * (1 - h_j * h_j);
-            }
-}
+/* max(0, a), NaN stays NaN: it compares false */
+#define RELU(a) ((a) < 0 ? 0 : (a))
+#define RELU_GRADIENT(dh, h) ((h) == 0 ? 0 : (dh))
+#define TANH_GRADIENT(dh, h) ((dh) * (1 - (h) * (h)))
+DEFINE_RNN(rnn, FN(tanh), TANH_GRADIENT)
+DEFINE_RNN(rnn_relu, RELU, RELU_GRADIENT)
+#undef DEFINE_RNN
+#undef RELU
+#undef RELU_GRADIENT
+#undef TANH_GRADIENT
 
 /* f, g, i, o = sigmoid, tanh, sigmoid, sigmoid of the four gates
  * c = f c_before + g i;  h = o tanh(c) */
@@ -78,10 +89,10 @@ static inline void FN(lstm_forward_row)(real *restrict a, const real *restrict c
     }
 }
 
-static void FN(lstm_forward)(ptrdiff_t rows, ptrdiff_t units, void *gates,
+static void FN(lstm_forward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
                              const simd_states *before, const simd_states *after)
 {
-    real *panel = gates;
+    real *panel = gates->at;
     const real *c_before = (const real *)before->at + before->state;
     real *h = after->at, *c = h + after->state;
     for (ptrdiff_t r = 0; r < rows; r++) {
@@ -116,14 +127,14 @@ static inline void FN(lstm_backward_row)(const real *restrict a, const real *res
     }
 }
 
-static void FN(lstm_backward)(ptrdiff_t rows, ptrdiff_t units, const void *gates,
+static void FN(lstm_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
                               const simd_states *before, const simd_states *after,
-                              const simd_states *gradients, void *das)
+                              const simd_states *gradients, const simd_gates *das)
 {
-    const real *panel = gates;
+    const real *panel = gates->at;
     const real *c_before = (const real *)before->at + before->state;
     const real *c = (const real *)after->at + after->state;
-    real *dh = gradients->at, *dc = dh + gradients->state, *da = das;
+    real *dh = gradients->at, *dc = dh + gradients->state, *da = das->at;
     for (ptrdiff_t r = 0; r < rows; r++) {
         if (units == LANES)
             FN(lstm_backward_row)(panel, c_before, c, dh, dc, da);
@@ -135,5 +146,127 @@ static void FN(lstm_backward)(ptrdiff_t rows, ptrdiff_t units, const void *gates
         }
         panel += PANEL, da += PANEL, c_before += before->row, c += after->row;
         dh += gradients->row, dc += gradients->row;
+    }
+}
+
+/* The GRU: panels of up to 4 L units for each of z, r and g, `gate` apart.
+ *
+ * g = tanh(a_g + r hidden);  h = (1 - z) h_before + z g */
+static void FN(gru_reset_after_forward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
+                                        const simd_states *before, const simd_states *after)
+{
+    real *restrict z = gates->at, *restrict r = z + gates->gate, *restrict g = r + gates->gate;
+    const real *restrict hidden = gates->hidden, *restrict h_before = before->at;
+    real *restrict h = after->at;
+    for (ptrdiff_t row = 0; row < rows; row++) {
+        for (ptrdiff_t v = 0; v < units; v += LANES)
+            for (ptrdiff_t j = v; j < v + LANES; j++) {
+                const real z_j = FN(sigmoid)(z[j]), r_j = FN(sigmoid)(r[j]);
+                const real g_j = FN(tanh)(g[j] + r_j * hidden[j]);
+                z[j] = z_j;
+                r[j] = r_j;
+                g[j] = g_j;
+                h[j] = (1 - z_j) * h_before[j] + z_j * g_j;
+            }
+        z += PANEL, r += PANEL, g += PANEL, hidden += PANEL;
+        h_before += before->row, h += after->row;
+    }
+}
+
+static void FN(gru_reset_after_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
+                                         const simd_states *before, const simd_states *after,
+                                         const simd_states *gradients, const simd_gates *das)
+{
+    const real *restrict z = gates->at, *restrict r = z + gates->gate, *restrict g = r + gates->gate;
+    const real *restrict hidden = gates->hidden, *restrict h_before = before->at;
+    real *restrict dh = gradients->at, *restrict dz = das->at, *restrict dr = dz + das->gate;
+    real *restrict dg = dr + das->gate, *restrict dhidden = das->hidden;
+    (void)after;
+    for (ptrdiff_t row = 0; row < rows; row++) {
+        for (ptrdiff_t v = 0; v < units; v += LANES)
+            for (ptrdiff_t j = v; j < v + LANES; j++) {
+                const real z_j = z[j], r_j = r[j], g_j = g[j], dh_j = dh[j];
+                const real da_g = dh_j * z_j * (1 - g_j * g_j);
+                dz[j] = dh_j * (g_j - h_before[j]) * z_j * (1 - z_j);
+                dr[j] = da_g * hidden[j] * r_j * (1 - r_j);
+                dg[j] = da_g;
+                dhidden[j] = da_g * r_j;
+                dh[j] = dh_j * (1 - z_j);
+            }
+        z += PANEL, r += PANEL, g += PANEL, hidden += PANEL, h_before += before->row;
+        dh += gradients->row, dz += PANEL, dr += PANEL, dg += PANEL, dhidden += PANEL;
+    }
+}
+
+/* z, r = sigmoid(a_z), sigmoid(a_r);  reset_h = r h, for the product with the columns of g */
+static void FN(gru_reset)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
+                          const simd_states *h_in, const simd_states *reset_h)
+{
+    real *restrict z = gates->at, *restrict r = z + gates->gate, *restrict out = reset_h->at;
+    const real *restrict h = h_in->at;
+    for (ptrdiff_t row = 0; row < rows; row++) {
+        for (ptrdiff_t v = 0; v < units; v += LANES)
+            for (ptrdiff_t j = v; j < v + LANES; j++) {
+                z[j] = FN(sigmoid)(z[j]);
+                r[j] = FN(sigmoid)(r[j]);
+                out[j] = r[j] * h[j];
+            }
+        z += PANEL, r += PANEL, h += h_in->row, out += reset_h->row;
+    }
+}
+
+/* g = tanh(a_g);  h = (1 - z) h_before + z g */
+static void FN(gru_forward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
+                            const simd_states *before, const simd_states *after)
+{
+    const real *restrict z = gates->at, *restrict h_before = before->at;
+    real *restrict g = (real *)gates->at + 2 * gates->gate, *restrict h = after->at;
+    for (ptrdiff_t row = 0; row < rows; row++) {
+        for (ptrdiff_t v = 0; v < units; v += LANES)
+            for (ptrdiff_t j = v; j < v + LANES; j++) {
+                const real g_j = FN(tanh)(g[j]);
+                g[j] = g_j;
+                h[j] = (1 - z[j]) * h_before[j] + z[j] * g_j;
+            }
+        z += PANEL, g += PANEL, h_before += before->row, h += after->row;
+    }
+}
+
+static void FN(gru_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
+                             const simd_states *before, const simd_states *after,
+                             const simd_states *gradients, const simd_gates *das)
+{
+    const real *restrict z = gates->at, *restrict g = z + 2 * gates->gate;
+    const real *restrict h_before = before->at;
+    real *restrict dh = gradients->at, *restrict dz = das->at, *restrict dg = dz + 2 * das->gate;
+    (void)after;
+    for (ptrdiff_t row = 0; row < rows; row++) {
+        for (ptrdiff_t v = 0; v < units; v += LANES)
+            for (ptrdiff_t j = v; j < v + LANES; j++) {
+                const real z_j = z[j], g_j = g[j], dh_j = dh[j];
+                dz[j] = dh_j * (g_j - h_before[j]) * z_j * (1 - z_j);
+                dg[j] = dh_j * z_j * (1 - g_j * g_j);
+                dh[j] = dh_j * (1 - z_j);
+            }
+        z += PANEL, g += PANEL, h_before += before->row;
+        dh += gradients->row, dz += PANEL, dg += PANEL;
+    }
+}
+
+/* From the gradient of reset_h = r h: da_r, and what reaches h by this way */
+static void FN(gru_reset_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
+                                   const simd_states *h_in, const simd_states *gradients,
+                                   const simd_gates *das)
+{
+    const real *restrict r = (real *)gates->at + gates->gate, *restrict h = h_in->at;
+    real *restrict dh = gradients->at, *restrict dr = (real *)das->at + das->gate;
+    for (ptrdiff_t row = 0; row < rows; row++) {
+        for (ptrdiff_t v = 0; v < units; v += LANES)
+            for (ptrdiff_t j = v; j < v + LANES; j++) {
+                const real r_j = r[j], d_j = dh[j];
+                dr[j] = d_j * h[j] * r_j * (1 - r_j);
+                dh[j] = d_j * r_j;
+            }
+        r += PANEL, h += h_in->row, dh += gradients->row, dr += PANEL;
     }
 }

@@ -2,7 +2,6 @@
  * Whoever includes this has defined LEVEL and LEVEL_NAME, VECTOR_BYTES and TILE_ROWS.
  */
 #include <math.h>
-#include <stdint.h>
 #include <string.h>
 
 #include "simd.h"
