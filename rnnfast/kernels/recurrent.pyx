@@ -38,7 +38,8 @@ cdef class Cache(Workspace):
     cdef Buffer x, left, made, entering, h_in, reset_h, gates, hidden  # kept for backward
     cdef Buffer weights_x, weights_h               # packed anew by every call
     cdef Buffer projected, das, das_hidden, das_sum, dstates, sums, rests, scratch
-    cdef object arrays            # that `sizes` and `mem` point to
+    cdef object arrays            # that `sizes` and `mem` point to, kept for backward
+    cdef object of_call           # and those that are not
 
     def __cinit__(self):
         self.x, self.left, self.made, self.entering = Buffer(), Buffer(), Buffer(), Buffer()
@@ -231,6 +232,9 @@ cdef int _run(Cache own, Cache other, bint forward) except -1:
             _run_one(&own.sizes, &own.mem, forward)
             if other is not None:
                 _run_one(&other.sizes, &other.mem, forward)
+    own.of_call = None
+    if other is not None:
+        other.of_call = None
     return 0
 
 
@@ -290,6 +294,7 @@ cdef int _prepare(
     zoned = [None, None]
     if zoneouts is not None:
         zoned[:cell.S] = map(_rows, zoneouts)
+    own.of_call = xs
     own.arrays = index, reset, mask, zoned, _steps_of(&own.sizes, lengths, hs.shape[0], hs.shape[1])
     if Wh.itemsize == sizeof(float):
         _prepare_typed[float](own, cell_number(cell.name), xs, Wx, Wh, b, bh, states, hs, last,
@@ -351,6 +356,7 @@ cdef int _prepare_typed(
     s.S, s.H, s.D = last.shape[0], hs.shape[2], xs.shape[2]
     check_shapes(Wx.shape[0] == s.D and Wh.shape[0] == s.H
                  and Wx.shape[1] == Wh.shape[1] == b.shape[0] == G * s.H
+                 and (s.reset == RESET_AFTER) == (bh is not None)
                  and (bh is None or bh.shape[0] == b.shape[0]))
     s.width = 4 * simd.lanes
     s.columns = columns_of(own_cell.together, s.H, simd.lanes)
@@ -502,7 +508,7 @@ cdef object _prepare_backward(Cache own, dhs, dlast, weights, grads, truncate, n
     Wx, Wh = weights
     dWx, dWh, db, *rest = grads
     cdef Sizes* s = &own.sizes
-    dhs = _rows(dhs)
+    own.of_call = dhs = _rows(dhs)
     dxs = None
     if need_dx:
         shape = [s.U] if s.indexed else [s.N, s.T_all]
@@ -536,6 +542,7 @@ cdef int _prepare_backward_typed(
     cdef Py_ssize_t columns = s.groups * s.columns.used, panels = s.groups * s.P
     check_shapes(dWx.shape[0] == s.D and dWh.shape[0] == s.H
                  and dWx.shape[1] == dWh.shape[1] == db.shape[0] == columns
+                 and (s.reset == RESET_AFTER) == (dbh is not None)
                  and (dbh is None or dbh.shape[0] == columns))
     s.truncate, s.need_dx = truncate, dxs is not None
     _deal_out(s, 2 * FLOPS)
