@@ -38,8 +38,7 @@ cdef class Cache(Workspace):
     cdef Buffer x, left, made, entering, h_in, reset_h, gates, hidden  # kept for backward
     cdef Buffer weights_x, weights_h               # packed anew by every call
     cdef Buffer projected, das, das_hidden, das_sum, dstates, sums, rests, scratch
-    cdef object arrays            # that `sizes` and `mem` point to, kept for backward
-    cdef object of_call           # and those that are not
+    cdef object of_rows, arrays, of_call           # arrays that these point to; of_call: not kept
 
     def __cinit__(self):
         self.x, self.left, self.made, self.entering = Buffer(), Buffer(), Buffer(), Buffer()
@@ -79,7 +78,8 @@ _SPARE = {}
 
 cdef object _taken(cache, kind):
     """A cache whose memory may be used: the given one, unless another thread uses it."""
-    cache = _SPARE.pop(kind, None) if cache is None else cache
+    if cache is None:
+        cache = _SPARE.pop(kind, None)
     if cache is None or not (<Workspace?> cache).take():
         cache = kind()
         (<Workspace> cache).take()
@@ -272,6 +272,11 @@ cdef object _outputs(shape, dtype, lengths):
     return np.empty(shape, dtype) if lengths is None else np.zeros(shape, dtype)
 
 
+cdef object _by_rows(xs):
+    """Rows of x, or None: (n, t), or the distinct ones, seen as (1, U)."""
+    return xs if xs is None or xs.ndim == 3 else xs[None]
+
+
 cdef object _rows(array):
     """An array whose last axis is contiguous."""
     if array is None or array.strides[array.ndim - 1] == array.itemsize:
@@ -286,44 +291,49 @@ cdef int _prepare(
     bint kept,
 ) except -1:
     """Sizes and memory of a forward call."""
-    Wx, Wh, b, *rest = weights
-    bh = rest[0] if rest else None
-    # the rows of x: (n, t), or the distinct ones, seen as (1, U)
-    xs = _rows(xs if index is None else xs[None])
-    mask = None if mask is None else np.ascontiguousarray(mask)
-    zoned = [None, None]
+    cdef object zoneout_h = None, zoneout_c = None, bh = None, Wh = weights[1]
+    if len(weights) == 4:
+        bh = weights[3]
+    xs = _rows(_by_rows(xs))
+    if mask is not None:
+        mask = np.ascontiguousarray(mask)
     if zoneouts is not None:
-        zoned[:cell.S] = map(_rows, zoneouts)
-    own.of_call = xs
-    own.arrays = index, reset, mask, zoned, _steps_of(&own.sizes, lengths, hs.shape[0], hs.shape[1])
+        zoneout_h = _rows(zoneouts[0])
+        if len(zoneouts) == 2:
+            zoneout_c = _rows(zoneouts[1])
+    _set_steps(own, lengths, hs)
+    own.of_call, own.arrays = xs, (index, reset, mask, zoneout_h, zoneout_c)
     if Wh.itemsize == sizeof(float):
-        _prepare_typed[float](own, cell_number(cell.name), xs, Wx, Wh, b, bh, states, hs, last,
-                              index, reset, mask, zoned[0], zoned[1], reverse, kept)
+        _prepare_typed[float](own, cell_number(cell.name), xs, weights[0], Wh, weights[2], bh,
+                              states, hs, last, index, reset, mask, zoneout_h, zoneout_c, reverse,
+                              kept)
     else:
-        _prepare_typed[double](own, cell_number(cell.name), xs, Wx, Wh, b, bh, states, hs, last,
-                               index, reset, mask, zoned[0], zoned[1], reverse, kept)
+        _prepare_typed[double](own, cell_number(cell.name), xs, weights[0], Wh, weights[2], bh,
+                               states, hs, last, index, reset, mask, zoneout_h, zoneout_c, reverse,
+                               kept)
     return 0
 
 
-cdef object _steps_of(Sizes* s, lengths, Py_ssize_t N, Py_ssize_t T):
-    """The steps of all rows; returns the arrays that Sizes points to."""
+cdef int _set_steps(Cache own, lengths, hs) except -1:
+    """The steps of all rows, by lengths (N,) or None, and of outputs (N, T, H)."""
+    cdef Sizes* s = &own.sizes
     cdef const int64_t[::1] order, falling, counts, firsts
-    s.T, s.T_all, s.R = T, T, N * T
+    s.N, s.T_all = hs.shape[0], hs.shape[1]
+    s.T = s.T_all if lengths is None else lengths.max()
+    s.R = s.N * s.T
     s.order = s.lengths = s.counts = s.firsts = NULL
-    if lengths is None:
-        return None
-    s.T = lengths.max()
-    if lengths.min() == s.T:
-        s.R = N * s.T
-        return None
-    order = own_order = np.argsort(-lengths, kind="stable").astype(np.int64, copy=False)
-    falling = own_falling = np.ascontiguousarray(lengths[own_order])
+    if lengths is None or lengths.min() == s.T:
+        return 0
+    by_length = np.argsort(-lengths, kind="stable").astype(np.int64, copy=False)
+    lengths = np.ascontiguousarray(lengths[by_length])
     # of step t: the rows that are longer
-    counts = own_counts = np.searchsorted(-own_falling, -np.arange(s.T + 1), "left").astype(np.int64)
-    firsts = own_firsts = np.concatenate(([0], np.cumsum(own_counts)), dtype=np.int64)
-    s.R = firsts[s.T]
+    rows = np.searchsorted(-lengths, -np.arange(s.T + 1), "left").astype(np.int64, copy=False)
+    starts = np.concatenate(([0], np.cumsum(rows)), dtype=np.int64)
+    order, falling, counts, firsts = by_length, lengths, rows, starts
+    own.of_rows = by_length, lengths, rows, starts
     s.order, s.lengths, s.counts, s.firsts = &order[0], &falling[0], &counts[0], &firsts[0]
-    return own_order, own_falling, own_counts, own_firsts
+    s.R = firsts[s.T]
+    return 0
 
 
 cdef int _prepare_typed(
@@ -366,7 +376,6 @@ cdef int _prepare_typed(
     s.U = xs.shape[1] if s.indexed else s.R
     s.enters, s.masked = s.order != NULL or reset is not None, mask is not None
     s.zoned = zoneout_h is not None or zoneout_c is not None
-    s.N = hs.shape[0]
     _deal_out(s, FLOPS)
     _choose_blocks(s)
 
@@ -505,21 +514,25 @@ cdef int _copy_states(
 
 cdef object _prepare_backward(Cache own, dhs, dlast, weights, grads, truncate, need_dx):
     """Sizes and memory of a backward call; returns the array for the gradient of xs, or None."""
-    Wx, Wh = weights
-    dWx, dWh, db, *rest = grads
+    cdef object Wh = weights[1], dbh = None
     cdef Sizes* s = &own.sizes
+    if len(grads) == 4:
+        dbh = grads[3]
     own.of_call = dhs = _rows(dhs)
     dxs = None
     if need_dx:
-        shape = [s.U] if s.indexed else [s.N, s.T_all]
-        shape.append(s.D)
-        dxs = _outputs(shape, dhs.dtype, None if s.R == s.N * s.T_all else s.R)
-    typed = dhs, dlast, Wx, Wh, dWx, dWh, db, rest[0] if rest else None, \
-        dxs[None] if s.indexed and need_dx else dxs
+        if s.indexed:
+            dxs = np.empty((s.U, s.D), dhs.dtype)
+        elif s.R == s.N * s.T_all:
+            dxs = np.empty((s.N, s.T_all, s.D), dhs.dtype)
+        else:
+            dxs = np.zeros((s.N, s.T_all, s.D), dhs.dtype)
     if Wh.itemsize == sizeof(float):
-        _prepare_backward_typed[float](own, *typed, truncate)
+        _prepare_backward_typed[float](own, dhs, dlast, weights[0], Wh, grads[0], grads[1],
+                                       grads[2], dbh, _by_rows(dxs), truncate)
     else:
-        _prepare_backward_typed[double](own, *typed, truncate)
+        _prepare_backward_typed[double](own, dhs, dlast, weights[0], Wh, grads[0], grads[1],
+                                        grads[2], dbh, _by_rows(dxs), truncate)
     return dxs
 
 
