@@ -414,10 +414,12 @@ def test_memory_handed_back(ops):
 
 @every_ops
 @every_cell
-def test_backward_may_be_called_again_and_depends_on_nothing_of_the_caller(cell, ops):
+@pytest.mark.parametrize("reverse", [False, True])
+def test_backward_may_be_called_again_and_depends_on_nothing_of_the_caller(reverse, cell, ops):
     """Arguments and results of forward may be overwritten; not its weights, and not its masks,
     which are as large as all that backward needs."""
     block = make_block(cell, (3, 4, 2, 5), OPTIONS)
+    block.options["reverse"] = reverse
     first = run(ops, block)
     mine = block.map(np.copy)
     mine.options |= {name: mine.options[name].copy() for name in ("index", "lengths", "reset")}
@@ -479,13 +481,13 @@ def drawn(ops, key, probability, n, value=1.0, dtype="float64"):
 @every_ops
 @pytest.mark.parametrize("seed", PUBLISHED)
 def test_masks_are_drawn_from_published_words(seed, ops):
-    """A probability of a word's half / 2^32 is too small for it; the next one is not."""
+    """A word's half is drawn with the next larger number / 2^32, and not with its own."""
     words = PUBLISHED[seed]
     n = 2 * len(words)
     halves = [word % 2**32 for word in words] + [word >> 32 for word in words]
     for j, bits in enumerate(halves):
-        assert drawn(ops, seed, bits / 2**32, n)[j] == 0
-        assert drawn(ops, seed, (bits + 1) / 2**32, n)[j] == 1
+        for probability, expected in ((bits, 0), (bits + 0.4, 0), (bits + 0.6, 1), (bits + 1, 1)):
+            assert drawn(ops, seed, probability / 2**32, n)[j] == expected
 
 
 @every_ops
