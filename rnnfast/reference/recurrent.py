@@ -42,6 +42,7 @@ class Block:
     index: Ids | None
     lengths: Ids
     fresh: Array | None
+    """(N, T): where zeros entered a step."""
     recurrent_mask: Array | None
     zoneouts: Zoneouts
     steps: list[Step]
@@ -154,15 +155,19 @@ def recurrent_backward(
     for k, step in reversed(list(enumerate(block.steps))):
         place = rows, _ = step.place
         dafter = dstates[:, rows].copy()
-        dafter[:, cut_after(k, block.lengths[rows], truncate)] = 0
+        if truncate:
+            dafter[:, cut_after(k, block.lengths[rows], truncate)] = 0
         dafter[0] += dhs[place]
-        dnew, dkept = dafter.copy(), np.zeros_like(dafter)  # state = d kept + (1-d) new
-        for j, d in enumerate(block.zoneouts):
+        dnew = dafter.copy()
+        for dstate, d in zip(dnew, block.zoneouts, strict=False):
             if d is not None:
-                dnew[j], dkept[j] = (1 - d[place]) * dafter[j], d[place] * dafter[j]
+                dstate *= 1 - d[place]
         da, recurrent, dread, direct = step_backward(dnew, step.kept, step.before, step.read, Wh)
-        dbefore = dkept + np.stack(direct)
+        dbefore = np.stack(direct)
         dbefore[0] += dread if block.recurrent_mask is None else dread * block.recurrent_mask[rows]
+        for dstate, dstate_after, d in zip(dbefore, dafter, block.zoneouts, strict=False):
+            if d is not None:
+                dstate += d[place] * dstate_after
         if block.fresh is not None:
             dbefore[:, block.fresh[place]] = 0
         dstates[:, rows] = dbefore
@@ -329,8 +334,8 @@ def lstm_step_backward(dstates: Array, kept: Any, before: Array, read: Array, Wh
 
 
 def gru_step(ax: Array, states: Array, read: Array, Wh: Array) -> tuple[tuple[Array, ...], Any]:
-    """z, r = sigmoid of their columns of x Wx + h_prev Wh + b;
-    g = tanh(x Wx + (r h_prev) Wh + b), in the columns of h;  h = (1 - z) h_prev + z g
+    """In the columns of each gate: z, r = sigmoid(x Wx + h_prev Wh + b);
+    g = tanh(x Wx + (r h_prev) Wh + b);  h = (1 - z) h_prev + z g
     (Cho et al. 2014, with the z of Chung et al. 2014)
     """
     (h_prev,) = states
@@ -356,15 +361,13 @@ def gru_step_backward(dstates: Array, kept: Any, before: Array, read: Array, Wh:
 def gru_reset_after_step(
     ax: Array, states: Array, read: Array, Wh: Array, bh: Array
 ) -> tuple[tuple[Array, ...], Any]:
-    """With the columns of x Wx + b and of u = h_prev Wh + bh:
+    """With u = h_prev Wh + bh, in the columns of each gate:
     z, r = sigmoid(x Wx + b + u);  g = tanh(x Wx + b + r u);  h = (1 - z) h_prev + z g
-    (the form of cuDNN, which has 1 - z for z)
+    (the form of cuDNN and PyTorch, whose z is 1 - z here)
     """
     (h_prev,) = states
-    (ax_z, ax_r, ax_h), (u_z, u_r, u_h) = (
-        np.split(ax, 3, axis=1),
-        np.split(read @ Wh + bh, 3, axis=1),
-    )
+    ax_z, ax_r, ax_h = np.split(ax, 3, axis=1)
+    u_z, u_r, u_h = np.split(read @ Wh + bh, 3, axis=1)
     z, r = sigmoid(ax_z + u_z), sigmoid(ax_r + u_r)
     g = np.tanh(ax_h + r * u_h)
     return ((1 - z) * h_prev + z * g,), (z, r, g, u_h)
