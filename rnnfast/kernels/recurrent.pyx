@@ -277,6 +277,10 @@ cdef object _by_rows(xs):
     return xs if xs is None or xs.ndim == 3 else xs[None]
 
 
+cdef object _copied(array):
+    return None if array is None else array.copy()
+
+
 cdef object _rows(array):
     """An array whose last axis is contiguous."""
     if array is None or array.strides[array.ndim - 1] == array.itemsize:
@@ -301,6 +305,8 @@ cdef int _prepare(
         zoneout_h = _rows(zoneouts[0])
         if len(zoneouts) == 2:
             zoneout_c = _rows(zoneouts[1])
+    if kept:                      # backward reads them again
+        index, reset = _copied(index), _copied(reset)
     _set_steps(own, lengths, hs)
     own.of_call, own.arrays = xs, (index, reset, mask, zoneout_h, zoneout_c)
     if Wh.itemsize == sizeof(float):
