@@ -7,7 +7,20 @@ name can be imported from here. `rnnfast.reference` has the same layers in NumPy
 from ._version import __version__
 from .errors import InputError, TrainingDiverged, TrainingInterrupted
 from .info import build_info
-from .layers import LSTM, RNN, Layer, TimeAffine, TimeEmbedding, TimeLSTM, TimeRNN
+from .layers import (
+    GRU,
+    LSTM,
+    RNN,
+    Layer,
+    TimeAffine,
+    TimeBiGRU,
+    TimeBiLSTM,
+    TimeBiRNN,
+    TimeEmbedding,
+    TimeGRU,
+    TimeLSTM,
+    TimeRNN,
+)
 from .losses import (
     TimeAffineWithLoss,
     TimePerplexityLoss,
@@ -54,6 +67,7 @@ from .training import (
 from . import reference  # isort: skip  (it is made of the layers above)
 
 __all__ = [
+    "GRU",
     "LSTM",
     "RNN",
     "SGD",
@@ -74,7 +88,11 @@ __all__ = [
     "SimpleRnnlm",
     "TimeAffine",
     "TimeAffineWithLoss",
+    "TimeBiGRU",
+    "TimeBiLSTM",
+    "TimeBiRNN",
     "TimeEmbedding",
+    "TimeGRU",
     "TimeLSTM",
     "TimePerplexityLoss",
     "TimeRNN",

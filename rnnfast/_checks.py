@@ -79,9 +79,17 @@ def aligned(array: Array) -> Array:
 
 
 def as_ids(
-    name: str, ids: ArrayLike, vocab_size: int, shape: Sizes, ignore_label: int | None = None
+    name: str,
+    ids: ArrayLike,
+    vocab_size: int,
+    shape: Sizes,
+    ignore_label: int | None = None,
+    used: Array | None = None,
 ) -> Ids:
-    """A C-contiguous int64 copy of token ids, each in 0..vocab_size-1 or `ignore_label`."""
+    """A C-contiguous int64 copy of token ids, each in 0..vocab_size-1 or `ignore_label`.
+
+    Where `used`, bools of the same shape, is False, an id may be anything, and is 0 in the copy.
+    """
     ids = np.asarray(ids)
     check_shape(name, ids, shape)  # first, since an empty list is an array of floats
     if ids.dtype.kind not in "iu":
@@ -89,18 +97,67 @@ def as_ids(
             f"{name}: expected token ids of an integer dtype, got {ids.dtype}; "
             f"convert whole numbers with {name}.astype(numpy.int64)"
         )
+    if used is not None:
+        ids = ids * used
+    besides = "" if ignore_label is None else f" or the ignored label {ignore_label}"
+    label = () if ignore_label is None else (ignore_label,)
+    expected = f"token ids in 0..{vocab_size - 1}{besides}"
+    hint = "check the vocabulary the ids come from"
+    _check_between(name, ids, vocab_size - 1, expected, hint, label)
+    return np.array(ids, np.int64, order="C")
+
+
+def as_lengths(name: str, lengths: ArrayLike, rows: int, steps: int) -> Ids:
+    """A C-contiguous int64 copy of how many of its `steps` each of the `rows` has."""
+    lengths = np.asarray(lengths)
+    check_shape(name, lengths, (rows,), "a length for every row")
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(
+            f"{name}: expected whole numbers of an integer dtype, got {lengths.dtype}; "
+            f"convert them with numpy.asarray({name}, dtype=numpy.int64)"
+        )
+    expected = f"whole numbers in 0..{steps}"
+    _check_between(name, lengths, steps, expected, "a row has at most the steps of the block")
+    return np.array(lengths, np.int64, order="C")
+
+
+def _check_between(
+    name: str,
+    values: Array,
+    most: int,
+    expected: str,
+    hint: str,
+    besides: tuple[int, ...] = (),
+) -> None:
+    """Raise ValueError where a whole number is not in 0..most, and none of `besides`."""
     # in the caller's dtype: a uint64 above the int64 range would turn negative, into a label
-    wrong = (ids < 0) | (ids >= vocab_size)
-    if ignore_label is not None:
-        wrong &= ids != ignore_label
+    wrong = (values < 0) | (values > most)
+    for value in besides:
+        wrong &= values != value
     if wrong.any():
         where = tuple(int(index) for index in np.argwhere(wrong)[0])
-        besides = "" if ignore_label is None else f" or the ignored label {ignore_label}"
         raise ValueError(
-            f"{name}: expected token ids in 0..{vocab_size - 1}{besides}, "
-            f"got {ids[where]} at position {where}; check the vocabulary the ids come from"
+            f"{name}: expected {expected}, got {values[where]} at position {where}; {hint}"
         )
-    return np.array(ids, np.int64, order="C")
+
+
+def as_bools(name: str, flags: ArrayLike, shape: Sizes, hint: str = "") -> Array:
+    """A C-contiguous copy of an array of bools."""
+    flags = np.asarray(flags)
+    check_shape(name, flags, shape, hint)
+    if flags.dtype != bool:
+        raise TypeError(
+            f"{name}: expected an array of bools, got dtype {flags.dtype}; "
+            f"convert it with numpy.asarray({name}, dtype=bool)"
+        )
+    return np.array(flags, order="C")
+
+
+def as_bool(name: str, flag: object) -> bool:
+    """True or False, as Python has them."""
+    if not isinstance(flag, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {flag!r}")
+    return bool(flag)
 
 
 def as_count(name: str, value: object, least: int = 1, hint: str = "") -> int:
@@ -116,6 +173,13 @@ def as_count(name: str, value: object, least: int = 1, hint: str = "") -> int:
 def is_number(value: Any) -> bool:
     """Whether something is a real number, which True and False are not."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def as_fraction(name: str, value: Any) -> float:
+    """A number of at least 0 and below 1, as a float."""
+    if not (is_number(value) and 0 <= value < 1):
+        raise ValueError(f"{name}: expected a number in 0 <= {name} < 1, got {value!r}")
+    return float(value)
 
 
 def as_above_zero(name: str, value: Any) -> float:

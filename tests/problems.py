@@ -7,19 +7,42 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rnnfast import cells, training
+from rnnfast import cells, kernels, training
 from rnnfast.layers import TIME_LAYERS
+from rnnfast.layers.cell import CELL_OPTIONS
 from rnnfast.models import LANGUAGE_MODELS, saving
+
+# Cells that an option gives to a layer: a problem has the name of the layer, and this behind it.
+VARIANTS = {"relu": cells.RNN_RELU, "reset_after": cells.GRU_RESET_AFTER}
+VARIED = {"relu": ("RNN", "TimeRNN", "TimeBiRNN"), "reset_after": ("GRU", "TimeGRU", "TimeBiGRU")}
+
+
+def class_of(name):
+    """The layer that a problem is for."""
+    return saving.LAYERS[name.partition(" ")[0]]
+
+
+def cell_of(name):
+    """The cell of a problem, or None where there is none."""
+    _, _, variant = name.partition(" ")
+    return VARIANTS[variant] if variant else getattr(class_of(name), "cell", None)
+
+
+def is_compiled(name):
+    """Whether there are kernels for a problem."""
+    cell, directions = cell_of(name), "bidirectional" if "Bi" in name else "recurrent"
+    return not cell or (cell.name in cells.CELLS and hasattr(kernels, f"{directions}_forward"))
+
 
 # All that there are: a new one reaches every test that takes them from here.
 CELLS = list(cells.CELLS)
-LAYERS = list(saving.LAYERS)
-RECURRENT = [layer.__name__ for layer in TIME_LAYERS.values()]
+EVERY_LAYER = [*saving.LAYERS, *(f"{name} {v}" for v, names in VARIED.items() for name in names)]
+LAYERS = list(filter(is_compiled, EVERY_LAYER))
+RECURRENT = [name for name in LAYERS if class_of(name) in TIME_LAYERS.values()]
+BIDIRECTIONAL = [name for name in LAYERS if "Bi" in name]
 LOSSES = [name for name in LAYERS if name.endswith("Loss")]
-MODELS = list(LANGUAGE_MODELS.values())
+MODELS = [model for cell, model in LANGUAGE_MODELS.items() if cell in CELLS]
 OPTIMIZERS = [cls for name in training.__all__ if hasattr(cls := getattr(training, name), "slots")]
-WEIGHTS = ("Wx", "Wh", "b")
-INPUTS = ("xs", *WEIGHTS, "h0", "c0")
 DTYPES = ["float32", "float64"]
 # Largest difference that rounding explains, relative to the largest value of an array.
 TOLERANCES = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-12}
@@ -42,7 +65,7 @@ class Problem:
     """A layer's weights, and the arguments of one forward and one backward call."""
 
     name: str
-    weights: list
+    weights: list  # in the order of `params`
     inputs: list
     gradients: list
     state: list = field(default_factory=list)  # what set_state takes
@@ -64,10 +87,21 @@ class Problem:
         last = {k: change(a) for k, a in self.last.items()}
         return Problem(self.name, *map(changed, groups), last)
 
-    def layer(self, module):
-        """The layer of that name from `module`, ready for `forward`."""
-        options = {"stateful": True} if self.state else {}
-        layer = getattr(module, self.name)(*self.weights, **options)
+    def make(self, module, **options):
+        """The layer of that name from `module`."""
+        name, _, variant = self.name.partition(" ")
+        if variant:
+            options |= CELL_OPTIONS[VARIANTS[variant].name]
+        weights = list(self.weights)
+        if variant == "reset_after":  # whose biases bh are no positional arguments
+            biases = [weights.pop(k) for k in range(3, len(weights), 3)]
+            names = ["bh"] if len(biases) == 1 else ["bh1", "bh2"]
+            options |= dict(zip(names, biases, strict=True))
+        return getattr(module, name)(*weights, **options)
+
+    def layer(self, module, **options):
+        """The same, ready for `forward`."""
+        layer = self.make(module, **({"stateful": True} if self.state else {}), **options)
         if self.state:
             layer.set_state(*self.state)
         return layer
@@ -103,22 +137,29 @@ def make_problem(name, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):
     def normal(*shape):
         return rng.standard_normal(shape).astype(dtype)
 
-    def cell(G):
-        return [normal(D, G * H) / D**0.5, normal(H, G * H) / H**0.5, normal(G * H)]
+    def weights(cell):
+        columns = cell.G * H
+        arrays = [normal(D, columns) / D**0.5, normal(H, columns) / H**0.5, normal(columns)]
+        return arrays + [normal(columns) for _ in cell.weights[3:]]
 
-    ids = rng.integers(0, V, (N, T))
-    match name:
-        case "RNN":
-            return Problem(name, cell(1), [normal(N, D), normal(N, H)], [normal(N, H)])
-        case "LSTM":
-            inputs = [normal(N, D), normal(N, H), normal(N, H)]
-            return Problem(name, cell(4), inputs, [normal(N, H), normal(N, H)])
-        case "TimeRNN":
-            state, last = [normal(N, H)], {"dh": normal(N, H)}
-            return Problem(name, cell(1), [normal(N, T, D)], [normal(N, T, H)], state, last)
-        case "TimeLSTM":
-            state, last = [normal(N, H), normal(N, H)], {"dh": normal(N, H), "dc": normal(N, H)}
-            return Problem(name, cell(4), [normal(N, T, D)], [normal(N, T, H)], state, last)
+    def block(cell, *directions):
+        """Of a layer over time, `directions` being (2,) where it has two."""
+        states, gradients = ([normal(*directions, N, H) for _ in cell.states] for _ in "12")
+        arrays = [W for _ in range(*directions or (1,)) for W in weights(cell)]
+        last = dict(zip(cell.gradients, gradients, strict=True))
+        xs, dhs = normal(N, T, D), normal(N, T, len(arrays) // len(cell.weights) * H)
+        return Problem(name, arrays, [xs], [dhs], states, last)
+
+    ids, cell = rng.integers(0, V, (N, T)), cell_of(name)
+    match name.partition(" ")[0]:
+        case "RNN" | "GRU" | "LSTM":
+            arrays, x = weights(cell), normal(N, D)
+            states, gradients = ([normal(N, H) for _ in cell.states] for _ in "12")
+            return Problem(name, arrays, [x, *states], gradients)
+        case "TimeRNN" | "TimeGRU" | "TimeLSTM":
+            return block(cell)
+        case "TimeBiRNN" | "TimeBiGRU" | "TimeBiLSTM":
+            return block(cell, 2)
         case "TimeEmbedding":
             return Problem(name, [normal(V, D)], [ids], [normal(N, T, D)])
         case "TimeAffine":
@@ -146,24 +187,33 @@ WEIGHTLESS = [name for name in LAYERS if name not in WEIGHTED]  # their dtype is
 
 def make_cell(cell, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):
     """Inputs of the forward kernel of `cell`, by name, and gradients d* of what it returns."""
-    problem = make_problem(TIME_LAYERS[cell].__name__, dtype, sizes, seed)
-    inputs = zip(INPUTS, problem.inputs + problem.weights + problem.state, strict=False)
-    return dict(inputs) | {"dhs": problem.gradients[0]} | problem.last
+    name = next(name for name in RECURRENT if cell_of(name).name == cell)
+    problem, cell = make_problem(name, dtype, sizes, seed), cells.CELLS[cell]
+    weights = zip(cell.weights, problem.weights, strict=True)
+    states = zip((f"{state}0" for state in cell.states), problem.state, strict=True)
+    inputs = {"xs": problem.inputs[0], **dict(weights), **dict(states)}
+    return inputs | {"dhs": problem.gradients[0]} | problem.last
 
 
 def forward_cell(ops, cell, arrays, **options):
     """(hs, last states), cache"""
-    weights = tuple(arrays[name] for name in WEIGHTS)
     cell = cells.CELLS[cell]
+    weights = tuple(arrays[name] for name in cell.weights)
     states = np.stack([arrays[f"{name}0"] for name in cell.states])
     *outputs, cache = ops.recurrent_forward(cell, arrays["xs"], weights, states, **options)
     return outputs, cache
 
 
+def empty_grads(cell, arrays):
+    """Arrays for gradients of weights; what they hold beforehand must not matter."""
+    names = cells.CELLS[cell].weights
+    return [np.full(arrays[name].shape, np.nan, arrays[name].dtype) for name in names]
+
+
 def backward_cell(ops, cell, arrays, cache, grads, **options):
     """(dxs, gradients of the initial states); those of the weights are written to grads"""
     cell = cells.CELLS[cell]
-    weights = tuple(arrays[name] for name in WEIGHTS[:2])
+    weights = arrays["Wx"], arrays["Wh"]
     dstates = np.stack([arrays[f"d{name}"] for name in cell.states])
     return ops.recurrent_backward(cell, arrays["dhs"], dstates, cache, weights, grads, **options)
 
@@ -171,13 +221,12 @@ def backward_cell(ops, cell, arrays, cache, grads, **options):
 def run_cell(ops, cell, arrays, *, cache=None, index=None, **options):
     """Results of both kernels of `cell`, by name."""
     (hs, last), cache = forward_cell(ops, cell, arrays, index=index, cache=cache)
-    # what the buffers of the weight gradients hold beforehand must not matter
-    grads = [np.full(arrays[name].shape, np.nan, arrays[name].dtype) for name in WEIGHTS]
+    grads = empty_grads(cell, arrays)
     dxs, dfirst = backward_cell(ops, cell, arrays, cache, grads, **options)
-    names = cells.CELLS[cell].states
-    results = {"hs": hs} | dict(zip(names, last, strict=True))
-    results |= {f"d{name}0": d for name, d in zip(names, dfirst, strict=True)}
-    results |= {f"d{name}": dW for name, dW in zip(WEIGHTS, grads, strict=True)}
+    states, weights = cells.CELLS[cell].states, cells.CELLS[cell].weights
+    results = {"hs": hs} | dict(zip(states, last, strict=True))
+    results |= {f"d{name}0": d for name, d in zip(states, dfirst, strict=True)}
+    results |= {f"d{name}": dW for name, dW in zip(weights, grads, strict=True)}
     return results | ({} if dxs is None else {"dxs": dxs})
 
 

@@ -13,10 +13,10 @@ from problems import (
     LAYOUTS,
     OPTIMIZERS,
     SIZES,
-    WEIGHTS,
     assert_all_close,
     assert_close,
     backward_cell,
+    empty_grads,
     forward_cell,
     make_cell,
     make_problem,
@@ -93,7 +93,7 @@ def test_gradient_buffers_may_have_any_strides(layout):
     arrays = make_cell("lstm")
     _, cache = forward_cell(kernels, "lstm", arrays)
     expected = run_cell(kernels, "lstm", arrays)
-    grads = {f"d{name}": layout(np.full_like(arrays[name], 9)) for name in WEIGHTS}
+    grads = {f"d{name}": layout(np.full_like(arrays[name], 9)) for name in ("Wx", "Wh", "b")}
     backward_cell(kernels, "lstm", arrays, cache, [*grads.values()])
     assert_all_close(grads, {name: expected[name] for name in grads})
 
@@ -220,7 +220,7 @@ def test_recurrent_kernels_share_no_memory(cell, ops):
     """Inputs, outputs, what is kept for backward, and gradients are arrays of their own."""
     arrays = make_cell(cell)
     outputs, cache = forward_cell(ops, cell, arrays)
-    grads = [np.empty_like(arrays[name]) for name in WEIGHTS]
+    grads = empty_grads(cell, arrays)
     gradients = backward_cell(ops, cell, arrays, cache, grads)
     # what the compiled kernels keep is memory that Python does not see
     kept = [cache.xs, *(step.before for step in cache.steps)] if ops is numpy_ops else []

@@ -12,16 +12,24 @@ Letters in shapes: N batch rows, T time steps, D input size, H hidden size, V vo
 
 from .affine import TimeAffine
 from .base import Layer
+from .bidirectional import TimeBiGRU, TimeBiLSTM, TimeBiRNN
 from .embedding import TimeEmbedding
-from .recurrent import LSTM, RNN, TIME_LAYERS, TimeLSTM, TimeRNN
+from .recurrent import TIME_LAYERS, TimeGRU, TimeLSTM, TimeRNN, time_layer
+from .steps import GRU, LSTM, RNN
 
 __all__ = [
+    "GRU",
     "LSTM",
     "RNN",
     "TIME_LAYERS",
     "Layer",
     "TimeAffine",
+    "TimeBiGRU",
+    "TimeBiLSTM",
+    "TimeBiRNN",
     "TimeEmbedding",
+    "TimeGRU",
     "TimeLSTM",
     "TimeRNN",
+    "time_layer",
 ]

@@ -171,14 +171,18 @@ class Layer(HasOps):
         """At the call of a kernel: `_memory`, which nobody else gets until it is put back."""
         return self.__dict__.pop("_memory", None)
 
-    def _require_cache(self) -> Any:
-        """At the beginning of backward: what forward kept."""
+    def _require_kept(self, asked: str) -> tuple[Any, tuple[Array, ...]]:
+        """What forward kept, and the weights that it was made with, for who asks."""
         if (kept := self._kept) is None:
             raise RuntimeError(
-                f"{type(self).__name__}.backward: expected a forward call before it, with "
+                f"{type(self).__name__}.{asked}: expected a forward call before it, with "
                 "gradient and the same ops, got none; call forward first"
             )
-        cache, params = kept
+        return kept
+
+    def _require_cache(self) -> Any:
+        """At the beginning of backward: what forward kept."""
+        cache, params = self._require_kept("backward")
         if not same(self.params, params):
             others = zip(self._names, self.params, params, strict=False)
             name = next((name for name, now, then in others if now is not then), "params")

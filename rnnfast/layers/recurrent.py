@@ -1,157 +1,50 @@
-"""Recurrent layers: one step, and a block of time steps.
+"""Recurrent layers over a block of time steps.
 
 Letters in shapes: N batch rows, T time steps, D input size, H hidden size, G gates, S states.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal, overload
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 
 from .. import cells
-from .._checks import as_count, as_floats, as_ids
+from .._checks import as_bool, as_bools, as_count, as_floats, as_ids, as_lengths, check_shape
 from .._ops import Ops
-from .._types import Array, ArrayLike, Ids, Shape, Sizes
-from .base import Layer, same
+from .._types import Array, ArrayLike, Shape
+from .base import same
+from .cell import (
+    CELL_OPTIONS,
+    GRU_CELLS,
+    RNN_CELLS,
+    Activation,
+    Forward,
+    gru_cell,
+    rnn_cell,
+    weights_of,
+)
+from .regularisation import Regularisation, Regularised
 
 
-class Recurrent(Layer):
-    """A layer with the weights of a `cell`: Wx (D, G*H), Wh (H, G*H), b (G*H,)."""
+class Options(Regularisation, total=False):
+    """Keyword arguments of every layer over a block; what they mean is said in `TimeRecurrent`."""
 
-    cell: cells.Cell
-
-    def __init__(self, Wx: Array, Wh: Array, b: Array, ops: Ops | None = None) -> None:
-        super().__init__(ops, Wx=Wx, Wh=Wh, b=b)
-
-    @property
-    def hidden_size(self) -> int:
-        """H"""
-        return len(self.params[1])
-
-    def _shapes(self) -> tuple[Sizes, ...]:
-        columns = self.cell.G * self.params[1].shape[0] if self.params[1].ndim else "G*H"
-        return ("D", columns), ("H", columns), (columns,)
-
-    def _stacked(
-        self, rows: int, states: Mapping[str, ArrayLike | None], hint: str
-    ) -> Array | None:
-        """States, or gradients of them, by name: one array (S, N, H), zeros where they are None."""
-        if all(state is None for state in states.values()):
-            return None
-        shape = (rows, self.hidden_size)
-        stacked = np.zeros((len(states), *shape), self.dtype)
-        for k, (name, state) in enumerate(states.items()):
-            if state is not None:
-                stacked[k] = as_floats(name, state, self.dtype, shape, hint)
-        return stacked
-
-    def _backward(
-        self,
-        name: str,
-        dhs: ArrayLike,
-        dlast: Mapping[str, ArrayLike | None],
-        *,
-        truncate: int = 0,
-        need_dx: bool = True,
-    ) -> tuple[Any, Array]:
-        """Gradient of the outputs, in their shape, and of the last states by name -> that of the
-        input, or None unless `need_dx`, and of the initial states (S, N, H)."""
-        weights = self._checked_params()
-        (cache, shape), grads = self._require_cache(), self._writable_grads()
-        hint = "the gradient has the shape of what forward returned last"
-        dhs = as_floats(name, dhs, self.dtype, (*shape, self.hidden_size), hint)
-        dhs = dhs if dhs.ndim == 3 else dhs[:, None]
-        dxs, dfirst = self.ops.recurrent_backward(
-            self.cell,
-            dhs,
-            self._stacked(shape[0], dlast, hint),
-            cache,
-            weights[:2],
-            grads,
-            truncate=min(truncate, dhs.shape[1]),  # a kernel takes no larger int than 64 bits
-            need_dx=need_dx,
-        )
-        return dxs, dfirst
+    truncate_size: int | None
+    ops: Ops | None
 
 
-class _Step(Recurrent):
-    """One time step, whose states come and go as arguments."""
-
-    def __init__(self, Wx: Array, Wh: Array, b: Array, *, ops: Ops | None = None) -> None:
-        """
-        Parameters
-        ----------
-        Wx, Wh, b : arrays of shapes (D, G*H), (H, G*H), (G*H,), float32 or float64
-        ops : module with the arithmetic, keyword-only
-
-        Raises
-        ------
-        TypeError, ValueError
-            Where a dtype or a shape does not fit; here and in `forward` and `backward`.
-        """
-        super().__init__(Wx, Wh, b, ops)
-
-    def _forward(self, x: ArrayLike, **states: ArrayLike) -> Array:
-        """The states after the step, (S, N, H)."""
-        last: Array
-        weights = self._checked_params()
-        x = as_floats("x", x, self.dtype, ("N", len(weights[0])))
-        first = self._stacked(len(x), states, "a state has a row for every row of x")
-        _, last, cache = self.ops.recurrent_forward(
-            self.cell, x[:, None], weights, first, cache=self._take_memory()
-        )
-        self._keep((cache, x.shape[:1]))
-        self._memory = cache
-        return last
-
-
-class RNN(_Step):
-    """One step of a plain recurrent layer: h = tanh(x Wx + h_prev Wh + b)."""
-
-    cell: cells.Cell = cells.RNN
-
-    def forward(self, x: ArrayLike, h_prev: ArrayLike) -> Array:
-        """x (N, D), h_prev (N, H) -> h (N, H)."""
-        h: Array
-        (h,) = self._forward(x, h_prev=h_prev)
-        return h
-
-    def backward(self, dh_next: ArrayLike) -> tuple[Array, Array]:
-        """Gradient of h (N, H) -> gradients of x (N, D) and of h_prev (N, H); fills `grads`."""
-        dxs, (dh_prev,) = self._backward("dh_next", dh_next, {})
-        return dxs[:, 0], dh_prev
-
-
-class LSTM(_Step):
-    """One step of an LSTM. The columns of a = x Wx + h_prev Wh + b are the gates f, g, i, o:
-
-    c = sigmoid(a_f) c_prev + tanh(a_g) sigmoid(a_i);  h = sigmoid(a_o) tanh(c)
-    """
-
-    cell: cells.Cell = cells.LSTM
-
-    def forward(self, x: ArrayLike, h_prev: ArrayLike, c_prev: ArrayLike) -> tuple[Array, Array]:
-        """x (N, D), h_prev and c_prev (N, H) -> h, c, both (N, H)."""
-        h, c = self._forward(x, h_prev=h_prev, c_prev=c_prev)
-        return h, c
-
-    def backward(self, dh_next: ArrayLike, dc_next: ArrayLike) -> tuple[Array, Array, Array]:
-        """Gradients of h and c, (N, H) -> those of x (N, D), h_prev and c_prev; fills `grads`."""
-        dlast = {"dh": None, "dc_next": dc_next}
-        dxs, (dh_prev, dc_prev) = self._backward("dh_next", dh_next, dlast)
-        return dxs[:, 0], dh_prev, dc_prev
-
-
-class TimeRecurrent(Recurrent):
+class TimeRecurrent(Regularised):
     """A cell over a block of T steps.
 
     Attributes
     ----------
     h, and c where the cell has one : last state (N, H) of the last forward, or None
     dh, and dc : gradient (N, H) of the initial state, from the last backward, or None
+    hs, and cs : all states of the last forward
     stateful : bool
         Whether a block starts from the last states of the block before (truncated BPTT) or from
         zeros. Gradients never flow from one block into another.
+    truncate_size, recurrent_dropout, zoneout, weight_drop, zoneout_mean, rng : as given; may be set
     """
 
     h: Array | None
@@ -160,33 +53,14 @@ class TimeRecurrent(Recurrent):
 
     def __init__(
         self,
-        Wx: Array,
-        Wh: Array,
-        b: Array,
-        stateful: bool = False,
+        weights: Mapping[str, ArrayLike],
+        stateful: bool,
         *,
         truncate_size: int | None = None,
         ops: Ops | None = None,
+        **regularisation: Unpack[Regularisation],
     ) -> None:
-        """
-        Parameters
-        ----------
-        Wx, Wh, b : arrays of shapes (D, G*H), (H, G*H), (G*H,), float32 or float64
-        stateful : bool
-            Whether a block starts from the last states of the block before, or from zeros.
-        truncate_size : int or None, keyword-only
-            k >= 1: in the backward pass nothing flows from step t+1 into step t where
-            (t+1) % k == 0, as if blocks of k steps had been run one by one; the forward pass is
-            the same.
-        ops : module with the arithmetic, keyword-only
-
-        Raises
-        ------
-        TypeError, ValueError
-            Where a dtype or a shape does not fit, a carried state of another batch size included;
-            here and in `forward`, `backward` and `set_state`. Nothing has changed then.
-        """
-        super().__init__(Wx, Wh, b, ops)
+        super().__init__(weights, ops, **regularisation)
         self.stateful = stateful
         self.truncate_size = truncate_size
         # the last states, and the views of them that are attributes
@@ -194,21 +68,53 @@ class TimeRecurrent(Recurrent):
         self._set_states(None)
         self._set_gradients(None)
 
-    def forward(self, xs: ArrayLike, *, index: ArrayLike | None = None) -> Array:
+    def forward(
+        self,
+        xs: ArrayLike,
+        *,
+        index: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        need_gradient: bool = True,
+    ) -> Array:
         """xs (N, T, D) -> hs (N, T, H).
 
-        With an index (N, T) of integers the input is xs[index], xs being (U, D), and its gradient
-        is (U, D) too: rows that are used often are multiplied with Wx once.
+        Parameters
+        ----------
+        xs : array (N, T, D)
+        index : integers (N, T), keyword-only (like all that follow)
+            The input is xs[index], xs being (U, D), and its gradient is (U, D) too: rows that are
+            used often are multiplied with Wx once.
+        lengths : integers (N,), each in 0..T, in any order
+            Row n has the steps 0..lengths[n]-1. Beyond them neither xs nor index is looked at, and
+            outputs are 0; the state that remains is that of the row's last step, and the initial
+            one where there is no step.
+        reset : bools (N, T)
+            True where a sequence begins: neither state nor gradient crosses from the step before
+            (in a layer with `reverse`, to it), and what was carried from the block before ends.
+        need_gradient : bool
+            False keeps nothing for backward, which cannot follow.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arguments that do not fit; nothing has changed then.
         """
-        hs: Array
         weights = self._checked_params()
-        xs, index, shape = self._checked_input(xs, index)
+        xs, shape, options = self._checked_input(xs, index, lengths, reset)
         states = self._carried(shape[0]) if self.stateful else None
-        hs, last, cache = self.ops.recurrent_forward(
-            self.cell, xs, weights, states, index=index, cache=self._take_memory()
+        if need_gradient:
+            options["cache"] = self._take_memory()
+        else:
+            options["need_gradient"] = False
+        hs, last, cache, drops = self._forward(
+            xs, weights, states, shape, options, training=self.training
         )
-        self._keep((cache, shape))
-        self._memory = cache
+        if need_gradient:
+            self._keep((cache, shape, drops))
+            self._memory = cache
+        else:
+            self._kept = None
         self._set_states(last)
         return hs
 
@@ -218,19 +124,30 @@ class TimeRecurrent(Recurrent):
         states: ArrayLike | None = None,
         *,
         index: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
     ) -> tuple[Array, Array]:
-        """What `forward` returns from given states, and the states after it: hs, states (S, N, H).
+        """What `forward` returns in evaluation from given states, and the states after it: hs,
+        states (S, N, H).
 
         Nothing of the layer changes: neither the states that it carries nor what backward needs.
         `states` as this method returns them, h first, then c where there is one; None is zeros.
+        The other arguments are those of `forward`.
         """
         weights = self._checked_params()
-        xs, index, shape = self._checked_input(xs, index)
+        xs, shape, options = self._checked_input(xs, index, lengths, reset)
         if states is not None:
-            expected = (self.cell.S, shape[0], self.hidden_size)
-            states = as_floats("states", states, self.dtype, expected)
-        hs, last, _ = self.ops.recurrent_forward(self.cell, xs, weights, states, index=index)
+            states = as_floats("states", states, self.dtype, self._kernel_shape(shape[0]))
+        hs, last, _, _ = self._forward(xs, weights, states, shape, options, training=False)
         return hs, last
+
+    @property
+    def hs(self) -> Array:
+        """All h of the last forward, (N, T, H), 0 beyond lengths: a read-only array, made anew.
+
+        Raises RuntimeError without a forward with gradient.
+        """
+        return self._all_states("h")
 
     @overload
     def backward(
@@ -262,6 +179,7 @@ class TimeRecurrent(Recurrent):
 
         dh, dc (N, H): gradients that arrive at the last states besides (zero if None).
         Unless `need_dx`, the gradient of xs is not computed, and None is returned.
+        Beyond `lengths`, dhs is not looked at, and the gradient is 0.
         """
         given = dh is not None or dc is not None
         dlast = self._named_states({"h": dh, "c": dc}, "d") if given else {}
@@ -272,7 +190,7 @@ class TimeRecurrent(Recurrent):
 
     def set_state(self, h: ArrayLike | None, c: ArrayLike | None = None) -> None:
         """Let the next block of a stateful layer start from h and c (N, H); None is zeros."""
-        shape = ("N", self.hidden_size)
+        shape = self.state_shape("N")
         # copies, so that changing the originals has no effect
         states = {
             name: None if state is None else as_floats(name, state, self.dtype, shape).copy()
@@ -290,7 +208,10 @@ class TimeRecurrent(Recurrent):
         self._set_states(None)
 
     def config(self) -> dict[str, Any]:
-        return {"stateful": bool(self.stateful), "truncate_size": self.truncate_size}
+        return super().config() | {
+            "stateful": bool(self.stateful),
+            "truncate_size": self.truncate_size,
+        }
 
     @property
     def truncate_size(self) -> int | None:
@@ -303,38 +224,59 @@ class TimeRecurrent(Recurrent):
         self._truncate = 0 if size is None else as_count("truncate_size", size, hint=hint)
 
     def _checked_input(
-        self, xs: ArrayLike, index: ArrayLike | None
-    ) -> tuple[Array, Ids | None, Shape]:
-        """Input and index, and the shape of the output but for its last axis."""
-        D = self.params[0].shape[0]
+        self,
+        xs: ArrayLike,
+        index: ArrayLike | None,
+        lengths: ArrayLike | None,
+        reset: ArrayLike | None,
+    ) -> tuple[Array, Shape, dict[str, Any]]:
+        """Input, the shape (N, T) of the block, and keyword arguments of a kernel."""
+        D, options = self.params[0].shape[0], {}
         if index is None:
             xs = as_floats("xs", xs, self.dtype, ("N", "T", D))
-            return xs, None, xs.shape[:2]
-        xs = as_floats("xs", xs, self.dtype, ("U", D))
-        index = as_ids("index", index, len(xs), ("N", "T"))
-        return xs, index, index.shape
+            shape = xs.shape[:2]
+        else:
+            xs = as_floats("xs", xs, self.dtype, ("U", D))
+            shape = np.shape(index)
+            check_shape("index", np.empty(shape, bool), ("N", "T"))
+        if lengths is not None:
+            lengths = options["lengths"] = as_lengths("lengths", lengths, *shape)
+        if index is not None:
+            used = None if lengths is None else np.arange(shape[1]) < lengths[:, None]
+            options["index"] = as_ids("index", index, len(xs), shape, used=used)
+        if reset is not None:
+            options["reset"] = as_bools("reset", reset, shape, "a flag for every step of every row")
+        return xs, shape, options
+
+    def _all_states(self, name: str) -> Array:
+        """All states of a name, of the last forward."""
+        (cache, *_), _ = self._require_kept(f"{name}s")
+        states = self._kernel_states(cache)
+        states.flags.writeable = False
+        part: Array = self._parts(states)[self.cell.states.index(name)]
+        return part
 
     def _carried(self, rows: int) -> Array | None:
-        """The states that the last forward left, unless somebody has set others: (S, N, H)."""
+        """The states that the last forward left, unless somebody has set others."""
         parts = self.get_state()
         last, its_parts = self._left or (None, ())
-        if last is not None and last.shape[1] == rows and same(parts, its_parts):
+        if last is not None and last.shape[-2] == rows and same(parts, its_parts):
             return last
         states = dict(zip(self.cell.states, parts, strict=True))
         hint = "reset_state() or set_state() fits the state to a batch of another size"
         return self._stacked(rows, states, hint)
 
     def _set_states(self, states: Array | None) -> None:
-        """Let `h`, and `c`, be the parts of (S, N, H), or None."""
+        """Let `h`, and `c`, be the parts of what a kernel returned, or None."""
         parts: tuple[Array | None, ...]
-        parts = (None,) * self.cell.S if states is None else tuple(states)
+        parts = (None,) * self.cell.S if states is None else tuple(self._parts(states))
         self._left = (states, parts)
         for name, part in zip(self.cell.states, parts, strict=True):
             setattr(self, name, part)
 
     def _set_gradients(self, dstates: Array | None) -> None:
-        """Let `dh`, and `dc`, be the parts of (S, N, H), or None."""
-        parts = (None,) * self.cell.S if dstates is None else dstates
+        """Let `dh`, and `dc`, be the parts of what a kernel returned, or None."""
+        parts = (None,) * self.cell.S if dstates is None else self._parts(dstates)
         for name, part in zip(self.cell.gradients, parts, strict=True):
             setattr(self, name, part)
 
@@ -351,21 +293,174 @@ class TimeRecurrent(Recurrent):
         return {prefix + name: given[name] for name in self.cell.states}
 
 
-class TimeRNN(TimeRecurrent):
-    """A plain recurrent layer over a block of T steps: h_t = tanh(x_t Wx + h_{t-1} Wh + b)."""
+class DirectedOptions(Options, total=False):
+    """Keyword arguments of every layer that has one direction."""
+
+    reverse: bool
+
+
+class TimeDirected(TimeRecurrent):
+    """A cell over a block of T steps, from the first to the last or in `reverse`."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, ArrayLike],
+        stateful: bool,
+        *,
+        reverse: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        self._reverse = as_bool("reverse", reverse)
+        super().__init__(weights, stateful, **options)
+
+    @property
+    def reverse(self) -> bool:
+        """Whether the layer runs from the last step of each row to the first."""
+        return self._reverse
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | {"reverse": self._reverse}
+
+    def _kernel_forward(
+        self, xs: Array, weights: Sequence[Array], states: Array | None, **options: Any
+    ) -> Forward:
+        if self._reverse:
+            options["reverse"] = True
+        return super()._kernel_forward(xs, weights, states, **options)
+
+
+class TimeRNN(TimeDirected):
+    """A plain recurrent layer over a block of T steps: h_t = f(x_t Wx + h_{t-1} Wh + b), f being
+    tanh or relu.
+    """
 
     cell: cells.Cell = cells.RNN
 
+    def __init__(
+        self,
+        Wx: Array,
+        Wh: Array,
+        b: Array,
+        stateful: bool = False,
+        *,
+        activation: Activation = "tanh",
+        **options: Unpack[DirectedOptions],
+    ) -> None:
+        """
+        Parameters
+        ----------
+        Wx, Wh, b : arrays of shapes (D, H), (H, H), (H,), float32 or float64
+        activation : "tanh" or "relu", keyword-only
+            relu(a) = max(0, a), whose derivative at 0 is 0.
+        stateful and all other options : see `TimeLSTM`
+        """
+        self.cell = rnn_cell(activation)
+        super().__init__(weights_of(self.cell, Wx, Wh, b), stateful, **options)
 
-class TimeLSTM(TimeRecurrent):
+
+class TimeLSTM(TimeDirected):
     """An LSTM layer over a block of T steps; gate columns f, g, i, o (see `LSTM`)."""
 
     cell: cells.Cell = cells.LSTM
     c: Array | None
     dc: Array | None
 
+    def __init__(
+        self,
+        Wx: Array,
+        Wh: Array,
+        b: Array,
+        stateful: bool = False,
+        **options: Unpack[DirectedOptions],
+    ) -> None:
+        """
+        Parameters
+        ----------
+        Wx, Wh, b : arrays of shapes (D, 4*H), (H, 4*H), (4*H,), float32 or float64
+        stateful : bool
+            Whether a block starts from the last states of the block before, or from zeros.
+        reverse : bool, keyword-only (like all that follow)
+            Whether time runs from the last step of each row (of its length) to the first. Outputs
+            stand where their inputs stand; the initial state enters the last step, and the last
+            state is that after the first.
+        truncate_size : int or None
+            k >= 1: in the backward pass nothing flows from one step into the one computed before it
+            where k steps, or a multiple, have been computed, as if blocks of k steps had been run
+            one by one; the forward pass is the same.
+        recurrent_dropout : float
+            Probability p of 0 in a mask (N, H), whose other numbers are 1/(1-p): products with Wh
+            read h times the mask, which is the same in all steps of a block (Gal and Ghahramani
+            2016). What reaches the next state without Wh is not masked.
+        zoneout : float, or pair of floats where the cell has the states h and c
+            Probability of a number of h, and of c, to stay in a step what it was before it, drawn
+            for every step (Krueger et al. 2016).
+        weight_drop : float
+            Probability p of 0 in a mask of Wh, whose other numbers are 1/(1-p), for all of a block
+            (Wan et al. 2013, Merity et al. 2018).
+        zoneout_mean : bool
+            Whether evaluation takes the mean of zoneout, p state before + (1-p) state, and not the
+            state as it is.
+        rng : numpy.random.Generator or RandomState, int, or None
+            Where masks are drawn from, for every call of `forward` in training, and for no other.
+            A whole number seeds a generator of its own, and None a fresh one.
+        ops : module with the arithmetic
 
-TIME_LAYERS: dict[str, type[TimeRecurrent]] = {
-    layer.cell.name: layer for layer in (TimeRNN, TimeLSTM)
+        Raises
+        ------
+        TypeError, ValueError
+            Where a dtype or a shape does not fit, a carried state of another batch size included;
+            for rates outside 0 <= p < 1. Here and in `forward`, `backward` and `set_state`, and
+            where attributes are set. Nothing has changed then.
+        """
+        super().__init__(weights_of(self.cell, Wx, Wh, b), stateful, **options)
+
+    @property
+    def cs(self) -> Array:
+        """All c of the last forward, as `hs` has all h."""
+        return self._all_states("c")
+
+
+class TimeGRU(TimeDirected):
+    """A gated recurrent unit over a block of T steps, in both of its forms; columns z, r, h (see
+    `GRU`).
+    """
+
+    cell: cells.Cell = cells.GRU
+
+    def __init__(
+        self,
+        Wx: Array,
+        Wh: Array,
+        b: Array,
+        stateful: bool = False,
+        *,
+        reset_after: bool = False,
+        bh: Array | None = None,
+        **options: Unpack[DirectedOptions],
+    ) -> None:
+        """
+        Parameters
+        ----------
+        Wx, Wh, b : arrays of shapes (D, 3*H), (H, 3*H), (3*H,), float32 or float64
+        reset_after : bool, keyword-only
+            Whether r is multiplied with h Wh, as in PyTorch, cuDNN and Keras, or with h.
+        bh : array (3*H,), keyword-only, only with reset_after
+            A parameter like b. None is an array of zeros.
+        stateful and all other options : see `TimeLSTM`
+        """
+        self.cell = gru_cell(reset_after, bh=bh)
+        super().__init__(weights_of(self.cell, Wx, Wh, b, bh), stateful, **options)
+
+
+TIME_LAYERS: dict[str, type[TimeRNN] | type[TimeLSTM] | type[TimeGRU]] = {
+    **dict.fromkeys((cell.name for cell in RNN_CELLS.values()), TimeRNN),
+    cells.LSTM.name: TimeLSTM,
+    **dict.fromkeys((cell.name for cell in GRU_CELLS.values()), TimeGRU),
 }
-"""The layer of each cell, by the cell's name."""
+"""The layer of each cell, by the cell's name; `CELL_OPTIONS` makes it one with that cell."""
+
+
+def time_layer(cell: str, *weights: Array, **options: Any) -> TimeDirected:
+    """The layer with the cell of this name, from weights in the order of its `params`."""
+    named: dict[str, Any] = dict(zip(("Wx", "Wh", "b", "bh"), weights, strict=False))
+    return TIME_LAYERS[cell](**named, **CELL_OPTIONS[cell], **options)

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 
 from .._ops import HasOps, Ops
+from .._random import Generator, set_state_of, state_of
 from .._types import Array, ArrayLike
 from ..archive import require_like, require_names
 from ..layers.base import same
@@ -23,8 +24,6 @@ Call: TypeAlias = Callable[..., Any]
 
 States: TypeAlias = list[Array]
 """What recurrent layers remember: an array (S, N, H) for each, of h, then c where there is one."""
-
-Generator: TypeAlias = np.random.Generator | np.random.RandomState
 
 _CONFIG = ("layers", "loss", "inputs")
 
@@ -478,7 +477,7 @@ class Network:
 
         A layer has one if its attribute `rng` is a `numpy.random.Generator` or `RandomState`.
         """
-        return {name: _as_json(_state_of(rng)) for name, rng in self._generators().items()}
+        return {name: _as_json(state_of(rng)) for name, rng in self._generators().items()}
 
     def set_random_state(self, states: Mapping[str, Any]) -> None:
         """Let the layers' generators carry on from what `random_state` returned.
@@ -494,13 +493,13 @@ class Network:
         for name, rng in generators.items():
             kind, scratch = _new_like(rng)
             try:
-                _set_state_of(scratch, states[name])
+                set_state_of(scratch, states[name])
             except (LookupError, TypeError, ValueError, OverflowError) as error:
                 raise ValueError(
                     f"states[{name!r}]: expected the state of a {kind}, got another: {error}"
                 ) from error
         for name, rng in generators.items():
-            _set_state_of(rng, states[name])
+            set_state_of(rng, states[name])
 
     def _generators(self) -> dict[str, Generator]:
         found = {name: getattr(layer, "rng", None) for name, layer in self._everyone()}
@@ -591,25 +590,10 @@ def _infer_by_forward(layer: Any, *args: Any, states: Array | None, **options: A
         layer.set_state(*carried)
 
 
-def _state_of(rng: Generator) -> Any:
-    """The state of a random generator, a dict."""
-    if isinstance(rng, np.random.RandomState):
-        return rng.get_state(legacy=False)
-    return rng.bit_generator.state
-
-
-def _set_state_of(rng: Generator, state: Any) -> None:
-    """Let a random generator carry on from a state of one of its kind."""
-    if isinstance(rng, np.random.RandomState):
-        rng.set_state(state)
-    else:
-        rng.bit_generator.state = state
-
-
 def _new_like(rng: Generator) -> tuple[str, Generator]:
     """What the numbers of a generator come from, and another generator that has the same."""
     if isinstance(rng, np.random.RandomState):
-        kind = _state_of(rng)["bit_generator"]
+        kind = state_of(rng)["bit_generator"]
         return kind, np.random.RandomState(getattr(np.random, kind)())
     bits = type(rng.bit_generator)
     return bits.__name__, np.random.Generator(bits())

@@ -18,11 +18,16 @@ from . import ops
 
 if TYPE_CHECKING:
     from .layers import (
+        GRU,
         LSTM,
         RNN,
         TimeAffine,
         TimeAffineWithLoss,
+        TimeBiGRU,
+        TimeBiLSTM,
+        TimeBiRNN,
         TimeEmbedding,
+        TimeGRU,
         TimeLSTM,
         TimePerplexityLoss,
         TimeRNN,
@@ -32,11 +37,16 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "GRU",
     "LSTM",
     "RNN",
     "TimeAffine",
     "TimeAffineWithLoss",
+    "TimeBiGRU",
+    "TimeBiLSTM",
+    "TimeBiRNN",
     "TimeEmbedding",
+    "TimeGRU",
     "TimeLSTM",
     "TimePerplexityLoss",
     "TimeRNN",

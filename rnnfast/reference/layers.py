@@ -13,11 +13,31 @@ class LSTM(layers.LSTM):
     default_ops = ops
 
 
+class GRU(layers.GRU):
+    default_ops = ops
+
+
 class TimeRNN(layers.TimeRNN):
     default_ops = ops
 
 
 class TimeLSTM(layers.TimeLSTM):
+    default_ops = ops
+
+
+class TimeGRU(layers.TimeGRU):
+    default_ops = ops
+
+
+class TimeBiRNN(layers.TimeBiRNN):
+    default_ops = ops
+
+
+class TimeBiLSTM(layers.TimeBiLSTM):
+    default_ops = ops
+
+
+class TimeBiGRU(layers.TimeBiGRU):
     default_ops = ops
 
 
@@ -38,11 +58,16 @@ class TimeSoftmaxWithLoss(losses.TimeSoftmaxWithLoss):
 
 
 __all__ = [
+    "GRU",
     "LSTM",
     "RNN",
     "TimeAffine",
     "TimeAffineWithLoss",
+    "TimeBiGRU",
+    "TimeBiLSTM",
+    "TimeBiRNN",
     "TimeEmbedding",
+    "TimeGRU",
     "TimeLSTM",
     "TimePerplexityLoss",
     "TimeRNN",

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import kernels
-from .._checks import FLOATS, as_above_zero, is_number
+from .._checks import FLOATS, as_above_zero, as_fraction
 from .._ops import HasOps, Ops
 from .._types import Array
 from ..reference import ops as numpy_ops
@@ -98,7 +98,7 @@ class Momentum(_Optimizer):
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9, *, ops: Ops | None = None) -> None:
         super().__init__(lr, ops)
-        self.momentum = _fraction("momentum", momentum)
+        self.momentum = as_fraction("momentum", momentum)
 
     def _step(self, ops: Ops, W: Array, dW: Array, *slots: Array) -> None:
         (v,) = slots
@@ -131,7 +131,7 @@ class RMSprop(_Optimizer):
         self, lr: float = 0.01, decay_rate: float = 0.99, *, ops: Ops | None = None
     ) -> None:
         super().__init__(lr, ops)
-        self.decay_rate = _fraction("decay_rate", decay_rate)
+        self.decay_rate = as_fraction("decay_rate", decay_rate)
 
     def _step(self, ops: Ops, W: Array, dW: Array, *slots: Array) -> None:
         (h,) = slots
@@ -152,8 +152,8 @@ class Adam(_Optimizer):
         self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, *, ops: Ops | None = None
     ) -> None:
         super().__init__(lr, ops)
-        self.beta1 = _fraction("beta1", beta1)
-        self.beta2 = _fraction("beta2", beta2)
+        self.beta1 = as_fraction("beta1", beta1)
+        self.beta2 = as_fraction("beta2", beta2)
 
     def _step(self, ops: Ops, W: Array, dW: Array, *slots: Array) -> None:
         m, v = slots
@@ -214,9 +214,3 @@ def _flat(ops: Ops, *arrays: Array) -> tuple[Any, ...]:
     if fit and columns:
         return ops, *[array.T.reshape(-1) for array in arrays]
     return numpy_ops, *arrays
-
-
-def _fraction(name: str, value: Any) -> float:
-    if not is_number(value) or not 0 <= value < 1:
-        raise ValueError(f"{name}: expected a number in 0 <= {name} < 1, got {value!r}")
-    return float(value)

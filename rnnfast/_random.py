@@ -1,0 +1,22 @@
+"""States of random generators, of either kind that NumPy has."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Generator: TypeAlias = np.random.Generator | np.random.RandomState
+
+
+def state_of(rng: Generator) -> Any:
+    """The state of a random generator, a dict."""
+    if isinstance(rng, np.random.RandomState):
+        return rng.get_state(legacy=False)
+    return rng.bit_generator.state
+
+
+def set_state_of(rng: Generator, state: Any) -> None:
+    """Let a random generator carry on from a state of one of its kind."""
+    if isinstance(rng, np.random.RandomState):
+        rng.set_state(state)
+    else:
+        rng.bit_generator.state = state
