@@ -20,7 +20,7 @@ static inline void FN(spread)(ptrdiff_t units, const real *restrict panel, real 
     for (int g = 0; g < 4; g++) {
         real gate[LANES]; /* and the beginning of the next */
         memcpy(gate, panel + g * units, sizeof gate);
-        for (int j = 0; j < LANES; j++)
+        LANE_LOOP(j)
             vectors[g * LANES + j] = j < units ? gate[j] : 0;
     }
 }
@@ -31,31 +31,44 @@ static inline void FN(gather)(ptrdiff_t units, const real *restrict vectors, rea
         memcpy(panel + g * units, vectors + g * LANES, LANES * sizeof(real));
 }
 
-/* h = f(a), da = dh f'(a), where the derivative is known from h: a panel is up to 4 L units */
+/* h = f(a), da = dh f'(a), where the derivative is known from h: a panel is up to 4 L units. Here as
+ * below, the loop over L units is a function of its own, to which its arrays are promised to be
+ * distinct: else the compiler makes no vectors of it. */
 #define DEFINE_RNN(NAME, ACTIVATION, GRADIENT)                                                    \
+    static inline void FN(NAME##_forward_row)(const real *restrict a, real *restrict h)           \
+    {                                                                                             \
+        LANE_LOOP(j)                                                           \
+            h[j] = ACTIVATION(a[j]);                                                              \
+    }                                                                                             \
+                                                                                                  \
     static void FN(NAME##_forward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,      \
                                    const simd_states *before, const simd_states *after)           \
     {                                                                                             \
-        const real *restrict a = gates->at;                                                       \
-        real *restrict h = after->at;                                                             \
+        const real *a = gates->at;                                                                \
+        real *h = after->at;                                                                      \
         (void)before;                                                                             \
         for (ptrdiff_t r = 0; r < rows; r++, a += PANEL, h += after->row)                         \
             for (ptrdiff_t v = 0; v < units; v += LANES)                                          \
-                for (int j = 0; j < LANES; j++)                                                   \
-                    h[v + j] = ACTIVATION(a[v + j]);                                              \
+                FN(NAME##_forward_row)(a + v, h + v);                                             \
+    }                                                                                             \
+                                                                                                  \
+    static inline void FN(NAME##_backward_row)(const real *restrict h, const real *restrict dh,   \
+                                               real *restrict da)                                 \
+    {                                                                                             \
+        LANE_LOOP(j)                                                           \
+            da[j] = GRADIENT(dh[j], h[j]);                                                        \
     }                                                                                             \
                                                                                                   \
     static void FN(NAME##_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,     \
                                     const simd_states *before, const simd_states *after,          \
                                     const simd_states *gradients, const simd_gates *das)          \
     {                                                                                             \
-        const real *restrict h = after->at, *restrict dh = gradients->at;                         \
-        real *restrict da = das->at;                                                              \
+        const real *h = after->at, *dh = gradients->at;                                           \
+        real *da = das->at;                                                                       \
         (void)gates, (void)before;                                                                \
         for (ptrdiff_t r = 0; r < rows; r++, da += PANEL, h += after->row, dh += gradients->row)  \
             for (ptrdiff_t v = 0; v < units; v += LANES)                                          \
-                for (int j = 0; j < LANES; j++)                                                   \
-                    da[v + j] = GRADIENT(dh[v + j], h[v + j]);                                    \
+                FN(NAME##_backward_row)(h + v, dh + v, da + v);                                   \
     }
 
 /* max(0, a), NaN stays NaN: it compares false */
@@ -74,7 +87,7 @@ DEFINE_RNN(rnn_relu, RELU, RELU_GRADIENT)
 static inline void FN(lstm_forward_row)(real *restrict a, const real *restrict c_before,
                                         real *restrict h, real *restrict c)
 {
-    for (int j = 0; j < LANES; j++) {
+    LANE_LOOP(j) {
         const real f = FN(sigmoid)(a[j]);
         const real g = FN(tanh)(a[LANES + j]);
         const real i = FN(sigmoid)(a[2 * LANES + j]);
@@ -115,7 +128,7 @@ static inline void FN(lstm_backward_row)(const real *restrict a, const real *res
                                          const real *restrict c, const real *restrict dh,
                                          real *restrict dc, real *restrict da)
 {
-    for (int j = 0; j < LANES; j++) {
+    LANE_LOOP(j) {
         const real f = a[j], g = a[LANES + j], i = a[2 * LANES + j], o = a[3 * LANES + j];
         const real u = FN(tanh)(c[j]);
         const real whole = dc[j] + dh[j] * o * (1 - u * u);
@@ -149,16 +162,14 @@ static void FN(lstm_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates 
     }
 }
 
-/* The GRU: panels of up to 4 L units for each of z, r and g, `gate` apart. The loops over L units are
- * functions of their own, to which their arrays are promised to be distinct: else the compiler makes
- * no vectors of them. */
+/* The GRU: panels of up to 4 L units for each of z, r and g, `gate` apart. */
 
 /* g = tanh(a_g + r hidden);  h = (1 - z) h_before + z g */
 static inline void FN(gru_reset_after_forward_row)(
     real *restrict z, real *restrict r, real *restrict g, const real *restrict hidden,
     const real *restrict h_before, real *restrict h)
 {
-    for (int j = 0; j < LANES; j++) {
+    LANE_LOOP(j) {
         const real z_j = FN(sigmoid)(z[j]), r_j = FN(sigmoid)(r[j]);
         const real g_j = FN(tanh)(g[j] + r_j * hidden[j]);
         z[j] = z_j;
@@ -187,7 +198,7 @@ static inline void FN(gru_reset_after_backward_row)(
     const real *restrict hidden, const real *restrict h_before, real *restrict dh,
     real *restrict dz, real *restrict dr, real *restrict dg, real *restrict dhidden)
 {
-    for (int j = 0; j < LANES; j++) {
+    LANE_LOOP(j) {
         const real da_g = dh[j] * z[j] * (1 - g[j] * g[j]);
         dz[j] = dh[j] * (g[j] - h_before[j]) * z[j] * (1 - z[j]);
         dr[j] = da_g * hidden[j] * r[j] * (1 - r[j]);
@@ -219,7 +230,7 @@ static void FN(gru_reset_after_backward)(ptrdiff_t rows, ptrdiff_t units, const 
 static inline void FN(gru_reset_row)(real *restrict z, real *restrict r, const real *restrict h,
                                      real *restrict reset_h)
 {
-    for (int j = 0; j < LANES; j++) {
+    LANE_LOOP(j) {
         z[j] = FN(sigmoid)(z[j]);
         r[j] = FN(sigmoid)(r[j]);
         reset_h[j] = r[j] * h[j];
@@ -242,7 +253,7 @@ static void FN(gru_reset)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gat
 static inline void FN(gru_forward_row)(const real *restrict z, real *restrict g,
                                        const real *restrict h_before, real *restrict h)
 {
-    for (int j = 0; j < LANES; j++) {
+    LANE_LOOP(j) {
         g[j] = FN(tanh)(g[j]);
         h[j] = (1 - z[j]) * h_before[j] + z[j] * g[j];
     }
@@ -264,7 +275,7 @@ static inline void FN(gru_backward_row)(const real *restrict z, const real *rest
                                         const real *restrict h_before, real *restrict dh,
                                         real *restrict dz, real *restrict dg)
 {
-    for (int j = 0; j < LANES; j++) {
+    LANE_LOOP(j) {
         dz[j] = dh[j] * (g[j] - h_before[j]) * z[j] * (1 - z[j]);
         dg[j] = dh[j] * z[j] * (1 - g[j] * g[j]);
         dh[j] *= 1 - z[j];
@@ -290,7 +301,7 @@ static void FN(gru_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *
 static inline void FN(gru_reset_backward_row)(const real *restrict r, const real *restrict h,
                                               real *restrict dh, real *restrict dr)
 {
-    for (int j = 0; j < LANES; j++) {
+    LANE_LOOP(j) {
         dr[j] = dh[j] * h[j] * r[j] * (1 - r[j]);
         dh[j] *= r[j];
     }
