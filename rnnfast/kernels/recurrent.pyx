@@ -20,10 +20,9 @@ from .engine cimport (
 from .forward_steps cimport forward_task
 
 cdef enum:
+    BLOCK = 256                   # rows of gates that are made, while they are in a cache, from x
     CHUNK = 1024                  # rows of gates whose gradients are in memory at a time
-    BLOCK = 1024                  # and of gates, where nothing is kept for backward
     MANY_ROWS = 4096              # that use rows of x: sums of so many are exact
-    SECOND_LEVEL = 2097152        # bytes, about, of a second-level cache
     FLOPS = 2                     # of a product, for each row and number of the weight
     STEPS_WORTH = 5               # steps that make up for a call of their own
     ROWS_WORTH = 4                # rows of the batch that make up for a thread of their own
@@ -383,7 +382,8 @@ cdef int _prepare_typed(
     s.enters, s.masked = s.order != NULL or reset is not None, mask is not None
     s.zoned = zoneout_h is not None or zoneout_c is not None
     _deal_out(s, FLOPS)
-    _choose_blocks(s)
+    s.block = min(s.R, BLOCK)
+    s.rows = s.R if kept else min(s.R, _most_rows(s, BLOCK))
 
     mem.xs = Sequence(<void*> &xs[0, 0, 0], xs.strides[0] // number, xs.strides[1] // number)
     mem.hs = Sequence(&hs[0, 0, 0], hs.strides[0] // number, hs.strides[1] // number)
@@ -441,21 +441,6 @@ cdef int _prepare_typed(
             if (s.T if s.lengths == NULL else s.lengths[n]) == 0:
                 memcpy(&last[k, row, 0], state + n * s.h_row, s.H * number)
     return 0
-
-
-cdef void _choose_blocks(Sizes* s) noexcept:
-    """How many rows of steps are handled together."""
-    cdef Py_ssize_t row = s.groups * s.P * s.width * s.simd.number
-    # The input is projected step by step where the weights stay in the second-level cache and the
-    # gates of all steps would not, else for all steps at once.
-    s.block = s.R
-    if (not s.indexed and s.N >= 12 and s.R * row > SECOND_LEVEL
-            and (s.D + s.H) * row < SECOND_LEVEL // 2):
-        s.block = s.N
-    s.rows = s.R
-    if not s.kept:
-        s.block = min(s.block, BLOCK)
-        s.rows = min(s.R, _most_rows(s, s.block))
 
 
 cdef Py_ssize_t _most_rows(const Sizes* s, Py_ssize_t rows) noexcept:
