@@ -22,6 +22,7 @@ from .forward_steps cimport forward_task
 cdef enum:
     BLOCK = 256                   # rows of gates that are made, while they are in a cache, from x
     CHUNK = 1024                  # rows of gates whose gradients are in memory at a time
+    SECOND_LEVEL = 2097152        # bytes, about, of a second-level cache
     MANY_ROWS = 4096              # that use rows of x: sums of so many are exact
     FLOPS = 2                     # of a product, for each row and number of the weight
     STEPS_WORTH = 5               # steps that make up for a call of their own
@@ -222,6 +223,7 @@ cdef int _run(Cache own, Cache other, bint forward) except -1:
         if both == 2 or 2 * s.threads <= both:
             s.threads = other.sizes.threads = 1
             s.by_rows = other.sizes.by_rows = True
+            s.alone = other.sizes.alone = False
     with nogil:
         if other is not None and both > 1 and s.threads == 1:
             with parallel(num_threads=2):
@@ -382,8 +384,11 @@ cdef int _prepare_typed(
     s.enters, s.masked = s.order != NULL or reset is not None, mask is not None
     s.zoned = zoneout_h is not None or zoneout_c is not None
     _deal_out(s, FLOPS)
-    s.block = min(s.R, BLOCK)
-    s.rows = s.R if kept else min(s.R, _most_rows(s, BLOCK))
+    # each step alone reads all of Wx again; and rows of different lengths would get in each other's way
+    s.alone = (s.threads > 1 and s.by_rows and (kept or s.counts == NULL)
+               and s.D * s.groups * s.P * s.width * number < SECOND_LEVEL // 4)
+    s.block = min(s.R, BLOCK * s.threads)
+    s.rows = s.R if kept else min(s.R, _most_rows(s, s.block))
 
     mem.xs = Sequence(<void*> &xs[0, 0, 0], xs.strides[0] // number, xs.strides[1] // number)
     mem.hs = Sequence(&hs[0, 0, 0], hs.strides[0] // number, hs.strides[1] // number)
