@@ -36,10 +36,10 @@ cdef void backward_task(
     s.simd.fill(1, 1, &one[0])
 
     for g in range(s.groups):
-        pack_transposed(s.simd, columns_of_group(s, mem.Wh, g), s.H, s.columns, share.outputs.begin,
+        pack_transposed(s.simd, columns_of_group(s, mem.Wh_now, g), s.H, s.columns, share.outputs.begin,
                         share.outputs.end, _rows_of_group(s, mem.WhT, g))
         if s.need_dx:
-            pack_transposed(s.simd, columns_of_group(s, mem.Wx, g), s.D, s.columns, inputs.begin,
+            pack_transposed(s.simd, columns_of_group(s, mem.Wx_now, g), s.D, s.columns, inputs.begin,
                             inputs.end, _rows_of_group(s, mem.WxT, g))
         if s.indexed:
             memset(from_row(s.simd, mem.das_sum, 0, g * s.P + share.panels.begin).at, 0,

@@ -1,6 +1,6 @@
 """A recurrent layer forward, for every cell. See recurrent.pxd for the names.
 
-    a = [x 1] [Wx b]                                for a block of steps at once
+    a = x Wx + b                                    for a block of steps at once
     a_t += h_{t-1} Wh;  h_t = cell(a_t)             step by step
 
 Pre-activations and gates stand in panels: those of a few units for all gates, side by side, or for
@@ -16,7 +16,7 @@ from libc.string cimport memcpy
 
 from .engine cimport (
     ROWS, Gates, Panels, RESET_AFTER, RESET_BEFORE, States, Walk, barrier, computed, from_row,
-    moved, pack, product, rows_of, units_of, zeros,
+    moved, pack, pack_weights, product_with, rows_of, units_of,
 )
 from .recurrent cimport (
     Memory, Range, Share, Sizes, batch_row, begins, columns_of_group, count, first, place, range_of,
@@ -67,29 +67,36 @@ cdef void forward_task(
 
 
 cdef void _pack_weights(const Sizes* s, const Memory* mem, Range panels) noexcept nogil:
-    """Some panels of every group of gates."""
-    cdef Py_ssize_t p, g
+    """Some panels of every group of gates: biases, and of weights what is not read where it
+    stands."""
+    cdef Py_ssize_t p, g, width = s.width
+    cdef void* bias
     for g in range(s.groups):
-        pack(s.simd, columns_of_group(s, mem.Wx, g), s.D, s.columns, panels.begin, panels.end,
-             from_row(s.simd, mem.Wx_panels, 0, g * s.P))
+        pack_weights(s.simd, &mem.Wx[g], panels.begin, panels.end)
+        pack_weights(s.simd, &mem.Wh[g], panels.begin, panels.end)
         pack(s.simd, columns_of_group(s, mem.b, g), 1, s.columns, panels.begin, panels.end,
-             from_row(s.simd, mem.Wx_panels, s.D, g * s.P))
-        pack(s.simd, columns_of_group(s, mem.Wh, g), s.H, s.columns, panels.begin, panels.end,
-             from_row(s.simd, mem.Wh_panels, 0, g * s.P))
+             from_row(s.simd, mem.b_panels, 0, g * s.P))
         if s.reset != RESET_AFTER:
             continue
         pack(s.simd, columns_of_group(s, mem.bh, g), 1, s.columns, panels.begin, panels.end,
              from_row(s.simd, mem.bh_panels, 0, g * s.P))
-        for p in range(panels.begin, panels.end):
+        for p in range(g * s.P + panels.begin, g * s.P + panels.end):
             if g < s.groups - 1:  # nothing comes between x Wx + b and h Wh + bh
-                s.simd.add(s.width, from_row(s.simd, mem.bh_panels, 0, g * s.P + p).at,
-                           from_row(s.simd, mem.Wx_panels, s.D, g * s.P + p).at)
+                s.simd.add(width, from_row(s.simd, mem.bh_panels, 0, p).at,
+                           from_row(s.simd, mem.b_panels, 0, p).at)
+
+
+cdef inline Panels _one_row(const Sizes* s, Panels biases, Py_ssize_t p) noexcept nogil:
+    """Biases from panel p on, for any number of rows."""
+    cdef Panels row = from_row(s.simd, biases, 0, p)
+    row.row = 0
+    return row
 
 
 cdef inline void _copy_x(
     const Sizes* s, const Memory* mem, const void* source, Py_ssize_t m,
 ) noexcept nogil:
-    """A row of x, and a 1 for the bias, to row m."""
+    """A row of x, and a 1 for the gradient of the bias, to row m."""
     cdef void* x = moved(s.simd, mem.x.at, m * s.x_row)
     memcpy(x, source, s.D * s.simd.number)
     s.simd.fill(1, 1, moved(s.simd, x, s.D))
@@ -122,13 +129,13 @@ cdef void _project_block(
 cdef void _project(
     const Sizes* s, const Memory* mem, Range rows, Panels projected,
 ) noexcept nogil:
-    """a = [x 1] [Wx b] for some rows."""
+    """a = x Wx + b for some rows."""
     cdef Py_ssize_t g
     cdef Walk x = rows_of(moved(s.simd, mem.x.at, rows.begin * s.x_row), s.x_row)
     for g in range(s.groups if rows.begin < rows.end else 0):
-        product(s.simd, rows.end - rows.begin, computed(s.columns), s.D + 1, x,
-                from_row(s.simd, mem.Wx_panels, 0, g * s.P), zeros(),
-                from_row(s.simd, projected, rows.begin, g * s.P))
+        product_with(s.simd, rows.end - rows.begin, computed(s.columns), x, &mem.Wx[g], 0,
+                     _one_row(s, mem.b_panels, g * s.P),
+                     from_row(s.simd, projected, rows.begin, g * s.P))
 
 
 cdef inline Py_ssize_t _end_of_block(const Sizes* s, Py_ssize_t begin) noexcept nogil:
@@ -200,11 +207,9 @@ cdef void _products(
                 _gather(s, mem, t, n0, g * s.P + p, g * s.P + q, m, rows)
             init = a
             if s.reset == RESET_AFTER and g == s.groups - 1:
-                init = from_row(s.simd, mem.bh_panels, 0, g * s.P + p)
-                init.row = 0      # one row for all
+                init = _one_row(s, mem.bh_panels, g * s.P + p)
                 a = from_row(s.simd, mem.hidden, m, p)
-            product(s.simd, rows, columns, s.H, h,
-                    from_row(s.simd, mem.Wh_panels, 0, g * s.P + p), init, a)
+            product_with(s.simd, rows, columns, h, &mem.Wh[g], p, init, a)
         while p < q:
             gates.at = from_row(s.simd, mem.gates, m, p).at
             if s.reset == RESET_AFTER:

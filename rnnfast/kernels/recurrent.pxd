@@ -13,7 +13,7 @@ from their ends.
 from libc.stdint cimport int64_t
 
 from .engine cimport (
-    ROWS, Columns, Matrix, Panels, Simd, States, Sums, moved, part,
+    ROWS, Columns, Matrix, Panels, Simd, States, Sums, Weights, moved, part,
 )
 
 cdef enum:
@@ -61,7 +61,9 @@ ctypedef struct Sequence:
 ctypedef struct Memory:
     Sequence xs, hs               # IN (N, T, D); OUT (N, T, H)
     Sequence dhs, dxs             # IN (N, T, H); OUT (N, T, D)
-    Matrix Wx, Wh, b, bh          # IN (D, G*H), (H, G*H), (1, G*H), (1, G*H)
+    Weights Wx[MOST_GROUPS]       # IN (D, G*H)
+    Weights Wh[MOST_GROUPS]       # IN (H, G*H)
+    Matrix b, bh                  # IN (1, G*H)
     const int64_t* index          # IN: rows of xs
     Py_ssize_t index_row
     const unsigned char* resets   # IN: where a sequence begins, or NULL
@@ -79,10 +81,9 @@ ctypedef struct Memory:
     Panels gates                  # (R, G*H)
     Panels hidden                 # (R, H): h Wh + bh of the last gate, where it acts after it
     # of one call
-    Panels projected              # (U, G*H): [x 1] [Wx b], with an index; else in `gates`
-    Panels Wx_panels              # (D + 1, G*H): Wx, and b below it
-    Panels Wh_panels              # (H, G*H)
-    Panels bh_panels              # (1, G*H)
+    Panels projected              # (U, G*H): x Wx + b, with an index; else in `gates`
+    Panels b_panels, bh_panels    # (1, G*H)
+    Matrix Wx_now, Wh_now         # IN (D, G*H), (H, G*H): as they are in backward
     Panels WhT, WxT               # (G*P*width, H), (G*P*width, D)
     Panels das                    # (chunk, G*H): da of the steps of a chunk
     Panels das_hidden             # (chunk, H)

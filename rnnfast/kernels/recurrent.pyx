@@ -13,9 +13,10 @@ from libc.string cimport memcpy, memset
 
 from .backward_steps cimport DX_ROWS, backward_task
 from .engine cimport (
-    RESET_AFTER, RESET_BEFORE, Buffer, Cell, Matrix, Panels, Simd, States, Sums, Workspace,
-    cell_number, cell_of, check_shapes, columns_of, computed, gradient_scratch, matrix_of, moved, padded,
-    panels_at, real, rest_of, row_of, simd_of, sums_of, team_size, threads_for,
+    RESET_AFTER, RESET_BEFORE, Buffer, Cell, Matrix, Panels, Simd, States, Sums, Weights,
+    Workspace, cell_number, cell_of, check_shapes, columns_of, computed, from_row,
+    gradient_scratch, matrix_of, moved, padded, panels_at, real, rest_of, row_of, simd_of, sums_of,
+    team_size, threads_for, weights_for,
 )
 from .forward_steps cimport forward_task
 
@@ -24,6 +25,7 @@ cdef enum:
     CHUNK = 1024                  # rows of gates whose gradients are in memory at a time
     SECOND_LEVEL = 2097152        # bytes, about, of a second-level cache
     MANY_ROWS = 4096              # that use rows of x: sums of so many are exact
+    FEW_STEPS = 4                 # do not make up for packing Wh
     FLOPS = 2                     # of a product, for each row and number of the weight
     STEPS_WORTH = 5               # steps that make up for a call of their own
     ROWS_WORTH = 4                # rows of the batch that make up for a thread of their own
@@ -32,11 +34,12 @@ cdef enum:
 cdef class Scratch:
     """Memory that a call writes before it reads it, and that nothing is kept in."""
 
-    cdef Buffer weights_x, weights_h               # packed anew by every call
+    cdef Buffer weights_x, weights_h, biases       # packed anew by every call
     cdef Buffer projected, das, das_hidden, das_sum, sums, of_threads
 
     def __cinit__(self):
-        self.weights_x, self.weights_h, self.projected = Buffer(), Buffer(), Buffer()
+        self.weights_x, self.weights_h, self.biases = Buffer(), Buffer(), Buffer()
+        self.projected = Buffer()
         self.das, self.das_hidden, self.das_sum = Buffer(), Buffer(), Buffer()
         self.sums, self.of_threads = Buffer(), Buffer()
 
@@ -410,7 +413,7 @@ cdef int _prepare_typed(
 
     mem.xs = Sequence(<void*> &xs[0, 0, 0], xs.strides[0] // number, xs.strides[1] // number)
     mem.hs = Sequence(&hs[0, 0, 0], hs.strides[0] // number, hs.strides[1] // number)
-    mem.Wx, mem.Wh, mem.b = matrix_of(Wx), matrix_of(Wh), row_of(b)
+    mem.b = row_of(b)
     mem.last = &last[0, 0, 0]
     mem.resets = NULL
     if reset is not None:
@@ -439,13 +442,14 @@ cdef int _prepare_typed(
     if s.reset == RESET_BEFORE:
         mem.reset_h = _states(own.reset_h, s, 1, s.rows)
     mem.gates = _panels(own.gates, s, panels, s.rows)
-    mem.Wx_panels = _panels(own.scratch.weights_x, s, panels, s.D + 1)
-    mem.Wh_panels = panels_at(
-        simd, own.scratch.weights_h.reserve(panels * (s.H + 1) * s.width, number), s.H)
+    _weights(own.scratch.weights_x, s, matrix_of(Wx), s.D, s.U, mem.Wx)
+    # every step reads Wh again: packed, it is read faster
+    _weights(own.scratch.weights_h, s, matrix_of(Wh), s.H, s.R if s.T <= FEW_STEPS else MANY_ROWS,
+             mem.Wh)
+    mem.b_panels = _panels(own.scratch.biases, s, 2 * panels, 1)
     if s.reset == RESET_AFTER:
         mem.bh = row_of(bh)
-        mem.bh_panels = panels_at(
-            simd, moved(simd, mem.Wh_panels.at, panels * s.H * s.width), 1)
+        mem.bh_panels = from_row(simd, mem.b_panels, 0, panels)
         mem.hidden = _panels(own.hidden, s, s.P, s.rows)
     if s.indexed:
         mem.projected = _panels(own.scratch.projected, s, panels, s.U)
@@ -469,6 +473,21 @@ cdef int _prepare_typed(
 cdef Py_ssize_t _most_rows(const Sizes* s, Py_ssize_t rows) noexcept:
     """Rows of as many whole steps as fit into so many rows, of one step at least."""
     return max(s.N, rows // s.N * s.N if s.order == NULL else rows)
+
+
+cdef int _weights(
+    Buffer buffer, const Sizes* s, Matrix W, Py_ssize_t K, Py_ssize_t rows, Weights* weights,
+) except -1:
+    """The columns of W of every group, to be read where they stand, or packed into a buffer."""
+    cdef Py_ssize_t g, numbers = s.P * K * s.width
+    cdef void* memory = NULL
+    for g in range(s.groups):
+        weights[g] = weights_for(s.simd, columns_of_group(s, W, g), K, s.columns, rows)
+        if weights[g].packed:
+            if memory == NULL:
+                memory = buffer.reserve(s.groups * numbers, s.simd.number)
+            weights[g].panels = panels_at(s.simd, moved(s.simd, memory, g * numbers), K)
+    return 0
 
 
 cdef inline States _states(Buffer buffer, const Sizes* s, Py_ssize_t S, Py_ssize_t rows) except *:
@@ -582,7 +601,7 @@ cdef int _prepare_backward_typed(
                     gradient_scratch(s.simd, max(s.D + 1, s.H), most_rows))
 
     mem.dhs = Sequence(<void*> &dhs[0, 0, 0], dhs.strides[0] // number, dhs.strides[1] // number)
-    mem.Wx, mem.Wh = matrix_of(Wx), matrix_of(Wh)
+    mem.Wx_now, mem.Wh_now = matrix_of(Wx), matrix_of(Wh)
     mem.das = _panels(own.scratch.das, s, panels, s.chunk)
     if s.reset == RESET_AFTER:
         mem.das_hidden = _panels(own.scratch.das_hidden, s, s.P, s.chunk)
