@@ -45,4 +45,4 @@ GRU_RESET_AFTER = Cell(
     "gru_reset_after", gates=("z", "r", "h"), states=("h",), weights=("Wx", "Wh", "b", "bh")
 )
 
-CELLS = {cell.name: cell for cell in (RNN, LSTM)}
+CELLS = {cell.name: cell for cell in (RNN, RNN_RELU, LSTM, GRU, GRU_RESET_AFTER)}

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rnnfast import cells
+from rnnfast import cells, kernels
 from rnnfast.reference import ops as numpy_ops
 
-OPS = [numpy_ops]  # every module that has the functions
+OPS = [kernels, numpy_ops]
 CELLS = [value for value in vars(cells).values() if isinstance(value, cells.Cell)]
 OPTIONS = ("index", "lengths", "reset", "reverse", "recurrent_mask", "zoneouts", "truncate")
 SHARED = ("index", "lengths", "reset")  # by both directions

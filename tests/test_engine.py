@@ -114,11 +114,8 @@ def problem(cell, dtype, N, T, D, H, U=None):
     def normal(*shape):
         return rng.standard_normal(shape).astype(dtype)
 
-    weights = (
-        normal(D, columns) / dtype(D**0.5),
-        normal(H, columns) / dtype(H**0.5),
-        normal(columns),
-    )
+    biases = [normal(columns) for _ in cells.CELLS[cell].weights[2:]]
+    weights = (normal(D, columns) / dtype(D**0.5), normal(H, columns) / dtype(H**0.5), *biases)
     xs = normal(N, T, D) if U is None else normal(U, D)
     index = None if U is None else rng.integers(0, U, (N, T))
     return xs, weights, normal(S, N, H), index, normal(N, T, H), normal(S, N, H)
@@ -131,7 +128,7 @@ def run(ops, cell, xs, weights, states, index, dhs, dstates, *, cache=None, **op
     grads = [np.full_like(W, np.nan) for W in weights]
     dxs, dfirst = ops.recurrent_backward(cell, dhs, dstates, cache, weights[:2], grads, **options)
     results = {"hs": hs, "last": last, "dfirst": dfirst}
-    results |= dict(zip(("dWx", "dWh", "db"), grads, strict=True))
+    results |= {f"d{name}": dW for name, dW in zip(cell.weights, grads, strict=True)}
     return results | ({} if dxs is None else {"dxs": dxs}), cache
 
 

@@ -19,6 +19,7 @@ try:
     from .affine_loss import affine_loss_backward, affine_loss_forward
     from .embedding import distinct, embedding_backward, embedding_forward
     from .generation import generate
+    from .masks import draw_mask
     from .optimizer_steps import (
         adagrad_step,
         adam_step,
@@ -28,7 +29,14 @@ try:
         sgd_step,
         sum_of_squares,
     )
-    from .recurrent import recurrent_backward, recurrent_forward
+    from .recurrent import (
+        bidirectional_backward,
+        bidirectional_forward,
+        bidirectional_states,
+        recurrent_backward,
+        recurrent_forward,
+        recurrent_states,
+    )
     from .softmax_loss import softmax_loss_backward, softmax_loss_forward
 except ImportError as _error:
     raise ImportError(
@@ -48,8 +56,12 @@ __all__ = [
     "affine_forward",
     "affine_loss_backward",
     "affine_loss_forward",
+    "bidirectional_backward",
+    "bidirectional_forward",
+    "bidirectional_states",
     "build",
     "distinct",
+    "draw_mask",
     "embedding_backward",
     "embedding_forward",
     "engine",
@@ -57,6 +69,7 @@ __all__ = [
     "momentum_step",
     "recurrent_backward",
     "recurrent_forward",
+    "recurrent_states",
     "rmsprop_step",
     "scale_array",
     "sgd_step",

@@ -5,6 +5,8 @@ V vocabulary size, U distinct tokens; L lanes of a vector, W = 4 L width of a pa
 Distances are in numbers.
 """
 
+from libc.stdint cimport uint64_t
+
 ctypedef fused real:
     float
     double
@@ -14,7 +16,14 @@ cdef extern from "simd.h" nogil:
     enum: SIMD_FORMATS
     enum: SIMD_CELL_COUNT
     int SIMD_FORMAT_OF(const void*)
-    const char** simd_cell_names
+    enum:
+        NO_RESET "SIMD_NO_RESET"
+        RESET_BEFORE "SIMD_RESET_BEFORE"
+        RESET_AFTER "SIMD_RESET_AFTER"
+    ctypedef struct Cell "simd_cell":
+        const char* name
+        int gates, together, reset
+    const Cell* simd_cells
     const char* simd_zeros
 
     ctypedef struct Walk "simd_walk":
@@ -28,6 +37,11 @@ cdef extern from "simd.h" nogil:
     ctypedef struct States "simd_states":
         void* at
         Py_ssize_t row, state
+
+    ctypedef struct Gates "simd_gates":
+        void* at
+        void* hidden
+        Py_ssize_t gate
 
     # The functions of one instruction set and number format; simd.h says what each is.
     ctypedef struct Simd "simd_table":
@@ -49,6 +63,14 @@ cdef extern from "simd.h" nogil:
         void (*fill)(Py_ssize_t, double, void*) noexcept nogil
         double (*value)(const void*) noexcept nogil
         void (*scale)(Py_ssize_t, double, void*) noexcept nogil
+        void (*multiply)(Py_ssize_t, const void*, const void*, void*) noexcept nogil
+        void (*blend)(Py_ssize_t, const void*, const void*, const void*, void*) noexcept nogil
+        void (*divide)(Py_ssize_t, const void*, void*, void*) noexcept nogil
+        void (*draw_mask)(Py_ssize_t, uint64_t, uint64_t, double, void*) noexcept nogil
+        void (*gru_reset)(Py_ssize_t, Py_ssize_t, const Gates*, const States*,
+                          const States*) noexcept nogil
+        void (*gru_reset_backward)(Py_ssize_t, Py_ssize_t, const Gates*, const States*,
+                                   const States*, const Gates*) noexcept nogil
         double (*largest)(Py_ssize_t, const void*) noexcept nogil
         double (*exp_shifted)(Py_ssize_t, double, void*) noexcept nogil
         void (*panel_top)(Py_ssize_t, Py_ssize_t, const void*, void*) noexcept nogil
@@ -61,10 +83,10 @@ cdef extern from "simd.h" nogil:
                         void*) noexcept nogil
         void (*adam)(Py_ssize_t, double, double, double, void*, const void*, void*,
                      void*) noexcept nogil
-        void (**forward)(Py_ssize_t, Py_ssize_t, void*, const States*,
+        void (**forward)(Py_ssize_t, Py_ssize_t, const Gates*, const States*,
                          const States*) noexcept nogil
-        void (**backward)(Py_ssize_t, Py_ssize_t, const void*, const States*, const States*,
-                          const States*, void*) noexcept nogil
+        void (**backward)(Py_ssize_t, Py_ssize_t, const Gates*, const States*, const States*,
+                          const States*, const Gates*) noexcept nogil
 
     ctypedef struct Level "simd_level":
         const char* name
@@ -119,6 +141,7 @@ cdef int threads_for(double flops) noexcept nogil
 cdef void barrier(int threads) noexcept nogil
 cdef int team_size() noexcept nogil
 cdef int cell_number(str name) except -1
+cdef Cell cell_of(int number) noexcept nogil
 cdef int check_shapes(bint fit) except -1
 
 cdef Walk rows_of(const void* at, Py_ssize_t row) noexcept nogil
@@ -126,6 +149,8 @@ cdef Walk across(const Simd* simd, Panels panels) noexcept nogil
 cdef Panels zeros() noexcept nogil
 cdef void product(const Simd* simd, Py_ssize_t M, Py_ssize_t columns, Py_ssize_t K, Walk A,
                   Panels B, Panels init, Panels C) noexcept nogil
+cdef void product_plus(const Simd* simd, Py_ssize_t M, Py_ssize_t columns, Py_ssize_t K, Walk A,
+                       Panels B, Panels init, const Panels* plus, Panels C) noexcept nogil
 cdef void pack(const Simd* simd, Matrix W, Py_ssize_t K, Columns columns, Py_ssize_t first,
                Py_ssize_t last, Panels B) noexcept nogil
 cdef void pack_transposed(const Simd* simd, Matrix W, Py_ssize_t n_rows, Columns columns,

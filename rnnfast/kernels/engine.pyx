@@ -80,28 +80,31 @@ CPU_LEVEL = _level()
 
 # ---------------------------------------------------------------- cells
 
-def numbered(cells, names):
-    """{name: place among the compiled cells} for the list of cells, which must fit it."""
-    if {*cells} != {*names}:
+def numbered(cells, compiled):
+    """{name: place among the compiled cells} for the list of cells, which must fit them: names and
+    numbers of gates, in the order of their places."""
+    if {name: cell.G for name, cell in cells.items()} != dict(compiled):
         raise ImportError(
-            f"cells: expected those that are compiled ({', '.join(names)}; SIMD_CELLS in "
-            f"simd/simd.h), got {', '.join(cells)}; rnnfast/cells.py lists the same"
+            "cells: expected those that are compiled, with as many gates "
+            f"({', '.join(f'{name} {gates}' for name, gates in compiled)}; SIMD_CELLS in "
+            f"simd/simd.h), got {', '.join(f'{name} {cell.G}' for name, cell in cells.items())}; "
+            "rnnfast/cells.py lists the same"
         )
-    for cell in cells.values():
-        if 4 % cell.G:
-            raise ImportError(
-                f"cell {cell.name}: expected 1, 2 or 4 gates, which fill the 4 vectors of a panel, "
-                f"got {cell.G}; add a gate whose columns are 0"
-            )
-    return {name: k for k, name in enumerate(names)}
+    return {name: k for k, (name, _) in enumerate(compiled)}
 
 
-_CELL_NUMBERS = numbered(_CELLS, [simd_cell_names[k].decode() for k in range(SIMD_CELL_COUNT)])
+_CELL_NUMBERS = numbered(_CELLS, [(simd_cells[k].name.decode(), simd_cells[k].gates)
+                                  for k in range(SIMD_CELL_COUNT)])
 
 
 cdef int cell_number(str name) except -1:
     """Where its functions stand in `forward` and `backward` of a table."""
     return _CELL_NUMBERS[name]
+
+
+cdef Cell cell_of(int number) noexcept nogil:
+    """Its gates."""
+    return simd_cells[number]
 
 
 # ---------------------------------------------------------------- shapes
@@ -244,6 +247,14 @@ cdef Panels zeros() noexcept nogil:
 
 
 cdef void product(
+    const Simd* simd, Py_ssize_t M, Py_ssize_t columns, Py_ssize_t K, Walk A, Panels B, Panels init,
+    Panels C,
+) noexcept nogil:
+    """C = init + A B"""
+    product_plus(simd, M, columns, K, A, B, init, NULL, C)
+
+
+cdef void product_plus(
     const Simd* simd,
     Py_ssize_t M,
     Py_ssize_t columns,
@@ -251,14 +262,16 @@ cdef void product(
     Walk A,                       # IN (M, K)
     Panels B,                     # IN (K, columns), rows and vectors one after the other
     Panels init,                  # IN (M, columns), of which C may be the memory
+    const Panels* plus,           # IN (M, columns) likewise, or NULL
     Panels C,                     # OUT (M, columns)
 ) noexcept nogil:
-    """C = init + A B"""
+    """C = init + A B, and + plus unless that is NULL"""
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
     cdef Py_ssize_t m0, m1, m, n, k, p, height, widest, rows, K_k
     cdef Py_ssize_t M_most = rows_of_block(simd, M, K), K_most = even(K, K_BLOCK, W)
     cdef Walk a = A
-    cdef Panels b, from_, c
+    cdef Panels b, from_, c, more
+    cdef const Panels* plus_k
     cdef void* A_k
     m0 = 0
     while m0 < M:
@@ -279,8 +292,13 @@ cdef void product(
                     a.at = moved(simd, A_k, m * A.tile)
                     c = from_row(simd, C, m, p)
                     # the next block of k adds to what this one left
-                    from_ = from_row(simd, init, m, p) if k == 0 else c
-                    simd.tile(rows, n, K_k, &a, &b, &from_, NULL, &c)
+                    from_, plus_k = c, NULL
+                    if k == 0:
+                        from_ = from_row(simd, init, m, p)
+                        if plus != NULL:
+                            more = from_row(simd, plus[0], m, p)
+                            plus_k = &more
+                    simd.tile(rows, n, K_k, &a, &b, &from_, plus_k, &c)
                     m += rows
                 p += widest
             k += K_k

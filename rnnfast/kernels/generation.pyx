@@ -12,7 +12,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from .engine cimport (
-    Buffer, Columns, Panels, Simd, States, cell_number, columns_of, computed, from_row, matrix_of,
+    Buffer, Columns, Gates, Panels, Simd, States, cell_number, columns_of, computed, from_row, matrix_of,
     moved, pack, padded, panels_at, product, real, row_of, rows_of, simd_of, units_of, zeros,
 )
 
@@ -203,13 +203,14 @@ cdef void _step(const Simd* simd, Step* s) noexcept nogil:
     """a += h Wh;  h = cell(a)"""
     cdef Py_ssize_t p, unit
     cdef States before, after
+    cdef Gates gates
     product(simd, 1, computed(s.columns), s.H, rows_of(s.before.at, 0), s.Wh, s.gates, s.gates)
     for p in range(s.columns.panels):
         unit = p * s.columns.units
         before = States(moved(simd, s.before.at, unit), s.before.row, s.before.state)
         after = States(moved(simd, s.after.at, unit), s.after.row, s.after.state)
-        simd.forward[s.cell](1, units_of(s.columns, p), from_row(simd, s.gates, 0, p).at, &before,
-                             &after)
+        gates.at = from_row(simd, s.gates, 0, p).at
+        simd.forward[s.cell](1, units_of(s.columns, p), &gates, &before, &after)
 
 
 cdef int64_t _draw(

@@ -157,6 +157,66 @@ static void FN(scale)(ptrdiff_t n, double factor, void *numbers)
         x[j] *= by;
 }
 
+/* out = x y */
+static void FN(multiply)(ptrdiff_t n, const void *factors, const void *numbers, void *products)
+{
+    const real *restrict x = factors, *restrict y = numbers;
+    real *restrict out = products;
+    for (ptrdiff_t j = 0; j < n; j++)
+        out[j] = x[j] * y[j];
+}
+
+/* out = part x + (1 - part) y, in which 0 and 1 choose exactly */
+static void FN(blend)(ptrdiff_t n, const void *parts, const void *first, const void *second,
+                      void *blended)
+{
+    const real *restrict part = parts, *restrict x = first, *restrict y = second;
+    real *restrict out = blended;
+    for (ptrdiff_t j = 0; j < n; j++)
+        out[j] = part[j] * x[j] + (1 - part[j]) * y[j];
+}
+
+/* taken = part x;  x = (1 - part) x */
+static void FN(divide)(ptrdiff_t n, const void *parts, void *numbers, void *taken_numbers)
+{
+    const real *restrict part = parts;
+    real *restrict x = numbers, *restrict taken = taken_numbers;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        taken[j] = part[j] * x[j];
+        x[j] = (1 - part[j]) * x[j];
+    }
+}
+
+/* Word k of the random generator SplitMix64 (Steele, Lea and Flood 2014), which counts from `key` */
+static inline uint64_t FN(random_word)(uint64_t key, uint64_t k)
+{
+    uint64_t z = key + (k + 1) * UINT64_C(0x9E3779B97F4A7C15);
+    z = (z ^ z >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
+    return z ^ z >> 31;
+}
+
+/* out = value where a random number of 32 bits is below the threshold, else 0. The low halves of the
+ * words decide the first half of the numbers, the high halves the second. */
+static void FN(draw_mask)(ptrdiff_t n, uint64_t key, uint64_t threshold, double value, void *mask)
+{
+    enum { BLOCK = 64 };
+    const ptrdiff_t half = (n + 1) / 2;
+    const real chosen = (real)value;
+    real *restrict low = mask, *restrict high = low + half;
+    for (ptrdiff_t first = 0; first < half; first += BLOCK) {
+        const ptrdiff_t lows = half - first < BLOCK ? half - first : BLOCK;
+        const ptrdiff_t highs = n - half - first < BLOCK ? n - half - first : BLOCK;
+        uint64_t word[BLOCK];
+        for (ptrdiff_t k = 0; k < BLOCK; k++)
+            word[k] = FN(random_word)(key, (uint64_t)(first + k));
+        for (ptrdiff_t k = 0; k < lows; k++)
+            low[first + k] = (word[k] & UINT32_MAX) < threshold ? chosen : 0;
+        for (ptrdiff_t k = 0; k < highs; k++)
+            high[first + k] = word[k] >> 32 < threshold ? chosen : 0;
+    }
+}
+
 /* A NaN may be passed over: it comes back in whatever is computed with the number it stood for. */
 static double FN(largest)(ptrdiff_t n, const void *numbers)
 {

@@ -30,5 +30,5 @@ int simd_level_usable(const simd_level *level)
 
 _Alignas(64) const char simd_zeros[SIMD_VECTORS * 64];
 
-#define NAME(name) #name,
-const char *const simd_cell_names[SIMD_CELL_COUNT] = {SIMD_CELLS(NAME)};
+#define CELL(name, gates, together, reset) {#name, gates, together, reset},
+const simd_cell simd_cells[SIMD_CELL_COUNT] = {SIMD_CELLS(CELL)};

@@ -11,8 +11,8 @@
 #include "arrays.h"
 
 #define FUNCTION(result, name, arguments) .name = FN(name),
-#define FORWARD(name) FN(name##_forward),
-#define BACKWARD(name) FN(name##_backward),
+#define FORWARD(name, gates, together, reset) FN(name##_forward),
+#define BACKWARD(name, gates, together, reset) FN(name##_backward),
 
 static const simd_table FN(table) = {
     .number = sizeof(real),

@@ -10,6 +10,7 @@
 #define RNNFAST_SIMD_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 enum { SIMD_VECTORS = 4 };                /* vectors in a row of a panel */
 #define SIMD_MOST_ROWS 6                  /* of a tile */
@@ -18,10 +19,24 @@ enum { SIMD_VECTORS = 4 };                /* vectors in a row of a panel */
 enum { SIMD_FLOAT, SIMD_DOUBLE, SIMD_FORMATS };
 #define SIMD_FORMAT_OF(pointer) _Generic(*(pointer), float: SIMD_FLOAT, double: SIMD_DOUBLE)
 
-/* The cells, by their names in rnnfast/cells.py; each is two functions in cells.h. */
-#define SIMD_CELLS(CELL) CELL(rnn) CELL(lstm)
-#define SIMD_CELL_NUMBER(name) SIMD_##name,
+/* The cells, by their names in rnnfast/cells.py; each is two functions in cells.h. Of each: how many
+ * gates it has, how many of them share a panel (all or one), and what its reset gate does to h Wh. */
+#define SIMD_CELLS(CELL)                                                                          \
+    CELL(rnn, 1, 1, SIMD_NO_RESET)                                                                \
+    CELL(rnn_relu, 1, 1, SIMD_NO_RESET)                                                           \
+    CELL(lstm, 4, 4, SIMD_NO_RESET)                                                               \
+    CELL(gru, 3, 1, SIMD_RESET_BEFORE)                                                            \
+    CELL(gru_reset_after, 3, 1, SIMD_RESET_AFTER)
+#define SIMD_CELL_NUMBER(name, gates, together, reset) SIMD_##name,
 enum { SIMD_CELLS(SIMD_CELL_NUMBER) SIMD_CELL_COUNT };
+
+/* Nothing; it multiplies h before the product with the last gate's columns, or the product. */
+enum { SIMD_NO_RESET, SIMD_RESET_BEFORE, SIMD_RESET_AFTER };
+
+typedef struct {
+    const char *name;
+    int gates, together, reset;
+} simd_cell;
 
 /* The operand A of a product: row m and index k stand at
  * at[m row + (k mod width) k_stride + (k div width) block]; of every tile, the first row m at
@@ -44,6 +59,14 @@ typedef struct {
     void *at;
     ptrdiff_t row, state;
 } simd_states;
+
+/* The gates of some units, or gradients of them, in a step: a panel of all gates, or of the first
+ * one, the others being `gate` further on. `hidden` is a panel of h Wh + bh of the last gate, or of
+ * its gradient, where the reset gate acts on it. */
+typedef struct {
+    void *at, *hidden;
+    ptrdiff_t gate;
+} simd_gates;
 
 /* Every function: what it returns, its name and its arguments. */
 #define SIMD_FUNCTIONS(F)                                                                         \
@@ -69,6 +92,16 @@ typedef struct {
     F(void, fill, (ptrdiff_t n, double value, void *x))                                           \
     F(double, value, (const void *x))                                                             \
     F(void, scale, (ptrdiff_t n, double factor, void *x))                                         \
+    F(void, multiply, (ptrdiff_t n, const void *x, const void *y, void *out))                     \
+    F(void, blend, (ptrdiff_t n, const void *part, const void *x, const void *y, void *out))      \
+    F(void, divide, (ptrdiff_t n, const void *part, void *x, void *taken))                        \
+    F(void, draw_mask, (ptrdiff_t n, uint64_t key, uint64_t threshold, double value, void *out))  \
+    /* The two halves of a GRU whose reset gate acts before the product: see cells.h. */          \
+    F(void, gru_reset, (ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,                 \
+                        const simd_states *h, const simd_states *reset_h))                        \
+    F(void, gru_reset_backward, (ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,        \
+                                 const simd_states *h, const simd_states *gradients,              \
+                                 const simd_gates *das))                                          \
     F(double, largest, (ptrdiff_t n, const void *x))                                              \
     F(double, exp_shifted, (ptrdiff_t n, double shift, void *x))                                  \
     F(void, panel_top, (ptrdiff_t rows, ptrdiff_t n, const void *panel, void *top))               \
@@ -91,11 +124,11 @@ typedef struct {
 #define SIMD_MEMBER(result, name, arguments) result (*name) arguments;
     SIMD_FUNCTIONS(SIMD_MEMBER)
     /* One panel of a time step: activation and new state, and their derivatives. See cells.h. */
-    void (*forward[SIMD_CELL_COUNT])(ptrdiff_t rows, ptrdiff_t units, void *gates,
+    void (*forward[SIMD_CELL_COUNT])(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
                                      const simd_states *before, const simd_states *after);
-    void (*backward[SIMD_CELL_COUNT])(ptrdiff_t rows, ptrdiff_t units, const void *gates,
+    void (*backward[SIMD_CELL_COUNT])(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
                                       const simd_states *before, const simd_states *after,
-                                      const simd_states *gradients, void *das);
+                                      const simd_states *gradients, const simd_gates *das);
 } simd_table;
 
 typedef struct {
@@ -112,7 +145,7 @@ int simd_level_usable(const simd_level *level);
 /* A row of a panel, of zeros in any format. */
 extern const char simd_zeros[SIMD_VECTORS * 64];
 
-/* The names of the cells, in the order of their numbers. */
-extern const char *const simd_cell_names[SIMD_CELL_COUNT];
+/* The cells, in the order of their numbers. */
+extern const simd_cell simd_cells[SIMD_CELL_COUNT];
 
 #endif

@@ -1,0 +1,282 @@
+"""A recurrent layer forward, for every cell. See recurrent.pxd for the names.
+
+    a = [x 1] [Wx b]                                for a block of steps at once
+    a_t += h_{t-1} Wh;  h_t = cell(a_t)             step by step
+
+Pre-activations and gates stand in panels: those of a few units for all gates, side by side, or for
+each gate in a group of panels of its own. So storing them is packing them for the weight gradients,
+and a cell finds its gates in one row, or in as many as it has gates.
+
+Threads take rows of the batch, which never wait for each other between the steps of a block, or,
+where there are few rows, units, which do.
+"""
+
+from libc.string cimport memcpy
+
+from .engine cimport (
+    ROWS, Gates, Panels, RESET_AFTER, RESET_BEFORE, States, Walk, barrier, computed, from_row,
+    moved, pack, product, rows_of, units_of, zeros,
+)
+from .recurrent cimport (
+    Memory, Range, Share, Sizes, batch_row, begins, columns_of_group, count, first, place, range_of,
+    share_of, share_of_steps, state_at, states_from, x_row_of,
+)
+
+cdef enum:
+    FIRST_LEVEL = 16384           # bytes of a first-level cache for gates of a step
+
+
+cdef void forward_task(
+    const Sizes* s, const Memory* mem, int thread, int threads,
+) noexcept nogil:
+    """What one thread does."""
+    cdef Share share = share_of(s, thread, threads)
+    cdef Range rows
+    cdef Py_ssize_t begin = 0, end, m
+    # the row of all steps that stands in row 0 of the memory, now and in the block before
+    cdef Py_ssize_t origin = 0, before = 0
+    _pack_weights(s, mem, share.panels)
+    if s.indexed:
+        rows = range_of(s.U, ROWS, thread, threads)
+        for m in range(rows.begin, rows.end):
+            _copy_x(s, mem, moved(s.simd, mem.xs.at, m * mem.xs.t), m)
+        barrier(threads)
+        _project(s, mem, rows, mem.projected)
+    while begin < s.T:
+        end = _end_of_block(s, begin)
+        if not s.kept:
+            if begin > 0:
+                barrier(threads)  # the others may still be in the block whose memory this is
+            before, origin = origin, first(s, begin)
+        if begin == 0 or not s.kept:
+            rows = range_of(count(s, begin), 1, thread, threads)
+            _enter(s, mem, begin, before, origin, rows, Range(0, s.H))
+        if not s.indexed:
+            rows = range_of(first(s, end) - first(s, begin), ROWS, thread, threads)
+            rows.begin += first(s, begin) - origin
+            rows.end += first(s, begin) - origin
+            _copy_block(s, mem, begin, origin, rows)
+            if begin == 0:
+                barrier(threads)  # for the weights
+            _project(s, mem, rows, mem.gates)
+        barrier(threads)
+        _steps(s, mem, share_of_steps(s, share, begin, end, thread), begin, end, origin)
+        begin = end
+
+
+cdef void _pack_weights(const Sizes* s, const Memory* mem, Range panels) noexcept nogil:
+    """Some panels of every group of gates."""
+    cdef Py_ssize_t p, g
+    for g in range(s.groups):
+        pack(s.simd, columns_of_group(s, mem.Wx, g), s.D, s.columns, panels.begin, panels.end,
+             from_row(s.simd, mem.Wx_panels, 0, g * s.P))
+        pack(s.simd, columns_of_group(s, mem.b, g), 1, s.columns, panels.begin, panels.end,
+             from_row(s.simd, mem.Wx_panels, s.D, g * s.P))
+        pack(s.simd, columns_of_group(s, mem.Wh, g), s.H, s.columns, panels.begin, panels.end,
+             from_row(s.simd, mem.Wh_panels, 0, g * s.P))
+        if s.reset != RESET_AFTER:
+            continue
+        pack(s.simd, columns_of_group(s, mem.bh, g), 1, s.columns, panels.begin, panels.end,
+             from_row(s.simd, mem.bh_panels, 0, g * s.P))
+        for p in range(panels.begin, panels.end):
+            if g < s.groups - 1:  # nothing comes between x Wx + b and h Wh + bh
+                s.simd.add(s.width, from_row(s.simd, mem.bh_panels, 0, g * s.P + p).at,
+                           from_row(s.simd, mem.Wx_panels, s.D, g * s.P + p).at)
+
+
+cdef inline void _copy_x(
+    const Sizes* s, const Memory* mem, const void* source, Py_ssize_t m,
+) noexcept nogil:
+    """A row of x, and a 1 for the bias, to row m."""
+    cdef void* x = moved(s.simd, mem.x.at, m * s.x_row)
+    memcpy(x, source, s.D * s.simd.number)
+    s.simd.fill(1, 1, moved(s.simd, x, s.D))
+
+
+cdef void _copy_block(
+    const Sizes* s, const Memory* mem, Py_ssize_t begin, Py_ssize_t origin, Range rows,
+) noexcept nogil:
+    """Rows of x for some rows of the memory, which belong to steps from `begin` on."""
+    cdef Py_ssize_t t = begin, m = rows.begin, n
+    while m < rows.end:
+        while first(s, t + 1) - origin <= m:
+            t += 1
+        n = m + origin - first(s, t)
+        _copy_x(s, mem, place(s, &mem.xs, t, n), m)
+        m += 1
+
+
+cdef void _project(
+    const Sizes* s, const Memory* mem, Range rows, Panels projected,
+) noexcept nogil:
+    """a = [x 1] [Wx b] for some rows."""
+    cdef Py_ssize_t g
+    cdef Walk x = rows_of(moved(s.simd, mem.x.at, rows.begin * s.x_row), s.x_row)
+    for g in range(s.groups):
+        product(s.simd, rows.end - rows.begin, computed(s.columns), s.D + 1, x,
+                from_row(s.simd, mem.Wx_panels, 0, g * s.P), zeros(),
+                from_row(s.simd, projected, rows.begin, g * s.P))
+
+
+cdef inline Py_ssize_t _end_of_block(const Sizes* s, Py_ssize_t begin) noexcept nogil:
+    """Steps from `begin` on have `block` rows at most, but one step is always there."""
+    cdef Py_ssize_t end = begin + 1
+    if s.firsts == NULL:
+        return min(s.T, begin + max(1, s.block // s.N))
+    while end < s.T and first(s, end + 1) - first(s, begin) <= s.block:
+        end += 1
+    return end
+
+
+cdef void _steps(
+    const Sizes* s, const Memory* mem, Share share, Py_ssize_t begin, Py_ssize_t end,
+    Py_ssize_t origin,
+) noexcept nogil:
+    """a_t += h_{t-1} Wh;  h_t = cell(a_t)"""
+    cdef Py_ssize_t per_panel = s.columns.units, n0 = share.rows.begin, rows, t, m
+    cdef Range units = Range(min(share.panels.begin * per_panel, s.H),
+                             min(share.panels.end * per_panel, s.H))
+    for t in range(begin, end):
+        rows = min(share.rows.end, count(s, t)) - n0
+        if rows <= 0:
+            return                # nor are there any later
+        m = first(s, t) - origin + n0
+        if s.reset == RESET_BEFORE:
+            _products(s, mem, share, t, m, n0, rows, 0, s.groups - 1)
+            if not s.by_rows:
+                barrier(share.threads)
+            _products(s, mem, share, t, m, n0, rows, s.groups - 1, s.groups)
+        else:
+            _products(s, mem, share, t, m, n0, rows, 0, s.groups)
+        if s.zoned:
+            _zone_out(s, mem, t, m, n0, rows, units)
+        _leave(s, mem, t, m, n0, rows, units)
+        if s.kept or t + 1 < end:
+            _enter(s, mem, t + 1, origin, origin, Range(n0, min(share.rows.end, count(s, t + 1))),
+                   units)
+        if not s.by_rows:
+            barrier(share.threads)
+
+
+cdef void _products(
+    const Sizes* s, const Memory* mem, Share share, Py_ssize_t t, Py_ssize_t m, Py_ssize_t n0,
+    Py_ssize_t rows, Py_ssize_t first_group, Py_ssize_t end_group,
+) noexcept nogil:
+    """a += h Wh of some groups of gates for rows m ... of step t, and what the cell makes of it as
+    soon as they are all there."""
+    cdef Py_ssize_t per_panel = s.columns.units, last_column = computed(s.columns)
+    cdef Py_ssize_t p, q, g, columns
+    # panels whose gates are still in the first-level cache when the cell reads them
+    cdef Py_ssize_t at_once = max(
+        s.simd.panels_at_once(rows), FIRST_LEVEL // (rows * s.groups * s.width * s.simd.number))
+    cdef bint ends = end_group == s.groups
+    cdef States before, after, h_in, reset_h
+    cdef Gates gates
+    cdef Panels a, init
+    cdef Walk h = rows_of(state_at(s, &mem.h_in, 0, m, 0), s.h_row)
+    if s.reset == RESET_BEFORE and ends:
+        h = rows_of(state_at(s, &mem.reset_h, 0, m, 0), s.h_row)
+    gates.gate = s.P * mem.gates.panel
+    p = share.panels.begin
+    while p < share.panels.end:
+        q = min(p + at_once, share.panels.end)
+        columns = min(last_column, q * s.width) - p * s.width
+        for g in range(first_group, end_group):
+            a = from_row(s.simd, mem.gates, m, g * s.P + p)
+            if s.indexed:
+                _gather(s, mem, t, n0, g * s.P + p, g * s.P + q, m, rows)
+            init = a
+            if s.reset == RESET_AFTER and g == s.groups - 1:
+                init = from_row(s.simd, mem.bh_panels, 0, g * s.P + p)
+                init.row = 0      # one row for all
+                a = from_row(s.simd, mem.hidden, m, p)
+            product(s.simd, rows, columns, s.H, h,
+                    from_row(s.simd, mem.Wh_panels, 0, g * s.P + p), init, a)
+        while p < q:
+            gates.at = from_row(s.simd, mem.gates, m, p).at
+            if s.reset == RESET_AFTER:
+                gates.hidden = from_row(s.simd, mem.hidden, m, p).at
+            if ends:
+                before = states_from(s, &mem.entering, m, p * per_panel)
+                after = states_from(s, &mem.made, m, p * per_panel)
+                s.simd.forward[s.cell](rows, units_of(s.columns, p), &gates, &before, &after)
+            else:
+                h_in = states_from(s, &mem.h_in, m, p * per_panel)
+                reset_h = states_from(s, &mem.reset_h, m, p * per_panel)
+                s.simd.gru_reset(rows, units_of(s.columns, p), &gates, &h_in, &reset_h)
+            p += 1
+
+
+cdef void _gather(
+    const Sizes* s, const Memory* mem, Py_ssize_t t, Py_ssize_t n0, Py_ssize_t first_panel,
+    Py_ssize_t end_panel, Py_ssize_t m, Py_ssize_t rows,
+) noexcept nogil:
+    """The projections of the rows of x that rows m ... of the gates use, rows n0 ... of step t."""
+    cdef Py_ssize_t p, n
+    for p in range(first_panel, end_panel):
+        for n in range(rows):
+            memcpy(from_row(s.simd, mem.gates, m + n, p).at,
+                   from_row(s.simd, mem.projected, x_row_of(s, mem, t, n0 + n), p).at,
+                   s.width * s.simd.number)
+
+
+cdef void _zone_out(
+    const Sizes* s, const Memory* mem, Py_ssize_t t, Py_ssize_t m, Py_ssize_t n0, Py_ssize_t rows,
+    Range units,
+) noexcept nogil:
+    """The states that rows m ... leave are parts of those that entered, d, and of those made."""
+    cdef Py_ssize_t k, n, u = units.begin
+    for k in range(s.S):
+        for n in range(rows):
+            if mem.zoneouts[k].at == NULL:
+                memcpy(state_at(s, &mem.left, k, s.N + m + n, u),
+                       state_at(s, &mem.made, k, m + n, u), (units.end - u) * s.simd.number)
+            else:
+                s.simd.blend(units.end - u,
+                             moved(s.simd, place(s, &mem.zoneouts[k], t, n0 + n), u),
+                             state_at(s, &mem.entering, k, m + n, u),
+                             state_at(s, &mem.made, k, m + n, u),
+                             state_at(s, &mem.left, k, s.N + m + n, u))
+
+
+cdef void _leave(
+    const Sizes* s, const Memory* mem, Py_ssize_t t, Py_ssize_t m, Py_ssize_t n0, Py_ssize_t rows,
+    Range units,
+) noexcept nogil:
+    """To the arrays of the caller: outputs of step t, and the states of rows that end with it."""
+    cdef Py_ssize_t n, k, u = units.begin, numbers = (units.end - units.begin) * s.simd.number
+    for n in range(rows):
+        memcpy(moved(s.simd, place(s, &mem.hs, t, n0 + n), u),
+               state_at(s, &mem.left, 0, s.N + m + n, u), numbers)
+    for n in range(max(n0, count(s, t + 1) if t + 1 < s.T else 0) - n0, rows):
+        for k in range(s.S):
+            memcpy(moved(s.simd, mem.last, (k * s.N + batch_row(s, n0 + n)) * s.H + u),
+                   state_at(s, &mem.left, k, s.N + m + n, u), numbers)
+
+
+cdef void _enter(
+    const Sizes* s, const Memory* mem, Py_ssize_t t, Py_ssize_t before, Py_ssize_t origin,
+    Range rows, Range units,
+) noexcept nogil:
+    """What the step before has left for step t, where that is not where it is read: the memory
+    began with row `before` of all steps, and begins with `origin` now."""
+    cdef Py_ssize_t n, k, m = first(s, t) - origin, from_row_ = 0, u = units.begin
+    cdef Py_ssize_t numbers = (units.end - units.begin) * s.simd.number
+    cdef void* state
+    cdef void* entering
+    if t > 0:
+        from_row_ = s.N + first(s, t - 1) - before
+    if t >= s.T or not (s.enters or s.masked or before != origin):
+        return
+    for n in range(rows.begin, rows.end):
+        for k in range(s.S):
+            state = state_at(s, &mem.left, k, from_row_ + n, u)
+            entering = state_at(s, &mem.entering, k, m + n, u)
+            if begins(s, mem, t, n):
+                s.simd.fill(units.end - u, 0, entering)
+            elif entering != state:
+                memcpy(entering, state, numbers)
+        if s.masked:
+            s.simd.multiply(units.end - u, moved(s.simd, mem.mask, batch_row(s, n) * s.H + u),
+                            state_at(s, &mem.entering, 0, m + n, u),
+                            state_at(s, &mem.h_in, 0, m + n, u))

@@ -1,0 +1,224 @@
+"""What a recurrent layer is below the GIL: sizes, memory, and what a thread has of either.
+
+    recurrent.pyx        what Python calls: memory, the arrays of the caller
+    forward_steps.pyx    the loop over time, forward
+    backward_steps.pyx   and back
+
+Rows of memory: with the batch rows in the order of falling length, step t has the first `count`
+of them, and the rows of all steps follow each other, R in all. Steps count in the order in which
+they are computed, so a layer that runs in reverse meets the arrays of the caller, and nothing else,
+from their ends.
+"""
+
+from libc.stdint cimport int64_t
+
+from .engine cimport (
+    ROWS, Columns, Matrix, Panels, Simd, States, Sums, moved, part,
+)
+
+cdef enum:
+    MOST_GROUPS = 3
+
+
+ctypedef struct Sizes:
+    const Simd* simd
+    int cell, reset               # its number; what its reset gate does
+    int groups                    # of gates: one that share their panels, or one for each gate
+    Py_ssize_t S, N, T, D, H      # T: steps that are run, those of the longest row
+    Py_ssize_t T_all              # steps in the arrays of the caller
+    Py_ssize_t R                  # rows of all steps
+    Py_ssize_t U                  # rows of x: R unless an index says which row is used
+    Py_ssize_t P, width           # panels of a group, and their width
+    Py_ssize_t x_row, h_row       # lengths of padded rows of x and of states
+    Columns columns               # of a group of gates
+    Columns inputs                # of D
+    Columns units                 # of H
+    Py_ssize_t rows               # of gates and states that memory is there for
+    Py_ssize_t block              # rows whose input is projected at a time, one step at least
+    Py_ssize_t chunk              # rows of gates whose gradients are in memory at a time, likewise
+    Py_ssize_t truncate           # steps between two cuts of the gradient, 0: none
+    Py_ssize_t scratch            # numbers of scratch memory of a thread in backward
+    double flops                  # of the call
+    int threads
+    bint by_rows                  # whether threads take rows of the batch, or units
+    bint indexed, reverse, kept, need_dx
+    bint enters                   # whether states have memory of their own where they enter a step
+    bint masked, zoned
+    # with lengths, or NULL
+    const int64_t* order          # (N): which row of the caller is row n
+    const int64_t* lengths        # (N), falling
+    const int64_t* counts         # (T): rows of step t
+    const int64_t* firsts         # (T + 1): the row at which step t begins
+
+
+# Of the caller: (N, T, J), J contiguous, or (1, U, J) with an index.
+ctypedef struct Sequence:
+    void* at
+    Py_ssize_t n, t
+
+
+ctypedef struct Memory:
+    Sequence xs, hs               # IN (N, T, D); OUT (N, T, H)
+    Sequence dhs, dxs             # IN (N, T, H); OUT (N, T, D)
+    Matrix Wx, Wh, b, bh          # IN (D, G*H), (H, G*H), (1, G*H), (1, G*H)
+    const int64_t* index          # IN: rows of xs
+    Py_ssize_t index_row
+    const unsigned char* resets   # IN: where a sequence begins, or NULL
+    Py_ssize_t resets_row
+    void* mask                    # IN (N, H): by which h is multiplied on its way to a product
+    Sequence zoneouts[2]          # IN (N, T, H), of each state, or NULL
+    void* last                    # OUT (S, N, H): states after the last step of each row
+    # kept from forward to backward
+    Matrix x                      # (U, D + 1): rows of x, and a 1 at their end
+    States left                   # (S, N + R, H): initial states, and those that steps leave
+    States made                   # (S, R, H): what the cell makes, before zoneout; else in `left`
+    States entering               # (S, R, H): what enters a step; else in `left`
+    States h_in                   # (1, R, H): what the product with Wh reads; else `entering`
+    States reset_h                # (1, R, H): r h_in, where the reset gate acts before the product
+    Panels gates                  # (R, G*H)
+    Panels hidden                 # (R, H): h Wh + bh of the last gate, where it acts after it
+    # of one call
+    Panels projected              # (U, G*H): [x 1] [Wx b], with an index; else in `gates`
+    Panels Wx_panels              # (D + 1, G*H): Wx, and b below it
+    Panels Wh_panels              # (H, G*H)
+    Panels bh_panels              # (1, G*H)
+    Panels WhT, WxT               # (G*P*width, H), (G*P*width, D)
+    Panels das                    # (chunk, G*H): da of the steps of a chunk
+    Panels das_hidden             # (chunk, H)
+    Panels das_sum                # (U, G*H): da summed by row of x, with an index
+    void* das_rest                # what rounding took from it, or NULL
+    Sums dWx[MOST_GROUPS]         # OUT (D, G*H)
+    Sums dWh[MOST_GROUPS]         # OUT (H, G*H)
+    Sums db[MOST_GROUPS]          # OUT (1, G*H)
+    Sums dbh[MOST_GROUPS]         # OUT (1, G*H)
+    States dstates                # (S, N, H): gradients of the states
+    States zoned                  # (S, N, H): what zoneout takes of them past the cell
+    States reached                # (1, N, H): gradient of h_in
+    void* scratch                 # (threads, scratch)
+
+
+ctypedef struct Range:
+    Py_ssize_t begin, end
+
+ctypedef struct Share:
+    int threads
+    Range rows                    # of the batch
+    Range panels                  # of each group of gates, and so units
+    Range outputs                 # panels of h, where it is a product with Wh^T
+    Range x_rows, h_rows          # of dWx and db, and of dWh
+
+
+cdef inline Range range_of(
+    Py_ssize_t n, Py_ssize_t unit, int thread, int threads,
+) noexcept nogil:
+    """The share of a thread in n things."""
+    return Range(part(n, unit, thread, threads), part(n, unit, thread + 1, threads))
+
+
+cdef inline Share share_of(const Sizes* s, int thread, int threads) noexcept nogil:
+    """What is dealt out to one thread, but for rows of the batch."""
+    cdef Share share
+    share.threads = threads
+    share.panels = range_of(s.P, 1, thread, threads)
+    share.outputs = range_of(s.units.panels, 1, thread, threads)
+    share.x_rows = range_of(s.D + 1, ROWS, thread, threads)
+    share.h_rows = range_of(s.H, ROWS, thread, threads)
+    share.rows = Range(0, s.N)
+    return share
+
+
+cdef inline Py_ssize_t count(const Sizes* s, Py_ssize_t t) noexcept nogil:
+    """Rows of step t."""
+    return s.N if s.counts == NULL else s.counts[t] if t < s.T else 0
+
+
+cdef inline Py_ssize_t first(const Sizes* s, Py_ssize_t t) noexcept nogil:
+    """The row at which step t begins."""
+    return t * s.N if s.firsts == NULL else s.firsts[t]
+
+
+cdef inline Py_ssize_t batch_row(const Sizes* s, Py_ssize_t n) noexcept nogil:
+    """Row n in the arrays of the caller."""
+    return n if s.order == NULL else s.order[n]
+
+
+cdef inline Py_ssize_t time_of(const Sizes* s, Py_ssize_t t, Py_ssize_t n) noexcept nogil:
+    """Step t of row n in the arrays of the caller."""
+    if not s.reverse:
+        return t
+    return (s.T if s.lengths == NULL else s.lengths[n]) - 1 - t
+
+
+cdef inline void* place(
+    const Sizes* s, const Sequence* sequence, Py_ssize_t t, Py_ssize_t n,
+) noexcept nogil:
+    """Where step t of row n stands in an array of the caller."""
+    return moved(s.simd, sequence.at,
+                 batch_row(s, n) * sequence.n + time_of(s, t, n) * sequence.t)
+
+
+cdef inline int64_t x_row_of(
+    const Sizes* s, const Memory* mem, Py_ssize_t t, Py_ssize_t n,
+) noexcept nogil:
+    """Which row of x step t of row n uses, with an index."""
+    return mem.index[batch_row(s, n) * mem.index_row + time_of(s, t, n)]
+
+
+cdef inline bint begins(
+    const Sizes* s, const Memory* mem, Py_ssize_t t, Py_ssize_t n,
+) noexcept nogil:
+    """Whether no state enters step t of row n, since a sequence begins there (or, in reverse, did
+    so at the step before)."""
+    if mem.resets == NULL or (s.reverse and t == 0):
+        return False
+    return mem.resets[batch_row(s, n) * mem.resets_row + time_of(s, t, n) + s.reverse]
+
+
+cdef inline Matrix columns_of_group(const Sizes* s, Matrix W, Py_ssize_t g) noexcept nogil:
+    """The columns of W of a group of gates."""
+    return Matrix(moved(s.simd, W.at, g * s.columns.used * W.column), W.row, W.column)
+
+
+cdef inline States states_from(
+    const Sizes* s, const States* states, Py_ssize_t m, Py_ssize_t unit,
+) noexcept nogil:
+    """States from row m and from a unit on."""
+    return States(moved(s.simd, states.at, m * states.row + unit), states.row, states.state)
+
+
+cdef inline void* state_at(
+    const Sizes* s, const States* states, Py_ssize_t k, Py_ssize_t m, Py_ssize_t unit,
+) noexcept nogil:
+    """State k of row m from a unit on."""
+    return moved(s.simd, states.at, k * states.state + m * states.row + unit)
+
+
+cdef inline Range rows_between(
+    const Sizes* s, Py_ssize_t begin, Py_ssize_t end, int thread, int threads,
+) noexcept nogil:
+    """The rows of the batch of a thread in steps begin ... end - 1: as many steps for each."""
+    if s.counts == NULL:
+        return range_of(s.N, 1, thread, threads)
+    cdef Py_ssize_t total = first(s, end) - first(s, begin), n = 0, so_far = 0
+    cdef Range rows = Range(0, 0)
+    while n < s.N and so_far * threads < total * thread:
+        so_far += max(0, min(s.lengths[n], end) - begin)
+        n += 1
+    rows.begin = n
+    while n < s.N and so_far * threads < total * (thread + 1):
+        so_far += max(0, min(s.lengths[n], end) - begin)
+        n += 1
+    rows.end = s.N if thread == threads - 1 else n
+    return rows
+
+
+cdef inline Share share_of_steps(
+    const Sizes* s, Share share, Py_ssize_t begin, Py_ssize_t end, int thread,
+) noexcept nogil:
+    """The same in the loop over some steps: rows of the batch and all units, or units and all
+    rows."""
+    if s.by_rows:
+        share.rows = rows_between(s, begin, end, thread, share.threads)
+        share.panels = Range(0, s.P)
+        share.outputs = Range(0, s.units.panels)
+    return share
