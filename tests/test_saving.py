@@ -13,6 +13,7 @@ from problems import assert_close
 import rnnfast
 from rnnfast import archive, models
 from rnnfast.errors import InputError
+from rnnfast.layers import TIME_LAYERS
 from rnnfast.models import network, saving
 from rnnfast.reference import ops as numpy_ops
 
@@ -400,13 +401,13 @@ def test_a_subclass_that_says_nothing_cannot_be_saved(tmp_path):
 def test_every_model_and_layer_of_the_package_is_known():
     public = [getattr(rnnfast, name) for name in rnnfast.__all__]
     of_package = {x for x in public if isinstance(x, type) and hasattr(x, "predict")}
-    assert len(of_package) == 7
+    assert len(of_package) == 8
     assert of_package <= set(saving.MODELS.values())
     assert all(callable(Model.save) and callable(Model.load) for Model in of_package)
     assert set(saving.LAYERS) == set(rnnfast.reference.__all__) - {"ops"}
-    assert {Model.Cell.cell.name for Model in models.LANGUAGE_MODELS.values()} == set(
-        rnnfast.cells.CELLS
-    )
+    default_cells = {layer.cell.name for layer in TIME_LAYERS.values()}
+    assert {Model.Cell.cell.name for Model in models.LANGUAGE_MODELS.values()} == default_cells
+    assert TIME_LAYERS.keys() >= set(rnnfast.cells.CELLS)
 
 
 # What cannot be saved. ----------------------------------------------------------------------------
