@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from problems import assert_close
+from problems import TIME_CLASSES, assert_close
 
 import rnnfast
 from rnnfast import archive, models
@@ -143,7 +143,28 @@ SYSTEMS = {
     "CharLstm64": lambda: rnnfast.CharLstm.random(V, H, rng=0, stateful=True, dtype="float64"),
     "PerplexityRnnlm": perplexity_rnnlm,
 }
+
+
+def every_kind():
+    """Of recurrent layers, with every option that changes what they compute in evaluation."""
+    both = {
+        f"{name}{k}": W
+        for k in "12"
+        for name, W in recurrent(rnnfast.TimeGRU, H, reset_after=True).named_params().items()
+    }
+    layers = [
+        rnnfast.TimeEmbedding(normal(V, D)),
+        recurrent(rnnfast.TimeRNN, D, activation="relu", reverse=True),
+        recurrent(rnnfast.TimeGRU, H, stateful=True),
+        recurrent(rnnfast.TimeGRU, H, reset_after=True, bh=normal(3 * H)),
+        rnnfast.TimeBiGRU(**both, reset_after=True, truncate_size=2),
+        rnnfast.TimeAffine(normal(2 * H, V), normal(V)),
+    ]
+    return rnnfast.Network(layers, rnnfast.TimeSoftmaxWithLoss())
+
+
 MODELS = SYSTEMS | {
+    "every kind": every_kind,
     "chain": chain,
     "chain64": lambda: chain("float64"),
     "graph": graph,
@@ -275,6 +296,54 @@ def test_views_and_twins_become_plain_layers(tmp_path, twin):
         assert type(loaded.layers[0]) is rnnfast.TimeAffine
         np.testing.assert_array_equal(loaded.params[0], W)
         assert all(W.flags.writeable for W in loaded.params)
+
+
+RECURRENT = [getattr(rnnfast, name) for name in TIME_CLASSES]
+RATES = {"recurrent_dropout": 0.125, "weight_drop": 0.25, "zoneout_mean": True}
+
+
+@pytest.mark.parametrize("zoneout", [0.5, (0.0, 0.375)])
+@pytest.mark.parametrize("Layer", RECURRENT, ids=TIME_CLASSES)
+def test_options_of_recurrent_layers_come_back(Layer, zoneout, tmp_path):
+    """All of them but `rng`, and nothing else has to be in a file, as in those of before."""
+    two, lstm = "Bi" in Layer.__name__, Layer.cell is rnnfast.cells.LSTM
+    options = {"stateful": True, "truncate_size": 3, **RATES}
+    options["zoneout"] = zoneout if lstm else zoneout if isinstance(zoneout, float) else 0.5
+    options |= {} if two else {"reverse": True}
+    options |= {rnnfast.cells.RNN: {"activation": "relu"}, rnnfast.cells.GRU: {"reset_after": True},
+                rnnfast.cells.LSTM: {}}[Layer.cell]  # fmt: skip
+    names = [f"{name}{k}" for k in ("12" if two else [""]) for name in ("Wx", "Wh", "b")]
+    G = Layer.cell.G
+    shapes = {"W": (H, G * H), "b": (G * H,)}
+    weights = {name: normal(*shapes[name[0]], seed=k) for k, name in enumerate(names)}
+    for given in (options, {}):
+        layer = Layer(**weights, **given, rng=0)
+        with_layer(layer).save(tmp_path / "a")
+        (loaded,) = rnnfast.Network.load(tmp_path / "a").layers
+        assert loaded.cell is layer.cell
+        assert loaded.config() == layer.config()
+        assert layer.config().items() >= given.items()
+        for name, W in layer.named_params().items():
+            np.testing.assert_array_equal(loaded.named_params()[name], W, strict=True)
+    _, arrays, meta = archive.load_archive(tmp_path / "a", "model")
+    meta["config"]["layers"]["0"]["config"] = {"stateful": False, "truncate_size": None}
+    archive.save_archive(tmp_path / "a", "model", arrays, meta)
+    (loaded,) = rnnfast.Network.load(tmp_path / "a").layers
+    assert loaded.config() == Layer(**weights).config()
+
+
+@pytest.mark.parametrize("make", SYSTEMS.values(), ids=SYSTEMS)
+def test_a_system_with_options_that_it_does_not_know(make, tmp_path):
+    """They would not come back, so that it is not saved."""
+    model = make()
+    model.recurrent_layers[0].zoneout = 0.25
+    with pytest.raises(
+        TypeError, match=r"^zoneout: expected 0\.0 in the .*, got 0\.25; save a Net"
+    ):
+        model.save(tmp_path / "a")
+    assert os.listdir(tmp_path) == []
+    layers = dict(zip(model.layer_names, model.layers, strict=True))
+    assert rnnfast.Network(layers, model.loss_layer).layers[0] is model.layers[0]
 
 
 def test_neither_states_nor_flags_are_saved(tmp_path):
