@@ -129,7 +129,7 @@ def test_sampling_beside_training_of_the_state():
     model = _model()
     xs = np.array([[1, 2, 3, 4]])
     expected = [model.predict(xs) for _ in range(50)]
-    text = rnnfast.generate(model, [1, 2], 60, rng=0).tolist()
+    text = rnnfast.generate(model, [1, 2], 12, rng=0).tolist()
     model.reset_state()
     with ThreadPoolExecutor(1) as pool:
         texts = [pool.submit(rnnfast.generate, model, [1, 2], 12, rng=0) for _ in range(100)]

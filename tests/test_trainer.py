@@ -377,7 +377,7 @@ def test_what_does_not_fit_changes_nothing():
         other.restore(arrays, position)
     other.model.params[-1].flags.writeable = True
     assert other.model.random_state() == expected[1]["random_state"]
-    assert other.model.get_state() == [(None, None)]
+    assert other.model.get_state() == [(None, None), (None,)]
     other.restore(arrays, position)
     trainer.fit(2)
     other.fit(2)
