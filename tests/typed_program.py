@@ -43,10 +43,9 @@ def regression(rng: np.random.Generator) -> float:
 def sequences(rng: np.random.Generator) -> float:
     """Rows of their own lengths, read in both directions by layers that drop out in training."""
     xs = rng.standard_normal((2, 5, 3)).astype(np.float32)
-    weights = [rng.standard_normal(shape).astype(np.float32) for shape in ((3, 12), (4, 12), 12)]
-    Wx, Wh, b = weights
+    Wx, Wh, b = (rng.standard_normal(s).astype(np.float32) for s in ((3, 12), (4, 12), 12))
     gru = rnnfast.TimeGRU(Wx, Wh, b, reset_after=True, reverse=True, zoneout=0.1, rng=0)
-    both = rnnfast.TimeBiGRU(*weights, *weights, weight_drop=0.5, truncate_size=2)
+    both = rnnfast.TimeBiGRU(Wx, Wh, b, Wx, Wh, b, weight_drop=0.5, truncate_size=2)
     hs: NDArray[np.float32] = gru.forward(xs, lengths=[5, 3], need_gradient=False)
     hs = np.concatenate((hs, both.forward(xs, reset=np.zeros((2, 5), bool))), axis=2)
     both.backward(hs[..., 4:], dh=np.ones((2, 2, 4)))
