@@ -28,7 +28,7 @@ from .losses import (
     TimeSoftmaxWithLoss,
     TimeSquaredLoss,
 )
-from .models import Network, Rnnlm, SimpleRnnlm
+from .models import GruRnnlm, Network, Rnnlm, SimpleRnnlm
 from .systems import (
     CharLstm,
     CharRnn,
@@ -75,6 +75,7 @@ __all__ = [
     "Adam",
     "CharLstm",
     "CharRnn",
+    "GruRnnlm",
     "InputError",
     "Layer",
     "Momentum",

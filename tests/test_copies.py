@@ -5,8 +5,8 @@ import pickle
 
 import numpy as np
 import pytest
+from problems import BIDIRECTIONAL, RECURRENT, make_problem
 from problems import MODELS as LANGUAGE_MODELS
-from problems import RECURRENT
 
 import rnnfast
 from rnnfast import kernels
@@ -114,7 +114,7 @@ def test_lists_of_a_copy_hold_the_arrays_of_its_layers(make, copied):
         (network, "words.W", ["there.W", "back.W", "loss.W"]),
         *((MODELS[f"{Model.__name__} tied"], "embedding.W", []) for Model in LANGUAGE_MODELS),
     ],
-    ids=["network", "SimpleRnnlm", "Rnnlm"],
+    ids=["network", *(Model.__name__ for Model in LANGUAGE_MODELS)],
 )
 def test_tied_weights_stay_tied(make, table, uses, copied, times):
     model = make(kernels)
@@ -144,16 +144,15 @@ def test_a_shallow_copy_shares_its_layers_and_changes_nothing():
 
 
 @copied
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", [*RECURRENT, *BIDIRECTIONAL])
 def test_a_state_that_is_changed_in_a_copy_counts(name, copied):
-    layer = getattr(rnnfast, name)
-    G = layer.cell.G
-    layer = layer(normal(H, G * H), normal(H, G * H), normal(G * H), stateful=True)
-    layer.forward(normal(2, 3, H))
+    problem = make_problem(name)
+    layer = problem.layer(rnnfast)
+    problem.forward(layer)
     other = copied(layer)
     other.h[...] = 0.5
     layer.h[...] = 0.5
-    np.testing.assert_array_equal(other.forward(normal(2, 3, H)), layer.forward(normal(2, 3, H)))
+    np.testing.assert_array_equal(problem.forward(other)["h"], problem.forward(layer)["h"])
 
 
 @copied

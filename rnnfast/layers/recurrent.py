@@ -3,7 +3,7 @@
 Letters in shapes: N batch rows, T time steps, D input size, H hidden size, G gates, S states.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, Unpack, overload
 
 import numpy as np
@@ -12,13 +12,12 @@ from .. import cells
 from .._checks import as_bool, as_bools, as_count, as_floats, as_ids, as_lengths, check_shape
 from .._ops import Ops
 from .._types import Array, ArrayLike, Shape
-from .base import same
+from .base import hands_on, same
 from .cell import (
     CELL_OPTIONS,
     GRU_CELLS,
     RNN_CELLS,
     Activation,
-    Forward,
     gru_cell,
     rnn_cell,
     weights_of,
@@ -27,7 +26,7 @@ from .regularisation import Regularisation, Regularised
 
 
 class Options(Regularisation, total=False):
-    """Keyword arguments of every layer over a block; what they mean is said in `TimeRecurrent`."""
+    """Keyword arguments of every layer over a block; what they mean is said in `TimeLSTM`."""
 
     truncate_size: int | None
     ops: Ops | None
@@ -51,6 +50,7 @@ class TimeRecurrent(Regularised):
     dh: Array | None
     stateful: bool
 
+    @hands_on(Regularised)
     def __init__(
         self,
         weights: Mapping[str, ArrayLike],
@@ -107,11 +107,10 @@ class TimeRecurrent(Regularised):
             options["cache"] = self._take_memory()
         else:
             options["need_gradient"] = False
-        hs, last, cache, drops = self._forward(
-            xs, weights, states, shape, options, training=self.training
-        )
+        training = self.training
+        (hs, last, cache), drops = self._forward(xs, weights, states, shape, options, training)
         if need_gradient:
-            self._keep((cache, shape, drops))
+            self._keep((cache, hs.shape, drops))
             self._memory = cache
         else:
             self._kept = None
@@ -138,7 +137,8 @@ class TimeRecurrent(Regularised):
         xs, shape, options = self._checked_input(xs, index, lengths, reset)
         if states is not None:
             states = as_floats("states", states, self.dtype, self._kernel_shape(shape[0]))
-        hs, last, _, _ = self._forward(xs, weights, states, shape, options, training=False)
+        options["need_gradient"] = False
+        (hs, last, _), _ = self._forward(xs, weights, states, shape, options, False)
         return hs, last
 
     @property
@@ -237,8 +237,9 @@ class TimeRecurrent(Regularised):
             shape = xs.shape[:2]
         else:
             xs = as_floats("xs", xs, self.dtype, ("U", D))
-            shape = np.shape(index)
-            check_shape("index", np.empty(shape, bool), ("N", "T"))
+            index = np.asarray(index)
+            check_shape("index", index, ("N", "T"))
+            shape = index.shape
         if lengths is not None:
             lengths = options["lengths"] = as_lengths("lengths", lengths, *shape)
         if index is not None:
@@ -302,6 +303,7 @@ class DirectedOptions(Options, total=False):
 class TimeDirected(TimeRecurrent):
     """A cell over a block of T steps, from the first to the last or in `reverse`."""
 
+    @hands_on(TimeRecurrent)
     def __init__(
         self,
         weights: Mapping[str, ArrayLike],
@@ -318,15 +320,13 @@ class TimeDirected(TimeRecurrent):
         """Whether the layer runs from the last step of each row to the first."""
         return self._reverse
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether outputs depend on inputs that come later."""
+        return self._reverse
+
     def config(self) -> dict[str, Any]:
         return super().config() | {"reverse": self._reverse}
-
-    def _kernel_forward(
-        self, xs: Array, weights: Sequence[Array], states: Array | None, **options: Any
-    ) -> Forward:
-        if self._reverse:
-            options["reverse"] = True
-        return super()._kernel_forward(xs, weights, states, **options)
 
 
 class TimeRNN(TimeDirected):
@@ -336,6 +336,7 @@ class TimeRNN(TimeDirected):
 
     cell: cells.Cell = cells.RNN
 
+    @hands_on(TimeDirected)
     def __init__(
         self,
         Wx: Array,
@@ -365,6 +366,7 @@ class TimeLSTM(TimeDirected):
     c: Array | None
     dc: Array | None
 
+    @hands_on(TimeDirected)
     def __init__(
         self,
         Wx: Array,
@@ -427,6 +429,7 @@ class TimeGRU(TimeDirected):
 
     cell: cells.Cell = cells.GRU
 
+    @hands_on(TimeDirected)
     def __init__(
         self,
         Wx: Array,
