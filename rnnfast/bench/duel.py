@@ -82,6 +82,15 @@ def installed_version(name: str) -> str | None:
     return "of unknown version"
 
 
+def optional_versions() -> dict[str, str | None]:
+    """{title: version or None} of the peers that are not installed with this package."""
+    return {
+        title: installed_version(name)
+        for name, (_, library, title) in CONTESTANTS.items()
+        if library not in ("rnnfast", "numpy")
+    }
+
+
 class Worker:
     """The process of a contestant; `ask` raises Refused where it fails or does not answer."""
 

@@ -1,0 +1,97 @@
+"""Recurrent layers beside those of peers."""
+
+from collections.abc import Callable, Iterator
+
+from ...kernels import engine
+from .. import problems
+from . import cases
+from .cases import comma, layer
+from .rows import Bench, Row, table
+
+
+def layers(
+    bench: Bench,
+    cell: str,
+    floor: Callable[[int], float | None],
+    *,
+    way: str = "both",
+    dtype: str = "float32",
+    environments: dict[str, dict[str, str]] | None = None,
+) -> Iterator[Row]:
+    """A table of layers against PyTorch; `floor(H)` is what no ratio may be below."""
+    for n in bench.threads:
+        for shape in bench.few(cases.SHAPES, 3):
+            ours, theirs = (
+                layer(name, cell, shape, way, threads=n, dtype=dtype, environment=environment)
+                for name, environment in (environments or {"rnnfast": {}, "torch": {}}).items()
+            )
+            yield from bench.rows(
+                comma(shape),
+                ours,
+                [theirs],
+                {"torch": floor(shape[-1])},
+                work=problems.layer_gflops(cell, shape, way),
+            )
+
+
+def layer_table(
+    name: str,
+    cell: str,
+    mean: float,
+    floor: Callable[[int], float],
+    *,
+    way: str = "both",
+    dtype: str = "float32",
+) -> None:
+    """Enter `layers` as the table `name`; `mean` is the target of the geometric mean."""
+    passes = "forward and backward" if way == "both" else "forward only"
+
+    @table(
+        name,
+        f"{cell.upper()} layer N,T,D,H, {passes}, {dtype}",
+        means={"PyTorch": mean},
+        plotted=True,
+    )
+    def measure(bench: Bench) -> Iterator[Row]:
+        return layers(bench, cell, floor, way=way, dtype=dtype)
+
+
+layer_table("lstm", "lstm", 2.0, lambda H: 1.05 if H >= 650 else 1.15)
+layer_table("rnn", "rnn", 3.0, lambda H: 1.3)
+layer_table("lstm-forward", "lstm", 1.3, lambda H: 1.0, way="forward")
+layer_table("float64", "lstm", 1.5, lambda H: 1.0, dtype="float64")
+
+
+@table("odd", "Layers of odd shapes N,T,D,H, forward and backward, float32: no cliffs")
+def _odd(bench: Bench) -> Iterator[Row]:
+    for n in bench.threads:
+        for cell in ("lstm", "rnn"):
+            for shape in bench.few(cases.ODD_SHAPES, 1):
+                ours, theirs = (
+                    layer(name, cell, shape, threads=n) for name in ("rnnfast", "torch")
+                )
+                work = problems.layer_gflops(cell, shape, "both")
+                what = f"{cell} {comma(shape)}"
+                yield from bench.rows(what, ours, [theirs], {"torch": 1.0}, work=work)
+
+
+@table(
+    "avx2",
+    "LSTM layer N,T,D,H, forward and backward, float32, both limited to AVX2",
+    means={"PyTorch": 1.3},
+)
+def _avx2(bench: Bench) -> Iterator[Row]:
+    if engine.CPU_LEVEL in ("avx2", "avx512"):
+        yield from layers(bench, "lstm", lambda H: None, environments=cases.AVX2)
+
+
+@table("peers", "Other peers: layers N,T,D,H, forward and backward, float32")
+def _peers(bench: Bench) -> Iterator[Row]:
+    for n in bench.threads:
+        for cell in ("lstm", "rnn"):
+            for shape in bench.few(cases.SHAPES[:4], 1):
+                ours, *peers = (
+                    layer(name, cell, shape, threads=n) for name in ("rnnfast", "jax", "numpy")
+                )
+                work = problems.layer_gflops(cell, shape, "both")
+                yield from bench.rows(f"{cell} {comma(shape)}", ours, peers, work=work)

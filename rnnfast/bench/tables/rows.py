@@ -1,0 +1,190 @@
+"""Rows and tables, and how a row is measured; every ratio is good where it is large."""
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+from ...threads import available_cpus
+from .. import duel
+from ..duel import Arena, Entry, Pace, Refused
+
+T = TypeVar("T")
+
+
+@dataclass
+class Row:
+    """A measurement beside that of a peer. None is what was not, or cannot be, measured."""
+
+    what: str
+    threads: int
+    peer: str
+    ours: float | None = None
+    theirs: float | None = None
+    ratio: float | None = None
+    target: float | None = None
+    work: float | None = None  # 1e9 floating point operations, or tokens
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None where there is none, or no measurement."""
+        return None if self.target is None or self.ratio is None else self.ratio >= self.target
+
+    @property
+    def rate(self) -> float | None:
+        """Work per second of ours, whose time is in milliseconds."""
+        return self.work / self.ours * 1e3 if self.work and self.ours else None
+
+
+Measure: TypeAlias = Callable[["Bench"], Iterator[Row]]
+
+
+@dataclass
+class Table:
+    """Rows of one kind; `means` are targets of geometric means, by peer."""
+
+    name: str
+    title: str
+    measure: Measure
+    unit: str = "ms"
+    rate: str = "GF/s"
+    means: dict[str, float] = field(default_factory=dict)
+    averaged: bool = True
+    plotted: bool = False
+
+    def mean_rows(self, rows: Sequence[Row]) -> list[Row]:
+        """Geometric means of the ratios, for each peer and number of threads."""
+        groups: dict[tuple[str, int], list[float]] = {}
+        for row in rows:
+            if row.ratio is not None:
+                groups.setdefault((row.peer, row.threads), []).append(row.ratio)
+        return [
+            Row(
+                "geometric mean",
+                threads,
+                peer,
+                ratio=statistics.geometric_mean(ratios),
+                target=self.means.get(peer),
+            )
+            for (peer, threads), ratios in groups.items()
+            if self.averaged and len(ratios) > 1
+        ]
+
+
+TABLES: dict[str, Table] = {}
+
+
+def table(name: str, title: str, **options: Any) -> Callable[[Measure], Measure]:
+    """Enter a function `(run) -> rows` as the table `name`."""
+
+    def enter(measure: Measure) -> Measure:
+        TABLES[name] = Table(name, title, measure, **options)
+        return measure
+
+    return enter
+
+
+@dataclass
+class Bench:
+    """What the tables need to know: their arena, numbers of threads, and whether to hurry."""
+
+    arena: Arena
+    threads: Sequence[int]
+    quick: bool = False
+
+    def few(self, cases: Sequence[T], count: int) -> Sequence[T]:
+        """All cases, or the first few of them in a hurry."""
+        return cases[:count] if self.quick else cases
+
+    def rows(
+        self,
+        what: str,
+        ours: Entry,
+        peers: Sequence[Entry],
+        targets: dict[str, float | None] | None = None,
+        *,
+        work: float | None = None,
+        beside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> list[Row]:
+        """Duel of an entry with each peer that is there: a list of rows, one for each peer.
+
+        What fails or computes something else is a row with a note and no times. Where no peer is
+        there, the NumPy twin is what results are compared with.
+        """
+        targets = targets or {}
+        here = [peer for peer in peers if duel.installed_version(peer.name)]
+        found: dict[str, tuple[float | None, float | None]] = {}
+        own: float | None = None
+        note = ""
+        try:
+            judge = [] if here else [Entry("numpy", ours.task, ours.options, ours.threads)]
+            workers = self.arena.enter(ours, *here, *judge)
+            self.arena.check(workers)
+            with beside():
+                times, ratios = self.arena.race(workers[: 1 + len(here)])
+            own = 1e3 * times[0]
+            found = {
+                peer.name: (1e3 * time, ratio)
+                for peer, time, ratio in zip(here, times[1:], ratios[1:], strict=True)
+            }
+        except Refused as error:
+            note = str(error)
+        return [
+            Row(
+                what,
+                ours.threads,
+                peer.label,
+                own,
+                *found.get(peer.name, (None, None)),
+                target=targets.get(peer.name),
+                work=work,
+                note=note or ("" if peer in here else "absent"),
+            )
+            for peer in peers
+        ]
+
+    def scaled(
+        self,
+        what: str,
+        ours: Entry,
+        other: Entry,
+        label: str,
+        factor: float,
+        target: float,
+        *,
+        work: float | None = None,
+    ) -> Row:
+        """Duel of two entries whose work differs: the ratio of times is multiplied by `factor`.
+
+        Each is compared with the NumPy twin, since their results differ in shape too.
+        """
+        row = Row(what, ours.threads, label, target=target, work=work)
+        twins = [Entry("numpy", e.task, e.options, e.threads) for e in (ours, other)]
+        try:
+            pair = self.arena.enter(ours, other, *twins)
+            self.arena.check(pair[::2])
+            self.arena.check(pair[1::2])
+            (own, theirs), (_, ratio) = self.arena.race(pair[:2])
+            row.ours, row.theirs, row.ratio = 1e3 * own, 1e3 * theirs, factor * ratio
+        except Refused as error:
+            row.note = str(error)
+        return row
+
+
+def measure(
+    names: Sequence[str], *, quick: bool = False, threads: Sequence[int] | None = None
+) -> Iterator[tuple[Table, Row]]:
+    """Yield each table named, and its rows one by one: pairs (table, row)."""
+    cpus = available_cpus()
+    threads = threads or ([1] if quick else sorted({1, min(2, cpus)}))
+    pace = Pace(turn=0.03, seconds=0.2, rounds=3, most_seconds=3) if quick else Pace()
+    for name in names:
+        with Arena(pace) as arena:
+            rows = []
+            for row in TABLES[name].measure(Bench(arena, threads, quick)):
+                rows.append(row)
+                yield TABLES[name], row
+            for row in TABLES[name].mean_rows(rows):
+                yield TABLES[name], row
