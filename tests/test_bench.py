@@ -18,7 +18,7 @@ from rnnfast.bench.report import as_json, cells, text_head, write_plot
 from rnnfast.bench.run import run
 from rnnfast.bench.tables import TABLES, cases, layers, machine, rows
 from rnnfast.bench.tables.cases import layer
-from rnnfast.bench.tables.rows import Bench, Row, measure
+from rnnfast.bench.tables.rows import Bench, Peer, Row, measure
 from rnnfast.cli import main
 from rnnfast.errors import InputError
 
@@ -113,14 +113,9 @@ def test_tables_of_every_kind_run(monkeypatch):
 class Plan(Bench):
     """Every peer is there, everything takes a millisecond, nothing is run: all rows at once."""
 
-    def rows(self, what, ours, peers, targets=None, *, work=None, beside=None):
-        self.entries += [ours, *peers]
-        target = (targets or {}).get
-        return [Row(what, ours.threads, p.label, 1.0, 1.0, 1.0, target(p.name)) for p in peers]
-
-    def scaled(self, what, ours, other, label, factor, target, *, work=None):
-        self.entries += [ours, other]
-        return Row(what, ours.threads, label, 1.0, 1.0, 1.0, target)
+    def rows(self, what, ours, peers, *, work=None, beside=None):
+        self.entries += [ours, *(peer.entry for peer in peers)]
+        return [Row(what, ours.threads, p.name, 1.0, 1.0, 1.0, p.target) for p in peers]
 
 
 def plan(monkeypatch, name):
@@ -255,7 +250,7 @@ def test_a_contestant_that_fails_or_dies_is_named_and_the_table_goes_on(monkeypa
             arena.enter(layer("rnnfast", "none", SHAPE))
         monkeypatch.setitem(duel.CONTESTANTS, "torch", ("broken", "numpy", "Broken"))
         only(monkeypatch, "rnnfast", "torch")
-        (row,) = Bench(arena, [1]).rows("x", entry("rnnfast"), [entry("torch")])
+        (row,) = Bench(arena, [1]).rows("x", entry("rnnfast"), [Peer(entry("torch"))])
         assert row.note == "Broken: ended without an answer"
         assert len(arena.enter(entry("rnnfast"))) == 1
 

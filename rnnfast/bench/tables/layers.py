@@ -6,7 +6,7 @@ from ...kernels import engine
 from .. import problems
 from . import cases
 from .cases import comma, layer
-from .rows import Bench, Row, table
+from .rows import Bench, Peer, Row, table
 
 
 def layers(
@@ -28,8 +28,7 @@ def layers(
             yield from bench.rows(
                 comma(shape),
                 ours,
-                [theirs],
-                {"torch": floor(shape[-1])},
+                [Peer(theirs, floor(shape[-1]))],
                 work=problems.layer_gflops(cell, shape, way),
             )
 
@@ -72,7 +71,7 @@ def _odd(bench: Bench) -> Iterator[Row]:
                 )
                 work = problems.layer_gflops(cell, shape, "both")
                 what = f"{cell} {comma(shape)}"
-                yield from bench.rows(what, ours, [theirs], {"torch": 1.0}, work=work)
+                yield from bench.rows(what, ours, [Peer(theirs, 1.0)], work=work)
 
 
 @table(
@@ -94,4 +93,6 @@ def _peers(bench: Bench) -> Iterator[Row]:
                     layer(name, cell, shape, threads=n) for name in ("rnnfast", "jax", "numpy")
                 )
                 work = problems.layer_gflops(cell, shape, "both")
-                yield from bench.rows(f"{cell} {comma(shape)}", ours, peers, work=work)
+                yield from bench.rows(
+                    f"{cell} {comma(shape)}", ours, [*map(Peer, peers)], work=work
+                )

@@ -7,7 +7,7 @@ from .. import duel, problems
 from ..duel import CONTESTANTS, Entry, busy_neighbours
 from . import cases
 from .cases import AT_MOST_10_PERCENT_SLOWER, GFLOPS_OF_20_MS, NOT_APART, comma, layer, training
-from .rows import Bench, Row, table
+from .rows import Bench, Peer, Row, table
 
 
 @table(
@@ -23,7 +23,7 @@ def _gemm(bench: Bench) -> Iterator[Row]:
         ours, *peers = (
             Entry(name, "Product", {"size": size}, n) for name in ("rnnfast", "torch", "numpy")
         )
-        rows = bench.rows(f"product {comma([size] * 3)}", ours, peers, work=gflops)
+        rows = bench.rows(f"product {comma([size] * 3)}", ours, [*map(Peer, peers)], work=gflops)
         yield from rows
         times = [rows[0].ours, *(row.theirs for row in rows)]
         pairs = zip(times, (ours, *peers), strict=True)
@@ -35,8 +35,8 @@ def _gemm(bench: Bench) -> Iterator[Row]:
         for shape in bench.few([shape for shape in cases.SHAPES if shape[-1] >= 512], 1):
             ours = layer("rnnfast", "lstm", shape, threads=n)
             work = problems.layer_gflops("lstm", shape, "both")
-            label = f"product, {fastest.label}"
-            yield bench.scaled(comma(shape), ours, fastest, label, work / gflops, 0.8, work=work)
+            peer = Peer(fastest, 0.8, f"product, {fastest.label}", work / gflops, same=False)
+            yield from bench.rows(comma(shape), ours, [peer], work=work)
 
 
 @table("threads", "Two threads against one, where there are 20 ms of work", rate="", averaged=False)
@@ -54,7 +54,7 @@ def _threads(bench: Bench) -> Iterator[Row]:
         entries = [training("rnnfast", case, threads=n) for n in (2, 1)]
         pairs.append((f"training {case[0]} {comma(case[1:])}", entries))
     for what, (two, one) in bench.few(pairs, 1) if available_cpus() > 1 else []:
-        yield bench.scaled(what, two, one, "rnnfast, 1 thread", 1, 1.8)
+        yield from bench.rows(what, two, [Peer(one, 1.8, "rnnfast, 1 thread", same=False)])
 
 
 @table(
@@ -72,11 +72,9 @@ def _linear(bench: Bench) -> Iterator[Row]:
             for shape in shapes[1:]:
                 work = problems.layer_gflops("lstm", shape, "both")
                 ours, theirs = (layer("rnnfast", "lstm", s, threads=n) for s in (shape, base))
-                label = f"rnnfast, {comma(base)}"
-                target = AT_MOST_10_PERCENT_SLOWER
-                yield bench.scaled(
-                    comma(shape), ours, theirs, label, work / gflops, target, work=work
-                )
+                label, factor = f"rnnfast, {comma(base)}", work / gflops
+                peer = Peer(theirs, AT_MOST_10_PERCENT_SLOWER, label, factor, same=False)
+                yield from bench.rows(comma(shape), ours, [peer], work=work)
 
 
 @table("busy", "LSTM layer N,T,D,H, forward and backward, beside one busy process per CPU")
@@ -87,8 +85,7 @@ def _busy(bench: Bench) -> Iterator[Row]:
             yield from bench.rows(
                 comma(shape),
                 ours,
-                [theirs],
-                {"torch": 1.0},
+                [Peer(theirs, 1.0)],
                 work=problems.layer_gflops("lstm", shape, "both"),
                 beside=lambda: busy_neighbours(available_cpus()),
             )
@@ -112,6 +109,4 @@ def _pools(bench: Bench) -> Iterator[Row]:
                 if not duel.installed_version(library):
                     yield Row(what, n, label, note="absent")
                     continue
-                (row,) = bench.rows(what, ours, [alone], {"rnnfast": NOT_APART})
-                row.peer = "rnnfast alone"
-                yield row
+                yield from bench.rows(what, ours, [Peer(alone, NOT_APART, "rnnfast alone")])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ..duel import Entry, Refused
 from . import cases
 from .cases import MB, comma, training
-from .rows import Bench, Row, table
+from .rows import Bench, Peer, Row, table
 
 
 @table(
@@ -18,7 +18,7 @@ def _training(bench: Bench) -> Iterator[Row]:
         for case in bench.few(cases.LANGUAGE_MODELS, 3):
             names = ("rnnfast", "torch", "textbook", "numpy")
             ours, *peers = (training(name, case, threads=n) for name in names)
-            yield from bench.rows(f"{case[0]} {comma(case[1:])}", ours, peers)
+            yield from bench.rows(f"{case[0]} {comma(case[1:])}", ours, [*map(Peer, peers)])
 
 
 @table("generation", "Generation of text, one LSTM layer, float32", rate="tokens/s")
@@ -27,7 +27,7 @@ def _generation(bench: Bench) -> Iterator[Row]:
     what = f"V{sizes['V']} D{sizes['D']} H{sizes['H']}, {sizes['length']} tokens"
     for n in bench.threads:
         ours, theirs = (Entry(name, "Generation", sizes, n) for name in ("rnnfast", "torch"))
-        yield from bench.rows(what, ours, [theirs], {"torch": 20.0}, work=sizes["length"])
+        yield from bench.rows(what, ours, [Peer(theirs, 20.0)], work=sizes["length"])
 
 
 @table("embedding", "Gradient of an embedding's table, float32", rate="", averaged=False)
@@ -35,10 +35,10 @@ def _embedding(bench: Bench) -> Iterator[Row]:
     sizes = cases.EMBEDDING
     what = f"V{sizes['V']} D{sizes['D']}, {sizes['tokens']} tokens"
     for n in bench.threads:
-        ours, *peers = (
+        ours, numpy, torch = (
             Entry(name, "Embedding", sizes, n) for name in ("rnnfast", "numpy", "torch")
         )
-        yield from bench.rows(what, ours, peers, {"numpy": 3.0})
+        yield from bench.rows(what, ours, [Peer(numpy, 3.0), Peer(torch)])
 
 
 @table(

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
 from ...threads import available_cpus
@@ -86,6 +86,24 @@ def table(name: str, title: str, **options: Any) -> Callable[[Measure], Measure]
     return enter
 
 
+@dataclass(frozen=True)
+class Peer:
+    """Whom an entry of ours is measured beside, and the ratio of times that is wanted."""
+
+    entry: Entry
+    target: float | None = None
+    label: str = ""
+    """What it is called in the table, if not by its name."""
+    factor: float = 1.0
+    """What the ratio is multiplied by, where it has other work than ours."""
+    same: bool = True
+    """Whether its results must be those of ours; where not, they are those of a NumPy twin."""
+
+    @property
+    def name(self) -> str:
+        return self.label or self.entry.label
+
+
 @dataclass
 class Bench:
     """What the tables need to know: their arena, numbers of threads, and whether to hurry."""
@@ -102,31 +120,36 @@ class Bench:
         self,
         what: str,
         ours: Entry,
-        peers: Sequence[Entry],
-        targets: dict[str, float | None] | None = None,
+        peers: Sequence[Peer],
         *,
         work: float | None = None,
         beside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> list[Row]:
-        """Duel of an entry with each peer that is there: a list of rows, one for each peer.
+        """Duel of an entry with all peers that are there: a list of rows, one for each peer.
 
-        What fails or computes something else is a row with a note and no times. Where no peer is
-        there, the NumPy twin is what results are compared with.
+        What fails or computes something else is a row with a note and no times. Results are those
+        of the NumPy twin where there is no peer that computes the same.
         """
-        targets = targets or {}
-        here = [peer for peer in peers if duel.installed_version(peer.name)]
+        here = [peer for peer in peers if duel.installed_version(peer.entry.name)]
+        here.sort(key=lambda peer: not peer.same)
+        racers = [ours, *(peer.entry for peer in here)]
+        same = sum(peer.same for peer in here)
+        alike = same + 1 if same else 0  # are compared with each other, the others with twins
+        twins = [replace(entry, name="numpy", environment={}) for entry in racers[alike:]]
         found: dict[str, tuple[float | None, float | None]] = {}
         own: float | None = None
         note = ""
         try:
-            judge = [] if here else [Entry("numpy", ours.task, ours.options, ours.threads)]
-            workers = self.arena.enter(ours, *here, *judge)
-            self.arena.check(workers)
+            workers = self.arena.enter(*racers, *twins)
+            racing, judges = workers[: len(racers)], workers[len(racers) :]
+            for group in [racing[:alike], *zip(racing[alike:], judges, strict=True)]:
+                if group:
+                    self.arena.check(group)
             with beside():
-                times, ratios = self.arena.race(workers[: 1 + len(here)])
+                times, ratios = self.arena.race(racing)
             own = 1e3 * times[0]
             found = {
-                peer.name: (1e3 * time, ratio)
+                peer.name: (1e3 * time, peer.factor * ratio)
                 for peer, time, ratio in zip(here, times[1:], ratios[1:], strict=True)
             }
         except Refused as error:
@@ -135,42 +158,15 @@ class Bench:
             Row(
                 what,
                 ours.threads,
-                peer.label,
+                peer.name,
                 own,
                 *found.get(peer.name, (None, None)),
-                target=targets.get(peer.name),
-                work=work,
-                note=note or ("" if peer in here else "absent"),
+                peer.target,
+                work,
+                note or ("" if peer in here else "absent"),
             )
             for peer in peers
         ]
-
-    def scaled(
-        self,
-        what: str,
-        ours: Entry,
-        other: Entry,
-        label: str,
-        factor: float,
-        target: float,
-        *,
-        work: float | None = None,
-    ) -> Row:
-        """Duel of two entries whose work differs: the ratio of times is multiplied by `factor`.
-
-        Each is compared with the NumPy twin, since their results differ in shape too.
-        """
-        row = Row(what, ours.threads, label, target=target, work=work)
-        twins = [Entry("numpy", e.task, e.options, e.threads) for e in (ours, other)]
-        try:
-            pair = self.arena.enter(ours, other, *twins)
-            self.arena.check(pair[::2])
-            self.arena.check(pair[1::2])
-            (own, theirs), (_, ratio) = self.arena.race(pair[:2])
-            row.ours, row.theirs, row.ratio = 1e3 * own, 1e3 * theirs, factor * ratio
-        except Refused as error:
-            row.note = str(error)
-        return row
 
 
 def measure(
