@@ -1,14 +1,17 @@
 """What every layer has: parameters, their gradients, and checks of both."""
 
 from collections.abc import Callable, Sequence
+from inspect import Signature, signature
 from operator import is_
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .._checks import aligned, as_weights, check_shape
 from .._ops import HasOps, Ops
 from .._types import Array, ArrayLike, Sizes
+
+F = TypeVar("F", bound=Callable[..., None])
 
 
 class Layer(HasOps):
@@ -196,3 +199,19 @@ class Layer(HasOps):
 def same(arrays: Sequence[Array | None], others: Sequence[Array | None]) -> bool:
     """Whether two sequences hold the same objects."""
     return len(arrays) == len(others) and all(map(is_, arrays, others))
+
+
+def hands_on(base: type) -> Callable[[F], F]:
+    """Decorator of a constructor that hands options on to that of `base`: let `help` and
+    `inspect.signature` show them by their names."""
+
+    def decorate(init: F) -> F:
+        own = {
+            p.name: p for p in signature(init).parameters.values() if p.kind is not p.VAR_KEYWORD
+        }
+        of_base = signature(base).parameters.values()
+        options = {p.name: p for p in of_base if p.kind is p.KEYWORD_ONLY and p.name not in own}
+        vars(init)["__signature__"] = Signature([*own.values(), *options.values()])
+        return init
+
+    return decorate

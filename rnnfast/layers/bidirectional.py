@@ -8,6 +8,7 @@ from typing import Any, Unpack
 
 from .. import cells
 from .._types import Array, Shape, Sizes
+from .base import hands_on
 from .cell import Activation, Backward, Forward, gru_cell, rnn_cell, weights_of
 from .recurrent import Options, TimeRecurrent
 
@@ -89,6 +90,7 @@ class TimeBiRNN(TimeBidirectional):
 
     cell: cells.Cell = cells.RNN
 
+    @hands_on(TimeRecurrent)
     def __init__(
         self,
         Wx1: Array,
@@ -122,6 +124,7 @@ class TimeBiLSTM(TimeBidirectional):
     c: Array | None
     dc: Array | None
 
+    @hands_on(TimeRecurrent)
     def __init__(
         self,
         Wx1: Array,
@@ -154,6 +157,7 @@ class TimeBiGRU(TimeBidirectional):
 
     cell: cells.Cell = cells.GRU
 
+    @hands_on(TimeRecurrent)
     def __init__(
         self,
         Wx1: Array,

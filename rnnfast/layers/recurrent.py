@@ -12,7 +12,7 @@ from .. import cells
 from .._checks import as_bool, as_bools, as_count, as_floats, as_ids, as_lengths, check_shape
 from .._ops import Ops
 from .._types import Array, ArrayLike, Shape
-from .base import same
+from .base import hands_on, same
 from .cell import (
     CELL_OPTIONS,
     GRU_CELLS,
@@ -51,6 +51,7 @@ class TimeRecurrent(Regularised):
     dh: Array | None
     stateful: bool
 
+    @hands_on(Regularised)
     def __init__(
         self,
         weights: Mapping[str, ArrayLike],
@@ -138,6 +139,7 @@ class TimeRecurrent(Regularised):
         xs, shape, options = self._checked_input(xs, index, lengths, reset)
         if states is not None:
             states = as_floats("states", states, self.dtype, self._kernel_shape(shape[0]))
+        options["need_gradient"] = False
         hs, last, _, _ = self._forward(xs, weights, states, shape, options, training=False)
         return hs, last
 
@@ -302,6 +304,7 @@ class DirectedOptions(Options, total=False):
 class TimeDirected(TimeRecurrent):
     """A cell over a block of T steps, from the first to the last or in `reverse`."""
 
+    @hands_on(TimeRecurrent)
     def __init__(
         self,
         weights: Mapping[str, ArrayLike],
@@ -336,6 +339,7 @@ class TimeRNN(TimeDirected):
 
     cell: cells.Cell = cells.RNN
 
+    @hands_on(TimeDirected)
     def __init__(
         self,
         Wx: Array,
@@ -365,6 +369,7 @@ class TimeLSTM(TimeDirected):
     c: Array | None
     dc: Array | None
 
+    @hands_on(TimeDirected)
     def __init__(
         self,
         Wx: Array,
@@ -427,6 +432,7 @@ class TimeGRU(TimeDirected):
 
     cell: cells.Cell = cells.GRU
 
+    @hands_on(TimeDirected)
     def __init__(
         self,
         Wx: Array,

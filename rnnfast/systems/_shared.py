@@ -60,7 +60,16 @@ class NamedNetwork(Network):
     def _options(self) -> dict[str, Any]:
         """Keyword arguments of the constructor, but for `ops`."""
         (recurrent,) = self.recurrent_layers
-        options: dict[str, Any] = recurrent.config()
+        config: dict[str, Any] = recurrent.config()
+        options = {name: config[name] for name in ("stateful", "truncate_size")}
+        plain = type(recurrent)(*recurrent.params, **options).config()
+        for name, value in config.items():
+            if value != plain[name]:
+                raise TypeError(
+                    f"{name}: expected {plain[name]!r} in the recurrent layer of a "
+                    f"{type(self).__name__}, which could not be made again from its constructor's "
+                    f"arguments, got {value!r}; save a Network of its layers"
+                )
         return options
 
     def config(self) -> dict[str, Any]:
