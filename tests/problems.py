@@ -40,6 +40,8 @@ EVERY_LAYER = [*saving.LAYERS, *(f"{name} {v}" for v, names in VARIED.items() fo
 LAYERS = list(filter(is_compiled, EVERY_LAYER))
 RECURRENT = [name for name in LAYERS if class_of(name) in TIME_LAYERS.values()]
 BIDIRECTIONAL = [name for name in LAYERS if "Bi" in name]
+STEPS = [name.removeprefix("Time") for name in RECURRENT]
+TIME_CLASSES = ["TimeRNN", "TimeGRU", "TimeLSTM", "TimeBiRNN", "TimeBiGRU", "TimeBiLSTM"]
 LOSSES = [name for name in LAYERS if name.endswith("Loss")]
 MODELS = [model for cell, model in LANGUAGE_MODELS.items() if cell in CELLS]
 OPTIMIZERS = [cls for name in training.__all__ if hasattr(cls := getattr(training, name), "slots")]
@@ -183,6 +185,12 @@ def make_problem(name, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):
 
 WEIGHTED = [name for name in LAYERS if make_problem(name).weights]
 WEIGHTLESS = [name for name in LAYERS if name not in WEIGHTED]  # their dtype is that of their input
+
+
+def remade(layer, module):
+    """The same layer from `module`, with copies of its weights, that has seen nothing."""
+    weights = {name: W.copy() for name, W in layer.named_params().items()}
+    return getattr(module, type(layer).__name__)(**weights, **layer.config())
 
 
 def make_cell(cell, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from problems import MODELS, RECURRENT, assert_all_close, assert_close, make_problem
+from problems import MODELS, RECURRENT, assert_all_close, assert_close, make_problem, remade
 
 import rnnfast
 from rnnfast import kernels
@@ -23,9 +23,8 @@ def results_of(problem, layer):
 
 def fresh(problem, layer):
     """A layer that has seen nothing, with copies of the weights that `layer` has now."""
-    other = type(layer)(*(W.copy() for W in layer.params))
+    other = remade(layer, rnnfast)
     if problem.state:
-        other.stateful = True
         other.set_state(*problem.state)
     return other
 
@@ -34,8 +33,9 @@ def fresh(problem, layer):
 def test_weights_may_change_between_any_two_calls(name):
     problem = make_problem(name)
     layer = problem.layer(rnnfast)
-    twin = getattr(rnnfast.reference, name)(*(W.copy() for W in layer.params))
-    twin.__dict__.update({k: v for k, v in layer.__dict__.items() if k in ("stateful", "h", "c")})
+    twin = remade(layer, rnnfast.reference)
+    if problem.state:
+        twin.set_state(*problem.state)
     rng = np.random.default_rng(0)
     for call in ("forward", "backward", "backward", "forward", "forward", "backward"):
         for ours, theirs in zip(layer.params, twin.params, strict=True):

@@ -5,8 +5,8 @@ import pickle
 
 import numpy as np
 import pytest
+from problems import BIDIRECTIONAL, RECURRENT, make_problem
 from problems import MODELS as LANGUAGE_MODELS
-from problems import RECURRENT
 
 import rnnfast
 from rnnfast import kernels
@@ -144,16 +144,15 @@ def test_a_shallow_copy_shares_its_layers_and_changes_nothing():
 
 
 @copied
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", [*RECURRENT, *BIDIRECTIONAL])
 def test_a_state_that_is_changed_in_a_copy_counts(name, copied):
-    layer = getattr(rnnfast, name)
-    G = layer.cell.G
-    layer = layer(normal(H, G * H), normal(H, G * H), normal(G * H), stateful=True)
-    layer.forward(normal(2, 3, H))
+    problem = make_problem(name)
+    layer = problem.layer(rnnfast)
+    problem.forward(layer)
     other = copied(layer)
     other.h[...] = 0.5
     layer.h[...] = 0.5
-    np.testing.assert_array_equal(other.forward(normal(2, 3, H)), layer.forward(normal(2, 3, H)))
+    np.testing.assert_array_equal(problem.forward(other)["h"], problem.forward(layer)["h"])
 
 
 @copied

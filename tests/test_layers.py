@@ -1,11 +1,15 @@
 """The interface that code of the textbook relies on, and what every layer promises besides."""
 
+from inspect import signature
+
 import numpy as np
 import pytest
 from problems import (
     DTYPES,
     LAYERS,
     RECURRENT,
+    STEPS,
+    TIME_CLASSES,
     WEIGHTED,
     WEIGHTLESS,
     assert_all_close,
@@ -62,14 +66,33 @@ def convert(array, dtype):
     return array if array.dtype.kind == "i" else array.astype(dtype)
 
 
-@time_layers
-def test_signature_is_positional(name):
-    problem = make_problem(name)
-    Layer = getattr(rnnfast, name)
+OPTIONS = {
+    *("truncate_size", "recurrent_dropout", "zoneout", "weight_drop", "zoneout_mean", "rng", "ops"),
+}
+
+
+@pytest.mark.parametrize("name", TIME_CLASSES)
+def test_weights_are_positional_and_options_are_not(name):
+    """And a signature shows all of them, with their defaults."""
+    problem, Layer = make_problem(name), getattr(rnnfast, name)
     assert Layer(*problem.weights).stateful is False
     assert Layer(*problem.weights, True).stateful is True
     with pytest.raises(TypeError, match="positional"):
         Layer(*problem.weights, True, rnnfast.kernels)
+    parameters = list(signature(Layer).parameters.values())
+    options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert len(positional) + len(options) == len(parameters)
+    assert positional == [*Layer(*problem.weights).named_params(), "stateful"]
+    assert options.keys() >= OPTIONS
+    assert ("reverse" in options) is ("Bi" not in name)
+    layer = Layer(*problem.weights, **options)
+    assert layer.config() == Layer(*problem.weights).config()
+    assert layer.config().keys() == options.keys() - {"bh", "bh1", "bh2", "rng", "ops"} | {
+        "stateful"
+    }
+    with pytest.raises(TypeError, match="unexpected keyword argument 'lenght'"):
+        Layer(*problem.weights, lenght=3)
 
 
 @modules
@@ -98,7 +121,7 @@ def test_gradients_chain_over_blocks(name):
     start, cut = problem.state, 3
     layer.forward(xs[:, :cut])
     middle = layer.get_state()
-    last, grads, dxs = problem.last, [0, 0, 0], []
+    last, grads, dxs = problem.last, [0] * len(problem.weights), []
     for state, block in ((middle, slice(cut, None)), (start, slice(cut))):
         layer.set_state(*state)
         layer.forward(xs[:, block])
@@ -115,7 +138,7 @@ def test_gradients_chain_over_blocks(name):
 def test_states(name, module):
     problem = make_problem(name)
     (xs,) = problem.inputs
-    layer = getattr(module, name)(*problem.weights, True)
+    layer = problem.make(module, stateful=True)
     names = ["h", "c"][: len(problem.state)]
     assert layer.h is None
     assert layer.dh is None
@@ -155,7 +178,7 @@ def test_lstm_state_without_a_cell_is_zeros():
 def test_stateless_layer_gives_its_state_to_a_decoder(name):
     """As in the textbook's Encoder and Decoder: h of one, set_state of the other, dh back."""
     problem = make_problem(name)
-    encoder = getattr(rnnfast, name)(*problem.weights, False)
+    encoder = problem.make(rnnfast)
     hs = encoder.forward(*problem.inputs)
     encoder.forward(*problem.inputs)
     np.testing.assert_array_equal(encoder.h, hs[:, -1])
@@ -193,22 +216,23 @@ def test_params_changed_before_backward_are_seen(name, module):
 
 
 @modules
-@pytest.mark.parametrize("cell", ["RNN", "LSTM"])
-def test_single_steps_equal_the_time_layer(cell, module):
+@pytest.mark.parametrize("name", STEPS)
+def test_single_steps_equal_the_time_layer(name, module):
     """Outputs step by step, and the gradients, added up from the last step to the first."""
-    problem = make_problem(f"Time{cell}")
+    problem, single = make_problem(f"Time{name}"), make_problem(name)
+    single.weights = problem.weights
     expected = problem.run(module)
     (xs,), (dhs,) = problem.inputs, problem.gradients
     steps, states, hs = [], tuple(problem.state), []
     for t in range(xs.shape[1]):
-        step = getattr(module, cell)(*problem.weights)
+        step = single.make(module)
         states = step.forward(xs[:, t], *states)
         states = states if isinstance(states, tuple) else (states,)
         steps.append(step)
         hs.append(states[0])
     assert_close(np.stack(hs, axis=1), expected["output[0]"])
 
-    dstates, dxs, grads = list(problem.last.values()), [], [0, 0, 0]
+    dstates, dxs, grads = list(problem.last.values()), [], [0] * len(problem.weights)
     for t, step in reversed(list(enumerate(steps))):
         dx, *dstates = step.backward(dhs[:, t] + dstates[0], *dstates[1:])
         dxs.insert(0, dx)
@@ -239,7 +263,7 @@ def test_ids_of_any_integer_dtype(dtype):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@time_layers
+@pytest.mark.parametrize("name", [name for name in RECURRENT if "relu" not in name])
 def test_values_that_are_not_finite(name, value):
     """NaN stays NaN in its own row and reaches no other; infinities saturate."""
     problem = make_problem(name)
@@ -260,14 +284,16 @@ def test_textbook_style_training(name, module):
     """Layers by hand, plain gradient descent: learns to repeat what it read one step ago."""
     rng = np.random.default_rng(0)
     N, T, D, H, V = 8, 6, 5, 16, 4
-    G = getattr(module, name).cell.G
+    problem = make_problem(name, sizes=(N, T, D, H, V))
+    for W in problem.weights:
+        W *= W.ndim > 1  # biases start from 0
 
     def init(*shape):
         return rng.standard_normal(shape) / np.sqrt(shape[0])
 
     layers = [
         module.TimeEmbedding(init(V, D)),
-        getattr(module, name)(init(D, G * H), init(H, G * H), np.zeros(G * H), stateful=True),
+        problem.make(module, stateful=True),
         module.TimeAffine(init(H, V), np.zeros(V)),
     ]
     loss_layer = module.TimeSoftmaxWithLoss()

@@ -427,8 +427,9 @@ def test_the_fused_loss_takes_its_option_in_any_network():
     network.forward(*batch(), need_gradient=False)
     with pytest.raises(RuntimeError, match="with gradient"):
         network.backward()
-    with pytest.raises(TypeError, match=r"^lengths: expected no such .* take index, need_gradient"):
-        network.forward(*batch(), lengths=[1])
+    says = r"^length: expected no such .* take index, lengths, need_gradient, reset"
+    with pytest.raises(TypeError, match=says):
+        network.forward(*batch(), length=[1])
 
 
 class Index(Weightless):

@@ -595,7 +595,10 @@ def test_metadata_of_other_kinds(tmp_path, make):
     assert tried > 50
 
 
-OPTIONAL = {"stateful", "truncate_size", "ignore_label", "eps", "factor"}  # they have defaults
+OPTIONAL = {  # they have defaults
+    *("stateful", "truncate_size", "ignore_label", "eps", "factor", "activation", "reverse"),
+    *("recurrent_dropout", "zoneout", "weight_drop", "zoneout_mean"),
+}
 
 
 def is_fine(keys, other):
