@@ -20,6 +20,7 @@ from .layers import (
     TimeGRU,
     TimeLSTM,
     TimeRNN,
+    TimeStack,
 )
 from .losses import (
     TimeAffineWithLoss,
@@ -99,6 +100,7 @@ __all__ = [
     "TimeSoftmax",
     "TimeSoftmaxWithLoss",
     "TimeSquaredLoss",
+    "TimeStack",
     "Trainer",
     "TrainingDiverged",
     "TrainingInterrupted",
