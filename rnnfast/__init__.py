@@ -29,7 +29,7 @@ from .losses import (
     TimeSoftmaxWithLoss,
     TimeSquaredLoss,
 )
-from .models import Network, Rnnlm, SimpleRnnlm
+from .models import GruRnnlm, Network, Rnnlm, SimpleRnnlm
 from .systems import (
     CharLstm,
     CharRnn,
@@ -76,6 +76,7 @@ __all__ = [
     "Adam",
     "CharLstm",
     "CharRnn",
+    "GruRnnlm",
     "InputError",
     "Layer",
     "Momentum",

@@ -10,7 +10,7 @@ import rnnfast
 from rnnfast import kernels
 from rnnfast._ops import Ops
 from rnnfast._types import Array, Ids
-from rnnfast.layers import TIME_LAYERS, TimeEmbedding
+from rnnfast.layers import TimeEmbedding, time_layer
 from rnnfast.layers.recurrent import TimeRecurrent
 from rnnfast.models import Network
 
@@ -31,7 +31,7 @@ class Layer:
     ) -> None:
         rnnfast.set_num_threads(threads)
         self.xs, weights, self.dhs = problems.layer(cell, dtype, shape)
-        self.layer = TIME_LAYERS[cell](*weights, ops=self.ops)
+        self.layer = time_layer(cell, *weights, ops=self.ops)
         self.run = getattr(self, way)
 
     def forward(self) -> list[Array]:

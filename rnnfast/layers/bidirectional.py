@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from .. import cells
 from .._types import Array, Shape, Sizes
 from .base import hands_on
-from .cell import Activation, Backward, Forward, gru_cell, rnn_cell, weights_of
+from .cell import Activation, Backward, Forward, Rows, gru_cell, rnn_cell, weights_of
 from .recurrent import Options, TimeRecurrent
 
 
@@ -25,14 +25,11 @@ class TimeBidirectional(TimeRecurrent):
     and `backward` take, and `get_state` returns, the same; `infer` has all states as (2, S, N, H).
     """
 
-    @property
-    def output_size(self) -> int:
-        """Numbers in an output of a step: 2H."""
-        return 2 * self.hidden_size
+    reads_ahead = True
 
-    def state_shape(self, rows: int | str) -> Sizes:
+    def state_shape(self, rows: Rows) -> tuple[int | Rows, ...]:
         """Shape of a state, h or c, of a batch of so many rows: (2, N, H)."""
-        return 2, *super().state_shape(rows)
+        return 2, rows, self.hidden_size
 
     def _shapes(self) -> tuple[Sizes, ...]:
         first = super()._shapes()
@@ -46,7 +43,7 @@ class TimeBidirectional(TimeRecurrent):
         return states.swapaxes(0, 1)
 
     def _kernel_forward(
-        self, xs: Array, weights: Sequence[Array], states: Array | None, **options: Any
+        self, xs: Array, weights: Sequence[Array], states: Array | None, options: dict[str, Any]
     ) -> Forward:
         pair = self._by_direction(weights)
         results: Forward = self.ops.bidirectional_forward(self.cell, xs, pair, states, **options)
@@ -59,12 +56,20 @@ class TimeBidirectional(TimeRecurrent):
         cache: Any,
         weights: Sequence[Array],
         grads: Sequence[Array],
-        **options: Any,
+        truncate: int,
+        need_dx: bool,
     ) -> Backward:
         first, second = self._by_direction(weights)
         pair, of_grads = (first[:2], second[:2]), self._by_direction(grads)
         results: Backward = self.ops.bidirectional_backward(
-            self.cell, dhs, dstates, cache, pair, of_grads, **options
+            self.cell,
+            dhs,
+            dstates,
+            cache,
+            pair,
+            of_grads,
+            truncate=truncate,
+            need_dx=need_dx,
         )
         return results
 

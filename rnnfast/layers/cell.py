@@ -4,7 +4,7 @@ Letters in shapes: N batch rows, T time steps, D input size, H hidden size, G ga
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from .._ops import Ops
 from .._types import Array, ArrayLike, Shape, Sizes
 from .base import Layer
 
+Rows = TypeVar("Rows", int, str)
 Activation: TypeAlias = Literal["tanh", "relu"]
 RNN_CELLS: dict[str, cells.Cell] = {"tanh": cells.RNN, "relu": cells.RNN_RELU}
 GRU_CELLS: dict[bool, cells.Cell] = {False: cells.GRU, True: cells.GRU_RESET_AFTER}
@@ -71,11 +72,12 @@ Backward: TypeAlias = tuple[Array | None, Array]
 class Recurrent(Layer):
     """A layer with the weights of a `cell`: Wx (D, G*H), Wh (H, G*H), b (G*H,) [, bh (G*H,)].
 
-    All that depends on the number of directions in time is in the methods from `output_size` to
+    All that depends on the number of directions in time is in the methods from `state_shape` to
     `_kernel_states`: here it is one.
     """
 
     cell: cells.Cell
+    _reverse = False
 
     def __init__(self, weights: Mapping[str, ArrayLike], ops: Ops | None) -> None:
         super().__init__(ops, **weights)
@@ -88,12 +90,7 @@ class Recurrent(Layer):
         """H"""
         return len(self.params[1])
 
-    @property
-    def output_size(self) -> int:
-        """Numbers in an output of a step: H."""
-        return self.hidden_size
-
-    def state_shape(self, rows: int | str) -> Sizes:
+    def state_shape(self, rows: Rows) -> tuple[int | Rows, ...]:
         """Shape of a state, h or c, of a batch of so many rows: (N, H)."""
         return rows, self.hidden_size
 
@@ -116,8 +113,10 @@ class Recurrent(Layer):
         return states
 
     def _kernel_forward(
-        self, xs: Array, weights: Sequence[Array], states: Array | None, **options: Any
+        self, xs: Array, weights: Sequence[Array], states: Array | None, options: dict[str, Any]
     ) -> Forward:
+        if self._reverse:
+            options["reverse"] = True
         results: Forward = self.ops.recurrent_forward(self.cell, xs, weights, states, **options)
         return results
 
@@ -128,10 +127,18 @@ class Recurrent(Layer):
         cache: Any,
         weights: Sequence[Array],
         grads: Sequence[Array],
-        **options: Any,
+        truncate: int,
+        need_dx: bool,
     ) -> Backward:
         results: Backward = self.ops.recurrent_backward(
-            self.cell, dhs, dstates, cache, weights[:2], grads, **options
+            self.cell,
+            dhs,
+            dstates,
+            cache,
+            weights[:2],
+            grads,
+            truncate=truncate,
+            need_dx=need_dx,
         )
         return results
 
@@ -175,24 +182,18 @@ class Recurrent(Layer):
         weights = self._checked_params()
         (cache, shape, drops), grads = self._require_cache(), self._writable_grads()
         hint = "the gradient has the shape of what forward returned last"
-        dhs = as_floats(name, dhs, self.dtype, (*shape, self.output_size), hint)
+        dhs = as_floats(name, dhs, self.dtype, shape, hint)
         dhs = dhs if dhs.ndim == 3 else dhs[:, None]
-        dxs, dfirst = self._kernel_backward(
-            dhs,
-            self._stacked(shape[0], dlast, hint),
-            cache,
-            dropped(weights, drops),
-            grads,
-            truncate=min(truncate, dhs.shape[1]),  # a kernel takes no larger int than 64 bits
-            need_dx=need_dx,
-        )
-        for k, (_, mask) in drops.items():
-            grads[k] *= mask
+        dstates = self._stacked(shape[0], dlast, hint)
+        truncate = min(truncate, dhs.shape[1])  # a kernel takes no larger int than 64 bits
+        if drops:
+            weights = dropped(weights, drops)
+        dxs, dfirst = self._kernel_backward(dhs, dstates, cache, weights, grads, truncate, need_dx)
+        for k in drops:
+            grads[k] *= drops[k][1]
         return dxs, dfirst
 
 
-def dropped(weights: Sequence[Array], drops: Drops) -> Sequence[Array]:
+def dropped(weights: Sequence[Array], drops: Drops) -> tuple[Array, ...]:
     """The weights that are used: products with masks where there are some."""
-    if not drops:
-        return weights
     return tuple(drops[k][0] if k in drops else W for k, W in enumerate(weights))

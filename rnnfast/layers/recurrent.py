@@ -3,7 +3,7 @@
 Letters in shapes: N batch rows, T time steps, D input size, H hidden size, G gates, S states.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, Unpack, overload
 
 import numpy as np
@@ -18,7 +18,6 @@ from .cell import (
     GRU_CELLS,
     RNN_CELLS,
     Activation,
-    Forward,
     gru_cell,
     rnn_cell,
     weights_of,
@@ -108,11 +107,10 @@ class TimeRecurrent(Regularised):
             options["cache"] = self._take_memory()
         else:
             options["need_gradient"] = False
-        hs, last, cache, drops = self._forward(
-            xs, weights, states, shape, options, training=self.training
-        )
+        training = self.training
+        (hs, last, cache), drops = self._forward(xs, weights, states, shape, options, training)
         if need_gradient:
-            self._keep((cache, shape, drops))
+            self._keep((cache, hs.shape, drops))
             self._memory = cache
         else:
             self._kept = None
@@ -140,7 +138,7 @@ class TimeRecurrent(Regularised):
         if states is not None:
             states = as_floats("states", states, self.dtype, self._kernel_shape(shape[0]))
         options["need_gradient"] = False
-        hs, last, _, _ = self._forward(xs, weights, states, shape, options, training=False)
+        (hs, last, _), _ = self._forward(xs, weights, states, shape, options, False)
         return hs, last
 
     @property
@@ -321,15 +319,13 @@ class TimeDirected(TimeRecurrent):
         """Whether the layer runs from the last step of each row to the first."""
         return self._reverse
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether outputs depend on inputs that come later."""
+        return self._reverse
+
     def config(self) -> dict[str, Any]:
         return super().config() | {"reverse": self._reverse}
-
-    def _kernel_forward(
-        self, xs: Array, weights: Sequence[Array], states: Array | None, **options: Any
-    ) -> Forward:
-        if self._reverse:
-            options["reverse"] = True
-        return super()._kernel_forward(xs, weights, states, **options)
 
 
 class TimeRNN(TimeDirected):

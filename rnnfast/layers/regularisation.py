@@ -12,7 +12,7 @@ from .._checks import as_bool, as_fraction, as_generator, is_number
 from .._ops import Ops
 from .._random import Generator, set_state_of, state_of
 from .._types import Array, ArrayLike, Seed, Shape
-from .cell import Drops, Recurrent, dropped
+from .cell import Drops, Forward, Recurrent, dropped
 
 Rates: TypeAlias = float | Sequence[float]
 """One for all states, or one for each."""
@@ -153,24 +153,22 @@ class Regularised(Recurrent):
         states: Array | None,
         shape: Shape,
         options: dict[str, Any],
-        *,
         training: bool,
-    ) -> tuple[Array, Array, Any, Drops]:
-        """hs, last states and cache of a kernel, and the weights that were dropped.
+    ) -> tuple[Forward, Drops]:
+        """What a kernel makes of a block of (N, T), and what stood for weights that were dropped.
 
         After an error the generator is as it was.
         """
         if not self._regularised:
-            return *self._kernel_forward(xs, weights, states, **options), {}
+            return self._kernel_forward(xs, weights, states, options), {}
         if not training:
-            means = self._means(shape)
-            return *self._kernel_forward(xs, weights, states, **options, **means), {}
+            return self._kernel_forward(xs, weights, states, options | self._means(shape)), {}
         assert self._rng is not None
         before = state_of(self._rng)
         try:
             masks, drops = self._draw(self._rng, weights, shape)
             weights = dropped(weights, drops)
-            return *self._kernel_forward(xs, weights, states, **options, **masks), drops
+            return self._kernel_forward(xs, weights, states, options | masks), drops
         except BaseException:
             set_state_of(self._rng, before)
             raise

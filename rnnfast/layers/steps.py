@@ -18,8 +18,9 @@ class _Step(Recurrent):
         weights = self._checked_params()
         x = as_floats("x", x, self.dtype, ("N", len(weights[0])))
         first = self._stacked(len(x), states, "a state has a row for every row of x")
-        _, last, cache = self._kernel_forward(x[:, None], weights, first, cache=self._take_memory())
-        self._keep((cache, x.shape[:1], {}))
+        options = {"cache": self._take_memory()}
+        _, last, cache = self._kernel_forward(x[:, None], weights, first, options)
+        self._keep((cache, last.shape[1:], {}))
         self._memory = cache
         return last
 

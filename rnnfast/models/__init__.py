@@ -1,6 +1,6 @@
 """Networks of layers, and the language models."""
 
-from .language_models import LANGUAGE_MODELS, Rnnlm, SimpleRnnlm
+from .language_models import LANGUAGE_MODELS, GruRnnlm, Rnnlm, SimpleRnnlm
 from .network import Network
 
-__all__ = ["LANGUAGE_MODELS", "Network", "Rnnlm", "SimpleRnnlm"]
+__all__ = ["LANGUAGE_MODELS", "GruRnnlm", "Network", "Rnnlm", "SimpleRnnlm"]

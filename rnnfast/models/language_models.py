@@ -21,7 +21,7 @@ from .._ops import Ops
 from .._types import Array, ArrayLike, Ids, Seed, Shape
 from ..archive import require_names
 from ..errors import InputError
-from ..layers import TimeEmbedding, TimeLSTM, TimeRNN
+from ..layers import TimeEmbedding, TimeGRU, TimeLSTM, TimeRNN
 from ..losses import TimeAffineWithLoss
 from .network import Call, Network, States, forward_with
 from .saving import Classes, field, known, layer_from
@@ -81,13 +81,12 @@ class LanguageModel(Network):
         tie_weights: bool = False,
     ) -> dict[str, Shape]:
         """Shapes of the parameters of a model of these sizes, by name, in their order."""
-        V, D, H, G = vocab_size, wordvec_size, hidden_size, cls.Cell.cell.G
+        V, D, H, columns = vocab_size, wordvec_size, hidden_size, cls.Cell.cell.G * hidden_size
         shapes: dict[str, Shape] = {"embedding.W": (V, D)}
         for k in range(num_layers):
-            rows = H if k else D
-            shapes[f"recurrent.{k}.Wx"] = rows, G * H
-            shapes[f"recurrent.{k}.Wh"] = H, G * H
-            shapes[f"recurrent.{k}.b"] = (G * H,)
+            shapes[f"recurrent.{k}.Wx"] = H if k else D, columns
+            shapes[f"recurrent.{k}.Wh"] = H, columns
+            shapes[f"recurrent.{k}.b"] = (columns,)
         if not tie_weights:
             shapes["affine.W"] = H, V
         shapes["affine.b"] = (V,)
@@ -286,7 +285,17 @@ class Rnnlm(LanguageModel):
     Cell = TimeLSTM
 
 
+@known
+class GruRnnlm(LanguageModel):
+    """Language model on `TimeGRU`, in the textbook's form; everything else is as in `SimpleRnnlm`.
+
+    The textbook, which has no such model, calls that on an LSTM `Rnnlm`: the cell stands before.
+    """
+
+    Cell = TimeGRU
+
+
 LANGUAGE_MODELS: dict[str, type[LanguageModel]] = {
-    Model.Cell.cell.name: Model for Model in (SimpleRnnlm, Rnnlm)
+    Model.Cell.cell.name: Model for Model in (SimpleRnnlm, Rnnlm, GruRnnlm)
 }
 """The model of each cell, by the cell's name."""

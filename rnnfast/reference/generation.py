@@ -12,7 +12,7 @@ from .recurrent import recurrent_forward
 
 def generate(
     embed_W: Array,
-    layers: Sequence[tuple[Cell, Array, Array, Array]],
+    layers: Sequence[tuple[Cell, *tuple[Array, ...]]],
     affine_W: Array,
     affine_b: Array,
     states: Sequence[Array | None],
@@ -24,11 +24,11 @@ def generate(
 ) -> tuple[Ids, list[Array | None]]:
     """Tokens, each drawn from what a language model makes of those before.
 
-    embed_W (V, D); layers: a tuple (cell, Wx, Wh, b) for each, cell being one of `rnnfast.cells`;
-    affine_W (H, V), affine_b (V,); states: of each layer (S, 1, H), or None for zeros;
-    first: the id that comes first; length: how many to draw; temperature: the logits are divided
-    by it, 0 takes the likeliest; skip_ids: a list of ids that are never drawn; uniforms (length,)
-    float64, random numbers in 0 <= u < 1, one for each draw
+    embed_W (V, D); layers: for each a tuple of its cell, one of `rnnfast.cells`, and the weights
+    that the cell names; affine_W (H, V), affine_b (V,); states: of each layer (S, 1, H), or None
+    for zeros; first: the id that comes first; length: how many to draw; temperature: the logits are
+    divided by it, 0 takes the likeliest; skip_ids: a list of ids that are never drawn; uniforms
+    (length,) float64, random numbers in 0 <= u < 1, one for each draw
     -> ids (length,), int64, and the states after the last but one of them has been read
     """
     ids = np.empty(length, np.int64)

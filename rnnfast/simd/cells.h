@@ -20,7 +20,7 @@ static inline void FN(spread)(ptrdiff_t units, const real *restrict panel, real 
     for (int g = 0; g < 4; g++) {
         real gate[LANES]; /* and the beginning of the next */
         memcpy(gate, panel + g * units, sizeof gate);
-        for (int j = 0; j < LANES; j++)
+        LANE_LOOP(j)
             vectors[g * LANES + j] = j < units ? gate[j] : 0;
     }
 }
@@ -31,31 +31,44 @@ static inline void FN(gather)(ptrdiff_t units, const real *restrict vectors, rea
         memcpy(panel + g * units, vectors + g * LANES, LANES * sizeof(real));
 }
 
-/* h = f(a), da = dh f'(a), where the derivative is known from h: a panel is up to 4 L units */
+/* h = f(a), da = dh f'(a), where the derivative is known from h: a panel is up to 4 L units. Here as
+ * below, the loop over L units is a function of its own, to which its arrays are promised to be
+ * distinct: else the compiler makes no vectors of it. */
 #define DEFINE_RNN(NAME, ACTIVATION, GRADIENT)                                                    \
+    static inline void FN(NAME##_forward_row)(const real *restrict a, real *restrict h)           \
+    {                                                                                             \
+        LANE_LOOP(j)                                                           \
+            h[j] = ACTIVATION(a[j]);                                                              \
+    }                                                                                             \
+                                                                                                  \
     static void FN(NAME##_forward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,      \
                                    const simd_states *before, const simd_states *after)           \
     {                                                                                             \
-        const real *restrict a = gates->at;                                                       \
-        real *restrict h = after->at;                                                             \
+        const real *a = gates->at;                                                                \
+        real *h = after->at;                                                                      \
         (void)before;                                                                             \
         for (ptrdiff_t r = 0; r < rows; r++, a += PANEL, h += after->row)                         \
             for (ptrdiff_t v = 0; v < units; v += LANES)                                          \
-                for (int j = 0; j < LANES; j++)                                                   \
-                    h[v + j] = ACTIVATION(a[v + j]);                                              \
+                FN(NAME##_forward_row)(a + v, h + v);                                             \
+    }                                                                                             \
+                                                                                                  \
+    static inline void FN(NAME##_backward_row)(const real *restrict h, const real *restrict dh,   \
+                                               real *restrict da)                                 \
+    {                                                                                             \
+        LANE_LOOP(j)                                                           \
+            da[j] = GRADIENT(dh[j], h[j]);                                                        \
     }                                                                                             \
                                                                                                   \
     static void FN(NAME##_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,     \
                                     const simd_states *before, const simd_states *after,          \
                                     const simd_states *gradients, const simd_gates *das)          \
     {                                                                                             \
-        const real *restrict h = after->at, *restrict dh = gradients->at;                         \
-        real *restrict da = das->at;                                                              \
+        const real *h = after->at, *dh = gradients->at;                                           \
+        real *da = das->at;                                                                       \
         (void)gates, (void)before;                                                                \
         for (ptrdiff_t r = 0; r < rows; r++, da += PANEL, h += after->row, dh += gradients->row)  \
             for (ptrdiff_t v = 0; v < units; v += LANES)                                          \
-                for (int j = 0; j < LANES; j++)                                                   \
-                    da[v + j] = GRADIENT(dh[v + j], h[v + j]);                                    \
+                FN(NAME##_backward_row)(h + v, dh + v, da + v);                                   \
     }
 
 /* max(0, a), NaN stays NaN: it compares false */
@@ -74,7 +87,7 @@ DEFINE_RNN(rnn_relu, RELU, RELU_GRADIENT)
 static inline void FN(lstm_forward_row)(real *restrict a, const real *restrict c_before,
                                         real *restrict h, real *restrict c)
 {
-    for (int j = 0; j < LANES; j++) {
+    LANE_LOOP(j) {
         const real f = FN(sigmoid)(a[j]);
         const real g = FN(tanh)(a[LANES + j]);
         const real i = FN(sigmoid)(a[2 * LANES + j]);
@@ -115,7 +128,7 @@ static inline void FN(lstm_backward_row)(const real *restrict a, const real *res
                                          const real *restrict c, const real *restrict dh,
                                          real *restrict dc, real *restrict da)
 {
-    for (int j = 0; j < LANES; j++) {
+    LANE_LOOP(j) {
         const real f = a[j], g = a[LANES + j], i = a[2 * LANES + j], o = a[3 * LANES + j];
         const real u = FN(tanh)(c[j]);
         const real whole = dc[j] + dh[j] * o * (1 - u * u);
@@ -149,27 +162,49 @@ static void FN(lstm_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates 
     }
 }
 
-/* The GRU: panels of up to 4 L units for each of z, r and g, `gate` apart.
- *
- * g = tanh(a_g + r hidden);  h = (1 - z) h_before + z g */
+/* The GRU: panels of up to 4 L units for each of z, r and g, `gate` apart. */
+
+/* g = tanh(a_g + r hidden);  h = (1 - z) h_before + z g */
+static inline void FN(gru_reset_after_forward_row)(
+    real *restrict z, real *restrict r, real *restrict g, const real *restrict hidden,
+    const real *restrict h_before, real *restrict h)
+{
+    LANE_LOOP(j) {
+        const real z_j = FN(sigmoid)(z[j]), r_j = FN(sigmoid)(r[j]);
+        const real g_j = FN(tanh)(g[j] + r_j * hidden[j]);
+        z[j] = z_j;
+        r[j] = r_j;
+        g[j] = g_j;
+        h[j] = (1 - z_j) * h_before[j] + z_j * g_j;
+    }
+}
+
 static void FN(gru_reset_after_forward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
                                         const simd_states *before, const simd_states *after)
 {
-    real *restrict z = gates->at, *restrict r = z + gates->gate, *restrict g = r + gates->gate;
-    const real *restrict hidden = gates->hidden, *restrict h_before = before->at;
-    real *restrict h = after->at;
+    real *z = gates->at, *r = z + gates->gate, *g = r + gates->gate;
+    const real *hidden = gates->hidden, *h_before = before->at;
+    real *h = after->at;
     for (ptrdiff_t row = 0; row < rows; row++) {
         for (ptrdiff_t v = 0; v < units; v += LANES)
-            for (ptrdiff_t j = v; j < v + LANES; j++) {
-                const real z_j = FN(sigmoid)(z[j]), r_j = FN(sigmoid)(r[j]);
-                const real g_j = FN(tanh)(g[j] + r_j * hidden[j]);
-                z[j] = z_j;
-                r[j] = r_j;
-                g[j] = g_j;
-                h[j] = (1 - z_j) * h_before[j] + z_j * g_j;
-            }
+            FN(gru_reset_after_forward_row)(z + v, r + v, g + v, hidden + v, h_before + v, h + v);
         z += PANEL, r += PANEL, g += PANEL, hidden += PANEL;
         h_before += before->row, h += after->row;
+    }
+}
+
+static inline void FN(gru_reset_after_backward_row)(
+    const real *restrict z, const real *restrict r, const real *restrict g,
+    const real *restrict hidden, const real *restrict h_before, real *restrict dh,
+    real *restrict dz, real *restrict dr, real *restrict dg, real *restrict dhidden)
+{
+    LANE_LOOP(j) {
+        const real da_g = dh[j] * z[j] * (1 - g[j] * g[j]);
+        dz[j] = dh[j] * (g[j] - h_before[j]) * z[j] * (1 - z[j]);
+        dr[j] = da_g * hidden[j] * r[j] * (1 - r[j]);
+        dg[j] = da_g;
+        dhidden[j] = da_g * r[j];
+        dh[j] *= 1 - z[j];
     }
 }
 
@@ -177,58 +212,73 @@ static void FN(gru_reset_after_backward)(ptrdiff_t rows, ptrdiff_t units, const 
                                          const simd_states *before, const simd_states *after,
                                          const simd_states *gradients, const simd_gates *das)
 {
-    const real *restrict z = gates->at, *restrict r = z + gates->gate, *restrict g = r + gates->gate;
-    const real *restrict hidden = gates->hidden, *restrict h_before = before->at;
-    real *restrict dh = gradients->at, *restrict dz = das->at, *restrict dr = dz + das->gate;
-    real *restrict dg = dr + das->gate, *restrict dhidden = das->hidden;
+    const real *z = gates->at, *r = z + gates->gate, *g = r + gates->gate;
+    const real *hidden = gates->hidden, *h_before = before->at;
+    real *dh = gradients->at, *dz = das->at, *dr = dz + das->gate, *dg = dr + das->gate;
+    real *dhidden = das->hidden;
     (void)after;
     for (ptrdiff_t row = 0; row < rows; row++) {
         for (ptrdiff_t v = 0; v < units; v += LANES)
-            for (ptrdiff_t j = v; j < v + LANES; j++) {
-                const real z_j = z[j], r_j = r[j], g_j = g[j], dh_j = dh[j];
-                const real da_g = dh_j * z_j * (1 - g_j * g_j);
-                dz[j] = dh_j * (g_j - h_before[j]) * z_j * (1 - z_j);
-                dr[j] = da_g * hidden[j] * r_j * (1 - r_j);
-                dg[j] = da_g;
-                dhidden[j] = da_g * r_j;
-                dh[j] = dh_j * (1 - z_j);
-            }
+            FN(gru_reset_after_backward_row)(z + v, r + v, g + v, hidden + v, h_before + v, dh + v,
+                                             dz + v, dr + v, dg + v, dhidden + v);
         z += PANEL, r += PANEL, g += PANEL, hidden += PANEL, h_before += before->row;
         dh += gradients->row, dz += PANEL, dr += PANEL, dg += PANEL, dhidden += PANEL;
     }
 }
 
 /* z, r = sigmoid(a_z), sigmoid(a_r);  reset_h = r h, for the product with the columns of g */
+static inline void FN(gru_reset_row)(real *restrict z, real *restrict r, const real *restrict h,
+                                     real *restrict reset_h)
+{
+    LANE_LOOP(j) {
+        z[j] = FN(sigmoid)(z[j]);
+        r[j] = FN(sigmoid)(r[j]);
+        reset_h[j] = r[j] * h[j];
+    }
+}
+
 static void FN(gru_reset)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
                           const simd_states *h_in, const simd_states *reset_h)
 {
-    real *restrict z = gates->at, *restrict r = z + gates->gate, *restrict out = reset_h->at;
-    const real *restrict h = h_in->at;
+    real *z = gates->at, *r = z + gates->gate, *out = reset_h->at;
+    const real *h = h_in->at;
     for (ptrdiff_t row = 0; row < rows; row++) {
         for (ptrdiff_t v = 0; v < units; v += LANES)
-            for (ptrdiff_t j = v; j < v + LANES; j++) {
-                z[j] = FN(sigmoid)(z[j]);
-                r[j] = FN(sigmoid)(r[j]);
-                out[j] = r[j] * h[j];
-            }
+            FN(gru_reset_row)(z + v, r + v, h + v, out + v);
         z += PANEL, r += PANEL, h += h_in->row, out += reset_h->row;
     }
 }
 
 /* g = tanh(a_g);  h = (1 - z) h_before + z g */
+static inline void FN(gru_forward_row)(const real *restrict z, real *restrict g,
+                                       const real *restrict h_before, real *restrict h)
+{
+    LANE_LOOP(j) {
+        g[j] = FN(tanh)(g[j]);
+        h[j] = (1 - z[j]) * h_before[j] + z[j] * g[j];
+    }
+}
+
 static void FN(gru_forward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
                             const simd_states *before, const simd_states *after)
 {
-    const real *restrict z = gates->at, *restrict h_before = before->at;
-    real *restrict g = (real *)gates->at + 2 * gates->gate, *restrict h = after->at;
+    const real *z = gates->at, *h_before = before->at;
+    real *g = (real *)gates->at + 2 * gates->gate, *h = after->at;
     for (ptrdiff_t row = 0; row < rows; row++) {
         for (ptrdiff_t v = 0; v < units; v += LANES)
-            for (ptrdiff_t j = v; j < v + LANES; j++) {
-                const real g_j = FN(tanh)(g[j]);
-                g[j] = g_j;
-                h[j] = (1 - z[j]) * h_before[j] + z[j] * g_j;
-            }
+            FN(gru_forward_row)(z + v, g + v, h_before + v, h + v);
         z += PANEL, g += PANEL, h_before += before->row, h += after->row;
+    }
+}
+
+static inline void FN(gru_backward_row)(const real *restrict z, const real *restrict g,
+                                        const real *restrict h_before, real *restrict dh,
+                                        real *restrict dz, real *restrict dg)
+{
+    LANE_LOOP(j) {
+        dz[j] = dh[j] * (g[j] - h_before[j]) * z[j] * (1 - z[j]);
+        dg[j] = dh[j] * z[j] * (1 - g[j] * g[j]);
+        dh[j] *= 1 - z[j];
     }
 }
 
@@ -236,37 +286,36 @@ static void FN(gru_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *
                              const simd_states *before, const simd_states *after,
                              const simd_states *gradients, const simd_gates *das)
 {
-    const real *restrict z = gates->at, *restrict g = z + 2 * gates->gate;
-    const real *restrict h_before = before->at;
-    real *restrict dh = gradients->at, *restrict dz = das->at, *restrict dg = dz + 2 * das->gate;
+    const real *z = gates->at, *g = z + 2 * gates->gate, *h_before = before->at;
+    real *dh = gradients->at, *dz = das->at, *dg = dz + 2 * das->gate;
     (void)after;
     for (ptrdiff_t row = 0; row < rows; row++) {
         for (ptrdiff_t v = 0; v < units; v += LANES)
-            for (ptrdiff_t j = v; j < v + LANES; j++) {
-                const real z_j = z[j], g_j = g[j], dh_j = dh[j];
-                dz[j] = dh_j * (g_j - h_before[j]) * z_j * (1 - z_j);
-                dg[j] = dh_j * z_j * (1 - g_j * g_j);
-                dh[j] = dh_j * (1 - z_j);
-            }
+            FN(gru_backward_row)(z + v, g + v, h_before + v, dh + v, dz + v, dg + v);
         z += PANEL, g += PANEL, h_before += before->row;
         dh += gradients->row, dz += PANEL, dg += PANEL;
     }
 }
 
 /* From the gradient of reset_h = r h: da_r, and what reaches h by this way */
+static inline void FN(gru_reset_backward_row)(const real *restrict r, const real *restrict h,
+                                              real *restrict dh, real *restrict dr)
+{
+    LANE_LOOP(j) {
+        dr[j] = dh[j] * h[j] * r[j] * (1 - r[j]);
+        dh[j] *= r[j];
+    }
+}
+
 static void FN(gru_reset_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
                                    const simd_states *h_in, const simd_states *gradients,
                                    const simd_gates *das)
 {
-    const real *restrict r = (real *)gates->at + gates->gate, *restrict h = h_in->at;
-    real *restrict dh = gradients->at, *restrict dr = (real *)das->at + das->gate;
+    const real *r = (const real *)gates->at + gates->gate, *h = h_in->at;
+    real *dh = gradients->at, *dr = (real *)das->at + das->gate;
     for (ptrdiff_t row = 0; row < rows; row++) {
         for (ptrdiff_t v = 0; v < units; v += LANES)
-            for (ptrdiff_t j = v; j < v + LANES; j++) {
-                const real r_j = r[j], d_j = dh[j];
-                dr[j] = d_j * h[j] * r_j * (1 - r_j);
-                dh[j] = d_j * r_j;
-            }
+            FN(gru_reset_backward_row)(r + v, h + v, dh + v, dr + v);
         r += PANEL, h += h_in->row, dh += gradients->row, dr += PANEL;
     }
 }

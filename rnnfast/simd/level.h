@@ -15,9 +15,13 @@
 
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("clang loop unroll(disable)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
+#define NO_UNROLL _Pragma("GCC unroll 1")
 #endif
+/* Over the numbers of a vector: what is unrolled would not become one. */
+#define LANE_LOOP(j) NO_UNROLL for (int j = 0; j < LANES; j++)
 
 #define square_root_f32 sqrtf
 #define square_root_f64 sqrt

@@ -49,11 +49,14 @@ def generate(
     Raises
     ------
     TypeError, ValueError
-        For arguments that do not fit, and for a network whose output is no logits: the input of a
-        `TimeAffineWithLoss`, or probabilities.
+        For arguments that do not fit, for a network whose output is no logits but the input of a
+        `TimeAffineWithLoss`, or probabilities, and for one with a layer that reads ahead: in
+        reverse, or in both directions.
     """
-    if isinstance(model, Network) and not hasattr(model, "continued"):
-        _require_logits(model)
+    if isinstance(model, Network):
+        _require_order(model)
+        if not hasattr(model, "continued"):
+            _require_logits(model)
     vocab_size = getattr(model, "vocab_size", None)
     if vocab_size is None:  # a Network says so by its output only
         vocab_size = model.infer(np.asarray(prime)[None])[0].shape[-1]
@@ -65,7 +68,9 @@ def generate(
         raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
     length = as_count("length", length, least=0)
     uniforms = as_generator(rng).random(length if temperature else 0)
-    if hasattr(model, "continued"):
+    # what generates without a layer being called has no means of zoneout
+    layers = getattr(model, "recurrent_layers", ())
+    if hasattr(model, "continued") and not any(getattr(x, "zoneout_mean", 0) for x in layers):
         states = model.read(prime[None, :-1]) if len(prime) > 1 else None
         ids: Ids = model.continued(prime[-1], states, length, float(temperature), skipped, uniforms)
         return ids
@@ -77,6 +82,17 @@ def generate(
         return _continued(model.predict, prime, length, temperature, skipped, uniforms)
     finally:
         model.set_state(carried)
+
+
+def _require_order(model: Network) -> None:
+    """Raise TypeError for a layer whose output depends on what is still to be generated."""
+    for name, layer in zip(model.layer_names, model.layers, strict=True):
+        if getattr(layer, "reads_ahead", False):
+            raise TypeError(
+                f"model: expected layers that read from the first token to the last, got the "
+                f"{type(layer).__name__} {name}, which reads ahead; make another without reverse "
+                "time"
+            )
 
 
 def _require_logits(model: Network) -> None:

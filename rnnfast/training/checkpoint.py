@@ -69,7 +69,7 @@ def restore(
     for name, layer in zip(states, model.recurrent_layers, strict=True):
         for key in states[name]:
             if key in there and isinstance(layer, TimeRecurrent):
-                require_like(key, arrays[key], np.empty((rows, layer.hidden_size), layer.dtype))
+                require_like(key, arrays[key], np.empty(layer.state_shape(rows), layer.dtype))
     for key in (*own, *there):
         require_finite(key, arrays[key])
     before = model.get_state(), model.random_state()
