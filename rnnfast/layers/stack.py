@@ -16,7 +16,7 @@ from .._random import Generator
 from .._types import Array, ArrayLike, DTypeLike, Seed, Shape, Sizes
 from .base import hands_on
 from .bidirectional import TimeBidirectional
-from .cell import CELL_OPTIONS, Activation, Backward, Drops, Forward, gru_cell, rnn_cell
+from .cell import CELL_OPTIONS, Activation, Backward, Drops, Forward, Rows, gru_cell, rnn_cell
 from .initial import Init, init_by_name
 from .recurrent import Options, TimeDirected, TimeRecurrent
 
@@ -73,7 +73,6 @@ class TimeStack(TimeRecurrent):
     _shape_hint = "the layers have one H, and each takes the outputs of the one before"
     _kind: str
     _bidirectional: bool
-    _reverse: bool
     _dropout: float
 
     @hands_on(TimeRecurrent)
@@ -285,12 +284,7 @@ class TimeStack(TimeRecurrent):
     def dropout(self, rate: float) -> None:
         self._set(_dropout=self._as_dropout(rate))
 
-    @property
-    def output_size(self) -> int:
-        """Numbers in an output of a step: H, or 2H in two directions."""
-        return (1 + self._bidirectional) * self.hidden_size
-
-    def state_shape(self, rows: int | str) -> Sizes:
+    def state_shape(self, rows: Rows) -> tuple[int | Rows, ...]:
         """Shape of a state, h or c, of a batch of so many rows: (L, N, H)."""
         return len(self._recurrent_places), rows, self.hidden_size
 
@@ -333,7 +327,7 @@ class TimeStack(TimeRecurrent):
         self, rng: Generator, weights: Sequence[Array], shape: Shape
     ) -> tuple[dict[str, Any], Drops]:
         masks, drops = super()._draw(rng, weights, shape)
-        outputs = (*shape, self.output_size)
+        outputs = (*shape, (1 + self._bidirectional) * self.hidden_size)
         between = [
             self._dropout_mask(rng, self._dropout, *outputs) for _ in range(self._num_layers - 1)
         ]
@@ -355,36 +349,28 @@ class TimeStack(TimeRecurrent):
         return {"masks": [{name: mask, "zoneouts": zoneout} for mask, zoneout in both]}
 
     def _kernel_forward(
-        self,
-        xs: Array,
-        weights: Sequence[Array],
-        states: Array | None,
-        *,
-        index: Array | None = None,
-        masks: Sequence[dict[str, Any]] | None = None,
-        between: Sequence[Array | None] | None = None,
-        cache: Any = None,
-        **options: Any,
+        self, xs: Array, weights: Sequence[Array], states: Array | None, options: dict[str, Any]
     ) -> Forward:
-        kernel = self._kernel("forward")
+        index, memory = options.pop("index", None), options.pop("cache", None)
+        masks, between = options.pop("masks", None), options.pop("between", None)
         if self._reverse:
             options["reverse"] = True
-        memory, _ = cache or ([None] * self._num_layers, None)
-        caches, last = [], []
+        kernel, caches, last = self._kernel("forward"), [], []
         try:
             for k, own in enumerate(self._by_layer(self._by_direction(weights))):
                 before = None if states is None else self._of_layer(states, k)
-                more = masks[k] if masks else {}
-                xs, after, kept = kernel(
-                    self.cell, xs, own, before, index=index, cache=memory[k], **options, **more
-                )
-                index = None
-                caches.append(kept)
+                of_layer = {
+                    "index": None if k else index,
+                    "cache": memory and memory[0][k],
+                    **(masks[k] if masks else {}),
+                }
+                xs, after, cache = kernel(self.cell, xs, own, before, **of_layer, **options)
+                caches.append(cache)
                 last.append(after)
                 if between and k < len(between) and (mask := between[k]) is not None:
                     xs *= mask
         except BaseException:
-            if cache and caches:  # what the last forward kept has been written over
+            if memory and caches:  # what backward needs has been written over
                 self._kept = None
             raise
         kept = (caches, between) if options.get("need_gradient", True) else None
@@ -397,21 +383,18 @@ class TimeStack(TimeRecurrent):
         cache: Any,
         weights: Sequence[Array],
         grads: Sequence[Array],
-        *,
-        need_dx: bool = True,
-        **options: Any,
+        truncate: int,
+        need_dx: bool,
     ) -> Backward:
         kernel, (caches, between) = self._kernel("backward"), cache
         own = self._by_layer([W[:2] for W in self._by_direction(weights)])
         of_grads = self._by_layer(self._by_direction(grads))
-        dxs = dhs
+        dxs: Array | None = dhs
         first: list[Array] = []
         for k in reversed(range(self._num_layers)):
             dlast = None if dstates is None else self._of_layer(dstates, k)
-            dxs, dfirst = kernel(
-                self.cell, dxs, dlast, caches[k], own[k], of_grads[k],
-                need_dx=need_dx or k > 0, **options,
-            )  # fmt: skip
+            options = {"truncate": truncate, "need_dx": need_dx or k > 0}
+            dxs, dfirst = kernel(self.cell, dxs, dlast, caches[k], own[k], of_grads[k], **options)
             first.insert(0, dfirst)
             if k and between and (mask := between[k - 1]) is not None:
                 dxs *= mask
