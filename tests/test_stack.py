@@ -6,6 +6,7 @@ all layers.
 """
 
 import copy
+import doctest
 import inspect
 import pickle
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from test_gradients import TOLERANCE, dot, numeric_gradient
 
 import rnnfast
 from rnnfast import kernels, reference
+from rnnfast.layers import stack
 from rnnfast.layers.initial import INITS
 
 N, T, D, H, LAYERS = 4, 6, 3, 5, 3
@@ -476,6 +478,12 @@ def test_defaults():
     assert stack.cell is rnnfast.cells.GRU
     assert list(stack.named_params()) == ["0.Wx", "0.Wh", "0.b"]
     assert 0.9 * H**-0.5 < max(np.abs(W).max() for W in stack.params) <= np.float32(H**-0.5)
+
+
+def test_the_example():
+    results = doctest.testmod(stack)
+    assert results.attempted
+    assert not results.failed
 
 
 @modules

@@ -40,6 +40,15 @@ def regression(rng: np.random.Generator) -> float:
     return loss + float(dxs.sum()) + sum(float(W.sum()) for W in network.named_params().values())
 
 
+def stacked(rng: np.random.Generator) -> float:
+    """Two layers, of sizes and of arrays."""
+    stack = rnnfast.TimeStack("gru", 3, 4, 2, dropout=0.5, reset_after=True, init="keras", rng=rng)
+    again = rnnfast.TimeStack.from_weights("gru", stack.params, reset_after=True)
+    hs: NDArray[np.float32] = again.forward(rng.standard_normal((2, 5, 3)), lengths=[5, 3])
+    dxs: NDArray[np.float32] = again.backward(hs, dh=again.h)
+    return float(dxs.sum()) + stack.dropout
+
+
 def writing(text: str) -> str:
     """A language model, trained, evaluated, and made to write."""
     vocabulary = rnnfast.Vocabulary.from_text(text)
@@ -57,6 +66,6 @@ def writing(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(regression(np.random.default_rng(0)))
+    print(regression(np.random.default_rng(0)), stacked(np.random.default_rng(0)))
     print(writing("the quick brown fox jumps over the lazy dog.\n" * 40))
     print(rnnfast.build_info()["threads"], rnnfast.get_num_threads())

@@ -417,8 +417,7 @@ class TimeStack(TimeRecurrent):
 
     def _by_layer(self, things: Sequence[Any]) -> Sequence[Any]:
         """What there is for each direction of each layer -> what a kernel takes for each layer."""
-        pairs = zip(things[::2], things[1::2], strict=True)
-        return list(pairs) if self._bidirectional else things
+        return list(zip(things[::2], things[1::2], strict=True)) if self._bidirectional else things
 
     def _of_layer(self, states: Array, k: int) -> Array:
         """The states of a layer, as its kernel has them, of those of all."""
@@ -427,7 +426,8 @@ class TimeStack(TimeRecurrent):
 
     def _joined(self, states: Sequence[Array]) -> Array:
         """The states of all layers, of those of each."""
-        return np.concatenate(states) if self._bidirectional else np.stack(states)
+        joined = np.concatenate(states)  # np.stack takes longer than a layer of few units
+        return joined if self._bidirectional else joined.reshape(len(states), *states[0].shape)
 
 
 def _cell(kind: str, activation: Activation, reset_after: bool) -> cells.Cell:
