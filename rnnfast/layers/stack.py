@@ -373,8 +373,7 @@ class TimeStack(TimeRecurrent):
             if memory and caches:  # what backward needs has been written over
                 self._kept = None
             raise
-        kept = (caches, between) if options.get("need_gradient", True) else None
-        return xs, self._joined(last), kept
+        return xs, self._joined(last), (caches, between)
 
     def _kernel_backward(
         self,
@@ -406,9 +405,8 @@ class TimeStack(TimeRecurrent):
 
     def _kernel(self, name: str) -> Any:
         """The function of this name in `ops`, for a layer of as many directions."""
-        return getattr(
-            self.ops, f"{'bidirectional' if self._bidirectional else 'recurrent'}_{name}"
-        )
+        way = "bidirectional" if self._bidirectional else "recurrent"
+        return getattr(self.ops, f"{way}_{name}")
 
     def _by_direction(self, arrays: Sequence[Array]) -> list[Sequence[Array]]:
         """Weights, or gradients of them, of each direction of each layer."""
