@@ -1,6 +1,7 @@
 """Checks of arguments. A message says the argument, what was expected, what came, what to do."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from numbers import Real
 from typing import Any
 
@@ -29,17 +30,21 @@ def as_float_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
 def check_shape(name: str, array: Array, shape: Sizes, hint: str = "") -> None:
     """Raise ValueError unless `array` has `shape`, in which a string stands for any size >= 1."""
     found = array.shape
-    if found == shape:
+    if found == shape or _fits(found, shape):
         return
-    fits = len(found) == len(shape)
-    for got, want in zip(found, shape, strict=False):
-        fits = fits and (got == want or (got > 0 and isinstance(want, str)))
-    if not fits:
-        empty = " (sizes must be at least 1)" if 0 in array.shape else ""
-        raise ValueError(
-            f"{name}: expected an array of shape {_shape_text(shape)}, "
-            f"got {_shape_text(array.shape)}{empty}{hint and '; ' + hint}"
-        )
+    empty = " (sizes must be at least 1)" if 0 in found else ""
+    raise ValueError(
+        f"{name}: expected an array of shape {_shape_text(shape)}, "
+        f"got {_shape_text(found)}{empty}{hint and '; ' + hint}"
+    )
+
+
+@lru_cache
+def _fits(found: Shape, shape: Sizes) -> bool:
+    return len(found) == len(shape) and all(
+        got == want or (got > 0 and isinstance(want, str))
+        for got, want in zip(found, shape, strict=True)
+    )
 
 
 def as_weights(**arrays: ArrayLike) -> tuple[Array, ...]:
@@ -63,13 +68,16 @@ def as_weights(**arrays: ArrayLike) -> tuple[Array, ...]:
 def as_floats(name: str, array: ArrayLike, dtype: DTypeLike, shape: Sizes, hint: str = "") -> Array:
     """`array` as an aligned array of `dtype` (the same object where it is one) and of `shape`."""
     array = np.asarray(array)
+    if array.dtype == dtype:
+        check_shape(name, array, shape, hint)
+        return aligned(array)
     if array.dtype.kind not in "fiub":
         raise TypeError(
             f"{name}: expected an array of real numbers, got dtype {array.dtype}; "
             f"convert it with numpy.asarray({name}, dtype={dtype})"
         )
     check_shape(name, array, shape, hint)
-    return aligned(array if array.dtype == dtype else array.astype(dtype))
+    return array.astype(dtype)
 
 
 def aligned(array: Array) -> Array:

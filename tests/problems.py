@@ -54,7 +54,8 @@ BIDIRECTIONAL = [name for name in LAYERS if "Bi" in name]
 STEPS = [name.removeprefix("Time") for name in RECURRENT]
 TIME_CLASSES = ["TimeRNN", "TimeGRU", "TimeLSTM", "TimeBiRNN", "TimeBiGRU", "TimeBiLSTM"]
 LOSSES = [name for name in LAYERS if name.endswith("Loss")]
-MODELS = [model for cell, model in LANGUAGE_MODELS.items() if cell in CELLS]
+GENERATING = ("rnn", "lstm")  # cells that the compiled `generate` has; of others, it knows nothing
+MODELS = [model for cell, model in LANGUAGE_MODELS.items() if cell in GENERATING]
 OPTIMIZERS = [cls for name in training.__all__ if hasattr(cls := getattr(training, name), "slots")]
 DTYPES = ["float32", "float64"]
 # Largest difference that rounding explains, relative to the largest value of an array.

@@ -5,10 +5,12 @@ argument, what was expected, what came, what to do), and that nothing has change
 import numpy as np
 import pytest
 from problems import (
+    BIDIRECTIONAL,
     LAYERS,
     LAYOUTS,
     MODELS,
     OPTIMIZERS,
+    RECURRENT,
     WEIGHTED,
     assert_all_close,
     class_of,
@@ -417,6 +419,199 @@ def test_weights_and_gradients_replaced_by_others_that_fit(name, change, module)
     if problem.state:
         layer.set_state(*problem.state)
     assert_all_close(problem.forward(layer) | problem.backward(layer), expected)
+
+
+# Options of recurrent layers. -----------------------------------------------------------------
+
+time_layers = pytest.mark.parametrize("name", [*RECURRENT, *BIDIRECTIONAL])
+WHOLE = "expected whole numbers "
+LENGTHS = [
+    ([6, 0, 0], ValueError, [WHOLE, "in 0..5", "got 6 at position (0,)", "at most the steps"]),
+    ([1, 2, -1], ValueError, [WHOLE, "in 0..5", "got -1 at position (2,)"]),
+    (np.array([0, 2**64 - 1, 0], "u8"), ValueError, [WHOLE, f"got {2**64 - 1} at position (1,)"]),
+    ([1, 2], ValueError, [EXPECTED, "(3,)", "got (2,)", "a length for every row"]),
+    ([[1, 2, 3]], ValueError, [EXPECTED, "(3,)", "got (1, 3)"]),
+    (3, ValueError, [EXPECTED, "(3,)", "got ()"]),
+    ([], ValueError, [EXPECTED, "(3,)", "got (0,)"]),
+    ([1.0, 2.0, 3.0], TypeError, [WHOLE, "integer dtype", "got float64", "numpy.asarray(lengths"]),
+    ([True, True, False], TypeError, [WHOLE, "integer dtype", "got bool"]),
+    (["1", "2", "3"], TypeError, [WHOLE, "integer dtype", "got <U1"]),
+]
+RESETS = [
+    (A((N, T - 1), bool), ValueError, [EXPECTED, "(3, 5)", "got (3, 4)", "flag for every step"]),
+    (A(N, bool), ValueError, [EXPECTED, "(3, 5)", "got (3,)"]),
+    (True, ValueError, [EXPECTED, "(3, 5)", "got ()"]),
+    (zero_ids(N, T), TypeError, ["expected an array of bools", "got dtype int64", "dtype=bool"]),
+    (A((N, T)), TypeError, ["expected an array of bools", "got dtype float64"]),
+]
+GIVEN = [("lengths", *case) for case in LENGTHS] + [("reset", *case) for case in RESETS]
+
+
+@modules
+@time_layers
+@pytest.mark.parametrize(("argument", "value", "error", "parts"), GIVEN)
+def test_lengths_and_resets(name, argument, value, error, parts, module):
+    problem = make_problem(name)
+    (xs,) = problem.inputs
+    for call in (
+        lambda layer: layer.forward(xs, **{argument: value}),
+        lambda layer: layer.forward(xs, **{argument: value}, need_gradient=False),
+        lambda layer: layer.infer(xs, **{argument: value}),
+    ):
+        assert_nothing_changes(problem, module, error, call, f"{argument}: ", *parts)
+
+
+@modules
+@time_layers
+def test_an_index_is_looked_at_within_lengths_alone(name, module):
+    """Its shape is that of the block, and its dtype counts."""
+    problem = make_problem(name)
+    rows, index = problem.inputs[0].reshape(N * T, D), np.arange(N * T).reshape(N, T)
+    index[1, 3] = -1
+    says = "index: expected token ids in 0..14", "got -1 at position (1, 3)"
+
+    def refused(error, *parts, **options):
+        def call(layer):
+            layer.forward(rows, **{"index": index, "lengths": [5, 4, 5]} | options)
+
+        assert_nothing_changes(problem, module, error, call, *parts)
+
+    refused(ValueError, *says)
+    refused(ValueError, *says, lengths=None)
+    refused(ValueError, "index: ", "(N, T)", "got (3,)", index=index[:, 0])
+    refused(ValueError, "lengths: ", "(3,)", "got (2,)", lengths=[5, 3])
+    refused(TypeError, "index: ", "integer dtype", "got float64", index=index * 1.0)
+    refused(TypeError, "index: ", "integer dtype", "got bool", index=index > 0)
+    problem.layer(module).forward(rows, index=index, lengths=[5, 3, 5])
+
+
+RATES = ["recurrent_dropout", "zoneout", "weight_drop"]
+
+
+@time_layers
+@pytest.mark.parametrize("value", [-0.1, 1, 1.5, np.nan, np.inf, "0.1", None, True, [0.1]])
+@pytest.mark.parametrize("argument", RATES)
+def test_rates(name, argument, value):
+    """Where a layer is made, and where they are set."""
+    problem = make_problem(name)
+    layer = problem.make(rnnfast, rng=0, **{argument: 0.25})
+    for call in (
+        lambda: problem.make(rnnfast, **{argument: value}),
+        lambda: setattr(layer, argument, value),
+    ):
+        with pytest.raises(ValueError, match=f"^{argument}: expected a number in 0 <= ") as error:
+            call()
+        assert_says(error, f"got {value!r}")
+    assert getattr(layer, argument) == 0.25
+
+
+@time_layers
+@pytest.mark.parametrize("value", [(0.1,), (0.1, 0.2), (0.1, 0.2, 0.3), (), "hc"])
+def test_rates_of_states_that_there_are_not(name, value):
+    problem, several = make_problem(name), "LSTM" in name
+    if several and len(value) == 2 and value != "hc":
+        return
+    with pytest.raises(ValueError, match=r"^zoneout: expected a number in 0 <= zoneout < 1") as e:
+        problem.make(rnnfast, zoneout=value)
+    reason = "or one for each of h, c" if several else f"{name.split()[0]} has the state h alone"
+    assert_says(e, reason, f"got {value!r}")
+
+
+@pytest.mark.parametrize("k", [0, 1])
+@pytest.mark.parametrize("value", [-0.1, 1, np.nan, "0.1"])
+@pytest.mark.parametrize("name", ["TimeLSTM", "TimeBiLSTM"])
+def test_rates_of_each_state(name, value, k):
+    rates = [0.5, 0.5]
+    rates[k] = value
+    with pytest.raises(ValueError, match=rf"^zoneout\[{k}\]: expected a number in 0 <=") as error:
+        make_problem(name).make(rnnfast, zoneout=rates)
+    assert_says(error, f"got {value!r}")
+
+
+@time_layers
+@pytest.mark.parametrize(
+    ("value", "kind"), [("0", TypeError), (1.5, TypeError), (True, TypeError), (-1, ValueError)]
+)
+def test_generators(name, value, kind):
+    problem = make_problem(name)
+    layer = problem.make(rnnfast, weight_drop=0.5, rng=0)
+    before = layer.rng
+    for call in (
+        lambda: problem.make(rnnfast, rng=value),
+        lambda: setattr(layer, "rng", value),
+    ):
+        with pytest.raises(kind, match=r"^rng: expected a ") as error:
+            call()
+        assert_says(error, f"got {value!r}")
+    assert layer.rng is before
+
+
+@pytest.mark.parametrize("value", ["sigmoid", "Relu", "", None, 3, ["relu"]])
+@pytest.mark.parametrize("name", ["RNN", "TimeRNN", "TimeBiRNN"])
+def test_activations(name, value):
+    with pytest.raises(ValueError, match=r"^activation: expected one of tanh, relu, got ") as error:
+        make_problem(name).make(rnnfast, activation=value)
+    assert_says(error, repr(value))
+
+
+@pytest.mark.parametrize("name", ["GRU", "TimeGRU", "TimeBiGRU"])
+def test_a_bias_that_only_one_form_has(name):
+    problem, biases = make_problem(name), ["bh1", "bh2"] if "Bi" in name else ["bh"]
+    for bias in biases:
+        for options in ({}, {"reset_after": False}):
+            with pytest.raises(ValueError, match=f"^{bias}: expected None") as error:
+                problem.make(rnnfast, **{bias: np.zeros(18)}, **options)
+            assert_says(error, "only with reset_after=True", "got ndarray", "leave it out")
+        with pytest.raises(ValueError, match=rf"^{bias}: expected an array of shape \(18,\)"):
+            problem.make(rnnfast, **{bias: np.zeros(6)}, reset_after=True)
+        with pytest.raises(TypeError, match=rf"^{bias}: expected float64 as Wx1? has, got float32"):
+            problem.make(rnnfast, **{bias: np.zeros(18, "f")}, reset_after=True)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        *[("TimeRNN", "reverse"), ("TimeBiLSTM", "zoneout_mean"), ("TimeLSTM", "zoneout_mean")],
+        *[("GRU", "reset_after"), ("TimeGRU", "reset_after"), ("TimeBiGRU", "reset_after")],
+    ],
+)
+def test_options_that_are_true_or_false(name, argument, value):
+    with pytest.raises(TypeError, match=f"^{argument}: expected True or False, got ") as error:
+        make_problem(name).make(rnnfast, **{argument: value})
+    assert_says(error, repr(value))
+
+
+@pytest.mark.parametrize("name", BIDIRECTIONAL)
+def test_weights_of_two_directions_that_do_not_fit(name):
+    problem, other = make_problem(name), make_problem(name, sizes=(N, T, D + 1, H, V))
+    half = len(problem.weights) // 2
+    problem.weights[half] = other.weights[half]
+    with pytest.raises(ValueError, match=r"^Wx2: expected an array of shape \(4, .*got \(5, "):
+        problem.make(rnnfast)
+    problem = make_problem(name)
+    problem.weights[half + 1] = problem.weights[half + 1][:-1]
+    with pytest.raises(ValueError, match=r"^Wh2: expected an array of shape \(6, .*got \(5, "):
+        problem.make(rnnfast)
+
+
+@modules
+@pytest.mark.parametrize("name", BIDIRECTIONAL)
+def test_states_of_two_directions(name, module):
+    problem = make_problem(name)
+    (xs,), (dhs,) = problem.inputs, problem.gradients
+
+    def refused(call, *parts):
+        assert_nothing_changes(problem, module, ValueError, call, *parts)
+
+    refused(lambda layer: layer.set_state(A((N, H))), "h: ", EXPECTED, "(2, N, 6)", "got (3, 6)")
+    refused(lambda layer: layer.set_state(A((1, N, H))), "h: ", "(2, N, 6)", "got (1, 3, 6)")
+    refused(lambda layer: layer.forward(xs[:2]), "h: ", "(2, 2, 6)", "got (2, 3, 6)", RESET)
+    refused(lambda layer: layer.backward(dhs[..., :H]), "dhs: ", "(3, 5, 12)", "got (3, 5, 6)")
+    refused(lambda layer: layer.backward(dhs, dh=A((N, H))), "dh: ", "(2, 3, 6)", "got (3, 6)")
+    S = len(problem.state)
+    states = A((S, N, H))
+    refused(lambda layer: layer.infer(xs, states), "states: ", f"(2, {S}, 3, 6)", f"({S}, 3, 6)")
 
 
 # Models. --------------------------------------------------------------------------------------

@@ -249,8 +249,8 @@ def test_a_contestant_that_fails_or_dies_is_named_and_the_table_goes_on(monkeypa
     )
     monkeypatch.setenv("PYTHONPATH", str(tiny), prepend=os.pathsep)
     with Arena(TINY) as arena:
-        with pytest.raises(Refused, match="rnnfast: KeyError: 'gru'"):
-            arena.enter(layer("rnnfast", "gru", SHAPE))
+        with pytest.raises(Refused, match="rnnfast: KeyError: 'none'"):
+            arena.enter(layer("rnnfast", "none", SHAPE))
         monkeypatch.setitem(duel.CONTESTANTS, "torch", ("broken", "numpy", "Broken"))
         only(monkeypatch, "rnnfast", "torch")
         (row,) = Bench(arena, [1]).rows("x", entry("rnnfast"), [entry("torch")])

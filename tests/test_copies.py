@@ -114,7 +114,7 @@ def test_lists_of_a_copy_hold_the_arrays_of_its_layers(make, copied):
         (network, "words.W", ["there.W", "back.W", "loss.W"]),
         *((MODELS[f"{Model.__name__} tied"], "embedding.W", []) for Model in LANGUAGE_MODELS),
     ],
-    ids=["network", "SimpleRnnlm", "Rnnlm"],
+    ids=["network", *(Model.__name__ for Model in LANGUAGE_MODELS)],
 )
 def test_tied_weights_stay_tied(make, table, uses, copied, times):
     model = make(kernels)

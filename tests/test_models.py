@@ -8,6 +8,8 @@ import pytest
 from problems import MODELS, assert_close
 
 import rnnfast
+from rnnfast import kernels
+from rnnfast.models import LANGUAGE_MODELS
 from rnnfast.reference import ops as numpy_ops
 
 models = pytest.mark.parametrize("Model", MODELS, ids=lambda Model: Model.__name__)
@@ -26,7 +28,7 @@ def draw(*shape, scale):
 @models
 def test_initial_weights_are_the_textbooks(Model):
     """Same seed, same draws: embedding, Wx, Wh, b, affine W, b; float32; sizes as positions."""
-    D, H, G = 5, 7, 4 if Model is rnnfast.Rnnlm else 1
+    D, H, G = 5, 7, Model.Cell.cell.G
     np.random.seed(3)
     model = Model(V, D, H)
     after = np.random.randn()
@@ -430,6 +432,78 @@ def test_the_fused_loss_takes_its_option_in_any_network():
     says = r"^length: expected no such .* take index, lengths, need_gradient, reset"
     with pytest.raises(TypeError, match=says):
         network.forward(*batch(), length=[1])
+
+
+def sequences(ops):
+    """Recurrent layers of one and of two directions, of which all take the same options."""
+    rn = np.random.default_rng(0).standard_normal
+    gru = [rn(shape) for shape in ((2, 3 * H), (H, 3 * H), 3 * H)]
+    lstm = [rn(shape) for shape in ((H, 4 * D), (D, 4 * D), 4 * D)]
+    layers = {
+        "embedding": rnnfast.TimeEmbedding(rn((V, 2)), ops=ops),
+        "gru": rnnfast.TimeGRU(*gru, True, reset_after=True, ops=ops),
+        "both": rnnfast.TimeBiLSTM(*lstm, *(-W for W in lstm), True, ops=ops),
+        "affine": rnnfast.TimeAffine(rn((2 * D, V)), rn(V), ops=ops),
+    }
+    return rnnfast.Network(layers, rnnfast.TimeSoftmaxWithLoss(ops=ops))
+
+
+@pytest.mark.parametrize("ops", [kernels, numpy_ops], ids=["compiled", "numpy"])
+def test_sequences_in_a_network(ops):
+    """Lengths and resets reach every recurrent layer, as does that there will be no backward."""
+    network, (xs, ts) = sequences(ops), batch()
+    lengths, reset = np.array([5, 0, 3]), np.random.default_rng(2).random((3, 5)) < 0.3
+    ts[np.arange(5) >= lengths[:, None]] = -1
+    options = {"lengths": lengths, "reset": reset}
+    loss = network.forward(xs, ts, **options)
+    assert network.backward() is None
+    carried = network.get_state()
+    shapes = [[(3, H)], [(2, 3, D)] * 2]
+    assert [[part.shape for part in parts] for parts in carried] == shapes
+
+    network.reset_state()
+    assert network.forward(xs, ts, **options, need_gradient=False) == loss
+    for layer in network.recurrent_layers:
+        with pytest.raises(RuntimeError, match=r"hs: expected a forward call before it, with grad"):
+            _ = layer.hs
+    for ours, theirs in zip(network.get_state(), carried, strict=True):
+        for part, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(part, other)
+
+    logits, states = network.infer(xs, **options)
+    assert [state.shape for state in states] == [(1, 3, H), (2, 2, 3, D)]
+    np.testing.assert_array_equal(states[1].swapaxes(0, 1), np.stack(carried[1]))
+    network.reset_state()
+    np.testing.assert_array_equal(network.predict(xs, **options), logits)
+    # what stands beyond a length, which is a token like another to the embedding, does not count
+    xs[ts == -1] = (xs[ts == -1] + 1) % V
+    np.testing.assert_array_equal(network.infer(xs, **options)[0], logits)
+    # a row of its own length is a row of its own
+    network.reset_state()
+    alone = network.predict(xs[2:, :3], reset=reset[2:, :3])
+    assert_close(alone, logits[2:, :3])
+    network.set_state(carried)
+    more = network.predict(xs, need_gradient=False)
+    np.testing.assert_array_equal(more, network.infer(xs, states)[0])
+
+
+@pytest.mark.parametrize("Model", LANGUAGE_MODELS.values(), ids=LANGUAGE_MODELS)
+@pytest.mark.parametrize("ops", [kernels, numpy_ops], ids=["compiled", "numpy"])
+def test_language_models_take_lengths(Model, ops):
+    """The loss of a padded batch is the mean over all tokens that count."""
+    model, (xs, ts) = Model(V, D, H, num_layers=2, dtype=np.float64, rng=0, ops=ops), batch()
+    lengths, total = [4, 1, 5], 0
+    for x, t, length in zip(xs, ts, lengths, strict=True):
+        model.reset_state()
+        total += length * model.forward(x[None, :length], t[None, :length], need_gradient=False)
+        t[length:] = -1
+    model.reset_state()
+    assert model.forward(xs, ts, lengths=lengths) == pytest.approx(total / 10, rel=1e-12)
+    model.backward()
+    assert all(dW.any() for dW in model.grads)
+    states = model.read(xs, lengths=lengths)
+    for ours, theirs in zip(model.get_state(), states, strict=True):
+        np.testing.assert_array_equal(np.stack(ours), theirs)
 
 
 class Index(Weightless):

@@ -7,11 +7,10 @@ import pickle
 
 import numpy as np
 import pytest
-from problems import DTYPES, LAYERS, make_problem
+from problems import DTYPES, LAYERS, MODELS, make_problem
 
 import rnnfast
 from rnnfast import kernels, reference
-from rnnfast.models.language_models import LanguageModel
 
 V, H = 7, 6
 IDS = np.random.default_rng(0).integers(0, V, 40)
@@ -92,7 +91,7 @@ NETWORKS = {
         f"{Model.__name__}{' tied' * tied}": lambda ops, Model=Model, tied=tied: Model(
             V, H, H, num_layers=2, tie_weights=tied, rng=0, ops=ops
         )
-        for Model in LanguageModel.__subclasses__()
+        for Model in MODELS
         for tied in (False, True)
     },
     "Network": network,

@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+from problems import MODELS
 
 import rnnfast
 from rnnfast.archive import FORMATS, load_archive, save_archive
@@ -412,7 +413,7 @@ def as_version_1(path, recurrent):
         np.savez(file, **{"meta.json": np.frombuffer(text, np.uint8)}, **old)
 
 
-@pytest.mark.parametrize("cell", list(LANGUAGE_MODELS))
+@pytest.mark.parametrize("cell", [Model.Cell.cell.name for Model in MODELS])
 @pytest.mark.parametrize("optimizer", list(runs.OPTIMIZERS))
 @pytest.mark.parametrize("step", [7, 41, 50])
 def test_version_1_resumes_bit_for_bit(start, cell, optimizer, step):

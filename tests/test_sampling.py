@@ -5,8 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from sequences import CELLS
 
 import rnnfast
+from rnnfast.layers import time_layer
+from rnnfast.reference import ops as numpy_ops
 
 
 def _model(rng=0):
@@ -196,6 +199,89 @@ def test_outputs_that_are_no_logits():
     affine = rnnfast.TimeAffine(*fused.params)
     sound = rnnfast.Network([embedding, affine], rnnfast.TimeSoftmaxWithLoss())
     assert rnnfast.generate(sound, [1], 3, temperature=0).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_generation_with_every_cell(cell):
+    """Against layers that are called token by token; the compiled one has its parity test."""
+    rng = np.random.default_rng(0)
+    embed_W, affine_W, affine_b, Wx = (
+        rng.standard_normal(shape) for shape in ((5, 3), (6, 5), 5, (3, cell.G * 6))
+    )
+    shapes = {"Wx": (6, cell.G * 6), "Wh": (6, cell.G * 6)}
+    weights = [
+        [2 * rng.standard_normal(shapes.get(name, cell.G * 6)) for name in cell.weights]
+        for _ in "12"
+    ]
+    weights[0][0] = Wx
+    states = [rng.standard_normal((cell.S, 1, 6)), None]
+    layers = [(cell, *own) for own in weights]
+    uniforms = rng.random(40)
+    ids, after = numpy_ops.generate(
+        embed_W, layers, affine_W, affine_b, states, 2, 40, 1.0, [3], uniforms
+    )
+    made = [time_layer(cell.name, *own, stateful=True, ops=numpy_ops) for own in weights]
+    made[0].set_state(*states[0])
+    expected, token = [], 2
+    for u in uniforms:
+        hs = embed_W[None, None, token]
+        for layer in made:
+            hs = layer.forward(hs)
+        logits = hs[0, 0] @ affine_W + affine_b
+        logits[3] = -np.inf
+        expected.append(token := numpy_ops.draw(logits, 1.0, u))
+    assert ids.tolist() == expected
+    assert len(set(expected)) > 2
+    for layer, state in zip(made, after, strict=True):
+        np.testing.assert_allclose(np.stack(layer.get_state()), state, rtol=1e-9)
+
+
+def test_a_model_on_a_gru_hands_over_its_weights():
+    model = rnnfast.GruRnnlm(5, 4, 6, num_layers=2, rng=0, dtype="float64", ops=numpy_ops)
+    for W in model.params:
+        W *= 8
+    text, generated = [1, 2], rnnfast.generate(model, [1, 2], 6, temperature=0)
+    for _ in range(6):
+        text.append(int(model.infer([text])[0][0, -1].argmax()))
+    assert generated.tolist() == text[2:]
+
+
+def test_layers_that_read_ahead():
+    """What they read is still to be generated."""
+    rn = np.random.default_rng(0).standard_normal
+    weights = rn((5, 5)), rn((5, 5)), rn(5)
+    affine = rnnfast.TimeAffine(rn((5, 5)), rn(5))
+    wide = rnnfast.TimeAffine(rn((10, 5)), rn(5))
+    embedding = rnnfast.TimeEmbedding(rn((5, 5)))
+    for layer, last in (
+        (rnnfast.TimeRNN(*weights, reverse=True), affine),
+        (rnnfast.TimeBiRNN(*weights, *weights), wide),
+    ):
+        layers = {"in": embedding, "ahead": layer, "out": last}
+        network = rnnfast.Network(layers, rnnfast.TimeSoftmaxWithLoss())
+        says = f"^model: expected layers that read from .* got the {type(layer).__name__} ahead"
+        with pytest.raises(TypeError, match=says):
+            rnnfast.generate(network, [1], 3)
+
+
+def test_the_mean_of_zoneout_counts():
+    """As in evaluation, and other regularisation does not."""
+    model = _model()
+    for W in model.params:
+        W *= 8
+    plain = rnnfast.generate(model, [1, 2], 60, rng=0)
+    (layer,) = model.recurrent_layers
+    layer.zoneout, layer.weight_drop = (0.25, 0.75), 0.5
+    assert rnnfast.generate(model, [1, 2], 60, rng=0).tolist() == plain.tolist()
+    layer.zoneout_mean = True
+    text, found = [1, 2], rnnfast.generate(model, [1, 2], 60, rng=0)
+    with model.in_evaluation():
+        for u in np.random.default_rng(0).random(60):
+            model.reset_state()
+            logits = model.predict(np.array([text]))[0, -1]
+            text.append(numpy_ops.draw(logits, 1.0, u))
+    assert found.tolist() == text[2:]
+    assert found.tolist() != plain.tolist()
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from functools import partial
 
 import numpy as np
 import pytest
-from problems import assert_close
+from problems import TIME_CLASSES, assert_close
 
 import rnnfast
 from rnnfast import archive, models
 from rnnfast.errors import InputError
+from rnnfast.layers import TIME_LAYERS
 from rnnfast.models import network, saving
 from rnnfast.reference import ops as numpy_ops
 
@@ -142,7 +143,28 @@ SYSTEMS = {
     "CharLstm64": lambda: rnnfast.CharLstm.random(V, H, rng=0, stateful=True, dtype="float64"),
     "PerplexityRnnlm": perplexity_rnnlm,
 }
+
+
+def every_kind():
+    """Of recurrent layers, with every option that changes what they compute in evaluation."""
+    both = {
+        f"{name}{k}": W
+        for k in "12"
+        for name, W in recurrent(rnnfast.TimeGRU, H, reset_after=True).named_params().items()
+    }
+    layers = [
+        rnnfast.TimeEmbedding(normal(V, D)),
+        recurrent(rnnfast.TimeRNN, D, activation="relu", reverse=True),
+        recurrent(rnnfast.TimeGRU, H, stateful=True),
+        recurrent(rnnfast.TimeGRU, H, reset_after=True, bh=normal(3 * H)),
+        rnnfast.TimeBiGRU(**both, reset_after=True, truncate_size=2),
+        rnnfast.TimeAffine(normal(2 * H, V), normal(V)),
+    ]
+    return rnnfast.Network(layers, rnnfast.TimeSoftmaxWithLoss())
+
+
 MODELS = SYSTEMS | {
+    "every kind": every_kind,
     "chain": chain,
     "chain64": lambda: chain("float64"),
     "graph": graph,
@@ -276,6 +298,58 @@ def test_views_and_twins_become_plain_layers(tmp_path, twin):
         assert all(W.flags.writeable for W in loaded.params)
 
 
+RATES = {"recurrent_dropout": 0.125, "zoneout": 0.5, "weight_drop": 0.25}
+ALL_OPTIONS = RATES | {"stateful": True, "truncate_size": 3, "zoneout_mean": True}
+OWN_OPTIONS = {
+    "TimeRNN": {"activation": "relu", "reverse": True},
+    "TimeGRU": {"reset_after": True, "reverse": True},
+    "TimeLSTM": {"zoneout": (0.0, 0.375), "reverse": True},
+    "TimeBiRNN": {"activation": "relu"},
+    "TimeBiGRU": {"reset_after": True},
+    "TimeBiLSTM": {"zoneout": (0.25, 0.0)},
+}
+
+
+@pytest.mark.parametrize("name", TIME_CLASSES)
+def test_options_of_recurrent_layers_come_back(name, tmp_path):
+    """All of them but `rng`; in files of before there are two, and those are enough."""
+    Layer, options, path = getattr(rnnfast, name), ALL_OPTIONS | OWN_OPTIONS[name], tmp_path / "a"
+    columns = Layer.cell.G * H
+    weights = [normal(H, columns), normal(H, columns, seed=1), normal(columns)]
+    weights *= 2 if "Bi" in name else 1
+    for given in (options, {}):
+        layer = Layer(*weights, **given, rng=0)
+        with_layer(layer).save(path)
+        (loaded,) = rnnfast.Network.load(path).layers
+        assert loaded.cell is layer.cell
+        assert loaded.config() == layer.config()
+        assert layer.config().items() >= given.items()
+        for key, W in layer.named_params().items():
+            np.testing.assert_array_equal(loaded.named_params()[key], W, strict=True)
+    assert options.keys() == layer.config().keys()
+    _, arrays, meta = archive.load_archive(path, "model")
+    before = replaced(
+        meta, ("config", "layers", "0", "config"), {"stateful": False, "truncate_size": None}
+    )
+    archive.save_archive(path, "model", arrays, before)
+    (loaded,) = rnnfast.Network.load(path).layers
+    assert loaded.config() == layer.config()
+
+
+@pytest.mark.parametrize("make", SYSTEMS.values(), ids=SYSTEMS)
+def test_a_system_with_options_that_it_does_not_know(make, tmp_path):
+    """They would not come back, so that it is not saved."""
+    model = make()
+    model.recurrent_layers[0].zoneout = 0.25
+    with pytest.raises(
+        TypeError, match=r"^zoneout: expected 0\.0 in the .*, got 0\.25; save a Net"
+    ):
+        model.save(tmp_path / "a")
+    assert os.listdir(tmp_path) == []
+    layers = dict(zip(model.layer_names, model.layers, strict=True))
+    assert rnnfast.Network(layers, model.loss_layer).layers[0] is model.layers[0]
+
+
 def test_neither_states_nor_flags_are_saved(tmp_path):
     model = rnnfast.Rnnlm(V, D, H, rng=0)
     model.predict(IDS[0])
@@ -400,13 +474,13 @@ def test_a_subclass_that_says_nothing_cannot_be_saved(tmp_path):
 def test_every_model_and_layer_of_the_package_is_known():
     public = [getattr(rnnfast, name) for name in rnnfast.__all__]
     of_package = {x for x in public if isinstance(x, type) and hasattr(x, "predict")}
-    assert len(of_package) == 7
+    assert len(of_package) == 8
     assert of_package <= set(saving.MODELS.values())
     assert all(callable(Model.save) and callable(Model.load) for Model in of_package)
     assert set(saving.LAYERS) == set(rnnfast.reference.__all__) - {"ops"}
-    assert {Model.Cell.cell.name for Model in models.LANGUAGE_MODELS.values()} == set(
-        rnnfast.cells.CELLS
-    )
+    default_cells = {layer.cell.name for layer in TIME_LAYERS.values()}
+    assert {Model.Cell.cell.name for Model in models.LANGUAGE_MODELS.values()} == default_cells
+    assert TIME_LAYERS.keys() >= set(rnnfast.cells.CELLS)
 
 
 # What cannot be saved. ----------------------------------------------------------------------------

@@ -108,7 +108,9 @@ def test_every_function_of_the_table_is_declared_once():
 def test_cells_are_those_that_are_compiled():
     compiled = [(name, cell.G) for name, cell in CELLS.items()]
     assert engine.numbered(CELLS, compiled) == {name: k for k, name in enumerate(CELLS)}
-    with pytest.raises(ImportError, match=r"expected those that are compiled.*\(rnn 1; .*got rnn 1, "):
+    with pytest.raises(
+        ImportError, match=r"expected those that are compiled.*\(rnn 1; .*got rnn 1, "
+    ):
         engine.numbered(CELLS, [("rnn", 1)])
     with pytest.raises(ImportError, match=r", other 3; .*rnnfast/cells\.py"):
         engine.numbered(CELLS, [*compiled, ("other", 3)])

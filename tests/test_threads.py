@@ -16,6 +16,7 @@ from rnnfast import kernels
 from rnnfast.kernels import engine
 
 THREADS = (1, 2, 3, 4)
+SHARED = ["TimeRNN", "TimeGRU reset_after", "TimeLSTM", "TimeBiLSTM", "TimeAffine"]
 
 
 pytestmark = pytest.mark.usefixtures("threads_for_small_calls")
@@ -136,7 +137,7 @@ def in_python_threads(jobs):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeAffine", "TimeSoftmaxWithLoss"])
+@pytest.mark.parametrize("name", [*SHARED, "TimeSoftmaxWithLoss"])
 def test_python_threads_with_layers_of_their_own(name, threads):
     engine.set_num_threads(threads)
     problems = [make_problem(name, sizes=(8 * k, 20, 30, 20 * k, 150 * k)) for k in (1, 2, 3)]
@@ -159,7 +160,7 @@ def test_python_threads_with_layers_of_their_own(name, threads):
                 np.testing.assert_array_equal(result[key], expected[key], err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeAffine"])
+@pytest.mark.parametrize("name", SHARED)
 def test_python_threads_may_call_forward_of_one_layer(name):
     """As in a server: no state carried, blocks of different sizes."""
     layer = make_problem(name, sizes=(1, 1, 30, 60, 150)).layer(rnnfast)

@@ -371,13 +371,13 @@ def test_what_does_not_fit_changes_nothing():
         assert now[0].keys() == expected[0].keys()
         for name, array in now[0].items():
             np.testing.assert_array_equal(array, expected[0][name])
-        assert other.model.get_state() == [(None, None)]
+        assert other.model.get_state() == [(None, None), (None,)]
     other.model.params[-1].flags.writeable = False
     with pytest.raises(ValueError, match=r"loss.b: expected a writable array"):
         other.restore(arrays, position)
     other.model.params[-1].flags.writeable = True
     assert other.model.random_state() == expected[1]["random_state"]
-    assert other.model.get_state() == [(None, None)]
+    assert other.model.get_state() == [(None, None), (None,)]
     other.restore(arrays, position)
     trainer.fit(2)
     other.fit(2)
@@ -405,14 +405,16 @@ def _droppy(rng=None):
     """A trainer of a network that is none of the language models, with layers that draw."""
     ids = _ids()
     V, rn = int(ids.max()) + 1, np.random.default_rng(5).standard_normal
-    lstm = rnnfast.TimeLSTM(
-        *((rn(shape) / 3).astype("f") for shape in [(8, 64), (16, 64), 64]), stateful=True
-    )
+    weights = [(rn(shape) / 3).astype("f") for shape in [(8, 64), (16, 64), 64]]
+    both = [(rn(shape) / 3).astype("f") for shape in [(16, 24), (8, 24), 24] * 2]
+    rates = {"recurrent_dropout": 0.1, "zoneout": (0.1, 0.05), "weight_drop": 0.1}
+    lstm = rnnfast.TimeLSTM(*weights, stateful=True, rng=3, **rates)
     layers = {
         "in": rnnfast.TimeEmbedding(rn((V, 8)).astype("f")),
         "drop": Drop(rng or np.random.default_rng(1)),
         "lstm": lstm,
         "drop.1": Drop(np.random.RandomState(2)),
+        "both": rnnfast.TimeBiGRU(*both, stateful=True, zoneout=0.1, rng=np.random.RandomState(5)),
     }
     W = (rn((16, V)) / 4).astype("f")
     model = rnnfast.Network(layers, rnnfast.TimeAffineWithLoss(W, np.zeros(V, "f")))
@@ -435,6 +437,7 @@ def test_generators_of_layers_carry_on_bit_for_bit(Bits, legacy):
     resumed.fit(2)
     _require_equal_states(whole, resumed)
     assert whole.model.random_state() == resumed.model.random_state()
+    assert whole.model.random_state().keys() == {"drop", "lstm", "drop.1", "both"}
     other = make(3)
     other.restore(
         stopped.state()[0], stopped.state()[1] | {"random_state": make(4).model.random_state()}
@@ -451,7 +454,7 @@ def test_evaluation_is_evaluation():
     before = [getattr(layer, "training", None) for layer in model.layers]
     losses = {rnnfast.evaluate(model, trainer.valid_ids) for _ in range(3)}
     assert len(losses) == 1
-    assert [layer.training for layer in model.layers] == before == [True, False, True, True]
+    assert [layer.training for layer in model.layers] == before == [True, False, True, True, True]
     assert model.training
 
 

@@ -49,6 +49,18 @@ def stacked(rng: np.random.Generator) -> float:
     return float(dxs.sum()) + stack.dropout
 
 
+def sequences(rng: np.random.Generator) -> float:
+    """Rows of their own lengths, read in both directions by layers that drop out in training."""
+    xs = rng.standard_normal((2, 5, 3)).astype(np.float32)
+    Wx, Wh, b = (rng.standard_normal(s).astype(np.float32) for s in ((3, 12), (4, 12), 12))
+    gru = rnnfast.TimeGRU(Wx, Wh, b, reset_after=True, reverse=True, zoneout=0.1, rng=0)
+    both = rnnfast.TimeBiGRU(Wx, Wh, b, Wx, Wh, b, weight_drop=0.5, truncate_size=2)
+    hs: NDArray[np.float32] = gru.forward(xs, lengths=[5, 3], need_gradient=False)
+    hs = np.concatenate((hs, both.forward(xs, reset=np.zeros((2, 5), bool))), axis=2)
+    both.backward(hs[..., 4:], dh=np.ones((2, 2, 4)))
+    return float(hs.sum()) + float(both.hs.sum()) + both.weight_drop
+
+
 def writing(text: str) -> str:
     """A language model, trained, evaluated, and made to write."""
     vocabulary = rnnfast.Vocabulary.from_text(text)
@@ -66,6 +78,7 @@ def writing(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(regression(np.random.default_rng(0)), stacked(np.random.default_rng(0)))
+    print(regression(np.random.default_rng(0)), sequences(np.random.default_rng(0)))
+    print(stacked(np.random.default_rng(0)))
     print(writing("the quick brown fox jumps over the lazy dog.\n" * 40))
     print(rnnfast.build_info()["threads"], rnnfast.get_num_threads())

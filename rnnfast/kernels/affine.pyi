@@ -1,4 +1,4 @@
-"""The affine layer. M rows, D inputs, V outputs.
+"""The affine layer. D inputs, V outputs.
 
 `rnnfast.reference.ops` documents what these functions do.
 """
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 _Real = TypeVar("_Real", float32, float64)
 
 def affine_backward(
-    dout: NDArray[_Real],  # (M, V)
-    x: NDArray[_Real],  # (M, D)
+    dout: NDArray[_Real],  # (..., V)
+    x: NDArray[_Real],  # (..., D)
     W: NDArray[_Real],  # (D, V)
     dW: NDArray[_Real],  # (D, V), overwritten
     db: NDArray[_Real],  # (V,), overwritten
 ) -> NDArray[_Real]: ...
 def affine_forward(
-    x: NDArray[_Real],  # (M, D)
+    x: NDArray[_Real],  # (..., D)
     W: NDArray[_Real],  # (D, V)
     b: NDArray[_Real],  # (V,)
 ) -> NDArray[_Real]: ...

@@ -1,7 +1,8 @@
 """The affine layer. Letters: M rows, D inputs, V outputs.
 
-As in recurrent.pyx, the gradients of the outputs are packed into panels, which those of the
-weights are made from.
+Few rows are multiplied with the weights where they stand, and many with packed ones. As in
+recurrent.pyx, the gradients of the outputs are packed into panels, which those of the weights are
+made from.
 """
 
 import numpy as np
@@ -9,11 +10,15 @@ import numpy as np
 from cython.parallel cimport parallel, threadid
 
 from .engine cimport (
-    ROWS, Buffer, Columns, Matrix, Panels, Simd, Sums, barrier, check_shapes, columns_of,
-    from_row, gradient, gradient_scratch, matrix_of, moved, pack, pack_transposed, panels_at,
-    part, product, real, rest_of, row_of, rows_in_panels, rows_of, settle, simd_of, sums_of,
-    team_size, threads_for, zeros,
+    FEW_ROWS, ROWS, Buffer, Columns, Matrix, Panels, Simd, Sums, View, Weights, barrier,
+    check_shapes, columns_of, from_row, gradient, gradient_scratch, moved, pack, pack_weights,
+    panels_at, part, product_with, rest_of, rows_in_panels, rows_of, settle, sums_of, team_size,
+    threads_for, transposed, view_of, weights_for, zeros,
 )
+
+
+cdef enum:
+    SMALL = 32768                 # numbers of W times rows for which the GIL is kept: microseconds
 
 
 ctypedef struct Affine:
@@ -23,11 +28,9 @@ ctypedef struct Affine:
     int threads
     Py_ssize_t scratch            # numbers of scratch memory of a thread
     Matrix x, out                 # (M, D), (M, V), rows contiguous
-    Matrix W, b                   # (D, V), (1, V)
-    Matrix dx
-    Panels W_panels               # (D, V)
-    Panels b_panels               # (1, V)
-    Panels WT                     # (P*width, D)
+    Matrix b, dx                  # (1, V), (M, D)
+    Weights W, WT                 # (D, V), (V, D)
+    Panels bias                   # (1, V), one row for all
     Panels dout_panels            # (M, V)
     Sums dW, db                   # (D, V), (1, V)
     void* memory                  # (threads, scratch)
@@ -35,100 +38,58 @@ ctypedef struct Affine:
 
 def affine_forward(x, W, b):
     """x W + b. See `rnnfast.reference.ops.affine_forward` for the contract."""
-    out = np.empty((len(x), W.shape[1]), W.dtype)
-    _run_forward(np.ascontiguousarray(x), W, b, out)
-    return out
-
-
-def affine_backward(dout, x, W, dW, db):
-    """Its gradients. See `rnnfast.reference.ops.affine_backward` for the contract."""
-    dx = np.empty((len(x), W.shape[0]), W.dtype)
-    _run_backward(np.ascontiguousarray(dout), np.ascontiguousarray(x), W, dW, db, dx)
-    return dx
-
-
-cdef Affine _affine(
-    const real[:, ::1] x,         # IN (M, D)
-    const real[:, :] W,           # IN (D, V)
-    const real[:, ::1] out,       # IN or OUT (M, V): outputs, or their gradients
-    double flops,                 # for each number of W and row of x
-) noexcept:
-    """The layer with sizes, number of threads, and the arrays of the caller."""
-    cdef Affine s
-    s.simd = simd_of(&W[0, 0])
-    s.M, s.D, s.V, s.width = x.shape[0], x.shape[1], W.shape[1], 4 * s.simd.lanes
-    s.columns, s.inputs = columns_of(1, s.V, s.simd.lanes), columns_of(1, s.D, s.simd.lanes)
-    s.threads = threads_for(flops * s.M * s.D * s.V)
-    s.x, s.out = Matrix(<void*> &x[0, 0], s.D, 1), Matrix(<void*> &out[0, 0], s.V, 1)
-    s.W = matrix_of(W)
-    return s
-
-
-def _run_forward(
-    const real[:, ::1] x,         # IN (M, D)
-    const real[:, :] W,           # IN (D, V)
-    const real[:] b,              # IN (V)
-    real[:, ::1] out,             # OUT (M, V)
-):
-    check_shapes(W.shape[0] == x.shape[1] and W.shape[1] == b.shape[0] == out.shape[1])
-    cdef Affine s = _affine(x, W, out, 2)
-    cdef Buffer weights = Buffer()
-    cdef Py_ssize_t numbers = s.columns.panels * s.D * s.width
-    s.b = row_of(b)
-    s.W_panels = panels_at(
-        s.simd, weights.reserve(numbers + s.columns.panels * s.width, s.simd.number), s.D)
-    s.b_panels = panels_at(s.simd, moved(s.simd, s.W_panels.at, numbers), 1)
-    s.b_panels.row = 0            # one row for all
+    x = np.ascontiguousarray(x)
+    cdef View given = view_of(x), weights = view_of(W), bias = view_of(b)
+    out = np.empty((*x.shape[:-1], weights.columns), W.dtype)
+    cdef Affine s = _affine(given, weights, view_of(out, True), 2)
+    cdef Buffer packed, packed_bias
+    check_shapes(s.simd == bias.simd and bias.columns == s.V)
+    s.W = weights_for(s.simd, weights.matrix, s.D, s.columns, s.M)
+    if s.W.packed:
+        packed = Buffer()
+        s.W.panels = panels_at(
+            s.simd, packed.reserve(s.columns.panels * s.D * s.width, s.simd.number), s.D)
+    s.b, s.bias = bias.matrix, rows_in_panels(s.simd, bias.matrix.at, 0)
+    if s.b.column != 1:
+        packed_bias = Buffer()
+        s.bias.at = packed_bias.reserve(s.columns.panels * s.width, s.simd.number)
+    if s.M * s.D * s.V < SMALL:
+        _forward_task(&s, 0, 1)
+        return out
     with nogil:
         if s.threads == 1:
             _forward_task(&s, 0, 1)
         else:
             with parallel(num_threads=s.threads):
                 _forward_task(&s, threadid(), team_size())
+    return out
 
 
-cdef void _forward_task(const Affine* s, int thread, int threads) noexcept nogil:
-    """out = b + x W"""
-    cdef Py_ssize_t P = s.columns.panels
-    cdef Py_ssize_t p0 = part(P, 1, thread, threads), p1 = part(P, 1, thread + 1, threads)
-    cdef Py_ssize_t m0 = 0, m1 = s.M
-    pack(s.simd, s.W, s.D, s.columns, p0, p1, s.W_panels)
-    pack(s.simd, s.b, 1, s.columns, p0, p1, s.b_panels)
-    # few rows: every thread has its columns; many: every thread has its rows
-    if m1 >= ROWS * threads:
-        barrier(threads)
-        m0, m1 = part(m1, ROWS, thread, threads), part(m1, ROWS, thread + 1, threads)
-        p0, p1 = 0, P
-    if p0 < p1 and m0 < m1:
-        product(s.simd, m1 - m0, min(p1 * s.width, s.V) - p0 * s.width, s.D,
-                rows_of(moved(s.simd, s.x.at, m0 * s.D), s.D),
-                from_row(s.simd, s.W_panels, 0, p0), from_row(s.simd, s.b_panels, 0, p0),
-                rows_in_panels(s.simd, moved(s.simd, s.out.at, m0 * s.V + p0 * s.width), s.V))
-
-
-def _run_backward(
-    const real[:, ::1] dout,      # IN (M, V)
-    const real[:, ::1] x,         # IN (M, D)
-    const real[:, :] W,           # IN (D, V)
-    real[:, :] dW,                # OUT (D, V)
-    real[:] db,                   # OUT (V)
-    real[:, ::1] dx,              # OUT (M, D)
-):
-    check_shapes(W.shape[0] == dW.shape[0] == x.shape[1] == dx.shape[1]
-                 and W.shape[1] == dW.shape[1] == db.shape[0] == dout.shape[1])
-    cdef Affine s = _affine(x, W, dout, 4)
+def affine_backward(dout, x, W, dW, db):
+    """Its gradients. See `rnnfast.reference.ops.affine_backward` for the contract."""
+    dout, x = np.ascontiguousarray(dout), np.ascontiguousarray(x)
+    dx = np.empty(x.shape, W.dtype)
+    cdef View weights = view_of(W), of_W = view_of(dW, True), of_b = view_of(db, True)
+    cdef View given = view_of(dout)
+    cdef Affine s = _affine(view_of(x), weights, given, 4)
+    check_shapes(s.simd == of_W.simd == of_b.simd and of_W.rows == s.D
+                 and of_W.columns == of_b.columns == s.V)
     cdef Py_ssize_t P = s.columns.panels, number = s.simd.number
     cdef Py_ssize_t of_dW = P * (s.D + 1) * s.width, of_rest = rest_of(1, s.M, of_dW)
-    cdef Buffer weights = Buffer(), packed = Buffer(), gradients = Buffer(), rest = Buffer()
-    cdef Buffer memory = Buffer()
-    s.dx = Matrix(&dx[0, 0], s.D, 1)
-    s.WT = panels_at(
-        s.simd, weights.reserve(s.inputs.panels * P * s.width * s.width, number), P * s.width)
+    cdef Buffer packed = Buffer(), gradients = Buffer(), rest = Buffer(), memory = Buffer()
+    cdef Buffer of_WT
+    s.dx = view_of(dx, True).matrix
+    s.WT = weights_for(s.simd, transposed(weights.matrix), s.V, s.inputs, s.M)
+    if s.WT.packed:
+        of_WT = Buffer()
+        s.WT.panels = panels_at(
+            s.simd, of_WT.reserve(s.inputs.panels * s.V * s.width, number), s.V)
     s.dout_panels = panels_at(s.simd, packed.reserve(P * s.M * s.width, number), s.M)
     cdef void* memory_of_dW = gradients.reserve(of_dW, number)
     cdef void* rest_of_dW = rest.zeroed(of_rest, number) if of_rest else NULL
-    s.dW = sums_of(s.simd, s.columns, matrix_of(dW), memory_of_dW, rest_of_dW, s.D)
-    s.db = sums_of(s.simd, s.columns, row_of(db), moved(s.simd, memory_of_dW, of_dW - P * s.width),
+    s.dW = sums_of(s.simd, s.columns, of_W.matrix, memory_of_dW, rest_of_dW, s.D)
+    s.db = sums_of(s.simd, s.columns, of_b.matrix,
+                   moved(s.simd, memory_of_dW, of_dW - P * s.width),
                    moved(s.simd, rest_of_dW, of_dW - P * s.width) if of_rest else NULL, 1)
     s.scratch = gradient_scratch(s.simd, s.D, s.M)
     s.memory = memory.reserve(s.threads * s.scratch, number)
@@ -138,17 +99,47 @@ def _run_backward(
         else:
             with parallel(num_threads=s.threads):
                 _backward_task(&s, threadid(), team_size())
+    return dx
+
+
+cdef Affine _affine(
+    View x,                       # IN (M, D)
+    View W,                       # IN (D, V)
+    View out,                     # IN or OUT (M, V): outputs, or their gradients
+    double flops,                 # for each number of W and row of x
+) except *:
+    """The layer with sizes, number of threads, and the rows of the caller."""
+    cdef Affine s
+    s.simd = W.simd
+    s.M, s.D, s.V, s.width = x.rows, W.rows, W.columns, 4 * s.simd.lanes
+    check_shapes(x.simd == s.simd == out.simd and x.columns == s.D and out.columns == s.V
+                 and out.rows == s.M)
+    s.columns, s.inputs = columns_of(1, s.V, s.simd.lanes), columns_of(1, s.D, s.simd.lanes)
+    s.threads = threads_for(flops * s.M * s.D * s.V)
+    s.x, s.out = Matrix(x.matrix.at, s.D, 1), Matrix(out.matrix.at, s.V, 1)
+    return s
+
+
+cdef void _forward_task(const Affine* s, int thread, int threads) noexcept nogil:
+    """out = b + x W"""
+    cdef Py_ssize_t P = s.columns.panels
+    cdef Py_ssize_t p0 = part(P, 1, thread, threads), p1 = part(P, 1, thread + 1, threads)
+    pack_weights(s.simd, &s.W, p0, p1)
+    if s.bias.at != s.b.at:
+        pack(s.simd, s.b, 1, s.columns, p0, p1, s.bias)
+    if _many_rows(s, threads):
+        barrier(threads)
+    _product(s, s.x, &s.W, s.bias, s.out, thread, threads)
 
 
 cdef void _backward_task(const Affine* s, int thread, int threads) noexcept nogil:
     """dW = x^T dout, db = 1^T dout, dx = dout W^T"""
-    cdef Py_ssize_t m0 = part(s.M, ROWS, thread, threads), m1 = part(s.M, ROWS, thread + 1, threads)
     cdef Py_ssize_t d0 = part(s.D, ROWS, thread, threads), d1 = part(s.D, ROWS, thread + 1, threads)
     cdef Py_ssize_t P = s.columns.panels
     cdef void* scratch = moved(s.simd, s.memory, thread * s.scratch)
     cdef char one[8]              # in any format; a column of ones is this one, again and again
-    pack_transposed(s.simd, s.W, s.D, s.columns, part(s.inputs.panels, 1, thread, threads),
-                    part(s.inputs.panels, 1, thread + 1, threads), s.WT)
+    pack_weights(s.simd, &s.WT, part(s.inputs.panels, 1, thread, threads),
+                 part(s.inputs.panels, 1, thread + 1, threads))
     pack(s.simd, s.out, s.M, s.columns, part(P, 1, thread, threads),
          part(P, 1, thread + 1, threads), s.dout_panels)
     barrier(threads)
@@ -158,6 +149,25 @@ cdef void _backward_task(const Affine* s, int thread, int threads) noexcept nogi
         s.simd.fill(1, 1, &one[0])
         gradient(s.simd, 0, 1, s.M, Matrix(&one[0], 0, 1), s.dout_panels, s.db, scratch)
         settle(s.simd, 0, 1, s.db)
-    if m0 < m1:
-        product(s.simd, m1 - m0, s.D, s.V, rows_of(moved(s.simd, s.out.at, m0 * s.V), s.V), s.WT,
-                zeros(), rows_in_panels(s.simd, moved(s.simd, s.dx.at, m0 * s.D), s.D))
+    _product(s, s.out, &s.WT, zeros(), s.dx, thread, threads)
+
+
+cdef bint _many_rows(const Affine* s, int threads) noexcept nogil:
+    """Whether every thread has rows of a product; where they are few, it has columns."""
+    return s.M > max(FEW_ROWS, ROWS * threads)
+
+
+cdef void _product(
+    const Affine* s, Matrix A, const Weights* B, Panels init, Matrix C, int thread, int threads,
+) noexcept nogil:
+    """The share of one thread in C = init + A B"""
+    cdef Py_ssize_t P = B.columns.panels, m0 = 0, m1 = s.M
+    cdef Py_ssize_t p0 = part(P, 1, thread, threads), p1 = part(P, 1, thread + 1, threads)
+    if _many_rows(s, threads):
+        p0, p1 = 0, P
+        m0, m1 = part(s.M, ROWS, thread, threads), part(s.M, ROWS, thread + 1, threads)
+    if p0 < p1 and m0 < m1:
+        product_with(s.simd, m1 - m0, min(p1 * s.width, B.columns.used) - p0 * s.width,
+                     rows_of(moved(s.simd, A.at, m0 * A.row), A.row), B, p0,
+                     from_row(s.simd, init, 0, p0),
+                     rows_in_panels(s.simd, moved(s.simd, C.at, m0 * C.row + p0 * s.width), C.row))

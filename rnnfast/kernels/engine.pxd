@@ -49,6 +49,8 @@ cdef extern from "simd.h" nogil:
         Py_ssize_t (*panels_at_once)(Py_ssize_t) noexcept nogil
         void (*tile)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Walk*, const Panels*,
                      const Panels*, const Panels*, const Panels*) noexcept nogil
+        void (*dots)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Walk*, const void*, Py_ssize_t,
+                     const Panels*, const Panels*) noexcept nogil
         void (*map_tanh)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*map_sigmoid)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*map_exp)(Py_ssize_t, const void*, void*) noexcept nogil
@@ -95,6 +97,10 @@ cdef extern from "simd.h" nogil:
     const Level** simd_levels
     int simd_level_usable(const Level*)
 
+# Rows for which packing weights takes longer than it saves.
+cdef enum:
+    FEW_ROWS = 48
+
 # The tables of the instruction set in use, one for each number format.
 cdef const Simd* TABLES[SIMD_FORMATS]
 
@@ -103,6 +109,12 @@ ctypedef struct Matrix:
     void* at
     Py_ssize_t row, column
 
+# An array of the caller, and the functions of its format.
+ctypedef struct View:
+    const Simd* simd
+    Py_ssize_t rows, columns      # columns along the last axis, rows along all others
+    Matrix matrix
+
 # How the columns of G gates of H units stand in panels. With 4 gates a panel has L units: their
 # first gates, their second gates, ...; with one gate it has 4 L units, and these are the columns of
 # a plain matrix. The last panel may have fewer units, and its gates stand closer together.
@@ -110,6 +122,14 @@ ctypedef struct Columns:
     Py_ssize_t H, gates, lanes, panels
     Py_ssize_t units              # of a panel
     Py_ssize_t used               # columns in all panels; beyond them there is only padding
+
+# A matrix that rows are multiplied with, packed or read where it stands: see `weights_for`.
+ctypedef struct Weights:
+    Matrix W                      # (K, G*H): of the caller
+    Py_ssize_t K
+    Columns columns
+    bint packed, by_rows, by_columns  # one of them
+    Panels panels                 # memory for what is packed, or where W stands
 
 # The gradient of a weight as a sum of parts: see `gradient`.
 ctypedef struct Sums:
@@ -143,6 +163,7 @@ cdef int team_size() noexcept nogil
 cdef int cell_number(str name) except -1
 cdef Cell cell_of(int number) noexcept nogil
 cdef int check_shapes(bint fit) except -1
+cdef View view_of(object array, bint writable=*) except *
 
 cdef Walk rows_of(const void* at, Py_ssize_t row) noexcept nogil
 cdef Walk across(const Simd* simd, Panels panels) noexcept nogil
@@ -151,6 +172,12 @@ cdef void product(const Simd* simd, Py_ssize_t M, Py_ssize_t columns, Py_ssize_t
                   Panels B, Panels init, Panels C) noexcept nogil
 cdef void product_plus(const Simd* simd, Py_ssize_t M, Py_ssize_t columns, Py_ssize_t K, Walk A,
                        Panels B, Panels init, const Panels* plus, Panels C) noexcept nogil
+cdef Weights weights_for(const Simd* simd, Matrix W, Py_ssize_t K, Columns columns,
+                         Py_ssize_t rows) noexcept nogil
+cdef void pack_weights(const Simd* simd, const Weights* B, Py_ssize_t first,
+                       Py_ssize_t last) noexcept nogil
+cdef void product_with(const Simd* simd, Py_ssize_t M, Py_ssize_t columns, Walk A,
+                       const Weights* B, Py_ssize_t first, Panels init, Panels C) noexcept nogil
 cdef void pack(const Simd* simd, Matrix W, Py_ssize_t K, Columns columns, Py_ssize_t first,
                Py_ssize_t last, Panels B) noexcept nogil
 cdef void pack_transposed(const Simd* simd, Matrix W, Py_ssize_t n_rows, Columns columns,
@@ -197,6 +224,10 @@ cdef inline Panels rows_in_panels(const Simd* simd, void* at, Py_ssize_t row) no
 cdef inline Matrix below(const Simd* simd, Matrix W, Py_ssize_t m) noexcept nogil:
     """The rows of W from row m on."""
     return Matrix(moved(simd, W.at, m * W.row), W.row, W.column)
+
+
+cdef inline Matrix transposed(Matrix W) noexcept nogil:
+    return Matrix(W.at, W.column, W.row)
 
 
 cdef inline Matrix matrix_of(const real[:, :] W) noexcept nogil:

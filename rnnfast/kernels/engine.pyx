@@ -10,7 +10,10 @@ import os
 
 import numpy as np
 
-from libc.string cimport memset
+from cpython.buffer cimport (
+    PyBUF_RECORDS, PyBUF_RECORDS_RO, PyBuffer_Release, PyObject_GetBuffer,
+)
+from libc.string cimport memcpy, memset
 
 from ..cells import CELLS as _CELLS
 
@@ -41,6 +44,14 @@ cdef enum:
     K_BLOCK = 1088
     A_BLOCK = 655360
     ALIGNMENT = 64
+
+# Where weights are read where they stand: blocks of K, so that the next rows of A find a panel in
+# the first-level cache; how far apart rows are that fall into the same few places of it (bytes);
+# how many terms for each row make up for adding up the lanes of a sum.
+cdef enum:
+    SHORT_K_BLOCK = 64
+    ALIASES = 4096
+    TERMS_WORTH = 10
 
 # The parts of a sum over rows, see `gradient`.
 cdef enum:
@@ -118,6 +129,33 @@ cdef int check_shapes(bint fit) except -1:
             "others; do not change the shape of an array of params or grads"
         )
     return 0
+
+
+# ---------------------------------------------------------------- arrays
+
+cdef View view_of(object array, bint writable=False) except *:
+    """An array of up to two axes, or a contiguous one. A third of the time of a memoryview, for calls
+    that take microseconds; who calls keeps the array."""
+    cdef Py_buffer buffer
+    cdef View view
+    cdef Py_ssize_t k
+    PyObject_GetBuffer(array, &buffer, PyBUF_RECORDS if writable else PyBUF_RECORDS_RO)
+    cdef int last = buffer.ndim - 1
+    cdef char format_ = buffer.format[0] if last >= 0 else 0
+    view.simd = NULL
+    if format_ == c"f" or format_ == c"d":
+        view.simd = TABLES[SIMD_FORMAT_OF(<float*> NULL) if format_ == c"f"
+                           else SIMD_FORMAT_OF(<double*> NULL)]
+        view.columns, view.rows = buffer.shape[last], 1
+        view.matrix = Matrix(buffer.buf, 0, buffer.strides[last] // buffer.itemsize)
+        for k in range(last):
+            view.rows *= buffer.shape[k]
+        if last > 0:
+            view.matrix.row = buffer.strides[last - 1] // buffer.itemsize
+    PyBuffer_Release(&buffer)
+    if view.simd == NULL:
+        raise TypeError(f"kernels: expected an array of float32 or float64, got {array!r}")
+    return view
 
 
 # ---------------------------------------------------------------- threads
@@ -260,7 +298,7 @@ cdef void product_plus(
     Py_ssize_t columns,
     Py_ssize_t K,
     Walk A,                       # IN (M, K)
-    Panels B,                     # IN (K, columns), rows and vectors one after the other
+    Panels B,                     # IN (K, columns)
     Panels init,                  # IN (M, columns), of which C may be the memory
     const Panels* plus,           # IN (M, columns) likewise, or NULL
     Panels C,                     # OUT (M, columns)
@@ -268,7 +306,8 @@ cdef void product_plus(
     """C = init + A B, and + plus unless that is NULL"""
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
     cdef Py_ssize_t m0, m1, m, n, k, p, height, widest, rows, K_k
-    cdef Py_ssize_t M_most = rows_of_block(simd, M, K), K_most = even(K, K_BLOCK, W)
+    cdef Py_ssize_t M_most = rows_of_block(simd, M, K)
+    cdef Py_ssize_t K_most = even(K, K_BLOCK if B.row == W else short_block(simd), W)
     cdef Walk a = A
     cdef Panels b, from_, c, more
     cdef const Panels* plus_k
@@ -310,6 +349,11 @@ cdef inline Py_ssize_t even(Py_ssize_t n, Py_ssize_t most, Py_ssize_t unit) noex
     `most` as possible, in whole units."""
     cdef Py_ssize_t parts = (n + most - 1) // most
     return ((n + parts - 1) // parts + unit - 1) // unit * unit if parts > 0 else 0
+
+
+cdef inline Py_ssize_t short_block(const Simd* simd) noexcept nogil:
+    """Longest block of K where B is not packed: wider vectors need fewer rows of A for it."""
+    return max(SHORT_K_BLOCK, 2 * simd.lanes * simd.number)
 
 
 cdef inline Py_ssize_t rows_of_block(
@@ -428,6 +472,114 @@ cdef void unpack(
                             moved(simd, out.at, (g * columns.H + p * columns.units + u)
                                   * out.column), out.row, out.column)
                 u += L
+
+
+# ---------------------------------------------------------------- weights for few rows
+
+cdef Weights weights_for(
+    const Simd* simd,
+    Matrix W,                     # IN (K, G * H)
+    Py_ssize_t K,
+    Columns columns,
+    Py_ssize_t rows,              # that are multiplied with W
+) noexcept nogil:
+    """W as it is best read. Where the rows are few, packing takes longer than the product: W is read
+    where it stands then, by rows or by columns, whichever are contiguous. Otherwise it is `packed`,
+    and who calls gives `panels` the memory."""
+    cdef Weights B
+    cdef Py_ssize_t vector = _vector(columns), lanes = columns.lanes
+    cdef bint aliased = W.row * simd.number % ALIASES == 0
+    B.W, B.K, B.columns = W, K, columns
+    B.by_rows = (W.column == 1 and vector > 0 and (W.row >= lanes or W.row <= -lanes)
+                 and rows <= (lanes if aliased else FEW_ROWS))
+    B.by_columns = (not B.by_rows and W.row == 1
+                    and rows <= FEW_ROWS and K >= max(lanes, TERMS_WORTH * rows))
+    B.packed = not (B.by_rows or B.by_columns)
+    # where a panel of all gates begins at its next units, its gates are H apart
+    B.panels = Panels(W.at, W.row, columns.units, vector)
+    return B
+
+
+cdef void pack_weights(
+    const Simd* simd, const Weights* B, Py_ssize_t first, Py_ssize_t last,
+) noexcept nogil:
+    """Panels first ... last - 1, if W is to be packed."""
+    if B.packed:
+        pack(simd, B.W, B.K, B.columns, first, last, B.panels)
+
+
+cdef void product_with(
+    const Simd* simd,
+    Py_ssize_t M,
+    Py_ssize_t columns,           # of panels `first` ...
+    Walk A,                       # IN (M, K), rows contiguous unless B is packed
+    const Weights* B,             # IN (K, columns)
+    Py_ssize_t first,
+    Panels init,                  # IN (M, columns), of which C may be the memory
+    Panels C,                     # OUT (M, columns), vectors side by side
+) noexcept nogil:
+    """C = init + A B"""
+    cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W, before = panels
+    if B.by_columns:
+        _product_by_columns(simd, M, panels, A, B, first, init, C)
+        return
+    if B.by_rows and first + panels == B.columns.panels and B.columns.H % simd.lanes > 0:
+        before -= 1 if B.columns.gates > 1 else min(
+            panels, simd.panels_at_once(tile_height(simd, M)))
+    if before > 0:
+        product(simd, M, min(columns, before * W), B.K, A, from_row(simd, B.panels, 0, first), init,
+                C)
+    if before < panels:
+        _product_at_the_end(simd, M, columns - before * W, A, B, first + before,
+                            from_row(simd, init, 0, before), from_row(simd, C, 0, before))
+
+
+cdef void _product_at_the_end(
+    const Simd* simd, Py_ssize_t M, Py_ssize_t columns, Walk A, const Weights* B,
+    Py_ssize_t first, Panels init, Panels C,
+) noexcept nogil:
+    """The same by rows for the last panels, of which the last one ends within a vector. What a
+    vector reads beyond the end of a row belongs to the next row, and comes into columns that nobody
+    looks at; of the row that stands last in memory a copy is read."""
+    cdef char copy[16 * ALIGNMENT]
+    cdef Py_ssize_t W = 4 * simd.lanes, K = B.K, k = K - 1 if B.W.row > 0 else 0, g
+    cdef Py_ssize_t n = B.columns.used - first * W
+    cdef Panels rest = from_row(simd, B.panels, 0, first), row = panels_at(simd, &copy[0], 1)
+    cdef Walk a = A
+    memset(&copy[0], 0, sizeof(copy))
+    if B.columns.gates > 1:
+        # every gate has a vector, and the next one writes over what it computes beyond n units
+        n = units_of(B.columns, first)
+        columns, C.vector, init.vector = W, n, min(init.vector, n)
+    for g in range(B.columns.gates):
+        memcpy(moved(simd, row.at, g * row.vector),
+               moved(simd, rest.at, k * rest.row + g * rest.vector), n * simd.number)
+    if k > 0:
+        product(simd, M, columns, k, A, rest, init, C)
+        init = C
+    a.at = moved(simd, A.at, k)
+    product(simd, M, columns, 1, a, row, init, C)
+    if k == 0 and K > 1:
+        a.at = moved(simd, A.at, 1)
+        product(simd, M, columns, K - 1, a, from_row(simd, rest, 1, 0), C, C)
+
+
+cdef void _product_by_columns(
+    const Simd* simd, Py_ssize_t M, Py_ssize_t panels, Walk A, const Weights* B,
+    Py_ssize_t first, Panels init, Panels C,
+) noexcept nogil:
+    """The same by columns."""
+    cdef Py_ssize_t p, g, n
+    cdef Panels c, from_
+    for p in range(panels):
+        n = units_of(B.columns, first + p)
+        for g in range(B.columns.gates):
+            c, from_ = from_row(simd, C, 0, p), from_row(simd, init, 0, p)
+            c.at = moved(simd, c.at, g * n)
+            if init.vector > 0:
+                from_.at = moved(simd, from_.at, g * n)
+            simd.dots(M, n, B.K, &A, moved(simd, B.W.at, B.W.column * (
+                g * B.columns.H + (first + p) * B.columns.units)), B.W.column, &from_, &c)
 
 
 # ---------------------------------------------------------------- gradients of weights

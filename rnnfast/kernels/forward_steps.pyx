@@ -7,8 +7,9 @@ Pre-activations and gates stand in panels: those of a few units for all gates, s
 each gate in a group of panels of its own. So storing them is packing them for the weight gradients,
 and a cell finds its gates in one row, or in as many as it has gates.
 
-Threads take rows of the batch, which never wait for each other between the steps of a block, or,
-where there are few rows, units, which do.
+Threads take rows of the batch, which never wait for each other between the steps of a block (nor
+between blocks, where they project their own rows alone), or, where there are few rows, units, which
+do.
 """
 
 from libc.string cimport memcpy
@@ -30,37 +31,38 @@ cdef void forward_task(
     const Sizes* s, const Memory* mem, int thread, int threads,
 ) noexcept nogil:
     """What one thread does."""
-    cdef Share share = share_of(s, thread, threads)
-    cdef Range rows
+    cdef Share share = share_of(s, thread, threads), steps
+    cdef Range rows = range_of(s.U, ROWS, thread, threads)
     cdef Py_ssize_t begin = 0, end, m
     # the row of all steps that stands in row 0 of the memory, now and in the block before
     cdef Py_ssize_t origin = 0, before = 0
     _pack_weights(s, mem, share.panels)
+    barrier(threads)
     if s.indexed:
-        rows = range_of(s.U, ROWS, thread, threads)
         for m in range(rows.begin, rows.end):
             _copy_x(s, mem, moved(s.simd, mem.xs.at, m * mem.xs.t), m)
-        barrier(threads)
         _project(s, mem, rows, mem.projected)
+        barrier(threads)
     while begin < s.T:
         end = _end_of_block(s, begin)
+        if s.alone:
+            steps = share_of_steps(s, share, 0, s.T, thread)
+            rows = steps.rows
+        else:
+            steps = share_of_steps(s, share, begin, end, thread)
+            rows = range_of(count(s, begin), 1, thread, threads)
         if not s.kept:
-            if begin > 0:
+            if begin > 0 and not s.alone:
                 barrier(threads)  # the others may still be in the block whose memory this is
             before, origin = origin, first(s, begin)
         if begin == 0 or not s.kept:
-            rows = range_of(count(s, begin), 1, thread, threads)
+            rows.end = min(rows.end, count(s, begin))
             _enter(s, mem, begin, before, origin, rows, Range(0, s.H))
         if not s.indexed:
-            rows = range_of(first(s, end) - first(s, begin), ROWS, thread, threads)
-            rows.begin += first(s, begin) - origin
-            rows.end += first(s, begin) - origin
-            _copy_block(s, mem, begin, origin, rows)
-            if begin == 0:
-                barrier(threads)  # for the weights
-            _project(s, mem, rows, mem.gates)
-        barrier(threads)
-        _steps(s, mem, share_of_steps(s, share, begin, end, thread), begin, end, origin)
+            _project_block(s, mem, steps.rows, begin, end, origin, thread, threads)
+        if not s.alone:
+            barrier(threads)
+        _steps(s, mem, steps, begin, end, origin)
         begin = end
 
 
@@ -93,17 +95,28 @@ cdef inline void _copy_x(
     s.simd.fill(1, 1, moved(s.simd, x, s.D))
 
 
-cdef void _copy_block(
-    const Sizes* s, const Memory* mem, Py_ssize_t begin, Py_ssize_t origin, Range rows,
+cdef void _project_block(
+    const Sizes* s, const Memory* mem, Range own, Py_ssize_t begin, Py_ssize_t end,
+    Py_ssize_t origin, int thread, int threads,
 ) noexcept nogil:
-    """Rows of x for some rows of the memory, which belong to steps from `begin` on."""
-    cdef Py_ssize_t t = begin, m = rows.begin, n
-    while m < rows.end:
+    """The projections that a thread makes in a block: of its own rows, step by step, or of a share
+    in all rows of all steps."""
+    cdef Py_ssize_t t = begin, m, n, at
+    cdef Range rows
+    if s.alone:
+        for t in range(begin, end):
+            at = first(s, t) - origin
+            for n in range(own.begin, min(own.end, count(s, t))):
+                _copy_x(s, mem, place(s, &mem.xs, t, n), at + n)
+            _project(s, mem, Range(at + own.begin, at + min(own.end, count(s, t))), mem.gates)
+        return
+    at = first(s, begin) - origin
+    rows = range_of(first(s, end) - first(s, begin), ROWS, thread, threads)
+    for m in range(at + rows.begin, at + rows.end):
         while first(s, t + 1) - origin <= m:
             t += 1
-        n = m + origin - first(s, t)
-        _copy_x(s, mem, place(s, &mem.xs, t, n), m)
-        m += 1
+        _copy_x(s, mem, place(s, &mem.xs, t, m + origin - first(s, t)), m)
+    _project(s, mem, Range(at + rows.begin, at + rows.end), mem.gates)
 
 
 cdef void _project(
@@ -112,7 +125,7 @@ cdef void _project(
     """a = [x 1] [Wx b] for some rows."""
     cdef Py_ssize_t g
     cdef Walk x = rows_of(moved(s.simd, mem.x.at, rows.begin * s.x_row), s.x_row)
-    for g in range(s.groups):
+    for g in range(s.groups if rows.begin < rows.end else 0):
         product(s.simd, rows.end - rows.begin, computed(s.columns), s.D + 1, x,
                 from_row(s.simd, mem.Wx_panels, 0, g * s.P), zeros(),
                 from_row(s.simd, projected, rows.begin, g * s.P))

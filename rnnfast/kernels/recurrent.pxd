@@ -41,6 +41,7 @@ ctypedef struct Sizes:
     double flops                  # of the call
     int threads
     bint by_rows                  # whether threads take rows of the batch, or units
+    bint alone                    # whether a thread projects its own rows of the batch, and no others
     bint indexed, reverse, kept, need_dx
     bint enters                   # whether states have memory of their own where they enter a step
     bint masked, zoned

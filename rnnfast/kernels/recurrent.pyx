@@ -20,32 +20,42 @@ from .engine cimport (
 from .forward_steps cimport forward_task
 
 cdef enum:
+    BLOCK = 256                   # rows of gates that are made, while they are in a cache, from x
     CHUNK = 1024                  # rows of gates whose gradients are in memory at a time
-    BLOCK = 1024                  # and of gates, where nothing is kept for backward
-    MANY_ROWS = 4096              # that use rows of x: sums of so many are exact
     SECOND_LEVEL = 2097152        # bytes, about, of a second-level cache
+    MANY_ROWS = 4096              # that use rows of x: sums of so many are exact
     FLOPS = 2                     # of a product, for each row and number of the weight
     STEPS_WORTH = 5               # steps that make up for a call of their own
     ROWS_WORTH = 4                # rows of the batch that make up for a thread of their own
 
 
+cdef class Scratch:
+    """Memory that a call writes before it reads it, and that nothing is kept in."""
+
+    cdef Buffer weights_x, weights_h               # packed anew by every call
+    cdef Buffer projected, das, das_hidden, das_sum, sums, of_threads
+
+    def __cinit__(self):
+        self.weights_x, self.weights_h, self.projected = Buffer(), Buffer(), Buffer()
+        self.das, self.das_hidden, self.das_sum = Buffer(), Buffer(), Buffer()
+        self.sums, self.of_threads = Buffer(), Buffer()
+
+
 cdef class Cache(Workspace):
-    """What backward needs of forward, and scratch memory of both, kept from call to call."""
+    """What backward needs of forward, and memory of both, used again from call to call."""
 
     cdef bint ready               # whether the last forward succeeded
     cdef Sizes sizes              # of that
     cdef Memory mem
-    cdef Buffer x, left, made, entering, h_in, reset_h, gates, hidden  # kept for backward
-    cdef Buffer weights_x, weights_h               # packed anew by every call
-    cdef Buffer projected, das, das_hidden, das_sum, dstates, sums, rests, scratch
+    cdef Buffer x, left, made, entering, h_in, reset_h, gates, hidden
+    cdef Buffer dstates, rests    # of backward
+    cdef Scratch scratch
     cdef object of_rows, arrays, of_call           # arrays that these point to; of_call: not kept
 
     def __cinit__(self):
         self.x, self.left, self.made, self.entering = Buffer(), Buffer(), Buffer(), Buffer()
         self.h_in, self.reset_h, self.gates, self.hidden = Buffer(), Buffer(), Buffer(), Buffer()
-        self.weights_x, self.weights_h, self.projected = Buffer(), Buffer(), Buffer()
-        self.das, self.das_hidden, self.das_sum = Buffer(), Buffer(), Buffer()
-        self.dstates, self.sums, self.rests, self.scratch = Buffer(), Buffer(), Buffer(), Buffer()
+        self.dstates, self.rests, self.scratch = Buffer(), Buffer(), Scratch()
 
     cdef int require(self, cell, dhs, weights) except -1:
         """An error unless gradients and weights are those of the last forward."""
@@ -64,12 +74,25 @@ cdef class Cache(Workspace):
 
 
 cdef class BidirectionalCache(Workspace):
-    """Those of the two directions."""
+    """Those of the two directions. One after the other they use one scratch memory, which is in the
+    processor's caches then."""
 
     cdef Cache ahead, back
+    cdef Scratch second
 
     def __cinit__(self):
-        self.ahead, self.back = Cache(), Cache()
+        self.ahead, self.back, self.second = Cache(), Cache(), Scratch()
+
+    cdef int run(self, Cache one, bint forward) except -1:
+        """Start a direction that has been prepared, alone or with the other one."""
+        cdef bint side_by_side = _side_by_side(&self.ahead.sizes)
+        if one is self.ahead:
+            self.back.scratch = self.second if side_by_side else one.scratch
+            if not side_by_side:
+                _run(one, None, forward)
+        else:
+            _run(self.ahead if side_by_side else one, one if side_by_side else None, forward)
+        return 0
 
 
 # Memory of calls that have kept nothing, for the next one of its kind.
@@ -158,7 +181,7 @@ def bidirectional_forward(
             _prepare(one, cell, xs, weights[k], None if states is None else states[k],
                      hs[:, :, k * H:(k + 1) * H], last[k], index, lengths, reset, k == 1,
                      recurrent_masks[k], zoneouts[k], need_gradient)
-        _run(own.ahead, own.back, True)
+            own.run(one, True)
         own.ahead.ready = own.back.ready = need_gradient
     finally:
         cache = _left(own, need_gradient)
@@ -180,7 +203,7 @@ def bidirectional_backward(
         for k, one in enumerate((own.ahead, own.back)):
             dxs.append(_prepare_backward(one, halves[k], None if dstates is None else dstates[k],
                                          weights[k], grads[k], truncate, need_dx))
-        _run(own.ahead, own.back, False)
+            own.run(one, False)
         _finish(own.ahead, grads[0], first[0])
         _finish(own.back, grads[1], first[1])
     finally:
@@ -213,32 +236,36 @@ def bidirectional_states(cell, cache):
     return np.stack([recurrent_states(cell, one) for one in (own.ahead, own.back)])
 
 
+cdef bint _side_by_side(const Sizes* s) noexcept:
+    """Whether two directions run on a thread each: unless one alone would use more than half of the
+    threads that both would get."""
+    cdef int both = threads_for(2 * s.flops)
+    return both == 2 or (both > 2 and 2 * s.threads <= both)
+
+
 cdef int _run(Cache own, Cache other, bint forward) except -1:
-    """Start the threads of a call, or of the calls for two directions."""
+    """Start the threads of a call, or one each of two calls."""
     cdef Sizes* s = &own.sizes
-    cdef int both = 0
     if other is not None:
-        # side by side, unless a direction uses more than half of the threads that both would get
-        both = threads_for(2 * s.flops)
-        if both == 2 or 2 * s.threads <= both:
-            s.threads = other.sizes.threads = 1
-            s.by_rows = other.sizes.by_rows = True
+        s.threads = other.sizes.threads = 1
+        s.by_rows = other.sizes.by_rows = True
+        s.alone = other.sizes.alone = False
     with nogil:
-        if other is not None and both > 1 and s.threads == 1:
+        if other is not None:
             with parallel(num_threads=2):
-                _side_by_side(s, &own.mem, &other.sizes, &other.mem, forward, threadid(),
-                              team_size())
+                _run_both(s, &own.mem, &other.sizes, &other.mem, forward, threadid(), team_size())
+        elif s.threads == 1:
+            _task(s, &own.mem, forward, 0, 1)
         else:
-            _run_one(&own.sizes, &own.mem, forward)
-            if other is not None:
-                _run_one(&other.sizes, &other.mem, forward)
+            with parallel(num_threads=s.threads):
+                _task(s, &own.mem, forward, threadid(), team_size())
     own.of_call = None
     if other is not None:
         other.of_call = None
     return 0
 
 
-cdef void _side_by_side(
+cdef void _run_both(
     const Sizes* s, const Memory* mem, const Sizes* other, const Memory* other_mem, bint forward,
     int thread, int threads,
 ) noexcept nogil:
@@ -247,14 +274,6 @@ cdef void _side_by_side(
         _task(s, mem, forward, 0, 1)
     if thread == 1 or threads == 1:
         _task(other, other_mem, forward, 0, 1)
-
-
-cdef void _run_one(const Sizes* s, const Memory* mem, bint forward) noexcept nogil:
-    if s.threads == 1:
-        _task(s, mem, forward, 0, 1)
-    else:
-        with parallel(num_threads=s.threads):
-            _task(s, mem, forward, threadid(), team_size())
 
 
 cdef inline void _task(
@@ -383,7 +402,11 @@ cdef int _prepare_typed(
     s.enters, s.masked = s.order != NULL or reset is not None, mask is not None
     s.zoned = zoneout_h is not None or zoneout_c is not None
     _deal_out(s, FLOPS)
-    _choose_blocks(s)
+    # each step alone reads all of Wx again; and rows of different lengths would get in each other's way
+    s.alone = (s.threads > 1 and s.by_rows and (kept or s.counts == NULL)
+               and s.D * s.groups * s.P * s.width * number < SECOND_LEVEL // 4)
+    s.block = min(s.R, BLOCK * s.threads)
+    s.rows = s.R if kept else min(s.R, _most_rows(s, s.block))
 
     mem.xs = Sequence(<void*> &xs[0, 0, 0], xs.strides[0] // number, xs.strides[1] // number)
     mem.hs = Sequence(&hs[0, 0, 0], hs.strides[0] // number, hs.strides[1] // number)
@@ -416,16 +439,16 @@ cdef int _prepare_typed(
     if s.reset == RESET_BEFORE:
         mem.reset_h = _states(own.reset_h, s, 1, s.rows)
     mem.gates = _panels(own.gates, s, panels, s.rows)
-    mem.Wx_panels = _panels(own.weights_x, s, panels, s.D + 1)
+    mem.Wx_panels = _panels(own.scratch.weights_x, s, panels, s.D + 1)
     mem.Wh_panels = panels_at(
-        simd, own.weights_h.reserve(panels * (s.H + 1) * s.width, number), s.H)
+        simd, own.scratch.weights_h.reserve(panels * (s.H + 1) * s.width, number), s.H)
     if s.reset == RESET_AFTER:
         mem.bh = row_of(bh)
         mem.bh_panels = panels_at(
             simd, moved(simd, mem.Wh_panels.at, panels * s.H * s.width), 1)
         mem.hidden = _panels(own.hidden, s, s.P, s.rows)
     if s.indexed:
-        mem.projected = _panels(own.projected, s, panels, s.U)
+        mem.projected = _panels(own.scratch.projected, s, panels, s.U)
         mem.index, mem.index_row = &index[0, 0], index.shape[1]
 
     cdef real* state
@@ -441,21 +464,6 @@ cdef int _prepare_typed(
             if (s.T if s.lengths == NULL else s.lengths[n]) == 0:
                 memcpy(&last[k, row, 0], state + n * s.h_row, s.H * number)
     return 0
-
-
-cdef void _choose_blocks(Sizes* s) noexcept:
-    """How many rows of steps are handled together."""
-    cdef Py_ssize_t row = s.groups * s.P * s.width * s.simd.number
-    # The input is projected step by step where the weights stay in the second-level cache and the
-    # gates of all steps would not, else for all steps at once.
-    s.block = s.R
-    if (not s.indexed and s.N >= 12 and s.R * row > SECOND_LEVEL
-            and (s.D + s.H) * row < SECOND_LEVEL // 2):
-        s.block = s.N
-    s.rows = s.R
-    if not s.kept:
-        s.block = min(s.block, BLOCK)
-        s.rows = min(s.R, _most_rows(s, s.block))
 
 
 cdef Py_ssize_t _most_rows(const Sizes* s, Py_ssize_t rows) noexcept:
@@ -575,27 +583,27 @@ cdef int _prepare_backward_typed(
 
     mem.dhs = Sequence(<void*> &dhs[0, 0, 0], dhs.strides[0] // number, dhs.strides[1] // number)
     mem.Wx, mem.Wh = matrix_of(Wx), matrix_of(Wh)
-    mem.das = _panels(own.das, s, panels, s.chunk)
+    mem.das = _panels(own.scratch.das, s, panels, s.chunk)
     if s.reset == RESET_AFTER:
-        mem.das_hidden = _panels(own.das_hidden, s, s.P, s.chunk)
-    mem.WhT = _panels(own.weights_h, s, s.units.panels, panels * s.width)
+        mem.das_hidden = _panels(own.scratch.das_hidden, s, s.P, s.chunk)
+    mem.WhT = _panels(own.scratch.weights_h, s, s.units.panels, panels * s.width)
     # sums over very many rows keep what rounding takes from them
     cdef Py_ssize_t row = panels * s.width, of_x = (s.D + 1) * row, of_h = (s.H + 1) * row
     cdef Py_ssize_t rest_x = rest_of(1 if s.indexed else chunks, most_rows, of_x)
     cdef Py_ssize_t rest_h = rest_of(chunks, s.chunk, of_h)
     cdef Py_ssize_t rest_das = s.U * row if s.indexed and s.R > MANY_ROWS else 0
-    cdef void* sums = own.sums.reserve(of_x + of_h, number)
+    cdef void* sums = own.scratch.sums.reserve(of_x + of_h, number)
     cdef void* rests = own.rests.zeroed(rest_x + rest_h + rest_das, number)
     _sums(s, s.D, matrix_of(dWx), row_of(db), sums, rests if rest_x else NULL, mem.dWx, mem.db)
     sums, rests = moved(s.simd, sums, of_x), moved(s.simd, rests, rest_x)
     _sums(s, s.H, matrix_of(dWh), row_of(db) if dbh is None else row_of(dbh), sums,
           rests if rest_h else NULL, mem.dWh, mem.dbh)
     if s.indexed:
-        mem.das_sum = _panels(own.das_sum, s, panels, s.U)
+        mem.das_sum = _panels(own.scratch.das_sum, s, panels, s.U)
         mem.das_rest = moved(s.simd, rests, rest_h) if rest_das else NULL
-    mem.scratch = own.scratch.reserve(s.threads * s.scratch, number)
+    mem.scratch = own.scratch.of_threads.reserve(s.threads * s.scratch, number)
     if s.need_dx:
-        mem.WxT = _panels(own.weights_x, s, s.inputs.panels, panels * s.width)
+        mem.WxT = _panels(own.scratch.weights_x, s, s.inputs.panels, panels * s.width)
         mem.dxs = Sequence(&dxs[0, 0, 0], dxs.shape[1] * s.D, s.D)
 
     # gradients of states, then what zoneout takes of them, and what reaches h_in

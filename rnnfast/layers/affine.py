@@ -20,14 +20,10 @@ class Affine(Layer):
 
     def infer(self, x: ArrayLike) -> Array:
         """x (N, T, D) -> x W + b, (N, T, M), with nothing kept for backward."""
-        x = self._checked_input(x)
         W, b = self._checked_params()
-        out: Array = self.ops.affine_forward(x.reshape(-1, len(W)), W, b)
-        return out.reshape(*x.shape[:2], -1)
-
-    def _checked_input(self, x: ArrayLike) -> Array:
-        W, _ = self._checked_params()
-        return as_floats("x", x, self.dtype, ("N", "T", len(W)))
+        x = as_floats("x", x, W.dtype, ("N", "T", len(W)))
+        out: Array = self._ops.affine_forward(x, W, b)
+        return out
 
 
 class TimeAffine(Affine):
@@ -44,17 +40,17 @@ class TimeAffine(Affine):
 
     def forward(self, x: ArrayLike) -> Array:
         """x (N, T, D) -> (N, T, M)."""
-        own = self._checked_input(x)
-        out = self.infer(own)
+        W, b = self._checked_params()
+        own = as_floats("x", x, W.dtype, ("N", "T", len(W)))
+        out: Array = self._ops.affine_forward(own, W, b)
         # a copy, where x is the caller's own array: backward needs it unchanged
-        self._keep(own.copy() if np.may_share_memory(own, x) else own)
+        self._keep(own.copy() if own is x or np.may_share_memory(own, x) else own)
         return out
 
     def backward(self, dout: ArrayLike) -> Array:
         """Gradient (N, T, M) of the output -> gradient of x (N, T, D); fills `grads`."""
         W, _ = self._checked_params()
         x, grads = self._require_cache(), self._writable_grads()
-        D, M = W.shape
-        dout = as_floats("dout", dout, self.dtype, (*x.shape[:2], M)).reshape(-1, M)
-        dx: Array = self.ops.affine_backward(dout, x.reshape(-1, D), W, *grads)
-        return dx.reshape(x.shape)
+        dout = as_floats("dout", dout, W.dtype, (*x.shape[:2], W.shape[1]))
+        dx: Array = self._ops.affine_backward(dout, x, W, *grads)
+        return dx

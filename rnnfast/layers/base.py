@@ -77,7 +77,7 @@ class Layer(HasOps):
         # what a kernel may use again for its own memory, see `_take_memory`
         self._memory: Any = None
         # params and grads that were found good, and these params, aligned
-        self._good: tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]] | None = None
+        self._good: tuple[tuple[Array, ...], tuple[Array, ...]] | None = None
         self._checked_params()
 
     @property
@@ -112,9 +112,14 @@ class Layer(HasOps):
         Small layers must not spend their time on checks: the arrays that were good before are
         good, since nobody changes the shape of an array in place, and the kernels would tell.
         """
-        good = self._good
-        if good is not None and same(self.params, good[0]) and same(self.grads, good[1]):
-            return good[2]
+        params, grads = self.params, self.grads
+        if (good := self._good) is not None:
+            found, weights = good
+            # as `same` does it, without the call
+            if len(params) == len(grads) == len(weights) and all(
+                map(is_, (*params, *grads), found)
+            ):
+                return weights
         for name, arrays in (("params", self.params), ("grads", self.grads)):
             if len(arrays) != len(self._names):
                 raise ValueError(
@@ -155,7 +160,7 @@ class Layer(HasOps):
                 )
         self._dtype = dtype
         if all(W.flags.aligned for W in weights):
-            self._good = tuple(self.params), tuple(self.grads), weights
+            self._good = (*self.params, *self.grads), weights
         return tuple(map(aligned, weights))
 
     def _writable_grads(self) -> list[Array]:

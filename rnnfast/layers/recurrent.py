@@ -26,7 +26,7 @@ from .regularisation import Regularisation, Regularised
 
 
 class Options(Regularisation, total=False):
-    """Keyword arguments of every layer over a block; what they mean is said in `TimeRecurrent`."""
+    """Keyword arguments of every layer over a block; what they mean is said in `TimeLSTM`."""
 
     truncate_size: int | None
     ops: Ops | None
@@ -237,8 +237,9 @@ class TimeRecurrent(Regularised):
             shape = xs.shape[:2]
         else:
             xs = as_floats("xs", xs, self.dtype, ("U", D))
-            shape = np.shape(index)
-            check_shape("index", np.empty(shape, bool), ("N", "T"))
+            index = np.asarray(index)
+            check_shape("index", index, ("N", "T"))
+            shape = index.shape
         if lengths is not None:
             lengths = options["lengths"] = as_lengths("lengths", lengths, *shape)
         if index is not None:

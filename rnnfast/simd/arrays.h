@@ -8,21 +8,34 @@ enum { FN(PARTS) = 16 };
 
 typedef LANE_NUMBER FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
 
+#if VECTOR_BYTES > 16 && defined(__GNUC__) && !defined(__clang__)
+#define EXCHANGES 1
+/* What __builtin_shuffle takes from two vectors for round 0, 1, ... of a transpose: pairs of blocks
+ * of 1, 2, 4 ... lanes that stand below each other. */
+static inline __attribute__((always_inline)) void FN(exchanges)(
+    FN(lane_numbers) *low, FN(lane_numbers) *high)
+{
+    UNROLL for (int round = 0; 1 << round < LANES; round++)
+        UNROLL for (int j = 0; j < LANES; j++) {
+            low[round][j] = j >> round & 1 ? LANES + j - (1 << round) : j;
+            high[round][j] = j >> round & 1 ? LANES + j : j + (1 << round);
+        }
+}
+#else
+#define EXCHANGES 0
+#endif
+
 /* out[k, j] = in[j, k] for n rows j of L numbers, and 0 for rows up to L; rows of out are those of
  * a panel. In log2(L) rounds that exchange the off-diagonal halves of blocks of 2, 4, 8 ... lanes
  * (Eklundh 1972). */
 static void FN(transpose)(ptrdiff_t n, const real *restrict in, ptrdiff_t in_row,
                           real *restrict out)
 {
-#if VECTOR_BYTES > 16 && defined(__GNUC__) && !defined(__clang__)
+#if EXCHANGES
     typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
     vec row[LANES];
     FN(lane_numbers) low[5], high[5];
-    UNROLL for (int round = 0; 1 << round < LANES; round++)
-        UNROLL for (int j = 0; j < LANES; j++) {
-            low[round][j] = j >> round & 1 ? LANES + j - (1 << round) : j;
-            high[round][j] = j >> round & 1 ? LANES + j : j + (1 << round);
-        }
+    FN(exchanges)(low, high);
     UNROLL for (int j = 0; j < LANES; j++)
         if (j < n)
             memcpy(&row[j], in + j * in_row, sizeof(vec));

@@ -9,6 +9,7 @@
 #include "tile.h"
 #include "cells.h"
 #include "arrays.h"
+#include "dots.h"
 
 #define FUNCTION(result, name, arguments) .name = FN(name),
 #define FORWARD(name, gates, together, reset) FN(name##_forward),

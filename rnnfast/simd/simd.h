@@ -76,6 +76,10 @@ typedef struct {
     F(void, tile, (ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_walk *A,            \
                    const simd_panels *B, const simd_panels *init, const simd_panels *plus,        \
                    const simd_panels *C))                                                         \
+    /* C = init + A B for contiguous rows of A and columns of B, and at least L terms: see dots.h. */ \
+    F(void, dots, (ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_walk *A,            \
+                   const void *B, ptrdiff_t b_column, const simd_panels *init,                    \
+                   const simd_panels *C))                                                         \
     /* y = f(x) for n numbers: see functions.h. */                                                \
     F(void, map_tanh, (ptrdiff_t n, const void *x, void *y))                                      \
     F(void, map_sigmoid, (ptrdiff_t n, const void *x, void *y))                                   \

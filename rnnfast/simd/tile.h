@@ -44,7 +44,8 @@ static inline __attribute__((always_inline)) void FN(tile_body)(
     const real *restrict A = walk->at;
     const real *restrict B = in->at;
     const ptrdiff_t a_row = walk->row, a_k = walk->k_stride, a_width = walk->width;
-    const ptrdiff_t a_block = walk->block, b_panel = in->panel;
+    const ptrdiff_t a_block = walk->block;
+    const ptrdiff_t b_row = in->row, b_panel = in->panel, b_vector = in->vector;
     FN(tile_place) at = FN(place_of)(init);
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < V; v++)
@@ -55,13 +56,13 @@ static inline __attribute__((always_inline)) void FN(tile_body)(
             UNROLL for (int r = 0; r < R; r++)
                 for (size_t j = 0; j < sizeof(real[PANEL]); j += 64)
                     __builtin_prefetch((const char *)(A + a_block + r * a_row) + j, 0, 2);
-        for (ptrdiff_t k = K < a_width ? K : a_width; k > 0; k--, a += a_k, B += PANEL) {
+        for (ptrdiff_t k = K < a_width ? K : a_width; k > 0; k--, a += a_k, B += b_row) {
             vec a_r[TILE_ROWS];
             UNROLL for (int r = 0; r < R; r++)
                 a_r[r] = a[r * a_row] - (vec){0};
             UNROLL for (int v = 0; v < V; v++) {
                 const vec b = *(const vec *)(B + v / SIMD_VECTORS * b_panel
-                                             + v % SIMD_VECTORS * LANES);
+                                             + v % SIMD_VECTORS * b_vector);
                 UNROLL for (int r = 0; r < R; r++)
                     sum[r * V + v] += a_r[r] * b;
             }
