@@ -5,7 +5,7 @@ cases      shapes, sizes and the tasks of contestants
 all others the tables, by subject
 """
 
-from . import layers, machine, models
+from . import layers, machine, models, sequences, steps
 from .rows import TABLES, Row, Table, measure
 
-__all__ = ["TABLES", "Row", "Table", "layers", "machine", "measure", "models"]
+__all__ = ["TABLES", "Row", "Table", "layers", "machine", "measure", "models", "sequences", "steps"]

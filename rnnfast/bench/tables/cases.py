@@ -4,7 +4,7 @@ N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ..duel import Entry
 
@@ -29,7 +29,14 @@ ODD_SHAPES = [
     (5, 300, 33, 65),
     (13, 40, 257, 300),
 ]
-BUSY_SHAPES = [(20, 35, 100, 100), (50, 50, 128, 128), (20, 35, 650, 650)]
+MIDDLE_SHAPES = [(20, 35, 100, 100), (50, 50, 128, 128), (20, 35, 650, 650)]
+SEQUENCES = [  # cell, shape; but the largest, which takes a minute beside several others
+    *(("lstm", shape) for shape in SHAPES[:-1]),
+    *((cell, shape) for cell in ("gru_reset_after", "rnn") for shape in MIDDLE_SHAPES[:2]),
+]
+MANY_ROWS = 20
+REGULARISED_SHAPES = [(10, 5, 100, 100), (20, 35, 100, 100), (20, 35, 650, 650)]
+REGULARISATIONS = ["recurrent_dropout", "zoneout", "weight_drop"]
 LANGUAGE_MODELS: list[Case] = [  # cell, N, T, V, D, H
     ("rnn", 10, 5, 418, 100, 100),
     ("lstm", 20, 35, 10000, 100, 100),
@@ -37,7 +44,22 @@ LANGUAGE_MODELS: list[Case] = [  # cell, N, T, V, D, H
     ("lstm", 64, 50, 65, 64, 512),
     ("lstm", 20, 35, 10000, 650, 650),
 ]
-GENERATION = {"V": 65, "D": 64, "H": 128, "length": 500}
+GENERATION: list[tuple[dict[str, Any], dict[str, float]]] = [  # sizes, targets
+    ({"cell": "lstm", "V": 65, "D": 64, "H": 128, "length": 500}, {"torch": 20.0}),
+    (
+        {"cell": "lstm", "V": 10000, "D": 650, "H": 650, "length": 20},
+        {"torch": 1.5, "textbook": 1.5},
+    ),
+    ({"cell": "gru", "V": 65, "D": 64, "H": 128, "length": 500}, {}),
+]
+FEW_ROWS = [1, 2, 5, 16]
+STEPS: list[tuple[str, dict[str, Any]]] = [  # task, sizes but the number of rows
+    ("Affine", {"D": 128, "M": 65, "tied": False}),
+    ("Step", {"cell": "lstm", "D": 100, "H": 100}),
+    ("Step", {"cell": "rnn", "D": 256, "H": 256}),
+    ("Step", {"cell": "lstm", "D": 650, "H": 650}),
+    *(("Affine", {"D": D, "M": 10000, "tied": tied}) for D in (100, 650) for tied in (False, True)),
+]
 EMBEDDING = {"V": 10000, "D": 650, "tokens": 700}
 PRODUCT_SIZE = 2048
 MEMORY_VOCABULARIES = (10000, 20000)
@@ -47,9 +69,11 @@ AVX2 = {
     "rnnfast": {"RNNFAST_CPU": "avx2"},
     "torch": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
 }
+AT_MOST_5_PERCENT_SLOWER = 1 / 1.05
 AT_MOST_10_PERCENT_SLOWER = 1 / 1.1
 NOT_APART = 0.5  # of the speed alone
-GFLOPS_OF_20_MS = 4  # of one thread, as fast as a product goes: 200 GF/s
+GFLOPS_OF_1_MS = 0.2  # of one thread, as fast as a product goes: 200 GF/s
+GFLOPS_OF_20_MS = 20 * GFLOPS_OF_1_MS
 MB = 1e6
 
 
@@ -62,9 +86,10 @@ def layer(
     threads: int = 1,
     dtype: str = "float32",
     environment: dict[str, str] | None = None,
+    **options: Any,
 ) -> Entry:
-    """Entry of a recurrent layer; `way` is "forward" or "both"."""
-    options = {"cell": cell, "dtype": dtype, "shape": shape, "way": way}
+    """Entry of a recurrent layer; `way` and options are those of `ours.Layer`."""
+    options |= {"cell": cell, "dtype": dtype, "shape": shape, "way": way}
     return Entry(name, "Layer", options, threads, environment or {})
 
 
@@ -72,6 +97,11 @@ def training(name: str, case: Case, *, threads: int = 1) -> Entry:
     """Entry of a training step; `case` is one like those of LANGUAGE_MODELS."""
     options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True))
     return Entry(name, "Training", options, threads)
+
+
+def named(cell: str, shape: Sequence[int]) -> str:
+    """What a row of a table of several cells is called."""
+    return f"{cell.partition('_')[0]} {comma(shape)}"
 
 
 def comma(shape: Sequence[int]) -> str:

@@ -5,8 +5,14 @@ from collections.abc import Callable, Iterator
 from ...kernels import engine
 from .. import problems
 from . import cases
-from .cases import comma, layer
+from .cases import AT_MOST_5_PERCENT_SLOWER, comma, layer
 from .rows import Bench, Peer, Row, table
+
+WAYS = {
+    "both": "forward and backward",
+    "forward": "forward only",
+    "inference": "forward with need_gradient=False, beside torch.inference_mode",
+}
 
 
 def layers(
@@ -43,13 +49,13 @@ def layer_table(
     dtype: str = "float32",
 ) -> None:
     """Enter `layers` as the table `name`; `mean` is the target of the geometric mean."""
-    passes = "forward and backward" if way == "both" else "forward only"
+    kind, *form = cell.split("_", 1)
 
     @table(
         name,
-        f"{cell.upper()} layer N,T,D,H, {passes}, {dtype}",
+        f"{kind.upper()} layer{''.join(f' ({option})' for option in form)} N,T,D,H, {WAYS[way]}, {dtype}",
         means={"PyTorch": mean},
-        plotted=True,
+        plotted=way != "inference",
     )
     def measure(bench: Bench) -> Iterator[Row]:
         return layers(bench, cell, floor, way=way, dtype=dtype)
@@ -57,8 +63,44 @@ def layer_table(
 
 layer_table("lstm", "lstm", 2.0, lambda H: 1.05 if H >= 650 else 1.15)
 layer_table("rnn", "rnn", 3.0, lambda H: 1.3)
+layer_table("gru", "gru_reset_after", 3.0, lambda H: 1.3)
 layer_table("lstm-forward", "lstm", 1.3, lambda H: 1.0, way="forward")
 layer_table("float64", "lstm", 1.5, lambda H: 1.0, dtype="float64")
+for _cell in ("lstm", "gru_reset_after", "rnn"):
+    _name = f"{_cell.partition('_')[0]}-inference"
+    layer_table(_name, _cell, 1.4, lambda H: 1.0, way="inference")
+
+
+@table(
+    "gru-textbook",
+    "GRU layer N,T,D,H in the textbook's form, forward and backward, float32, against the form "
+    "with reset_after",
+)
+def _gru_textbook(bench: Bench) -> Iterator[Row]:
+    for n in bench.threads:
+        for shape in bench.few(cases.SHAPES, 1):
+            ours, other = (
+                layer("rnnfast", cell, shape, threads=n) for cell in ("gru", "gru_reset_after")
+            )
+            peer = Peer(other, 1 / 1.25, "rnnfast, reset_after", same=False)
+            work = problems.layer_gflops("gru", shape, "both")
+            yield from bench.rows(comma(shape), ours, [peer], work=work)
+
+
+@table("relu", "RNN layer N,T,D,H of relu, forward and backward, float32, against tanh")
+def _relu(bench: Bench) -> Iterator[Row]:
+    for n in bench.threads:
+        for shape in bench.few(cases.SHAPES, 1):
+            ours, torch = (
+                layer(name, "rnn_relu", shape, threads=n) for name in ("rnnfast", "torch")
+            )
+            tanh = layer("rnnfast", "rnn", shape, threads=n)
+            peers = [
+                Peer(tanh, AT_MOST_5_PERCENT_SLOWER, "rnnfast, tanh", same=False),
+                Peer(torch),
+            ]
+            work = problems.layer_gflops("rnn_relu", shape, "both")
+            yield from bench.rows(comma(shape), ours, peers, work=work)
 
 
 @table("odd", "Layers of odd shapes N,T,D,H, forward and backward, float32: no cliffs")

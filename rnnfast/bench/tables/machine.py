@@ -80,7 +80,7 @@ def _linear(bench: Bench) -> Iterator[Row]:
 @table("busy", "LSTM layer N,T,D,H, forward and backward, beside one busy process per CPU")
 def _busy(bench: Bench) -> Iterator[Row]:
     for n in bench.threads:
-        for shape in bench.few(cases.BUSY_SHAPES, 1):
+        for shape in bench.few(cases.MIDDLE_SHAPES, 1):
             ours, theirs = (layer(name, "lstm", shape, threads=n) for name in ("rnnfast", "torch"))
             yield from bench.rows(
                 comma(shape),
@@ -99,7 +99,7 @@ def _busy(bench: Bench) -> Iterator[Row]:
 )
 def _pools(bench: Bench) -> Iterator[Row]:
     for n in bench.threads:
-        for shape in bench.few(cases.BUSY_SHAPES, 1):
+        for shape in bench.few(cases.MIDDLE_SHAPES, 1):
             alone = layer("rnnfast", "lstm", shape, threads=n)
             for library in ("numpy", "torch"):
                 options = {**alone.options, "library": library}

@@ -21,13 +21,21 @@ def _training(bench: Bench) -> Iterator[Row]:
             yield from bench.rows(f"{case[0]} {comma(case[1:])}", ours, [*map(Peer, peers)])
 
 
-@table("generation", "Generation of text, one LSTM layer, float32", rate="tokens/s")
+@table(
+    "generation",
+    "Generation of text by a model of one recurrent layer, float32",
+    rate="tokens/s",
+    averaged=False,
+)
 def _generation(bench: Bench) -> Iterator[Row]:
-    sizes = cases.GENERATION
-    what = f"V{sizes['V']} D{sizes['D']} H{sizes['H']}, {sizes['length']} tokens"
     for n in bench.threads:
-        ours, theirs = (Entry(name, "Generation", sizes, n) for name in ("rnnfast", "torch"))
-        yield from bench.rows(what, ours, [Peer(theirs, 20.0)], work=sizes["length"])
+        for sizes, targets in cases.GENERATION:
+            cell, V, D, H, length = sizes.values()
+            names = ("torch", "textbook") if cell == "lstm" else ("textbook",)
+            ours = Entry("rnnfast", "Generation", sizes, n)
+            peers = [Peer(Entry(name, "Generation", sizes, n), targets.get(name)) for name in names]
+            what = f"{cell} V{V} D{D} H{H}, {length} tokens"
+            yield from bench.rows(what, ours, peers, work=length)
 
 
 @table("embedding", "Gradient of an embedding's table, float32", rate="", averaged=False)

@@ -26,6 +26,7 @@ class Row:
     target: float | None = None
     work: float | None = None  # 1e9 floating point operations, or tokens
     note: str = ""
+    mean: str = ""  # which one it counts in, if not that of its peer
 
     @property
     def met(self) -> bool | None:
@@ -43,7 +44,7 @@ Measure: TypeAlias = Callable[["Bench"], Iterator[Row]]
 
 @dataclass
 class Table:
-    """Rows of one kind; `means` are targets of geometric means, by peer."""
+    """Rows of one kind; `means` are targets of geometric means, by peer, or by what rows say."""
 
     name: str
     title: str
@@ -59,7 +60,7 @@ class Table:
         groups: dict[tuple[str, int], list[float]] = {}
         for row in rows:
             if row.ratio is not None:
-                groups.setdefault((row.peer, row.threads), []).append(row.ratio)
+                groups.setdefault((row.mean or row.peer, row.threads), []).append(row.ratio)
         return [
             Row(
                 "geometric mean",
@@ -167,6 +168,17 @@ class Bench:
             )
             for peer in peers
         ]
+
+    def fastest(
+        self, what: str, ours: Entry, peers: Sequence[Peer], target: float, *, mean: str
+    ) -> list[Row]:
+        """The row of the fastest peer, in the mean of that name; all rows, without a target, where
+        one has not been measured: who would have been the fastest is not known then."""
+        rows = self.rows(what, ours, peers)
+        if any(row.ratio is None for row in rows):
+            return rows
+        fastest = min(rows, key=lambda row: row.ratio or 0)
+        return [replace(fastest, target=target, mean=mean)]
 
 
 def measure(
