@@ -177,7 +177,7 @@ def test_what_comes_before_a_call_is_not_timed(monkeypatch):
 
     monkeypatch.setattr(worker, "time", clock)
     task = SimpleNamespace(before=lambda: passes(100), run=lambda: passes(1))
-    assert worker.turn(task, 250) == 1
+    assert worker.turn(task, 250, 0) == 1
     assert clock.now == 4 * 101
 
 

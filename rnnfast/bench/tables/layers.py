@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from ...kernels import engine
 from .. import problems
 from . import cases
-from .cases import AT_MOST_5_PERCENT_SLOWER, comma, layer
+from .cases import ALL_BUT_THE_LARGEST, AT_MOST_5_PERCENT_SLOWER, EVERY_OTHER, comma, layer
 from .rows import Bench, Peer, Row, table
 
 WAYS = {
@@ -22,11 +22,12 @@ def layers(
     *,
     way: str = "both",
     dtype: str = "float32",
+    shapes: slice = slice(None),
     environments: dict[str, dict[str, str]] | None = None,
 ) -> Iterator[Row]:
     """A table of layers against PyTorch; `floor(H)` is what no ratio may be below."""
     for n in bench.threads:
-        for shape in bench.few(cases.SHAPES, 3):
+        for shape in bench.few(cases.SHAPES[shapes], 1 if way == "inference" else 3):
             ours, theirs = (
                 layer(name, cell, shape, way, threads=n, dtype=dtype, environment=environment)
                 for name, environment in (environments or {"rnnfast": {}, "torch": {}}).items()
@@ -47,18 +48,15 @@ def layer_table(
     *,
     way: str = "both",
     dtype: str = "float32",
+    shapes: slice = slice(None),
 ) -> None:
     """Enter `layers` as the table `name`; `mean` is the target of the geometric mean."""
-    kind, *form = cell.split("_", 1)
+    kind, _, form = cell.partition("_")
+    title = f"{kind.upper()} layer{f' ({form})' * bool(form)} N,T,D,H, {WAYS[way]}, {dtype}"
 
-    @table(
-        name,
-        f"{kind.upper()} layer{''.join(f' ({option})' for option in form)} N,T,D,H, {WAYS[way]}, {dtype}",
-        means={"PyTorch": mean},
-        plotted=way != "inference",
-    )
+    @table(name, title, means={"PyTorch": mean}, plotted=way != "inference")
     def measure(bench: Bench) -> Iterator[Row]:
-        return layers(bench, cell, floor, way=way, dtype=dtype)
+        return layers(bench, cell, floor, way=way, dtype=dtype, shapes=shapes)
 
 
 layer_table("lstm", "lstm", 2.0, lambda H: 1.05 if H >= 650 else 1.15)
@@ -66,9 +64,11 @@ layer_table("rnn", "rnn", 3.0, lambda H: 1.3)
 layer_table("gru", "gru_reset_after", 3.0, lambda H: 1.3)
 layer_table("lstm-forward", "lstm", 1.3, lambda H: 1.0, way="forward")
 layer_table("float64", "lstm", 1.5, lambda H: 1.0, dtype="float64")
-for _cell in ("lstm", "gru_reset_after", "rnn"):
-    _name = f"{_cell.partition('_')[0]}-inference"
-    layer_table(_name, _cell, 1.4, lambda H: 1.0, way="inference")
+layer_table("lstm-inference", "lstm", 1.4, lambda H: 1.0, way="inference")
+layer_table(
+    "gru-inference", "gru_reset_after", 1.4, lambda H: 1.0, way="inference", shapes=EVERY_OTHER
+)
+layer_table("rnn-inference", "rnn", 1.4, lambda H: 1.0, way="inference", shapes=EVERY_OTHER)
 
 
 @table(
@@ -78,7 +78,7 @@ for _cell in ("lstm", "gru_reset_after", "rnn"):
 )
 def _gru_textbook(bench: Bench) -> Iterator[Row]:
     for n in bench.threads:
-        for shape in bench.few(cases.SHAPES, 1):
+        for shape in bench.few(cases.SHAPES[ALL_BUT_THE_LARGEST], 1):
             ours, other = (
                 layer("rnnfast", cell, shape, threads=n) for cell in ("gru", "gru_reset_after")
             )
@@ -90,7 +90,7 @@ def _gru_textbook(bench: Bench) -> Iterator[Row]:
 @table("relu", "RNN layer N,T,D,H of relu, forward and backward, float32, against tanh")
 def _relu(bench: Bench) -> Iterator[Row]:
     for n in bench.threads:
-        for shape in bench.few(cases.SHAPES, 1):
+        for shape in bench.few(cases.SHAPES[ALL_BUT_THE_LARGEST], 1):
             ours, torch = (
                 layer(name, "rnn_relu", shape, threads=n) for name in ("rnnfast", "torch")
             )
