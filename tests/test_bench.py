@@ -12,19 +12,29 @@ import numpy as np
 import pytest
 
 import rnnfast
-from rnnfast.bench import duel, ours, textbook_peer, worker
+from rnnfast.bench import duel, ours, problems, textbook_peer, worker
 from rnnfast.bench.duel import Arena, Entry, Pace, Refused, agree
 from rnnfast.bench.report import as_json, cells, text_head, write_plot
 from rnnfast.bench.run import run
 from rnnfast.bench.tables import TABLES, cases, layers, machine, rows
 from rnnfast.bench.tables.cases import layer
-from rnnfast.bench.tables.rows import Bench, Peer, Row, measure
+from rnnfast.bench.tables.rows import Bench, Peer, Row, Table, measure
 from rnnfast.cli import main
 from rnnfast.errors import InputError
 
 SHAPES, installed_version = cases.SHAPES, duel.installed_version  # the real ones
 TINY = Pace(turn=0.001, seconds=0, rounds=2)
 SHAPE = (2, 3, 4, 5)
+GENERATION = {"cell": "lstm", "V": 11, "D": 4, "H": 5, "length": 30}
+STEPS = [
+    *(("Affine", {"N": 3, "D": 4, "M": 7, "tied": tied}) for tied in (False, True)),
+    *(("Step", {"cell": cell, "N": 3, "D": 4, "H": 5}) for cell in ("lstm", "rnn")),
+]
+LAYERS = [  # cell, options
+    (cell, options)
+    for cell in ("lstm", "gru_reset_after", "rnn")
+    for options in ({"ragged": True}, {"directions": 2}, {"layers": 2}, {"way": "inference"})
+] + [("rnn_relu", {}), ("gru_reset_after", {})]
 MODELS = [{"cell": cell, "N": 2, "T": 3, "V": 11, "D": 4, "H": 5} for cell in ("rnn", "lstm")]
 
 
@@ -102,9 +112,15 @@ def test_tables_of_every_kind_run(monkeypatch):
     monkeypatch.setitem(duel.CONTESTANTS, "torch", duel.CONTESTANTS["numpy"])
     only(monkeypatch, "rnnfast", "numpy", "textbook", "torch")
     monkeypatch.setattr(cases, "LANGUAGE_MODELS", [("lstm", 2, 3, 11, 4, 5)])
-    monkeypatch.setattr(cases, "BUSY_SHAPES", [SHAPE])
+    monkeypatch.setattr(cases, "MIDDLE_SHAPES", [SHAPE])
+    monkeypatch.setattr(cases, "SEQUENCES", [("gru_reset_after", SHAPE)])
+    monkeypatch.setattr(cases, "REGULARISED", [("lstm", SHAPE)])
+    monkeypatch.setattr(cases, "MANY_ROWS", 1)
     monkeypatch.setattr(cases, "MEMORY_VOCABULARIES", (5, 7))
-    for name in ("lstm-forward", "training", "gemm", "memory", "busy"):
+    for name in (
+        *("lstm-forward", "training", "gemm", "memory", "busy", "gru", "gru-textbook", "relu"),
+        *("rnn-inference", "lengths", "bidirectional", "stacks", "regularisation", "few-rows"),
+    ):
         rows = [row for _, row in measure([name], quick=True)]
         assert rows, name
         assert {row.note for row in rows} == {""}, rows
@@ -143,17 +159,29 @@ def test_avx2_limits_both_contestants(monkeypatch):
     [  # for each number of threads
         ("lstm", 7, {1.15: 5, 1.05: 2}, {"PyTorch": 2.0}),
         ("rnn", 7, {1.3: 7}, {"PyTorch": 3.0}),
+        ("gru", 7, {1.3: 7}, {"PyTorch": 3.0}),
         ("lstm-forward", 7, {1.0: 7}, {"PyTorch": 1.3}),
+        ("lstm-inference", 7, {1.0: 7}, {"PyTorch": 1.4}),
+        ("gru-inference", 4, {1.0: 4}, {"PyTorch": 1.4}),
+        ("rnn-inference", 4, {1.0: 4}, {"PyTorch": 1.4}),
+        ("gru-textbook", 6, {1 / 1.25: 6}, {"rnnfast, reset_after": None}),
+        ("relu", 12, {1 / 1.05: 6}, {"rnnfast, tanh": None, "PyTorch": None}),
         ("float64", 7, {1.0: 7}, {"PyTorch": 1.5}),
         ("avx2", 7, {}, {"PyTorch": 1.3}),
         ("training", 15, {}, {"PyTorch": 2.5, "textbook NumPy": 6.0, "NumPy": None}),
-        ("generation", 1, {20.0: 1}, {}),
+        ("generation", 5, {20.0: 1, 1.5: 2}, {}),
         ("embedding", 2, {3.0: 1}, {}),
         ("gemm", 5, {0.8: 3}, {}),
         ("linear", 7, {1 / 1.1: 7}, {}),
         ("odd", 16, {1.0: 16}, {"PyTorch": None}),
         ("busy", 3, {1.0: 3}, {"PyTorch": None}),
         ("pools", 6, {0.5: 6}, {}),
+        (
+            *("lengths", 12, {1 / 0.6: 6, 3.0: 6}),
+            {"rnnfast, full length": None, "PyTorch": None},
+        ),
+        ("stacks", 16, {1 / 2: 8}, {"rnnfast, one layer": None, "PyTorch": None}),
+        ("regularisation", 21, {1 / 1.15: 21}, {"rnnfast, plain": None}),
     ],
 )
 def test_tables_have_the_targets_wanted_for_1_and_2_threads(
@@ -166,6 +194,78 @@ def test_tables_have_the_targets_wanted_for_1_and_2_threads(
         assert len(single) == rows
         assert Counter(row.target for row in single if row.target) == targets
         assert {row.peer: row.target for row in mine if row not in single} == means
+
+
+def test_both_directions_are_measured_beside_one_and_on_two_threads_beside_one(monkeypatch):
+    rows, entries = plan(monkeypatch, "bidirectional")
+    targets = Counter((r.threads, r.peer, r.target) for r in rows if r.what != "geometric mean")
+    assert targets == {
+        **{(n, "rnnfast, one direction", 1 / 2.05): 8 for n in (1, 2)},
+        **{(n, "PyTorch", None): 8 for n in (1, 2)},
+        (2, "rnnfast, 1 thread", 1.8): 6,
+        (2, "rnnfast, 1 thread", None): 2,  # less than a millisecond in one direction
+    }
+    two, one, _, alone = entries[-4:]
+    assert [(e.name, e.threads) for e in (two, one, alone)] == [("rnnfast", n) for n in (2, 2, 1)]
+    assert [e.options.get("directions", 1) for e in (two, one, alone)] == [2, 1, 2]
+
+
+def test_stacks_take_inputs_as_wide_as_their_outputs(monkeypatch):
+    _, entries = plan(monkeypatch, "stacks")
+    assert {(D == H) for _, _, D, H in (entry.options["shape"] for entry in entries)} == {True}
+
+
+def test_few_rows_are_beside_the_faster_peer(monkeypatch):
+    rows, entries = plan(monkeypatch, "few-rows")
+    means = [row for row in rows if row.what == "geometric mean"]
+    assert [(r.threads, r.peer, r.target) for r in means] == [
+        (n, "the faster", 1.5) for n in (1, 2)
+    ]
+    single = [row for row in rows if row not in means]
+    assert {row.target for row in single} == {0.95}
+    assert Counter(row.threads for row in single) == {1: 8 * 4, 2: 3 * 2}
+    assert {entry.name for entry in entries} == {"rnnfast", "textbook", "torch"}
+    assert {"affine 650 to 10000, tied, N=16", "lstm 100,100, N=1"} <= {r.what for r in single}
+
+
+def test_the_fastest_peer_has_the_row_and_none_where_one_is_absent(monkeypatch):
+    ratios = {"PyTorch": 1.2, "textbook NumPy": 0.9}
+
+    def rows(self, what, ours, peers):
+        return [Row(what, 1, p.name, 1.0, 2.0, ratios[p.name], p.target) for p in peers]
+
+    monkeypatch.setattr(Bench, "rows", rows)
+    peers = [Peer(Entry(name, "Step", {})) for name in ("torch", "textbook")]
+
+    def found():
+        fastest = Bench(None, [1]).fastest("x", entry("rnnfast"), peers, 0.95, mean="a mean")
+        return [(row.peer, row.target, row.met, row.mean) for row in fastest]
+
+    assert found() == [("textbook NumPy", 0.95, False, "a mean")]
+    ratios["PyTorch"] = None
+    assert found() == [("PyTorch", None, None, ""), ("textbook NumPy", None, None, "")]
+
+
+def test_means_are_of_what_rows_say():
+    table = Table("x", "x", None, means={"a mean": 1.5})
+    rows = [Row("x", 1, peer, ratio=r, mean="a mean") for peer, r in (("a", 1.0), ("b", 4.0))]
+    (mean,) = table.mean_rows(rows)
+    assert (mean.peer, mean.ratio, mean.target, mean.met) == ("a mean", 2.0, 1.5, True)
+
+
+def test_threads_have_time_to_settle_where_there_is_more_than_one():
+    class Racer:
+        def __init__(self, threads):
+            self.threads, self.waits = threads, set()
+
+        def ask(self, do, seconds, settling):
+            self.waits.add(settling)
+            return 1.0
+
+    for counts, waits in (((1, 1), {0}), ((1, 2), {duel.SETTLING})):
+        racers = [Racer(n) for n in counts]
+        Arena(TINY).race(racers)
+        assert [racer.waits for racer in racers] == [waits] * 2
 
 
 def test_what_comes_before_a_call_is_not_timed(monkeypatch):
@@ -216,6 +316,44 @@ def test_plot_without_matplotlib_is_an_error_before_anything_is_measured(monkeyp
     assert out == ""
 
 
+def layer_task(**options):
+    return ours.Layer(1, **{"cell": "lstm", "dtype": "float32", "way": "both", **options})
+
+
+def test_options_reach_the_layer():
+    shape = (4, 6, 3, 5)
+    plain = layer_task(shape=shape)
+    ragged = layer_task(shape=shape, ragged=True)
+    lengths = problems.lengths(shape)
+    assert lengths.min() >= 1
+    assert lengths.max() <= 6
+    beyond = np.arange(6) >= lengths[:, None]
+    assert beyond.any()
+    hs, dxs, *_ = ragged.results()
+    assert not hs[beyond].any()
+    assert not dxs[beyond].any()
+    assert plain.results()[0][beyond].all()
+    assert layer_task(shape=shape, directions=2).results()[0].shape == (4, 6, 10)
+    assert layer_task(shape=shape, layers=2).layer.num_layers == 2
+    for name in cases.REGULARISATIONS:
+        assert getattr(layer_task(shape=shape, **{name: 0.25}).layer, name) == 0.25
+    inference = layer_task(shape=shape, way="inference")
+    np.testing.assert_array_equal(inference.run()[0], plain.results()[0])
+    with pytest.raises(RuntimeError, match="forward call"):
+        inference.layer.backward(inference.dhs)
+
+
+def test_work_is_that_of_all_directions_layers_and_steps():
+    shape = (4, 6, 5, 5)
+    one = problems.layer_gflops("gru", shape, "both")
+    assert one == pytest.approx(2e-9 * 24 * 10 * 15 * 3)
+    assert problems.layer_gflops("gru", shape, "inference") == pytest.approx(one / 3)
+    assert problems.layer_gflops("gru", shape, "both", directions=2) == pytest.approx(2 * one)
+    assert problems.layer_gflops("gru", shape, "both", layers=2) == pytest.approx(2 * one)
+    steps = problems.lengths(shape).sum() / 24
+    assert problems.layer_gflops("gru", shape, "both", ragged=True) == pytest.approx(steps * one)
+
+
 WRONG = """
 import numpy as np
 from rnnfast.bench import numpy_peer
@@ -238,6 +376,52 @@ def test_a_contestant_with_wrong_results_is_refused(monkeypatch, tiny, capsys, e
     # no time, no ratio: only the target
     expected = r"^1,2,3,4 +1 +Wrong +>=1.15 results of rnnfast and Wrong differ$"
     assert re.search(expected, capsys.readouterr().out, re.MULTILINE)
+
+
+WRONG_SOMEWHERE = """
+from rnnfast.bench import numpy_peer, textbook_peer
+
+def off(results):
+    first, *others = results
+    return [first + first.dtype.type(0.01), *others]
+
+class Layer(numpy_peer.Layer):
+    def results(self):
+        right = super().results()
+        return off(right) if self.lengths is not None else right
+
+class Affine(textbook_peer.Affine):
+    def results(self):
+        return off(super().results())
+
+class Step(textbook_peer.Step):
+    def results(self):
+        return off(super().results())
+"""
+
+
+def test_what_computes_something_else_is_compared_with_a_twin_of_its_own(monkeypatch, tiny):
+    (tiny / "wrong.py").write_text(WRONG_SOMEWHERE)
+    monkeypatch.setenv("PYTHONPATH", str(tiny), prepend=os.pathsep)
+    monkeypatch.setitem(duel.CONTESTANTS, "numpy", ("wrong", "numpy", "Wrong"))
+    plain, ragged = entry("rnnfast"), layer("rnnfast", "lstm", SHAPE, ragged=True)
+    with Arena(TINY) as arena:
+        bench = Bench(arena, [1])
+        (right,) = bench.rows("x", plain, [Peer(plain, same=False)])
+        assert (right.note, right.ratio > 0) == ("", True)
+        for ours, other in ((plain, ragged), (ragged, plain)):
+            (row,) = bench.rows("x", ours, [Peer(other, same=False)])
+            assert (row.note, row.ratio) == ("results of rnnfast and Wrong differ", None)
+
+
+def test_wrong_steps_are_refused(monkeypatch, tiny, capsys):
+    (tiny / "wrong.py").write_text(WRONG_SOMEWHERE)
+    monkeypatch.setenv("PYTHONPATH", str(tiny), prepend=os.pathsep)
+    monkeypatch.setitem(duel.CONTESTANTS, "torch", ("wrong", "numpy", "Wrong"))
+    only(monkeypatch, "rnnfast", "textbook", "torch")
+    with pytest.raises(InputError, match="results of rnnfast and Wrong differ"):
+        run(["few-rows"], quick=True, threads=[1])
+    assert len(re.findall(" Wrong .*Wrong differ$", capsys.readouterr().out, re.MULTILINE)) == 3
 
 
 def test_a_contestant_that_fails_or_dies_is_named_and_the_table_goes_on(monkeypatch, tiny):
@@ -275,10 +459,19 @@ def test_optional_peers_compute_the_same(monkeypatch):
     with Arena(TINY) as arena:
         arena.check(arena.enter(entry("numpy"), *map(entry, names)))
         if "torch" in names:
-            generation = {"V": 11, "D": 4, "H": 5, "length": 30}
-            for task, options in [("Generation", generation), *(("Training", m) for m in MODELS)]:
-                pair = (Entry(name, task, options) for name in ("rnnfast", "torch"))
+            tasks = [("Generation", GENERATION), *(("Training", m) for m in MODELS), *STEPS]
+            entries = [(Entry(n, task, o) for n in ("rnnfast", "torch")) for task, o in tasks]
+            for cell, options in LAYERS:
+                pair = (layer(name, cell, (4, 6, 3, 5), **options) for name in ("rnnfast", "torch"))
+                entries.append(pair)
+            for pair in entries:
                 arena.check(arena.enter(*pair))
+
+
+def test_the_textbook_makes_the_same_steps_and_texts():
+    with Arena(TINY) as arena:
+        for task, options in [*STEPS, ("Generation", GENERATION)]:
+            arena.check(arena.enter(*(Entry(n, task, options) for n in ("rnnfast", "textbook"))))
 
 
 @pytest.mark.parametrize("options", MODELS, ids=lambda options: options["cell"])
@@ -335,5 +528,5 @@ def test_a_folder_that_is_not_there_is_an_error_before_anything_is_measured(caps
 
 def test_unknown_table_is_one_clear_line(capsys):
     with pytest.raises(SystemExit):
-        main(["bench", "--table", "gru"])
-    assert "invalid choice: 'gru'" in capsys.readouterr().err
+        main(["bench", "--table", "nothing"])
+    assert "invalid choice: 'nothing'" in capsys.readouterr().err
