@@ -1,8 +1,9 @@
 """Generation below the GIL: embedding, recurrent layers, affine layer and draw, token by token.
 
-One row goes through everything, so the weights are packed once for all tokens, and the products
-are bound by reading them. What the first layer makes of its input is computed once for each token
-of the vocabulary where more tokens than that are to be generated.
+One row goes through everything, so the products are bound by reading the weights: where they
+stand, for a few tokens; for more of them, they are packed once. What the first layer makes of its
+input is computed once for each token of the vocabulary where more tokens than that are to be
+generated.
 """
 
 import numpy as np
@@ -12,32 +13,36 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from .engine cimport (
-    Buffer, Columns, Panels, Simd, States, cell_number, columns_of, computed, from_row, matrix_of,
-    moved, pack, padded, panels_at, product, real, row_of, rows_of, simd_of, units_of, zeros,
+    FEW_ROWS, Buffer, Columns, Matrix, Panels, Simd, States, Weights, cell_number, columns_of,
+    computed, from_row, matrix_of, moved, pack, pack_weights, padded, panels_at, product_with, real,
+    row_of, rows_of, simd_of, units_of, weights_for,
 )
+
+cdef enum:
+    TOKENS_WORTH = 10             # after which packed weights, read faster, have made up for packing
 
 
 ctypedef struct Step:
     int cell
     Py_ssize_t S, D, H
     Columns columns
-    Panels Wx                     # (D + 1, G*H): Wx, and b below it
-    Panels Wh                     # (H, G*H)
-    Panels gates                  # (1, G*H)
+    Weights Wx, Wh                # (D, G*H), (H, G*H)
+    Panels b, gates               # (1, G*H)
     States before, after          # (S, 1, H): of the last step, and of this one
 
 
 cdef class Model:
-    """Packed weights and the state of one row."""
+    """Weights and the state of one row."""
 
     cdef const Simd* simd
     cdef Py_ssize_t V, width, n_layers
+    cdef bint few                 # tokens, for which nothing is packed
     cdef Step* steps
     cdef list buffers
-    cdef Panels affine            # (H + 1, V): W, and b below it
+    cdef Weights W                # (H, V)
+    cdef Panels b, logits         # (1, V)
     cdef Panels table             # (V, G*H): what the first layer makes of every token
-    cdef Panels logits            # (1, V)
-    cdef void* x                  # (D + 1): input of the first layer, and a 1 at its end
+    cdef void* x                  # (D): input of the first layer
 
     def __cinit__(self):
         self.buffers = []
@@ -55,15 +60,31 @@ cdef class Model:
         """Memory of the model for panels of so many rows."""
         return panels_at(self.simd, self.memory(panels * rows * self.width), rows)
 
+    cdef Weights weights(self, Matrix W, Py_ssize_t K, Columns columns) except *:
+        """W (K, columns), which the caller keeps."""
+        cdef Weights B = weights_for(self.simd, W, K, columns, 1 if self.few else FEW_ROWS + 1)
+        if B.packed:
+            B.panels = self.panels(columns.panels, K)
+            pack_weights(self.simd, &B, 0, columns.panels)
+        return B
+
+    cdef Panels bias(self, Matrix b, Columns columns) except *:
+        """A row that stands for all."""
+        cdef Panels row = self.panels(columns.panels, 1)
+        pack(self.simd, b, 1, columns, 0, columns.panels, row)
+        row.row = 0
+        return row
+
 
 def generate(embed_W, layers, affine_W, affine_b, states, first, length, temperature, skip_ids,
              uniforms):
     """Tokens drawn, and states. See `rnnfast.reference.ops.generate` for the contract."""
     cdef Model model = Model()
-    _pack_affine(model, affine_W, affine_b, len(layers))
+    model.few = length <= TOKENS_WORTH
+    _set_affine(model, affine_W, affine_b, len(layers))
     for k, (cell, Wx, Wh, b) in enumerate(layers):
         state = np.zeros((cell.S, 1, len(Wh)), Wh.dtype) if states[k] is None else states[k]
-        _pack_layer(model, k, cell_number(cell.name), cell.G, Wx, Wh, b, state[:, 0])
+        _set_layer(model, k, cell_number(cell.name), cell.G, Wx, Wh, b, state[:, 0])
     skip = np.zeros(len(embed_W), np.uint8)
     skip[list(skip_ids)] = 1
     ids = np.empty(length, np.int64)
@@ -78,22 +99,18 @@ def generate(embed_W, layers, affine_W, affine_b, states, first, length, tempera
     return ids, after
 
 
-def _pack_affine(Model model, const real[:, :] W, const real[:] b, Py_ssize_t n_layers):
-    cdef Py_ssize_t H = W.shape[0], V = W.shape[1]
+def _set_affine(Model model, const real[:, :] W, const real[:] b, Py_ssize_t n_layers):
     model.simd = simd_of(&b[0])
-    model.V, model.width, model.n_layers = V, 4 * model.simd.lanes, n_layers
-    cdef Columns columns = columns_of(1, V, model.simd.lanes)
-    model.affine = model.panels(columns.panels, H + 1)
-    pack(model.simd, matrix_of(W), H, columns, 0, columns.panels, model.affine)
-    pack(model.simd, row_of(b), 1, columns, 0, columns.panels,
-         from_row(model.simd, model.affine, H, 0))
-    model.logits = model.panels(columns.panels, 1)
+    model.V, model.width, model.n_layers = W.shape[1], 4 * model.simd.lanes, n_layers
+    cdef Columns columns = columns_of(1, model.V, model.simd.lanes)
+    model.W = model.weights(matrix_of(W), W.shape[0], columns)
+    model.b, model.logits = model.bias(row_of(b), columns), model.panels(columns.panels, 1)
     model.steps = <Step*> malloc(n_layers * sizeof(Step))
     if model.steps == NULL:
         raise MemoryError()
 
 
-def _pack_layer(
+def _set_layer(
     Model model, Py_ssize_t k, int cell, Py_ssize_t G,
     const real[:, :] Wx,          # IN (D, G * H)
     const real[:, :] Wh,          # IN (H, G * H)
@@ -106,21 +123,18 @@ def _pack_layer(
     s.cell, s.S, s.D, s.H = cell, states.shape[0], Wx.shape[0], Wh.shape[0]
     s.columns = columns_of(G, s.H, simd.lanes)
     P = s.columns.panels
-    # a 1 behind h: the layer above finds its input with a 1 at the end
-    row = padded(P * s.columns.units + simd.lanes + 1, simd.number)
-    s.Wx, s.Wh, s.gates = model.panels(P, s.D + 1), model.panels(P, s.H), model.panels(P, 1)
+    row = padded(P * s.columns.units + simd.lanes, simd.number)
+    s.Wx = model.weights(matrix_of(Wx), s.D, s.columns)
+    s.Wh = model.weights(matrix_of(Wh), s.H, s.columns)
+    s.b, s.gates = model.bias(row_of(b), s.columns), model.panels(P, 1)
     s.before = States(model.memory(s.S * row), row, row)
     s.after = States(model.memory(s.S * row), row, row)
     for i in range(s.S):
         for j in range(s.H):
             (<real*> s.before.at)[i * row + j] = states[i, j]
-    pack(simd, matrix_of(Wx), s.D, s.columns, 0, P, s.Wx)
-    pack(simd, row_of(b), 1, s.columns, 0, P, from_row(simd, s.Wx, s.D, 0))
-    pack(simd, matrix_of(Wh), s.H, s.columns, 0, P, s.Wh)
     model.steps[k] = s
     if k == 0:
-        model.x = model.memory(s.D + 1)
-        simd.fill(1, 1, moved(simd, model.x, s.D))
+        model.x = model.memory(s.D)
 
 
 def _states_of(Model model, Py_ssize_t k, real[:, :] states):
@@ -133,10 +147,10 @@ def _states_of(Model model, Py_ssize_t k, real[:, :] states):
 
 
 def _fill_table(Model model, const real[:, :] embed_W):
-    """[x 1] [Wx b] of the first layer for every token."""
-    cdef Py_ssize_t V = embed_W.shape[0], D = embed_W.shape[1], v, j
+    """x Wx + b of the first layer for every token."""
+    cdef Py_ssize_t V = embed_W.shape[0], D = embed_W.shape[1], v
     cdef Step s = model.steps[0]
-    cdef Py_ssize_t row = padded(D + 1, model.simd.number)
+    cdef Py_ssize_t row = padded(D, model.simd.number)
     cdef Buffer rows = Buffer()
     cdef real* x = <real*> rows.reserve(V * row, model.simd.number)
     # all panels of a token side by side: they are copied together
@@ -144,11 +158,9 @@ def _fill_table(Model model, const real[:, :] embed_W):
                          s.columns.panels * model.width, model.width, model.simd.lanes)
     with nogil:
         for v in range(V):
-            for j in range(D):
-                x[v * row + j] = embed_W[v, j]
-            x[v * row + D] = 1
-        product(model.simd, V, computed(s.columns), D + 1, rows_of(x, row), s.Wx, zeros(),
-                model.table)
+            _copy_row(embed_W, v, x + v * row)
+        product_with(model.simd, V, computed(s.columns), rows_of(x, row), &s.Wx, 0, s.b,
+                     model.table)
 
 
 def _generate(
@@ -177,17 +189,15 @@ def _generate(
                     if k == 0:
                         h = model.x
                         _copy_row(embed_W, token, <real*> h)
-                    # a = [x 1] [Wx b]
-                    product(model.simd, 1, computed(s.columns), s.D + 1, rows_of(h, 0), s.Wx,
-                            zeros(), s.gates)
+                    # a = x Wx + b
+                    product_with(model.simd, 1, computed(s.columns), rows_of(h, 0), &s.Wx, 0, s.b,
+                                 s.gates)
                 _step(model.simd, s)
                 s.before, s.after = s.after, s.before
                 h = s.before.at
-                # for [h 1]; no step reads it
-                model.simd.fill(1, 1, moved(model.simd, h, s.H))
-            # logits = [h 1] [W b]
-            product(model.simd, 1, (model.V + model.width - 1) // model.width * model.width,
-                    s.H + 1, rows_of(h, 0), model.affine, zeros(), model.logits)
+            # logits = h W + b
+            product_with(model.simd, 1, computed(model.W.columns), rows_of(h, 0), &model.W, 0,
+                         model.b, model.logits)
             token = _draw(model.V, <real*> model.logits.at, temperature, skip,
                           uniforms[t] if temperature > 0 else 0, p)
             ids[t] = token
@@ -203,7 +213,7 @@ cdef void _step(const Simd* simd, Step* s) noexcept nogil:
     """a += h Wh;  h = cell(a)"""
     cdef Py_ssize_t p, unit
     cdef States before, after
-    product(simd, 1, computed(s.columns), s.H, rows_of(s.before.at, 0), s.Wh, s.gates, s.gates)
+    product_with(simd, 1, computed(s.columns), rows_of(s.before.at, 0), &s.Wh, 0, s.gates, s.gates)
     for p in range(s.columns.panels):
         unit = p * s.columns.units
         before = States(moved(simd, s.before.at, unit), s.before.row, s.before.state)
