@@ -39,6 +39,70 @@ def test_product(dtype, M, K, n):
     np.testing.assert_array_equal(C[-1:], engine.matmul(A[-1:], B))
 
 
+def within(W):
+    """W with NaN all around."""
+    return np.pad(W.copy(), ((1, 1), (2, 50)), constant_values=np.nan)[1:-1, 2:-50]
+
+
+LAYOUTS_OF_W = {
+    "rows": np.ascontiguousarray,
+    "rows upwards": lambda W: W[::-1].copy()[::-1],
+    "rows of a larger matrix": within,
+    "columns": np.asfortranarray,
+    "columns leftwards": lambda W: np.asfortranarray(W[:, ::-1])[:, ::-1],
+    "columns of a larger matrix": lambda W: within(W.T).T,
+    "packed": lambda W: np.repeat(np.repeat(W, 2, 0), 2, 1)[::2, ::2],
+}
+
+
+@DTYPES
+@pytest.mark.parametrize("layout", LAYOUTS_OF_W)
+@pytest.mark.parametrize("gates", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("K", "H"), [(16, 16), (17, 33), (23, 100), (300, 1), (250, 63), (200, 64), (700, 130)]
+)
+def test_weights_read_where_they_stand(dtype, layout, gates, K, H):
+    """For 1 to 20 rows, added to what is there, panel by panel. Nothing is read but W and the rows,
+    as NaN around it would tell, and AddressSanitizer."""
+    rng = np.random.default_rng(K + H)
+    n = gates * H
+    A, W, init = (rng.standard_normal(s).astype(dtype) for s in ((20, K), (K, n), (20, n)))
+    wanted = (init.astype(np.float64) + A.astype(np.float64) @ W).astype(dtype)
+    _, packed = engine.multiply(A, W, init, gates, 1000)
+    W, ways, before = LAYOUTS_OF_W[layout](W), [], {}
+    for M in range(1, 21):
+        way, C = engine.multiply(A[:M], W, init[:M], gates, M)
+        ways.append(way)
+        assert_close(C, wanted[:M], dtype=dtype)
+        # no row depends on those beside it
+        np.testing.assert_array_equal(C[:-1], before.get(way, C)[: M - 1])
+        before[way] = C
+        if way != "columns":
+            np.testing.assert_array_equal(C, packed[:M])
+    if n >= 16 and (gates != 2 or "columns" in layout):
+        assert ways[0] == layout.split()[0]
+    assert engine.multiply(A, W, init, gates, 49)[0] == "packed"
+
+
+@DTYPES
+@pytest.mark.parametrize("layout", LAYOUTS_OF_W)
+@pytest.mark.parametrize("gates", [1, 4])
+def test_what_is_not_finite_stays_in_its_row_and_column(dtype, layout, gates):
+    """Also where vectors read beyond the end of a row or of a gate, or numbers twice."""
+    rng = np.random.default_rng(0)
+    K, n = 37, gates * 21
+    A, W, init = (rng.standard_normal(s).astype(dtype) for s in ((3, K), (K, n), (3, n)))
+    for k in range(K):
+        W[k, k % n] = np.inf if k % 2 else np.nan
+    A[1, 2] = np.nan
+    A[2, 0] = -np.inf
+    with np.errstate(invalid="ignore"):
+        wanted = init.astype(np.float64) + A.astype(np.float64) @ W
+    _, C = engine.multiply(A, LAYOUTS_OF_W[layout](W), init, gates, 3)
+    np.testing.assert_array_equal(np.isnan(C), np.isnan(wanted))
+    np.testing.assert_array_equal(C[np.isinf(wanted)], wanted[np.isinf(wanted)])
+
+
 @DTYPES
 @pytest.mark.parametrize("tile_rows", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize(
@@ -292,8 +356,10 @@ def test_cpu_level_is_the_one_asked_for():
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (3, 7, 5), (50, 100, 418), (300, 33, 129), (2, 9, 3000)]
-)
+    "shape",
+    [(1, 1, 1), (3, 7, 5), (50, 100, 418), (300, 33, 129), (2, 9, 3000), (1, 650, 129),
+     (4, 300, 1000), (20, 129, 33), (16, 40, 65), (5, 32, 1024)],
+)  # fmt: skip
 def test_affine(dtype, threads, transposed, shape):
     engine.set_num_threads(threads)
     M, D, V = shape
@@ -311,16 +377,18 @@ def test_affine(dtype, threads, transposed, shape):
 
 
 @DTYPES
+@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(
     "shape",
-    [(5, 30, 700), (131, 64, 300), (2500, 310, 70), (310, 2500, 130), (9, 7, 1200)],
+    [(5, 30, 700), (131, 64, 300), (2500, 310, 70), (310, 2500, 130), (9, 7, 1200), (2, 650, 333)],
     ids=str,
 )
-def test_affine_has_the_same_bits_for_any_number_of_threads(dtype, shape):
+def test_affine_has_the_same_bits_for_any_number_of_threads(dtype, transposed, shape):
     """All three products, sums of more terms than a block and rows of more than one included."""
     M, D, V = shape
     rng = np.random.default_rng(0)
     x, W, b, dout = (rng.standard_normal(s).astype(dtype) for s in ((M, D), (D, V), V, (M, V)))
+    W = np.asfortranarray(W) if transposed else W
     results = []
     for threads in (1, 2, 3):
         engine.set_num_threads(threads)
@@ -389,20 +457,23 @@ def test_fused_loss_in_blocks_has_the_same_bits_for_any_number_of_threads(dtype,
 
 @DTYPES
 @pytest.mark.parametrize("Model", MODELS)
-@pytest.mark.parametrize(("V", "length"), [(13, 200), (300, 50)])
+@pytest.mark.parametrize(("V", "length"), [(13, 200), (300, 50), (300, 7), (5, 6)])
 @pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize("temperature", [0, 0.7])
-def test_generation(dtype, Model, V, length, num_layers, temperature):
+@pytest.mark.parametrize("tied", [False, True])
+def test_generation(dtype, Model, V, length, num_layers, temperature, tied):
+    """Of many tokens, for which weights are packed, and of a few, for which they are not."""
     results = []
     for ops in (kernels, twins):
         model = Model(
-            V, 20, 33, num_layers=num_layers, dtype=dtype, rng=np.random.default_rng(0), ops=ops
-        )
+            V, 33 if tied else 20, 33, num_layers=num_layers, tie_weights=tied, dtype=dtype,
+            rng=np.random.default_rng(0), ops=ops,
+        )  # fmt: skip
         model.affine.params[0][...] *= 10
         rng = np.random.default_rng(1)
         ids = rnnfast.generate(
-            model, [1, 2, 3], length, temperature=temperature, skip_ids=[5], rng=rng
+            model, [1, 2, 3], length, temperature=temperature, skip_ids=[4], rng=rng
         )
         results.append(ids)
     np.testing.assert_array_equal(*results)
-    assert 5 not in results[0]
+    assert 4 not in results[0]

@@ -1,3 +1,5 @@
+"""The loop over time, back."""
+
 from .recurrent cimport Memory, Sizes
 
 cdef enum:

@@ -13,9 +13,9 @@ from libc.string cimport memcpy, memset
 
 from .backward_steps cimport DX_ROWS, backward_task
 from .engine cimport (
-    RESET_AFTER, RESET_BEFORE, Buffer, Cell, Matrix, Panels, Simd, States, Sums, Weights,
-    Workspace, cell_number, cell_of, check_shapes, columns_of, computed, from_row,
-    gradient_scratch, matrix_of, moved, padded, panels_at, real, rest_of, row_of, simd_of, sums_of,
+    RESET_AFTER, RESET_BEFORE, Buffer, Matrix, Panels, Simd, States, Sums, Weights,
+    Workspace, cell_number, check_shapes, computed, from_row,
+    gradient_scratch, matrix_of, moved, panels_at, real, rest_of, row_of, simd_of, sums_of,
     team_size, threads_for, weights_for,
 )
 from .forward_steps cimport forward_task
@@ -329,16 +329,15 @@ cdef int _prepare(
             zoneout_c = _rows(zoneouts[1])
     if kept:                      # backward reads them again
         index, reset = _copied(index), _copied(reset)
-    _set_steps(own, lengths, hs)
     own.of_call, own.arrays = xs, (index, reset, mask, zoneout_h, zoneout_c)
     if Wh.itemsize == sizeof(float):
         _prepare_typed[float](own, cell_number(cell.name), xs, weights[0], Wh, weights[2], bh,
-                              states, hs, last, index, reset, mask, zoneout_h, zoneout_c, reverse,
-                              kept)
+                              states, hs, last, index, lengths, reset, mask, zoneout_h, zoneout_c,
+                              reverse, kept)
     else:
         _prepare_typed[double](own, cell_number(cell.name), xs, weights[0], Wh, weights[2], bh,
-                               states, hs, last, index, reset, mask, zoneout_h, zoneout_c, reverse,
-                               kept)
+                               states, hs, last, index, lengths, reset, mask, zoneout_h, zoneout_c,
+                               reverse, kept)
     return 0
 
 
@@ -376,6 +375,7 @@ cdef int _prepare_typed(
     real[:, :, :] hs,             # OUT (N, T, H)
     real[:, :, ::1] last,         # OUT (S, N, H)
     const int64_t[:, ::1] index,  # IN (N, T) or None: rows of x
+    lengths,                      # IN (N), int64, or None
     reset,                        # IN (N, T), bool, or None
     const real[:, ::1] mask,      # IN (N, H) or None
     const real[:, :, :] zoneout_h,  # IN (N, T, H) or None
@@ -384,23 +384,17 @@ cdef int _prepare_typed(
     bint kept,
 ) except -1:
     cdef const Simd* simd = simd_of(&b[0])
-    cdef Cell own_cell = cell_of(cell)
-    cdef Py_ssize_t number = sizeof(real), n, j, k, G = own_cell.gates
+    cdef Py_ssize_t number = sizeof(real), n, j, k
     cdef Sizes* s = &own.sizes
     cdef Memory* mem = &own.mem
     cdef const unsigned char[:, ::1] resets
-    s.simd, s.cell, s.reset, s.groups = simd, cell, own_cell.reset, G // own_cell.together
-    s.indexed, s.reverse, s.kept = index is not None, reverse, kept
-    s.S, s.H, s.D = last.shape[0], hs.shape[2], xs.shape[2]
+    s[0] = layer_sizes(simd, cell, last.shape[0], xs.shape[2], hs.shape[2])
     check_shapes(Wx.shape[0] == s.D and Wh.shape[0] == s.H
-                 and Wx.shape[1] == Wh.shape[1] == b.shape[0] == G * s.H
+                 and Wx.shape[1] == Wh.shape[1] == b.shape[0] == s.groups * s.columns.used
                  and (s.reset == RESET_AFTER) == (bh is not None)
                  and (bh is None or bh.shape[0] == b.shape[0]))
-    s.width = 4 * simd.lanes
-    s.columns = columns_of(own_cell.together, s.H, simd.lanes)
-    s.inputs, s.units = columns_of(1, s.D, simd.lanes), columns_of(1, s.H, simd.lanes)
-    s.P = s.columns.panels
-    s.x_row, s.h_row = padded(s.D + 1, number), padded(s.H, number)
+    s.indexed, s.reverse, s.kept = index is not None, reverse, kept
+    _set_steps(own, lengths, hs)
     s.U = xs.shape[1] if s.indexed else s.R
     s.enters, s.masked = s.order != NULL or reset is not None, mask is not None
     s.zoned = zoneout_h is not None or zoneout_c is not None
