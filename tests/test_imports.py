@@ -40,8 +40,8 @@ ORDER = [
 ]
 SOURCES = {".py", ".pyi", ".pyx", ".pxd"}
 KERNELS = [
-    *("engine", "recurrent", "affine", "affine_loss", "embedding", "generation", "softmax_loss"),
-    *("optimizer_steps", "build"),
+    *("engine", "recurrent", "forward_steps", "backward_steps", "affine", "affine_loss"),
+    *("embedding", "generation", "softmax_loss", "masks", "optimizer_steps", "build"),
 ]
 NO_KERNELS = {"build", "engine"}  # names in `kernels` that are no functions
 

@@ -1,6 +1,6 @@
 """The loop over time, back."""
 
-from .recurrent cimport Memory, Sizes
+from .block cimport Memory, Sizes
 
 cdef enum:
     DX_ROWS = 150                 # of dx before they go to their places

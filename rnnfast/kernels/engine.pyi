@@ -37,7 +37,7 @@ def multiply(
 ) -> tuple[str, NDArray[_Real]]: ...
 def numbered(
     cells: Mapping[str, Cell],
-    names: Sequence[str],
+    compiled: Sequence[tuple[str, int]],  # names, numbers of gates
 ) -> dict[str, int]: ...
 def product_of_columns(
     A: NDArray[_Real],  # (K, M), C-contiguous

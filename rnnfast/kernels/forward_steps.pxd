@@ -1,7 +1,7 @@
 """The loop over time, forward, and its parts for who has a loop of its own."""
 
 from .engine cimport Panels
-from .recurrent cimport Memory, Range, Share, Sizes
+from .block cimport Memory, Range, Share, Sizes
 
 cdef void forward_task(const Sizes* s, const Memory* mem, int thread, int threads) noexcept nogil
 cdef void pack_layer(const Sizes* s, const Memory* mem, Range panels) noexcept nogil

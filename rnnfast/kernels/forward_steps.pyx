@@ -1,4 +1,4 @@
-"""A recurrent layer forward, for every cell. See recurrent.pxd for the names.
+"""A recurrent layer forward, for every cell. See block.pxd for the names.
 
     a = x Wx + b                                    for a block of steps at once
     a_t += h_{t-1} Wh;  h_t = cell(a_t)             step by step
@@ -18,7 +18,7 @@ from .engine cimport (
     ROWS, Gates, Panels, RESET_AFTER, RESET_BEFORE, States, Walk, barrier, computed, from_row,
     moved, pack, pack_weights, product_with, rows_of, units_of,
 )
-from .recurrent cimport (
+from .block cimport (
     Memory, Range, Share, Sizes, batch_row, begins, columns_of_group, count, first, place, range_of,
     share_of, share_of_steps, state_at, states_from, x_row_of,
 )

@@ -18,7 +18,7 @@ from .engine cimport (
     product_with, real, row_of, rows_of, simd_of, weights_for,
 )
 from .forward_steps cimport one_step, pack_layer, project
-from .recurrent cimport (
+from .block cimport (
     Memory, Range, Sizes, columns_of_group, layer_sizes, share_of, state_at,
 )
 

@@ -1,7 +1,7 @@
 """Recurrent layers over a block of time steps: what Python calls.
 
 Here the memory of a call is made, the arrays of the caller are looked at, and threads are started;
-below, memory is untyped, and `Sizes.simd` knows the format. See recurrent.pxd for the names, and for
+below, memory is untyped, and `Sizes.simd` knows the format. See block.pxd for the names, and for
 where the rest is.
 """
 
@@ -12,6 +12,10 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .backward_steps cimport DX_ROWS, backward_task
+from .block cimport (
+    Memory, Sequence, Sizes, batch_row, columns_of_group, count, first, layer_sizes, state_at,
+    states_from, time_of,
+)
 from .engine cimport (
     RESET_AFTER, RESET_BEFORE, Buffer, Matrix, Panels, Simd, States, Sums, Weights,
     Workspace, cell_number, check_shapes, computed, from_row,

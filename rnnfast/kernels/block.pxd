@@ -1,8 +1,9 @@
-"""What a recurrent layer is below the GIL: sizes, memory, and what a thread has of either.
+"""A block of time steps below the GIL: sizes, memory, and what a thread has of either.
 
     recurrent.pyx        what Python calls: memory, the arrays of the caller
     forward_steps.pyx    the loop over time, forward
     backward_steps.pyx   and back
+    generation.pyx       the same steps, token by token
 
 Rows of memory: with the batch rows in the order of falling length, step t has the first `count`
 of them, and the rows of all steps follow each other, R in all. Steps count in the order in which
