@@ -29,20 +29,26 @@ static inline void FN(gather)(ptrdiff_t units, const real *restrict vectors, rea
         memcpy(panel + g * units, vectors + g * LANES, LANES * sizeof(real));
 }
 
-/* h = tanh(a): a panel is up to 4 L units */
+/* h = tanh(a): a panel is up to 4 L units. (Where the pointers are arguments, the compiler believes
+ * that they do not overlap; where they are variables, it asks for every vector.) */
+static inline void FN(rnn_forward_row)(ptrdiff_t units, const real *restrict a, real *restrict h)
+{
+    for (ptrdiff_t v = 0; v * LANES < units; v++)
+        for (int j = 0; j < LANES; j++)
+            h[v * LANES + j] = FN(tanh)(a[v * LANES + j]);
+}
+
 static void FN(rnn_forward)(ptrdiff_t rows, ptrdiff_t units, void *gates,
                             const simd_states *before, const simd_states *after)
 {
-    const real *restrict a = gates;
-    real *restrict h = after->at;
+    const real *a = gates;
+    real *h = after->at;
     (void)before;
     for (ptrdiff_t r = 0; r < rows; r++, a += PANEL, h += after->row)
-        for (ptrdiff_t v = 0; v * LANES < units; v++)
-            for (int j = 0; j < LANES; j++)
-                h[v * LANES + j] = FN(tanh)(a[v * LANES + j]);
+        FN(rnn_forward_row)(units, a, h);
 }
 
-/* da = dh (1 - h^2) */
+/* da = dh (1 - h^2); 1 - h is exact where h is near 1, h^2 is not */
 static void FN(rnn_backward)(ptrdiff_t rows, ptrdiff_t units, const void *gates,
                              const simd_states *before, const simd_states *after,
                              const simd_states *gradients, void *das)
@@ -54,47 +60,54 @@ static void FN(rnn_backward)(ptrdiff_t rows, ptrdiff_t units, const void *gates,
         for (ptrdiff_t v = 0; v * LANES < units; v++)
             for (int j = 0; j < LANES; j++) {
                 const real h_j = h[v * LANES + j];
-                da[v * LANES + j] = dh[v * LANES + j] * (1 - h_j * h_j);
+                da[v * LANES + j] = dh[v * LANES + j] * ((1 - h_j) * (1 + h_j));
             }
 }
 
 /* f, g, i, o = sigmoid, tanh, sigmoid, sigmoid of the four gates
  * c = f c_before + g i;  h = o tanh(c) */
-static inline void FN(lstm_forward_row)(real *restrict a, const real *restrict c_before,
-                                        real *restrict h, real *restrict c)
+static inline void FN(lstm_gates_row)(real *restrict a, const real *restrict c_before,
+                                      real *restrict c)
 {
     for (int j = 0; j < LANES; j++) {
         const real f = FN(sigmoid)(a[j]);
         const real g = FN(tanh)(a[LANES + j]);
         const real i = FN(sigmoid)(a[2 * LANES + j]);
         const real o = FN(sigmoid)(a[3 * LANES + j]);
-        const real new_c = f * c_before[j] + g * i;
         a[j] = f;
         a[LANES + j] = g;
         a[2 * LANES + j] = i;
         a[3 * LANES + j] = o;
-        c[j] = new_c;
-        h[j] = o * FN(tanh)(new_c);
+        c[j] = f * c_before[j] + g * i;
     }
 }
 
+static inline void FN(lstm_output_row)(const real *restrict o, const real *restrict c,
+                                       real *restrict h)
+{
+    for (int j = 0; j < LANES; j++)
+        h[j] = o[j] * FN(tanh)(c[j]);
+}
+
+/* The outputs in a loop of their own: so the processor begins with the next row while it works on
+ * this one's gates, and does not wait for c. */
 static void FN(lstm_forward)(ptrdiff_t rows, ptrdiff_t units, void *gates,
                              const simd_states *before, const simd_states *after)
 {
     real *panel = gates;
     const real *c_before = (const real *)before->at + before->state;
     real *h = after->at, *c = h + after->state;
-    for (ptrdiff_t r = 0; r < rows; r++) {
+    for (ptrdiff_t r = 0; r < rows; r++)
         if (units == LANES)
-            FN(lstm_forward_row)(panel, c_before, h, c);
+            FN(lstm_gates_row)(panel + r * PANEL, c_before + r * before->row, c + r * after->row);
         else {
             real a[PANEL];
-            FN(spread)(units, panel, a);
-            FN(lstm_forward_row)(a, c_before, h, c);
-            FN(gather)(units, a, panel);
+            FN(spread)(units, panel + r * PANEL, a);
+            FN(lstm_gates_row)(a, c_before + r * before->row, c + r * after->row);
+            FN(gather)(units, a, panel + r * PANEL);
         }
-        panel += PANEL, c_before += before->row, h += after->row, c += after->row;
-    }
+    for (ptrdiff_t r = 0; r < rows; r++)
+        FN(lstm_output_row)(panel + r * PANEL + 3 * units, c + r * after->row, h + r * after->row);
 }
 
 /* With u = tanh(c):  dc += dh o (1 - u^2)
@@ -107,9 +120,9 @@ static inline void FN(lstm_backward_row)(const real *restrict a, const real *res
     for (int j = 0; j < LANES; j++) {
         const real f = a[j], g = a[LANES + j], i = a[2 * LANES + j], o = a[3 * LANES + j];
         const real u = FN(tanh)(c[j]);
-        const real whole = dc[j] + dh[j] * o * (1 - u * u);
+        const real whole = dc[j] + dh[j] * o * ((1 - u) * (1 + u));
         da[j] = whole * c_before[j] * f * (1 - f);
-        da[LANES + j] = whole * i * (1 - g * g);
+        da[LANES + j] = whole * i * ((1 - g) * (1 + g));
         da[2 * LANES + j] = whole * g * i * (1 - i);
         da[3 * LANES + j] = dh[j] * u * o * (1 - o);
         dc[j] = whole * f;
