@@ -20,6 +20,7 @@ from .layers import (
     TimeGRU,
     TimeLSTM,
     TimeRNN,
+    TimeStack,
 )
 from .losses import (
     TimeAffineWithLoss,
@@ -100,6 +101,7 @@ __all__ = [
     "TimeSoftmax",
     "TimeSoftmaxWithLoss",
     "TimeSquaredLoss",
+    "TimeStack",
     "Trainer",
     "TrainingDiverged",
     "TrainingInterrupted",

@@ -3,6 +3,7 @@
 Letters in sizes: N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,12 @@ from rnnfast.models import LANGUAGE_MODELS, saving
 # Cells that an option gives to a layer: a problem has the name of the layer, and this behind it.
 VARIANTS = {"relu": cells.RNN_RELU, "reset_after": cells.GRU_RESET_AFTER}
 VARIED = {"relu": ("RNN", "TimeRNN", "TimeBiRNN"), "reset_after": ("GRU", "TimeGRU", "TimeBiGRU")}
+# Stacks, of two layers: their cell, and how many directions they have.
+STACKS = {
+    "TimeStack": (cells.LSTM, 1),
+    "TimeStack relu": (cells.RNN_RELU, 1),
+    "TimeStack both ways": (cells.GRU_RESET_AFTER, 2),
+}
 
 
 def class_of(name):
@@ -24,19 +31,23 @@ def class_of(name):
 
 def cell_of(name):
     """The cell of a problem, or None where there is none."""
+    if name in STACKS:
+        return STACKS[name][0]
     _, _, variant = name.partition(" ")
     return VARIANTS[variant] if variant else getattr(class_of(name), "cell", None)
 
 
 def is_compiled(name):
     """Whether there are kernels for a problem."""
-    cell, directions = cell_of(name), "bidirectional" if "Bi" in name else "recurrent"
+    cell, both = cell_of(name), "Bi" in name or "both ways" in name
+    directions = "bidirectional" if both else "recurrent"
     return not cell or (cell.name in cells.CELLS and hasattr(kernels, f"{directions}_forward"))
 
 
 # All that there are: a new one reaches every test that takes them from here.
 CELLS = list(cells.CELLS)
-EVERY_LAYER = [*saving.LAYERS, *(f"{name} {v}" for v, names in VARIED.items() for name in names)]
+VARIETIES = [f"{name} {variant}" for variant, names in VARIED.items() for name in names]
+EVERY_LAYER = list(dict.fromkeys((*saving.LAYERS, *VARIETIES, *STACKS)))
 LAYERS = list(filter(is_compiled, EVERY_LAYER))
 RECURRENT = [name for name in LAYERS if class_of(name) in TIME_LAYERS.values()]
 BIDIRECTIONAL = [name for name in LAYERS if "Bi" in name]
@@ -92,6 +103,11 @@ class Problem:
     def make(self, module, **options):
         """The layer of that name from `module`."""
         name, _, variant = self.name.partition(" ")
+        if self.name in STACKS:
+            cell, directions = STACKS[self.name]
+            options |= CELL_OPTIONS[cell.name] | {"bidirectional": directions == 2}
+            kind = cell.name.partition("_")[0]
+            return module.TimeStack.from_weights(kind, self.weights, **options)
         if variant:
             options |= CELL_OPTIONS[VARIANTS[variant].name]
         weights = list(self.weights)
@@ -139,18 +155,20 @@ def make_problem(name, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):
     def normal(*shape):
         return rng.standard_normal(shape).astype(dtype)
 
-    def weights(cell):
+    def weights(cell, D=D):
         columns = cell.G * H
         arrays = [normal(D, columns) / D**0.5, normal(H, columns) / H**0.5, normal(columns)]
         return arrays + [normal(columns) for _ in cell.weights[3:]]
 
-    def block(cell, *directions):
-        """Of a layer over time, `directions` being (2,) where it has two."""
-        states, gradients = ([normal(*directions, N, H) for _ in cell.states] for _ in "12")
-        arrays = [W for _ in range(*directions or (1,)) for W in weights(cell)]
+    def block(cell, *directions, layers=1):
+        """Of layers over time, `directions` being (2,) where each has two."""
+        count = math.prod(directions)
+        axis = (layers * count,) if layers * count > 1 else ()
+        states, gradients = ([normal(*axis, N, H) for _ in cell.states] for _ in "12")
+        rows = [D] * count + [count * H] * count * (layers - 1)
+        arrays = [W for D in rows for W in weights(cell, D)]
         last = dict(zip(cell.gradients, gradients, strict=True))
-        xs, dhs = normal(N, T, D), normal(N, T, len(arrays) // len(cell.weights) * H)
-        return Problem(name, arrays, [xs], [dhs], states, last)
+        return Problem(name, arrays, [normal(N, T, D)], [normal(N, T, count * H)], states, last)
 
     ids, cell = rng.integers(0, V, (N, T)), cell_of(name)
     match name.partition(" ")[0]:
@@ -162,6 +180,8 @@ def make_problem(name, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):
             return block(cell)
         case "TimeBiRNN" | "TimeBiGRU" | "TimeBiLSTM":
             return block(cell, 2)
+        case "TimeStack":
+            return block(cell, STACKS[name][1], layers=2)
         case "TimeEmbedding":
             return Problem(name, [normal(V, D)], [ids], [normal(N, T, D)])
         case "TimeAffine":

@@ -40,6 +40,15 @@ def regression(rng: np.random.Generator) -> float:
     return loss + float(dxs.sum()) + sum(float(W.sum()) for W in network.named_params().values())
 
 
+def stacked(rng: np.random.Generator) -> float:
+    """Two layers, of sizes and of arrays."""
+    stack = rnnfast.TimeStack("gru", 3, 4, 2, dropout=0.5, reset_after=True, init="keras", rng=rng)
+    again = rnnfast.TimeStack.from_weights("gru", stack.params, reset_after=True)
+    hs: NDArray[np.float32] = again.forward(rng.standard_normal((2, 5, 3)), lengths=[5, 3])
+    dxs: NDArray[np.float32] = again.backward(hs, dh=again.h)
+    return float(dxs.sum()) + stack.dropout
+
+
 def sequences(rng: np.random.Generator) -> float:
     """Rows of their own lengths, read in both directions by layers that drop out in training."""
     xs = rng.standard_normal((2, 5, 3)).astype(np.float32)
@@ -70,5 +79,6 @@ def writing(text: str) -> str:
 
 if __name__ == "__main__":
     print(regression(np.random.default_rng(0)), sequences(np.random.default_rng(0)))
+    print(stacked(np.random.default_rng(0)))
     print(writing("the quick brown fox jumps over the lazy dog.\n" * 40))
     print(rnnfast.build_info()["threads"], rnnfast.get_num_threads())

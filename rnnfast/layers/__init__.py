@@ -15,6 +15,7 @@ from .base import Layer
 from .bidirectional import TimeBiGRU, TimeBiLSTM, TimeBiRNN
 from .embedding import TimeEmbedding
 from .recurrent import TIME_LAYERS, TimeGRU, TimeLSTM, TimeRNN, time_layer
+from .stack import TimeStack
 from .steps import GRU, LSTM, RNN
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "TimeGRU",
     "TimeLSTM",
     "TimeRNN",
+    "TimeStack",
     "time_layer",
 ]

@@ -11,7 +11,7 @@ from .._checks import aligned, as_weights, check_shape
 from .._ops import HasOps, Ops
 from .._types import Array, ArrayLike, Sizes
 
-F = TypeVar("F", bound=Callable[..., None])
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Layer(HasOps):
@@ -58,6 +58,8 @@ class Layer(HasOps):
     params: list[Array]
     grads: list[Array]
     training: bool = True
+    _shape_hint = ""
+    """What an error says of weights whose shapes do not fit."""
     forward: Callable[..., Any]
     backward: Callable[..., Any]
 
@@ -140,7 +142,7 @@ class Layer(HasOps):
             return ()
         weights = as_weights(**self.named_params())
         for name, W, shape in zip(self._names, weights, self._shapes(), strict=True):
-            check_shape(name, W, shape)
+            check_shape(name, W, shape, self._shape_hint)
         # the kernels trust that gradients, and what forward kept, fit the weights of now
         dtype = weights[0].dtype
         retyped = dtype != self._dtype and all(dW.dtype == dtype for dW in self.grads)
@@ -206,9 +208,9 @@ def same(arrays: Sequence[Array | None], others: Sequence[Array | None]) -> bool
     return len(arrays) == len(others) and all(map(is_, arrays, others))
 
 
-def hands_on(base: type) -> Callable[[F], F]:
-    """Decorator of a constructor that hands options on to that of `base`: let `help` and
-    `inspect.signature` show them by their names."""
+def hands_on(base: Callable[..., Any]) -> Callable[[F], F]:
+    """Decorator of a constructor that hands options on to `base`, a class or a function: let `help`
+    and `inspect.signature` show them by their names."""
 
     def decorate(init: F) -> F:
         own = {

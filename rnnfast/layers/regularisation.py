@@ -177,31 +177,30 @@ class Regularised(Recurrent):
         self, rng: Generator, weights: Sequence[Array], shape: Shape
     ) -> tuple[dict[str, Any], Drops]:
         """Masks for a block of (N, T): arguments of a kernel, and products of weights."""
-
-        def mask(probability: float, value: float, *shape: int) -> Array | None:
-            """`value` with this probability, and else 0; None where that is certain."""
-            if probability in (0, 1):
-                return None
-            drawn = np.empty(shape, self.dtype)
-            key = int.from_bytes(rng.bytes(8), "little")
-            self.ops.draw_mask(key, probability, value, drawn.reshape(-1))
-            return drawn
-
-        def dropout(rate: float, *shape: int) -> Array | None:
-            """0 with this probability; what is kept makes up for it in the mean."""
-            return mask(1 - rate, 1 / (1 - rate), *shape)
-
         N, T, H = *shape, self.hidden_size
         recurrent: list[Array | None] = []
         zoneouts: list[Zoneouts] = []
         drops: dict[int, tuple[Array, Array]] = {}
         for k in self._recurrent_places:
-            recurrent.append(dropout(self._recurrent_dropout, N, H))
-            zoneouts.append(tuple(mask(p, 1, N, T, H) for p in self._zoneouts) or None)
-            of_weight = dropout(self._weight_drop, *weights[k].shape)
+            recurrent.append(self._dropout_mask(rng, self._recurrent_dropout, N, H))
+            zoneouts.append(tuple(self._mask(rng, p, 1, N, T, H) for p in self._zoneouts) or None)
+            of_weight = self._dropout_mask(rng, self._weight_drop, *weights[k].shape)
             if of_weight is not None:
                 drops[k] = weights[k] * of_weight, of_weight
         return self._kernel_masks(recurrent, zoneouts), drops
+
+    def _mask(self, rng: Generator, probability: float, value: float, *shape: int) -> Array | None:
+        """`value` with this probability, and else 0; None where that is certain."""
+        if probability in (0, 1):
+            return None
+        drawn = np.empty(shape, self.dtype)
+        key = int.from_bytes(rng.bytes(8), "little")
+        self.ops.draw_mask(key, probability, value, drawn.reshape(-1))
+        return drawn
+
+    def _dropout_mask(self, rng: Generator, rate: float, *shape: int) -> Array | None:
+        """0 with this probability; what is kept makes up for it in the mean."""
+        return self._mask(rng, 1 - rate, 1 / (1 - rate), *shape)
 
     def _means(self, shape: Shape) -> dict[str, Any]:
         """What evaluation has in place of masks, as arguments of a kernel."""

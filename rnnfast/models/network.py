@@ -225,8 +225,9 @@ class Network:
         views of common memory become separate arrays.
 
         A layer of one's own is made again by `Class(*params, **layer.config())`, its weights being
-        given by name if it has `named_params`; `config` may be missing where there is nothing else
-        to give.
+        given by name if it has `named_params`, or by `Class.from_params(params by name,
+        **layer.config())` if it has that; `config` may be missing where there is nothing else to
+        give.
 
         Raises
         ------

@@ -7,7 +7,8 @@ hands over; none is ever imported.
 
 import inspect
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -79,7 +80,7 @@ def described(name: str, layer: Any) -> dict[str, Any]:
     description = {"class": class_name(layer), "config": config, "params": own}
     try:
         json.dumps(config)
-        _bind(type(layer), dict.fromkeys(own), config)
+        _maker(type(layer), dict.fromkeys(own), config)
     except TypeError as error:
         raise TypeError(
             f"layer {name}: expected that {type(layer).__name__} can be made again from its "
@@ -109,8 +110,7 @@ def layer_from(
 ) -> Any:
     """A layer of a class, made of its weights and what its `config` returned."""
     try:
-        bound = _bind(cls, weights, config)
-        layer = cls(*bound.args, **bound.kwargs)
+        layer = _maker(cls, weights, config)()
     except (TypeError, ValueError) as error:
         raise InputError(f"layer {name}, a {cls.__name__}: {error}") from error
     if config:
@@ -191,14 +191,18 @@ def _class(name: Any, classes: Classes) -> type:
     return classes[name]
 
 
-def _bind(
-    cls: type, weights: Mapping[str, Any], config: Mapping[str, Any]
-) -> inspect.BoundArguments:
-    """Arguments that make a layer: weights by their names, or in order where it has no names."""
-    signature = inspect.signature(cls)
-    if hasattr(cls, "named_params"):
-        return signature.bind(**weights, **config)
-    return signature.bind(*weights.values(), **config)
+def _maker(cls: Any, weights: Mapping[str, Any], config: Mapping[str, Any]) -> Callable[[], Any]:
+    """What makes a layer, its arguments being known to fit: its class of the weights by their
+    names, or in order where it has no names, or its `from_params` of a dict of them."""
+    make, args, options = cls, [], config
+    if hasattr(cls, "from_params"):
+        make, args = cls.from_params, [weights]
+    elif hasattr(cls, "named_params"):
+        options = {**weights, **config}
+    else:
+        args = [*weights.values()]
+    bound = inspect.signature(make).bind(*args, **options)
+    return partial(make, *bound.args, **bound.kwargs)
 
 
 def tied(params: Mapping[Name, Array]) -> dict[Name, dict[str, Any]]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         TimeSoftmax,
         TimeSoftmaxWithLoss,
         TimeSquaredLoss,
+        TimeStack,
     )
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "TimeSoftmax",
     "TimeSoftmaxWithLoss",
     "TimeSquaredLoss",
+    "TimeStack",
     "ops",
 ]
 

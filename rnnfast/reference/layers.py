@@ -41,6 +41,10 @@ class TimeBiGRU(layers.TimeBiGRU):
     default_ops = ops
 
 
+class TimeStack(layers.TimeStack):
+    default_ops = ops
+
+
 class TimeEmbedding(layers.TimeEmbedding):
     default_ops = ops
 
@@ -74,4 +78,5 @@ __all__ = [
     "TimeSoftmax",
     "TimeSoftmaxWithLoss",
     "TimeSquaredLoss",
+    "TimeStack",
 ]
