@@ -1,7 +1,7 @@
 """Every compiled kernel against its NumPy twin, on the machine at hand."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -99,7 +99,8 @@ def _results(
         return rng.standard_normal(shape).astype(dtype)
 
     xs, dhs = normal(N, T, D), normal(N, T, 2 * H)
-    layers, size = [], D  # of all cells, one on top of the other
+    layers: list[tuple[Any, ...]] = []  # of all cells, one on top of the other
+    size = D
     for cell in CELLS.values():
         columns = cell.G * H
 
