@@ -20,6 +20,11 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* Whether the compiler makes one instruction of a shuffle by a list of lanes. */
+#if VECTOR_BYTES > 16 && defined(__GNUC__) && !defined(__clang__)
+#define EXCHANGES
+#endif
+
 #define square_root_f32 sqrtf
 #define square_root_f64 sqrt
 
