@@ -17,7 +17,7 @@ needs_compiler = pytest.mark.skipif(
     COMPILER is None or not SIMD.is_dir(), reason="there is no C compiler, or no source"
 )
 
-# Every tile that the level has, with B packed and where it stands, and the product by columns, beside
+# Every tile of the level, with B packed and where it stands, and the product by columns, beside
 # plain sums. All numbers are whole: any order of a sum gives the same.
 PROGRAM = """
 #define LEVEL simd_tested

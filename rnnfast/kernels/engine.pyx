@@ -1,9 +1,9 @@
-"""The engine: matrix products on packed panels, threads, and scratch memory.
+"""The engine: matrix products on panels, threads, and scratch memory.
 
 Every product of the library is C = init + A B with B packed into panels of W = 4 L columns (L
 being the lanes of a vector), one after the other, so that the tile (simd/tile.h) reads B as one
-stream. What is here cuts a product into tiles that stay in the caches; nothing here depends on
-how many threads there are, and neither do results.
+stream. Where A has few rows, B is read where it stands. What is here cuts a product into tiles that
+stay in the caches; nothing here depends on how many threads there are, and neither do results.
 """
 
 import os

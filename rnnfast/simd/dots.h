@@ -58,7 +58,7 @@ static inline __attribute__((always_inline)) void FN(dots_body)(
  * (as `transpose` exchanges them, see arrays.h). */
 static inline __attribute__((always_inline)) vec FN(sums_of_lanes)(vec *part)
 {
-#if EXCHANGES
+#ifdef EXCHANGES
     typedef real whole __attribute__((vector_size(VECTOR_BYTES)));
     whole row[LANES];
     FN(lane_numbers) low[5], high[5];
@@ -171,4 +171,3 @@ static void FN(dots)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_
 #undef bits
 #undef DEFINE_DOTS
 #undef AT_ONCE
-#undef EXCHANGES
