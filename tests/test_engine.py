@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import sequences
 from problems import MODELS, assert_close
 
 import rnnfast
@@ -477,3 +478,45 @@ def test_generation(dtype, Model, V, length, num_layers, temperature, tied):
         results.append(ids)
     np.testing.assert_array_equal(*results)
     assert 4 not in results[0]
+
+
+# More rows than a block of forward, a chunk of backward and a thread of few rows have.
+LONG = (37, 45, 5, 70)
+
+
+@pytest.mark.parametrize("names", [(), sequences.OPTIONS, ("index",), ("lengths",)], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_threads_change_no_bit_of_any_option(cell, names):
+    """By rows of the batch and by units; with and without gradient; of one direction and of two."""
+    for sizes in (LONG, (3, 5, 4, 70)):
+        block = sequences.make_block(cells.CELLS[cell], sizes, names, "float32")
+        back = sequences.make_block(cells.CELLS[cell], sizes, names, "float32", seed=1)
+        both = sequences.both_directions(block, back)
+        results = []
+        for threads in (1, 2, 3):
+            engine.set_num_threads(threads)
+            of_one = sequences.run(kernels, block)
+            of_two = sequences.run_both(kernels, both)
+            alone, _ = sequences.run_forward(kernels, block, need_gradient=False)
+            results.append((of_one, of_two, alone))
+        for of_one, of_two, alone in results:
+            assert_all_equal(of_one, results[0][0])
+            assert_all_equal(of_two, results[0][1])
+            assert_all_equal(alone, {name: of_one[name] for name in alone})
+
+
+@pytest.mark.parametrize("names", [(), sequences.OPTIONS], ids=["plain", "all"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_long_blocks_agree_with_their_twins(cell, names):
+    engine.set_num_threads(2)
+    block = sequences.make_block(cells.CELLS[cell], LONG, names)
+    ours, twins_ = sequences.run(kernels, block), sequences.run(twins, block)
+    assert ours.keys() == twins_.keys()
+    for name in ours:
+        assert_close(ours[name], twins_[name], 1e-11, name)
+
+
+def assert_all_equal(ours, expected):
+    assert ours.keys() == expected.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], expected[name], err_msg=name)
