@@ -29,8 +29,8 @@ static inline void FN(gather)(ptrdiff_t units, const real *restrict vectors, rea
         memcpy(panel + g * units, vectors + g * LANES, LANES * sizeof(real));
 }
 
-/* h = tanh(a): a panel is up to 4 L units. (Where the pointers are arguments, the compiler believes
- * that they do not overlap; where they are variables, it asks for every vector.) */
+/* h = tanh(a): a panel is up to 4 L units. (That the pointers do not overlap the compiler believes
+ * of arguments; with local ones, it would ask for each vector.) */
 static inline void FN(rnn_forward_row)(ptrdiff_t units, const real *restrict a, real *restrict h)
 {
     for (ptrdiff_t v = 0; v * LANES < units; v++)
@@ -89,8 +89,8 @@ static inline void FN(lstm_output_row)(const real *restrict o, const real *restr
         h[j] = o[j] * FN(tanh)(c[j]);
 }
 
-/* The outputs in a loop of their own: so the processor begins with the next row while it works on
- * this one's gates, and does not wait for c. */
+/* The outputs in a loop of their own: the processor works on several rows at once, which it cannot
+ * where each ends with tanh of what it has just computed. */
 static void FN(lstm_forward)(ptrdiff_t rows, ptrdiff_t units, void *gates,
                              const simd_states *before, const simd_states *after)
 {
