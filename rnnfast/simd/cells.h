@@ -48,7 +48,7 @@ static void FN(rnn_forward)(ptrdiff_t rows, ptrdiff_t units, void *gates,
         FN(rnn_forward_row)(units, a, h);
 }
 
-/* da = dh (1 - h^2); 1 - h is exact where h is near 1, h^2 is not */
+/* da = dh (1 - h^2) */
 static void FN(rnn_backward)(ptrdiff_t rows, ptrdiff_t units, const void *gates,
                              const simd_states *before, const simd_states *after,
                              const simd_states *gradients, void *das)
@@ -60,7 +60,7 @@ static void FN(rnn_backward)(ptrdiff_t rows, ptrdiff_t units, const void *gates,
         for (ptrdiff_t v = 0; v * LANES < units; v++)
             for (int j = 0; j < LANES; j++) {
                 const real h_j = h[v * LANES + j];
-                da[v * LANES + j] = dh[v * LANES + j] * ((1 - h_j) * (1 + h_j));
+                da[v * LANES + j] = dh[v * LANES + j] * FN(one_minus_square)(h_j);
             }
 }
 
@@ -120,9 +120,9 @@ static inline void FN(lstm_backward_row)(const real *restrict a, const real *res
     for (int j = 0; j < LANES; j++) {
         const real f = a[j], g = a[LANES + j], i = a[2 * LANES + j], o = a[3 * LANES + j];
         const real u = FN(tanh)(c[j]);
-        const real whole = dc[j] + dh[j] * o * ((1 - u) * (1 + u));
+        const real whole = dc[j] + dh[j] * o * FN(one_minus_square)(u);
         da[j] = whole * c_before[j] * f * (1 - f);
-        da[LANES + j] = whole * i * ((1 - g) * (1 + g));
+        da[LANES + j] = whole * i * FN(one_minus_square)(g);
         da[2 * LANES + j] = whole * g * i * (1 - i);
         da[3 * LANES + j] = dh[j] * u * o * (1 - o);
         dc[j] = whole * f;
