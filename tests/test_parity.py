@@ -148,7 +148,7 @@ def test_softmax_loss_kernels(dtype, sizes, ignore_label):
 def test_layers(name, dtype, sizes):
     problem = make_problem(name, dtype, sizes)
     ours, twins = problem.run(rnnfast), problem.run(reference)
-    assert_all_close(ours, twins, tolerance=2e-5 if dtype == "float32" else 1e-12)
+    assert_all_close(ours, twins, tolerance=3e-5 if dtype == "float32" else 1e-12)
     arrays = [result for result in (ours | twins).values() if isinstance(result, np.ndarray)]
     assert {array.dtype for array in arrays} == {np.dtype(dtype)}
 

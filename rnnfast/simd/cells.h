@@ -74,8 +74,7 @@ static inline void FN(gather)(ptrdiff_t units, const real *restrict vectors, rea
 /* max(0, a), NaN stays NaN: it compares false */
 #define RELU(a) ((a) < 0 ? 0 : (a))
 #define RELU_GRADIENT(dh, h) ((h) == 0 ? 0 : (dh))
-/* dh (1 - h^2): 1 - h is exact where h is near 1, h^2 is not */
-#define TANH_GRADIENT(dh, h) ((dh) * ((1 - (h)) * (1 + (h))))
+#define TANH_GRADIENT(dh, h) ((dh) * FN(one_minus_square)(h))
 DEFINE_RNN(rnn, FN(tanh), TANH_GRADIENT)
 DEFINE_RNN(rnn_relu, RELU, RELU_GRADIENT)
 #undef DEFINE_RNN
@@ -108,8 +107,8 @@ static inline void FN(lstm_output_row)(const real *restrict o, const real *restr
         h[j] = o[j] * FN(tanh)(c[j]);
 }
 
-/* The outputs in a loop of their own: so the processor begins with the next row while it works on
- * this one's gates, and does not wait for c. */
+/* The outputs in a loop of their own: the processor works on several rows at once, which it cannot
+ * where each ends with tanh of what it has just computed. */
 static void FN(lstm_forward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
                              const simd_states *before, const simd_states *after)
 {
@@ -139,9 +138,9 @@ static inline void FN(lstm_backward_row)(const real *restrict a, const real *res
     LANE_LOOP(j) {
         const real f = a[j], g = a[LANES + j], i = a[2 * LANES + j], o = a[3 * LANES + j];
         const real u = FN(tanh)(c[j]);
-        const real whole = dc[j] + dh[j] * o * ((1 - u) * (1 + u));
+        const real whole = dc[j] + dh[j] * o * FN(one_minus_square)(u);
         da[j] = whole * c_before[j] * f * (1 - f);
-        da[LANES + j] = whole * i * ((1 - g) * (1 + g));
+        da[LANES + j] = whole * i * FN(one_minus_square)(g);
         da[2 * LANES + j] = whole * g * i * (1 - i);
         da[3 * LANES + j] = dh[j] * u * o * (1 - o);
         dc[j] = whole * f;
@@ -207,7 +206,7 @@ static inline void FN(gru_reset_after_backward_row)(
     real *restrict dz, real *restrict dr, real *restrict dg, real *restrict dhidden)
 {
     LANE_LOOP(j) {
-        const real da_g = dh[j] * z[j] * ((1 - g[j]) * (1 + g[j]));
+        const real da_g = dh[j] * z[j] * FN(one_minus_square)(g[j]);
         dz[j] = dh[j] * (g[j] - h_before[j]) * z[j] * (1 - z[j]);
         dr[j] = da_g * hidden[j] * r[j] * (1 - r[j]);
         dg[j] = da_g;
@@ -285,7 +284,7 @@ static inline void FN(gru_backward_row)(const real *restrict z, const real *rest
 {
     LANE_LOOP(j) {
         dz[j] = dh[j] * (g[j] - h_before[j]) * z[j] * (1 - z[j]);
-        dg[j] = dh[j] * z[j] * ((1 - g[j]) * (1 + g[j]));
+        dg[j] = dh[j] * z[j] * FN(one_minus_square)(g[j]);
         dh[j] *= 1 - z[j];
     }
 }

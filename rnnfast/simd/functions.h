@@ -124,8 +124,9 @@ static inline real FN(exp)(real x)
     return x > (real)EXP_HIGH ? (real)INFINITY : e;
 }
 
-/* `remainder` is 1 - q d, exact but for a last rounding, q being a `factor`: any number where there
- * is a fused multiply-add; half as many digits elsewhere, and d is taken in halves (Dekker 1971). */
+/* 1 - q d, exact but for a last rounding, q being a `factor`: any number where there is a fused
+ * multiply-add; one of half as many digits elsewhere, where d is taken in halves (Dekker 1971).
+ * And 1 - h^2, which loses nothing where h is near 1. */
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__FP_FAST_FMA)
 static inline real FN(factor)(real q)
 {
@@ -135,6 +136,11 @@ static inline real FN(factor)(real q)
 static inline real FN(remainder)(real q, real d)
 {
     return FN(fma)(-q, d, 1);
+}
+
+static inline real FN(one_minus_square)(real h)
+{
+    return FN(fma)(-h, h, 1);
 }
 #else
 static inline real FN(factor)(real q)
@@ -146,6 +152,11 @@ static inline real FN(remainder)(real q, real d)
 {
     const real high = FN(factor)(d);
     return (1 - q * high) - q * (d - high);
+}
+
+static inline real FN(one_minus_square)(real h)
+{
+    return (1 - h) * (1 + h);
 }
 #endif
 
