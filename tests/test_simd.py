@@ -81,7 +81,7 @@ def compiled(tmp_path, **widths):
     source, program = tmp_path / "tile.c", tmp_path / "tile"
     source.write_text(PROGRAM)
     defines = [f"-D{name}={value}" for name, value in widths.items()]
-    command = [COMPILER, "-O1", "-w", f"-I{SIMD}", *defines, str(source), "-o", str(program), "-lm"]
+    command = [COMPILER, "-O0", "-w", f"-I{SIMD}", *defines, str(source), "-o", str(program), "-lm"]
     return subprocess.run(command, check=False, capture_output=True, text=True), program
 
 
