@@ -482,6 +482,9 @@ def test_generation(dtype, Model, V, length, num_layers, temperature, tied):
         )  # fmt: skip
         model.affine.params[0][...] *= 10
         rng = np.random.default_rng(1)
+        for name, b in model.named_params().items():
+            if name.endswith(".b"):
+                b[...] = rng.standard_normal(b.shape)
         ids = rnnfast.generate(
             model, [1, 2, 3], length, temperature=temperature, skip_ids=[4], rng=rng
         )

@@ -40,7 +40,7 @@ def affine_forward(x, W, b):
     """x W + b. See `rnnfast.reference.ops.affine_forward` for the contract."""
     x = np.ascontiguousarray(x)
     cdef View given = view_of(x), weights = view_of(W), bias = view_of(b)
-    out = np.empty(x.shape[:-1] + (weights.columns,), W.dtype)
+    out = np.empty(x.shape[:x.ndim - 1] + (weights.columns,), W.dtype)
     cdef Affine s = _affine(given, weights, view_of(out, True), 2)
     cdef Buffer packed, packed_bias
     check_shapes(s.simd == bias.simd and bias.columns == s.V)
