@@ -8,7 +8,7 @@ import pytest
 import rnnfast
 from rnnfast.bench import numpy_peer
 from rnnfast.bench.duel import agree
-from rnnfast.bench.tables import SHAPES, layer
+from rnnfast.bench.tables.cases import SHAPES, layer
 
 
 @pytest.mark.parametrize("shape", SHAPES[:4], ids=str)

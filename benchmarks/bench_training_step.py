@@ -8,7 +8,7 @@ import pytest
 import rnnfast
 from rnnfast.bench import numpy_peer
 from rnnfast.bench.duel import agree
-from rnnfast.bench.tables import LANGUAGE_MODELS, training
+from rnnfast.bench.tables.cases import LANGUAGE_MODELS, training
 
 
 @pytest.mark.parametrize("model", [LANGUAGE_MODELS[0], LANGUAGE_MODELS[2]], ids=str)

@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 
 import rnnfast
-from rnnfast.bench import duel, ours, tables, textbook_peer, worker
+from rnnfast.bench import duel, ours, textbook_peer, worker
 from rnnfast.bench.duel import Arena, Entry, Pace, Refused, agree
 from rnnfast.bench.report import as_json, cells, text_head, write_plot
 from rnnfast.bench.run import run
-from rnnfast.bench.tables import TABLES, Bench, Row, layer
+from rnnfast.bench.tables import TABLES, cases, layers, machine, rows
+from rnnfast.bench.tables.cases import layer
+from rnnfast.bench.tables.rows import Bench, Peer, Row, measure
 from rnnfast.cli import main
 from rnnfast.errors import InputError
 
-SHAPES = tables.SHAPES  # the real ones
+SHAPES, installed_version = cases.SHAPES, duel.installed_version  # the real ones
 TINY = Pace(turn=0.001, seconds=0, rounds=2)
 SHAPE = (2, 3, 4, 5)
 MODELS = [{"cell": cell, "N": 2, "T": 3, "V": 11, "D": 4, "H": 5} for cell in ("rnn", "lstm")]
@@ -29,9 +31,9 @@ MODELS = [{"cell": cell, "N": 2, "T": 3, "V": 11, "D": 4, "H": 5} for cell in ("
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch, tmp_path):
     """Tiny shapes, an empty working folder, and no peer but NumPy, which takes long to import."""
-    monkeypatch.setattr(tables, "SHAPES", [SHAPE, (1, 2, 3, 4)])
-    monkeypatch.setattr(tables, "Pace", lambda **_: TINY)
-    monkeypatch.setattr(tables, "EMBEDDING", {"V": 20, "D": 3, "tokens": 7})
+    monkeypatch.setattr(cases, "SHAPES", [SHAPE, (1, 2, 3, 4)])
+    monkeypatch.setattr(rows, "Pace", lambda **_: TINY)
+    monkeypatch.setattr(cases, "EMBEDDING", {"V": 20, "D": 3, "tokens": 7})
     only(monkeypatch, "rnnfast", "numpy")
     monkeypatch.chdir(tmp_path)
     threads = rnnfast.get_num_threads()
@@ -40,7 +42,7 @@ def tiny(monkeypatch, tmp_path):
 
 
 def only(monkeypatch, *names):
-    monkeypatch.setattr(tables, "installed_version", lambda name: "1.0" if name in names else None)
+    monkeypatch.setattr(duel, "installed_version", lambda name: "1.0" if name in names else None)
 
 
 def entry(name):
@@ -92,18 +94,18 @@ def test_absent_peers_are_named(capsys):
     run(["lstm"], threads=[1])
     out = capsys.readouterr().out
     assert re.search(r"^PyTorch +absent$", out, re.MULTILINE)
-    assert len(re.findall(r" PyTorch .* absent$", out, re.MULTILINE)) == len(tables.SHAPES)
+    assert len(re.findall(r" PyTorch .* absent$", out, re.MULTILINE)) == len(cases.SHAPES)
 
 
 def test_tables_of_every_kind_run(monkeypatch):
     """Whatever peers there are: NumPy plays PyTorch where that saves its import."""
     monkeypatch.setitem(duel.CONTESTANTS, "torch", duel.CONTESTANTS["numpy"])
     only(monkeypatch, "rnnfast", "numpy", "textbook", "torch")
-    monkeypatch.setattr(tables, "LANGUAGE_MODELS", [("lstm", 2, 3, 11, 4, 5)])
-    monkeypatch.setattr(tables, "BUSY_SHAPES", [SHAPE])
-    monkeypatch.setattr(tables, "MEMORY_VOCABULARIES", (5, 7))
+    monkeypatch.setattr(cases, "LANGUAGE_MODELS", [("lstm", 2, 3, 11, 4, 5)])
+    monkeypatch.setattr(cases, "BUSY_SHAPES", [SHAPE])
+    monkeypatch.setattr(cases, "MEMORY_VOCABULARIES", (5, 7))
     for name in ("lstm-forward", "training", "gemm", "memory", "busy"):
-        rows = [row for _, row in tables.measure([name], quick=True)]
+        rows = [row for _, row in measure([name], quick=True)]
         assert rows, name
         assert {row.note for row in rows} == {""}, rows
 
@@ -111,22 +113,17 @@ def test_tables_of_every_kind_run(monkeypatch):
 class Plan(Bench):
     """Every peer is there, everything takes a millisecond, nothing is run: all rows at once."""
 
-    def rows(self, what, ours, peers, targets=None, *, work=None, beside=None):
-        self.entries += [ours, *peers]
-        target = (targets or {}).get
-        return [Row(what, ours.threads, p.label, 1.0, 1.0, 1.0, target(p.name)) for p in peers]
-
-    def scaled(self, what, ours, other, label, factor, target, *, work=None):
-        self.entries += [ours, other]
-        return Row(what, ours.threads, label, 1.0, 1.0, 1.0, target)
+    def rows(self, what, ours, peers, *, work=None, beside=None):
+        self.entries += [ours, *(peer.entry for peer in peers)]
+        return [Row(what, ours.threads, p.name, 1.0, 1.0, 1.0, p.target) for p in peers]
 
 
 def plan(monkeypatch, name):
     """Rows of a table in full for 1 and 2 threads, with its means; and their entries."""
-    monkeypatch.setattr(tables, "SHAPES", SHAPES)
-    monkeypatch.setattr(tables, "available_cpus", lambda: 2)
-    monkeypatch.setattr(tables, "installed_version", lambda name: "1")
-    monkeypatch.setattr(tables.engine, "CPU_LEVEL", "avx512")
+    monkeypatch.setattr(cases, "SHAPES", SHAPES)
+    monkeypatch.setattr(machine, "available_cpus", lambda: 2)
+    monkeypatch.setattr(duel, "installed_version", lambda name: "1")
+    monkeypatch.setattr(layers.engine, "CPU_LEVEL", "avx512")
     bench = Plan(None, [1, 2])
     bench.entries = []
     rows = list(TABLES[name].measure(bench))
@@ -180,7 +177,7 @@ def test_what_comes_before_a_call_is_not_timed(monkeypatch):
 
     monkeypatch.setattr(worker, "time", clock)
     task = SimpleNamespace(before=lambda: passes(100), run=lambda: passes(1))
-    assert worker.turn(task, 250) == 1
+    assert worker.turn(task, 250, 0) == 1
     assert clock.now == 4 * 101
 
 
@@ -253,7 +250,7 @@ def test_a_contestant_that_fails_or_dies_is_named_and_the_table_goes_on(monkeypa
             arena.enter(layer("rnnfast", "none", SHAPE))
         monkeypatch.setitem(duel.CONTESTANTS, "torch", ("broken", "numpy", "Broken"))
         only(monkeypatch, "rnnfast", "torch")
-        (row,) = Bench(arena, [1]).rows("x", entry("rnnfast"), [entry("torch")])
+        (row,) = Bench(arena, [1]).rows("x", entry("rnnfast"), [Peer(entry("torch"))])
         assert row.note == "Broken: ended without an answer"
         assert len(arena.enter(entry("rnnfast"))) == 1
 
@@ -272,7 +269,7 @@ def test_contestants_have_processes_of_their_own_and_leave_none_behind():
 
 
 def test_optional_peers_compute_the_same(monkeypatch):
-    names = [name for name in ("torch", "jax") if duel.installed_version(name)]
+    names = [name for name in ("torch", "jax") if installed_version(name)]
     if not names:
         pytest.skip("neither PyTorch nor JAX is installed")
     with Arena(TINY) as arena:

@@ -29,6 +29,9 @@ CONTESTANTS = {  # name: module with its tasks, library, as it is written
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 TOLERANCES = {"float32": 1e-4, "float64": 1e-10}  # relative to the largest value of an array
 LIMIT = 120.0  # seconds that an answer may take
+# Seconds before a turn, in which the threads of whoever had the one before stop spinning: those of
+# OpenBLAS took away half of a processor for a tenth of a second (measured). One thread does not.
+SETTLING = 0.15
 BUSY = """
 import os
 parent = os.getppid()
@@ -82,14 +85,25 @@ def installed_version(name: str) -> str | None:
     return "of unknown version"
 
 
+def optional_versions() -> dict[str, str | None]:
+    """{title: version or None} of the peers that are not installed with this package."""
+    return {
+        title: installed_version(name)
+        for name, (_, library, title) in CONTESTANTS.items()
+        if library not in ("rnnfast", "numpy")
+    }
+
+
 class Worker:
     """The process of a contestant; `ask` raises Refused where it fails or does not answer."""
 
     label: str
+    threads: int
     process: subprocess.Popen[str]
 
     def __init__(self, name: str, threads: int, environment: dict[str, str]) -> None:
         module, library, self.label = CONTESTANTS[name]
+        self.threads = threads
         counts = {variable: str(threads) for variable in THREAD_VARIABLES}
         self.process = subprocess.Popen(
             # The library comes first: rnnfast shortens the spinning of an OpenMP that it loads, and
@@ -183,13 +197,16 @@ class Arena:
     def race(self, workers: Sequence[Worker]) -> tuple[list[float], list[float]]:
         """Median seconds of each worker, and median of its ratio to the first, turn by turn."""
         pace, start = self.pace, time.perf_counter()
+        settling = SETTLING if any(worker.threads > 1 for worker in workers) else 0
         turns: list[list[float]] = []
         while (
             len(turns) < 2
             or (passed := time.perf_counter() - start) < pace.seconds
             or (len(turns) < pace.rounds and passed < pace.most_seconds)
         ):
-            turns.append([worker.ask("turn", seconds=pace.turn) for worker in workers])
+            turns.append(
+                [worker.ask("turn", seconds=pace.turn, settling=settling) for worker in workers]
+            )
         times = [statistics.median(column) for column in zip(*turns, strict=True)]
         ratios = [statistics.median(t[k] / t[0] for t in turns) for k in range(len(workers))]
         return times, ratios

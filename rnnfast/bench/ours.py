@@ -10,32 +10,82 @@ import rnnfast
 from rnnfast import kernels
 from rnnfast._ops import Ops
 from rnnfast._types import Array, Ids
-from rnnfast.layers import TimeEmbedding, time_layer
+from rnnfast.cells import CELLS
+from rnnfast.layers import (
+    TIME_LAYERS,
+    TimeBiGRU,
+    TimeBiLSTM,
+    TimeBiRNN,
+    TimeEmbedding,
+    TimeGRU,
+    TimeLSTM,
+    TimeRNN,
+    TimeStack,
+    time_layer,
+)
+from rnnfast.layers.cell import CELL_OPTIONS
 from rnnfast.layers.recurrent import TimeRecurrent
 from rnnfast.models import Network
 
 from . import problems
 
+BIDIRECTIONAL: dict[Any, Any] = {TimeRNN: TimeBiRNN, TimeLSTM: TimeBiLSTM, TimeGRU: TimeBiGRU}
+
+
+def recurrent(
+    cell: str, weights: Sequence[Array], directions: int, layers: int, **options: Any
+) -> TimeRecurrent:
+    """The layer of a cell in one or two directions, or a stack of those of one."""
+    kind = CELLS[cell].weights
+    if directions == 2:
+        names = (name + number for number in "12" for name in kind)
+        named = dict(zip(names, weights, strict=True))
+        both: TimeRecurrent = BIDIRECTIONAL[TIME_LAYERS[cell]](
+            **named, **CELL_OPTIONS[cell], **options
+        )
+        return both
+    each = [weights[k : k + len(kind)] for k in range(0, len(weights), len(kind))]
+    if layers > 1:
+        return TimeStack.from_layers([time_layer(cell, *own) for own in each], **options)
+    return time_layer(cell, *weights, **options)
+
 
 class Layer:
-    """A recurrent layer, `way` "forward" or "both" (forward and backward)."""
+    """A recurrent layer, `way` "forward", "both" (forward and backward) or "inference"."""
 
     ops: Ops = kernels
     xs: Array
     dhs: Array
+    lengths: Ids | None
     layer: TimeRecurrent
     run: Callable[[], list[Array]]
 
     def __init__(
-        self, threads: int, *, cell: str, dtype: str, shape: Sequence[int], way: str
+        self,
+        threads: int,
+        *,
+        cell: str,
+        dtype: str,
+        shape: Sequence[int],
+        way: str,
+        directions: int = 1,
+        layers: int = 1,
+        ragged: bool = False,
+        **regularisation: float,
     ) -> None:
         rnnfast.set_num_threads(threads)
-        self.xs, weights, self.dhs = problems.layer(cell, dtype, shape)
-        self.layer = time_layer(cell, *weights, ops=self.ops)
+        several = {"directions": directions, "layers": layers}
+        self.xs, weights, self.dhs = problems.layer(cell, dtype, shape, **several)
+        self.lengths = problems.lengths(shape) if ragged else None
+        options = {"ops": self.ops, "rng": 0, **regularisation}
+        self.layer = recurrent(cell, weights, **several, **options)
         self.run = getattr(self, way)
 
     def forward(self) -> list[Array]:
-        return [self.layer.forward(self.xs)]
+        return [self.layer.forward(self.xs, lengths=self.lengths)]
+
+    def inference(self) -> list[Array]:
+        return [self.layer.forward(self.xs, lengths=self.lengths, need_gradient=False)]
 
     def both(self) -> list[Array]:
         return [*self.forward(), self.layer.backward(self.dhs), *self.layer.grads]
@@ -106,9 +156,9 @@ class Generation:
     model: Network
     length: int
 
-    def __init__(self, threads: int, *, V: int, D: int, H: int, length: int) -> None:
+    def __init__(self, threads: int, *, cell: str, V: int, D: int, H: int, length: int) -> None:
         rnnfast.set_num_threads(threads)
-        self.model, self.length = problems.language_model("lstm", V, D, H), length
+        self.model, self.length = problems.language_model(cell, V, D, H), length
 
     def run(self) -> Ids:
         rng = np.random.default_rng(0)
@@ -136,6 +186,47 @@ class Embedding:
     def results(self) -> list[Array]:
         self.run()
         return self.layer.grads
+
+
+class Affine:
+    """An affine layer of few rows, without gradient."""
+
+    ops: Ops = kernels
+    x: Array
+    layer: Any
+
+    def __init__(self, threads: int, *, N: int, D: int, M: int, tied: bool) -> None:
+        rnnfast.set_num_threads(threads)
+        self.x, *weights = problems.affine(N, D, M, tied)
+        self.layer = rnnfast.TimeAffine(*weights, ops=self.ops)
+
+    def run(self) -> Array:
+        out: Array = self.layer.infer(self.x)
+        return out
+
+    def results(self) -> list[Array]:
+        return [self.run()]
+
+
+class Step:
+    """One step of a recurrent layer, from given states."""
+
+    ops: Ops = kernels
+    x: Array
+    states: Array
+    layer: Any
+
+    def __init__(self, threads: int, *, cell: str, N: int, D: int, H: int) -> None:
+        rnnfast.set_num_threads(threads)
+        self.x, weights, self.states = problems.step(cell, N, D, H)
+        self.layer = {"rnn": rnnfast.RNN, "lstm": rnnfast.LSTM}[cell](*weights, ops=self.ops)
+
+    def run(self) -> Any:
+        return self.layer.forward(self.x, *self.states)
+
+    def results(self) -> list[Array]:
+        states = self.run()
+        return list(states) if isinstance(states, tuple) else [states]
 
 
 class Product:

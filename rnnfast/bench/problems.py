@@ -16,26 +16,67 @@ LEARNING_RATE = 0.1
 
 
 def layer(
-    cell: str, dtype: str, shape: Sequence[int]
-) -> tuple[Array, tuple[Array, Array, Array], Array]:
-    """Input (N, T, D), weights (Wx, Wh, b), and gradient of the output (N, T, H)."""
+    cell: str, dtype: str, shape: Sequence[int], *, directions: int = 1, layers: int = 1
+) -> tuple[Array, list[Array], Array]:
+    """Input (N, T, D), weights as a layer has them in `params`: of each layer, and in it of each
+    direction; and gradient of the output (N, T, directions*H)."""
     N, T, D, H = shape
-    rng, G = np.random.default_rng(0), CELLS[cell].G
+    rng, kind = np.random.default_rng(0), CELLS[cell]
 
     def normal(*shape: int, scale: float = 1.0) -> Array:
         return (rng.standard_normal(shape) / scale).astype(dtype)
 
-    return (
-        normal(N, T, D),
-        (normal(D, G * H, scale=D**0.5), normal(H, G * H, scale=H**0.5), normal(G * H)),
-        normal(N, T, H),
-    )
+    def direction(rows: int) -> list[Array]:
+        Wx = normal(rows, kind.G * H, scale=rows**0.5)
+        Wh = normal(H, kind.G * H, scale=H**0.5)
+        return [Wx, Wh, *(normal(kind.G * H) for _ in kind.weights[2:])]
+
+    xs = normal(N, T, D)
+    rows = [D, *[directions * H] * (layers - 1)]
+    weights = [W for K in rows for _ in range(directions) for W in direction(K)]
+    if cell == "rnn_relu":
+        # all units far from 0, where rounding would decide whether there is a gradient
+        Wx, Wh, b = weights
+        weights = [Wx / 2, Wh / 10, np.copysign(np.full_like(b, 3), b)]
+    return xs, weights, normal(N, T, directions * H)
 
 
-def layer_gflops(cell: str, shape: Sequence[int], way: str) -> float:
+def lengths(shape: Sequence[int]) -> Ids:
+    """Lengths of the rows, drawn evenly from 1..T."""
+    N, T, *_ = shape
+    return np.random.default_rng(0).integers(1, T + 1, N)
+
+
+def layer_gflops(
+    cell: str,
+    shape: Sequence[int],
+    way: str,
+    *,
+    directions: int = 1,
+    layers: int = 1,
+    ragged: bool = False,
+) -> float:
     """1e9 floating point operations of the products; backward has twice those of forward."""
     N, T, D, H = shape
-    return 2e-9 * N * T * (D + H) * CELLS[cell].G * H * (1 if way == "forward" else 3)
+    steps = int(lengths(shape).sum()) if ragged else N * T
+    rows = D + H + (layers - 1) * (directions + 1) * H
+    passes = 3 if way == "both" else 1
+    return 2e-9 * steps * rows * directions * CELLS[cell].G * H * passes
+
+
+def affine(N: int, D: int, M: int, tied: bool) -> tuple[Array, Array, Array]:
+    """Input (N, 1, D), W (D, M), the transpose of a table (M, D) if `tied`, and b (M,)."""
+    rng = np.random.default_rng(0)
+    W = (rng.standard_normal((M, D) if tied else (D, M)) / D**0.5).astype("f")
+    x, b = (rng.standard_normal(s).astype("f") for s in ((N, 1, D), M))
+    return x, W.T if tied else W, b
+
+
+def step(cell: str, N: int, D: int, H: int) -> tuple[Array, list[Array], Array]:
+    """Input (N, D), weights, and the states before the step (S, N, H)."""
+    xs, weights, _ = layer(cell, "float32", (N, 1, D, H))
+    states = np.random.default_rng(1).uniform(-1, 1, (CELLS[cell].S, N, H)).astype("f")
+    return xs[:, 0], weights, states
 
 
 def token_ids(V: int, shape: Sequence[int]) -> Ids:

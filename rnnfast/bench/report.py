@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 from ..archive import write_atomically
 from ..info import build_info
 from ..training.plot import axes, save
-from .tables import Row, Table, optional_versions
+from .duel import optional_versions
+from .tables import Row, Table
 
 QUIET = 0.5  # processes; two threads beside one other process take turns on two CPUs
 COLUMNS = "{:44} {:>3} {:>10} {:24} {:>10} {:>7} {:>9} {:>6} {}"

@@ -1,4 +1,4 @@
-"""What the textbook's reader has: a training step in the style of "Deep Learning from Scratch 2".
+"""What the textbook's reader has: models and layers in the style of "Deep Learning from Scratch 2".
 
 Written anew for this comparison, in float32 throughout. The style is the point: an object for
 every time step, with gradients of its own that are summed afterwards; the embedding's gradient
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .._types import Array, Ids
+from ..reference.ops import draw
 from . import ours, problems
 
 
@@ -105,6 +106,23 @@ class LSTM(Cell):
         df, di = dc * c_prev * f * (1 - f), dc * g * i * (1 - i)
         dg, do = dc * i * (1 - g**2), dh * tanh_c * o * (1 - o)
         return *self.backward_product(np.hstack((df, dg, di, do))), dc * f
+
+
+class GRU(Cell):
+    """Its forward pass: who generates needs no other."""
+
+    states: int = 1
+
+    def forward(self, x: Array, h_prev: Array) -> tuple[Array, ...]:
+        Wx, Wh, b = self.params
+        H = h_prev.shape[1]
+        zr = sigmoid(np.dot(x, Wx[:, : 2 * H]) + np.dot(h_prev, Wh[:, : 2 * H]) + b[: 2 * H])
+        z, r = zr[:, :H], zr[:, H:]
+        g = np.tanh(np.dot(x, Wx[:, 2 * H :]) + np.dot(r * h_prev, Wh[:, 2 * H :]) + b[2 * H :])
+        return ((1 - z) * h_prev + z * g,)
+
+
+CELLS: dict[str, type[Cell]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 
 
 class TimeLayer(Layer):
@@ -215,6 +233,7 @@ class TimeSoftmaxWithLoss:
 
 class LanguageModel:
     layers: list[Any]
+    recurrent: TimeRecurrent
     loss_layer: TimeSoftmaxWithLoss
     params: list[Array]
     grads: list[Array]
@@ -222,16 +241,20 @@ class LanguageModel:
     def __init__(
         self, cell: str, embed_W: Array, Wx: Array, Wh: Array, b: Array, W: Array, affine_b: Array
     ) -> None:
-        recurrent = TimeRecurrent({"rnn": RNN, "lstm": LSTM}[cell], Wx, Wh, b)
+        recurrent = TimeRecurrent(CELLS[cell], Wx, Wh, b)
         self.layers = [TimeEmbedding(embed_W), recurrent, TimeAffine(W, affine_b)]
         self.loss_layer = TimeSoftmaxWithLoss()
+        self.recurrent = recurrent
         self.params = [W for layer in self.layers for W in layer.params]
         self.grads = [dW for layer in self.layers for dW in layer.grads]
 
-    def forward(self, xs: Any, ts: Ids) -> float:
+    def predict(self, xs: Any) -> Any:
         for layer in self.layers:
             xs = layer.forward(xs)
-        return self.loss_layer.forward(xs, ts)
+        return xs
+
+    def forward(self, xs: Any, ts: Ids) -> float:
+        return self.loss_layer.forward(self.predict(xs), ts)
 
     def backward(self) -> None:
         dout: Any = self.loss_layer.backward()
@@ -249,3 +272,43 @@ class Training(ours.Training):
     def update(self) -> None:
         for W, dW in zip(self.model.params, self.model.grads, strict=True):
             W -= problems.LEARNING_RATE * dW
+
+
+class Generation(ours.Generation):
+    """One token at a time through the layers, drawn by NumPy's `choice`."""
+
+    def __init__(self, threads: int, *, cell: str, **sizes: int) -> None:
+        super().__init__(threads, cell=cell, **sizes)
+        self.model: Any = LanguageModel(cell, *self.model.params)
+
+    def run(self) -> Ids:
+        rng = np.random.RandomState(0)
+        return self._generate(lambda logits: rng.choice(len(logits), p=softmax(logits)))
+
+    def results(self) -> list[Array]:
+        """Drawn from the textbook's logits with the random numbers that rnnfast uses."""
+        uniforms = iter(np.random.default_rng(0).random(self.length))
+        return [self._generate(lambda logits: draw(logits.astype(np.float64), 1.0, next(uniforms)))]
+
+    def _generate(self, sample: Callable[[Array], int]) -> Ids:
+        ids, token = np.empty(self.length, np.int64), 0
+        self.model.recurrent.state = None
+        for k in range(self.length):
+            ids[k] = token = sample(self.model.predict(np.array([[token]]))[0, 0])
+        return ids
+
+
+class Affine(ours.Affine):
+    def __init__(self, threads: int, **sizes: Any) -> None:
+        super().__init__(threads, **sizes)
+        self.layer = TimeAffine(*self.layer.params)
+
+    def run(self) -> Array:
+        out: Array = self.layer.forward(self.x)
+        return out
+
+
+class Step(ours.Step):
+    def __init__(self, threads: int, *, cell: str, **sizes: int) -> None:
+        super().__init__(threads, cell=cell, **sizes)
+        self.layer = CELLS[cell](*self.layer.params)

@@ -1,16 +1,38 @@
 """What PyTorch does, with the weights of this package."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils import rnn
 
 from .._types import Array, Ids
+from ..cells import CELLS
 from ..reference.ops import draw
 from . import problems
 
-ORDER = {"rnn": [0], "lstm": [2, 0, 1, 3]}  # PyTorch's i, f, g, o out of our f, g, i, o
+MODULES = {
+    "rnn": torch.nn.RNN,
+    "rnn_relu": partial(torch.nn.RNN, nonlinearity="relu"),
+    "lstm": torch.nn.LSTM,
+    "gru_reset_after": torch.nn.GRU,
+}
+ORDER = {  # PyTorch's gates, by the places of ours
+    "rnn": [0],
+    "rnn_relu": [0],
+    "lstm": [2, 0, 1, 3],  # i, f, g, o out of f, g, i, o
+    "gru_reset_after": [1, 0, 2],  # r, z, n out of z, r, h
+}
+
+
+def turned(W: Array, cell: str) -> Array:
+    """Our weights, or gradients, with PyTorch's z of a GRU, which is 1 minus ours; and back."""
+    if not cell.startswith("gru"):
+        return W
+    z, *others = np.split(W, 3, -1)
+    return np.concatenate([-z, *others], -1)
 
 
 def reordered(W: Array, order: Sequence[int] | Ids) -> Array:
@@ -19,29 +41,46 @@ def reordered(W: Array, order: Sequence[int] | Ids) -> Array:
     return np.concatenate([parts[k] for k in order], -1)
 
 
-def recurrent(cell: str, Wx: Array, Wh: Array, b: Array) -> Any:
-    """`torch.nn.RNN` or `LSTM`; the textbook's layer has one bias, so the second is fixed at 0."""
-    order, (D, H) = ORDER[cell], (len(Wx), len(Wh))
-    kind = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM}[cell]
-    layer = kind(D, H, batch_first=True, dtype=torch.from_numpy(Wx).dtype)
+def fill(parameter: Any, W: Array, cell: str) -> None:
+    """Write weights of ours into a parameter of PyTorch."""
     with torch.no_grad():
-        layer.weight_ih_l0[...] = torch.from_numpy(reordered(Wx, order).T)
-        layer.weight_hh_l0[...] = torch.from_numpy(reordered(Wh, order).T)
-        layer.bias_ih_l0[...] = torch.from_numpy(reordered(b, order))
-        layer.bias_hh_l0[...] = 0
-    layer.bias_hh_l0.requires_grad_(False)
-    return layer
+        parameter[...] = torch.from_numpy(reordered(turned(W, cell), ORDER[cell]).T)
 
 
-def parameters(layer: Any) -> tuple[Any, ...]:
-    """Those of `recurrent` that are trained."""
-    return layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0
+def recurrent(cell: str, weights: Sequence[Array], directions: int = 1, layers: int = 1) -> Any:
+    """`torch.nn.RNN`, `LSTM` or `GRU`; a second bias that ours does not have is fixed at 0."""
+    Wx, Wh = weights[:2]
+    module: Any = MODULES[cell](
+        *(len(Wx), len(Wh), layers),
+        batch_first=True,
+        bidirectional=directions == 2,
+        dtype=torch.from_numpy(Wx).dtype,
+    )
+    trained = parameters(module, cell)
+    for bias in module.parameters():
+        if all(bias is not parameter for parameter in trained):
+            bias.requires_grad_(False).zero_()
+    for parameter, W in zip(trained, weights, strict=True):
+        fill(parameter, W, cell)
+    return module
+
+
+def parameters(module: Any, cell: str) -> list[Any]:
+    """Those of `recurrent` that are trained, in the order of ours."""
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: len(CELLS[cell].weights)]
+    directions = ("", "_reverse")[: 1 + module.bidirectional]
+    return [
+        getattr(module, f"{name}_l{k}{direction}")
+        for k in range(module.num_layers)
+        for direction in directions
+        for name in names
+    ]
 
 
 def textbook_layout(tensors: Sequence[Any], cell: str) -> list[Array]:
     """Parameters, or their gradients, as arrays in the layout of this package."""
     back = np.argsort(ORDER[cell])
-    return [reordered(W.detach().numpy().T, back) for W in tensors]
+    return [turned(reordered(W.detach().numpy().T, back), cell) for W in tensors]
 
 
 class Layer:
@@ -49,26 +88,53 @@ class Layer:
     cell: str
     xs: Any
     dhs: Any
+    lengths: Any
     run: Callable[[], Any]
 
     def __init__(
-        self, threads: int, *, cell: str, dtype: str, shape: Sequence[int], way: str
+        self,
+        threads: int,
+        *,
+        cell: str,
+        dtype: str,
+        shape: Sequence[int],
+        way: str,
+        directions: int = 1,
+        layers: int = 1,
+        ragged: bool = False,
     ) -> None:
         torch.set_num_threads(threads)
-        xs, weights, dhs = problems.layer(cell, dtype, shape)
-        self.layer, self.cell = recurrent(cell, *weights), cell
+        several = {"directions": directions, "layers": layers}
+        xs, weights, dhs = problems.layer(cell, dtype, shape, **several)
+        self.layer, self.cell = recurrent(cell, weights, **several), cell
         self.xs = torch.from_numpy(xs).requires_grad_(way == "both")
         self.dhs = torch.from_numpy(dhs)
+        self.lengths = torch.from_numpy(problems.lengths(shape)) if ragged else None
         self.run = getattr(self, way)
+
+    def outputs(self) -> Any:
+        if self.lengths is None:
+            return self.layer(self.xs)[0]
+        packed = rnn.pack_padded_sequence(
+            self.xs, self.lengths, batch_first=True, enforce_sorted=False
+        )
+        hs, _ = rnn.pad_packed_sequence(
+            self.layer(packed)[0], batch_first=True, total_length=self.xs.shape[1]
+        )
+        return hs
 
     def forward(self) -> Any:
         with torch.no_grad():
-            return self.layer(self.xs)[0]
+            return self.outputs()
+
+    def inference(self) -> Any:
+        with torch.inference_mode():
+            return self.outputs()
 
     def both(self) -> Any:
         self.layer.zero_grad(set_to_none=True)
         self.xs.grad = None
-        hs, _ = self.layer(self.xs)
+        hs = self.outputs()
         hs.backward(self.dhs)
         return hs
 
@@ -76,8 +142,8 @@ class Layer:
         hs = self.run().detach().numpy()
         if self.xs.grad is None:
             return [hs]
-        grads = textbook_layout([W.grad for W in parameters(self.layer)], self.cell)
-        return [hs, self.xs.grad.numpy(), *grads]
+        grads = [W.grad for W in parameters(self.layer, self.cell)]
+        return [hs, self.xs.grad.numpy(), *textbook_layout(grads, self.cell)]
 
 
 class LanguageModel:
@@ -87,9 +153,9 @@ class LanguageModel:
     cell: str
 
     def __init__(self, cell: str, V: int, D: int, H: int) -> None:
-        embed_W, Wx, Wh, b, W, affine_b = problems.language_model(cell, V, D, H).params
+        embed_W, *weights, W, affine_b = problems.language_model(cell, V, D, H).params
         self.embedding, self.affine = torch.nn.Embedding(V, D), torch.nn.Linear(H, V)
-        self.recurrent, self.cell = recurrent(cell, Wx, Wh, b), cell
+        self.recurrent, self.cell = recurrent(cell, weights), cell
         with torch.no_grad():
             self.embedding.weight[...] = torch.from_numpy(embed_W)
             self.affine.weight[...] = torch.from_numpy(W.T)
@@ -102,10 +168,15 @@ class LanguageModel:
     def textbook_params(self) -> list[Array]:
         """The parameters as arrays, in the order and layout of this package."""
         embedding, W, b = (x.detach().numpy() for x in self._outer())
-        return [embedding, *textbook_layout(parameters(self.recurrent), self.cell), W.T, b]
+        return [
+            embedding,
+            *textbook_layout(parameters(self.recurrent, self.cell), self.cell),
+            W.T,
+            b,
+        ]
 
     def trained(self) -> list[Any]:
-        return [*self._outer(), *parameters(self.recurrent)]
+        return [*self._outer(), *parameters(self.recurrent, self.cell)]
 
     def _outer(self) -> tuple[Any, ...]:
         return self.embedding.weight, self.affine.weight, self.affine.bias
@@ -150,9 +221,9 @@ class Generation:
     model: LanguageModel
     length: int
 
-    def __init__(self, threads: int, *, V: int, D: int, H: int, length: int) -> None:
+    def __init__(self, threads: int, *, cell: str, V: int, D: int, H: int, length: int) -> None:
         torch.set_num_threads(threads)
-        self.model, self.length = LanguageModel("lstm", V, D, H), length
+        self.model, self.length = LanguageModel(cell, V, D, H), length
 
     def run(self) -> None:
         self._generate(lambda logits: torch.multinomial(torch.softmax(logits, 0), 1))
@@ -194,6 +265,54 @@ class Embedding:
 
     def results(self) -> list[Array]:
         return [self.run().numpy()]
+
+
+class Affine:
+    x: Any
+    W: Any
+    b: Any
+
+    def __init__(self, threads: int, *, N: int, D: int, M: int, tied: bool) -> None:
+        torch.set_num_threads(threads)
+        x, W, b = problems.affine(N, D, M, tied)
+        # (M, D) one row after the other, as PyTorch has it, tied or not
+        self.x, self.W, self.b = map(torch.from_numpy, (x, np.ascontiguousarray(W.T), b))
+
+    def run(self) -> Any:
+        with torch.inference_mode():
+            return torch.nn.functional.linear(self.x, self.W, self.b)
+
+    def results(self) -> list[Array]:
+        return [self.run().numpy()]
+
+
+class Step:
+    """By `torch.nn.RNNCell` or `LSTMCell`: one step of `torch.nn.LSTM` takes longer (measured)."""
+
+    module: Any
+    x: Any
+    states: Any
+
+    def __init__(self, threads: int, *, cell: str, N: int, D: int, H: int) -> None:
+        torch.set_num_threads(threads)
+        x, weights, states = problems.step(cell, N, D, H)
+        self.module = {"rnn": torch.nn.RNNCell, "lstm": torch.nn.LSTMCell}[cell](D, H)
+        parameters = (self.module.weight_ih, self.module.weight_hh, self.module.bias_ih)
+        for parameter, W in zip(parameters, weights, strict=True):
+            fill(parameter, W, cell)
+        with torch.no_grad():
+            self.module.bias_hh.zero_()
+        self.x = torch.from_numpy(x)
+        h, *c = map(torch.from_numpy, states)
+        self.states = (h, *c) if c else h
+
+    def run(self) -> Any:
+        with torch.inference_mode():
+            return self.module(self.x, self.states)
+
+    def results(self) -> list[Array]:
+        states = self.run()
+        return [s.numpy() for s in (states if isinstance(states, tuple) else [states])]
 
 
 class Product:

@@ -14,10 +14,6 @@ from typing import Any
 
 import numpy as np
 
-# Seconds before a turn, in which the threads of whoever had the one before stop spinning: those of
-# OpenBLAS took away half of a processor for a tenth of a second (measured).
-SETTLING = 0.15
-
 
 def main() -> None:
     """Serve the contestant in the module that the command line names."""
@@ -37,7 +33,7 @@ def main() -> None:
                 case "results":
                     np.savez(request["path"], *task.results())
                 case "turn":
-                    answer = turn(task, request["seconds"])
+                    answer = turn(task, request["seconds"], request["settling"])
                 case "call":
                     answer = getattr(task, request["name"])()
             reply = {"answer": answer}
@@ -47,15 +43,16 @@ def main() -> None:
         print(json.dumps(reply), file=answers)
 
 
-def turn(task: Any, seconds: float) -> float:
+def turn(task: Any, seconds: float, settling: float) -> float:
     """Median seconds of a call of `run`, over so much time and at least three calls; what a task
-    has as `before` comes before each of them, and its time is not counted.
+    has as `before` comes before each of them, and its time is not counted. `settling` seconds pass
+    before the first.
 
     The first call finds caches cold and threads asleep, and does not count, unless it takes the
     whole turn.
     """
     run, before = task.run, getattr(task, "before", lambda: None)
-    time.sleep(SETTLING)
+    time.sleep(settling)
     before()
     start = time.perf_counter()
     run()

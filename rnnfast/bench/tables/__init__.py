@@ -1,0 +1,11 @@
+"""What is measured, and the ratio that is wanted.
+
+rows       a row, a table, and how they are measured
+cases      shapes, sizes and the tasks of contestants
+all others the tables, by subject
+"""
+
+from . import layers, machine, models, sequences, steps
+from .rows import TABLES, Row, Table, measure
+
+__all__ = ["TABLES", "Row", "Table", "layers", "machine", "measure", "models", "sequences", "steps"]

@@ -1,0 +1,119 @@
+"""What is measured: shapes and sizes, and the tasks of contestants with them.
+
+N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from ..duel import Entry
+
+Case: TypeAlias = tuple[str, int, int, int, int, int]
+
+SHAPES = [
+    (1, 25, 65, 100),
+    (10, 5, 100, 100),
+    (20, 35, 100, 100),
+    (50, 50, 128, 128),
+    (20, 35, 650, 650),
+    (64, 100, 256, 512),
+    (128, 50, 1024, 1024),
+]
+ODD_SHAPES = [
+    (7, 13, 37, 193),
+    (1, 100, 1, 1),
+    (3, 17, 5, 7),
+    (32, 50, 16, 16),
+    (256, 20, 100, 100),
+    (20, 35, 129, 127),
+    (5, 300, 33, 65),
+    (13, 40, 257, 300),
+]
+MIDDLE_SHAPES = [(20, 35, 100, 100), (50, 50, 128, 128), (20, 35, 650, 650)]
+ALL_BUT_THE_LARGEST = slice(-1)  # whose twins in NumPy take half a minute
+EVERY_OTHER = slice(None, None, 2)
+SEQUENCES = [  # cell, shape
+    *(("lstm", shape) for shape in SHAPES[ALL_BUT_THE_LARGEST]),
+    ("gru_reset_after", (50, 50, 128, 128)),
+    ("rnn", (50, 50, 128, 128)),
+]
+MANY_ROWS = 20
+REGULARISED = [  # cell, shape
+    *((cell, (10, 5, 100, 100)) for cell in ("lstm", "gru_reset_after", "rnn")),
+    *((cell, (20, 35, 100, 100)) for cell in ("lstm", "gru_reset_after", "rnn")),
+    ("lstm", (20, 35, 650, 650)),
+]
+REGULARISATIONS = ["recurrent_dropout", "zoneout", "weight_drop"]
+LANGUAGE_MODELS: list[Case] = [  # cell, N, T, V, D, H
+    ("rnn", 10, 5, 418, 100, 100),
+    ("lstm", 20, 35, 10000, 100, 100),
+    ("lstm", 50, 50, 65, 64, 128),
+    ("lstm", 64, 50, 65, 64, 512),
+    ("lstm", 20, 35, 10000, 650, 650),
+]
+GENERATION: list[tuple[dict[str, Any], dict[str, float]]] = [  # sizes, targets
+    ({"cell": "lstm", "V": 65, "D": 64, "H": 128, "length": 500}, {"torch": 20.0}),
+    (
+        {"cell": "lstm", "V": 10000, "D": 650, "H": 650, "length": 20},
+        {"torch": 1.5, "textbook": 1.5},
+    ),
+    ({"cell": "gru", "V": 65, "D": 64, "H": 128, "length": 500}, {}),
+]
+FEW_ROWS = [1, 2, 5, 16]
+STEPS: list[tuple[str, dict[str, Any]]] = [  # task, sizes but the number of rows
+    ("Affine", {"D": 128, "M": 65, "tied": False}),
+    ("Step", {"cell": "lstm", "D": 100, "H": 100}),
+    ("Step", {"cell": "rnn", "D": 256, "H": 256}),
+    ("Affine", {"D": 100, "M": 10000, "tied": False}),
+    ("Affine", {"D": 100, "M": 10000, "tied": True}),
+    ("Step", {"cell": "lstm", "D": 650, "H": 650}),
+    ("Affine", {"D": 650, "M": 10000, "tied": False}),
+    ("Affine", {"D": 650, "M": 10000, "tied": True}),
+]
+LARGE_STEPS = STEPS[-3:]
+EMBEDDING = {"V": 10000, "D": 650, "tokens": 700}
+PRODUCT_SIZE = 2048
+MEMORY_VOCABULARIES = (10000, 20000)
+LONG_TIMES = [100, 200, 400, 800, 1600]
+ROWS = [32, 64, 128, 256]
+AVX2 = {
+    "rnnfast": {"RNNFAST_CPU": "avx2"},
+    "torch": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+}
+AT_MOST_5_PERCENT_SLOWER = 1 / 1.05
+AT_MOST_10_PERCENT_SLOWER = 1 / 1.1
+NOT_APART = 0.5  # of the speed alone
+GFLOPS_OF_1_MS = 0.2  # of one thread, as fast as a product goes: 200 GF/s
+GFLOPS_OF_20_MS = 20 * GFLOPS_OF_1_MS
+MB = 1e6
+
+
+def layer(
+    name: str,
+    cell: str,
+    shape: Sequence[int],
+    way: str = "both",
+    *,
+    threads: int = 1,
+    dtype: str = "float32",
+    environment: dict[str, str] | None = None,
+    **options: Any,
+) -> Entry:
+    """Entry of a recurrent layer; `way` and options are those of `ours.Layer`."""
+    options |= {"cell": cell, "dtype": dtype, "shape": shape, "way": way}
+    return Entry(name, "Layer", options, threads, environment or {})
+
+
+def training(name: str, case: Case, *, threads: int = 1) -> Entry:
+    """Entry of a training step; `case` is one like those of LANGUAGE_MODELS."""
+    options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True))
+    return Entry(name, "Training", options, threads)
+
+
+def named(cell: str, shape: Sequence[int]) -> str:
+    """What a row of a table of several cells is called."""
+    return f"{cell.partition('_')[0]} {comma(shape)}"
+
+
+def comma(shape: Sequence[int]) -> str:
+    return ",".join(map(str, shape))

@@ -1,0 +1,140 @@
+"""Recurrent layers beside those of peers."""
+
+from collections.abc import Callable, Iterator
+
+from ...kernels import engine
+from .. import problems
+from . import cases
+from .cases import ALL_BUT_THE_LARGEST, AT_MOST_5_PERCENT_SLOWER, EVERY_OTHER, comma, layer
+from .rows import Bench, Peer, Row, table
+
+WAYS = {
+    "both": "forward and backward",
+    "forward": "forward only",
+    "inference": "forward with need_gradient=False, beside torch.inference_mode",
+}
+
+
+def layers(
+    bench: Bench,
+    cell: str,
+    floor: Callable[[int], float | None],
+    *,
+    way: str = "both",
+    dtype: str = "float32",
+    shapes: slice = slice(None),
+    environments: dict[str, dict[str, str]] | None = None,
+) -> Iterator[Row]:
+    """A table of layers against PyTorch; `floor(H)` is what no ratio may be below."""
+    for n in bench.threads:
+        for shape in bench.few(cases.SHAPES[shapes], 1 if way == "inference" else 3):
+            ours, theirs = (
+                layer(name, cell, shape, way, threads=n, dtype=dtype, environment=environment)
+                for name, environment in (environments or {"rnnfast": {}, "torch": {}}).items()
+            )
+            yield from bench.rows(
+                comma(shape),
+                ours,
+                [Peer(theirs, floor(shape[-1]))],
+                work=problems.layer_gflops(cell, shape, way),
+            )
+
+
+def layer_table(
+    name: str,
+    cell: str,
+    mean: float,
+    floor: Callable[[int], float],
+    *,
+    way: str = "both",
+    dtype: str = "float32",
+    shapes: slice = slice(None),
+) -> None:
+    """Enter `layers` as the table `name`; `mean` is the target of the geometric mean."""
+    kind, _, form = cell.partition("_")
+    title = f"{kind.upper()} layer{f' ({form})' * bool(form)} N,T,D,H, {WAYS[way]}, {dtype}"
+
+    @table(name, title, means={"PyTorch": mean}, plotted=way != "inference")
+    def measure(bench: Bench) -> Iterator[Row]:
+        return layers(bench, cell, floor, way=way, dtype=dtype, shapes=shapes)
+
+
+layer_table("lstm", "lstm", 2.0, lambda H: 1.05 if H >= 650 else 1.15)
+layer_table("rnn", "rnn", 3.0, lambda H: 1.3)
+layer_table("gru", "gru_reset_after", 3.0, lambda H: 1.3)
+layer_table("lstm-forward", "lstm", 1.3, lambda H: 1.0, way="forward")
+layer_table("float64", "lstm", 1.5, lambda H: 1.0, dtype="float64")
+layer_table("lstm-inference", "lstm", 1.4, lambda H: 1.0, way="inference")
+layer_table(
+    "gru-inference", "gru_reset_after", 1.4, lambda H: 1.0, way="inference", shapes=EVERY_OTHER
+)
+layer_table("rnn-inference", "rnn", 1.4, lambda H: 1.0, way="inference", shapes=EVERY_OTHER)
+
+
+@table(
+    "gru-textbook",
+    "GRU layer N,T,D,H in the textbook's form, forward and backward, float32, against the form "
+    "with reset_after",
+)
+def _gru_textbook(bench: Bench) -> Iterator[Row]:
+    for n in bench.threads:
+        for shape in bench.few(cases.SHAPES[ALL_BUT_THE_LARGEST], 1):
+            ours, other = (
+                layer("rnnfast", cell, shape, threads=n) for cell in ("gru", "gru_reset_after")
+            )
+            peer = Peer(other, 1 / 1.25, "rnnfast, reset_after", same=False)
+            work = problems.layer_gflops("gru", shape, "both")
+            yield from bench.rows(comma(shape), ours, [peer], work=work)
+
+
+@table("relu", "RNN layer N,T,D,H of relu, forward and backward, float32, against tanh")
+def _relu(bench: Bench) -> Iterator[Row]:
+    for n in bench.threads:
+        for shape in bench.few(cases.SHAPES[ALL_BUT_THE_LARGEST], 1):
+            ours, torch = (
+                layer(name, "rnn_relu", shape, threads=n) for name in ("rnnfast", "torch")
+            )
+            tanh = layer("rnnfast", "rnn", shape, threads=n)
+            peers = [
+                Peer(tanh, AT_MOST_5_PERCENT_SLOWER, "rnnfast, tanh", same=False),
+                Peer(torch),
+            ]
+            work = problems.layer_gflops("rnn_relu", shape, "both")
+            yield from bench.rows(comma(shape), ours, peers, work=work)
+
+
+@table("odd", "Layers of odd shapes N,T,D,H, forward and backward, float32: no cliffs")
+def _odd(bench: Bench) -> Iterator[Row]:
+    for n in bench.threads:
+        for cell in ("lstm", "rnn"):
+            for shape in bench.few(cases.ODD_SHAPES, 1):
+                ours, theirs = (
+                    layer(name, cell, shape, threads=n) for name in ("rnnfast", "torch")
+                )
+                work = problems.layer_gflops(cell, shape, "both")
+                what = f"{cell} {comma(shape)}"
+                yield from bench.rows(what, ours, [Peer(theirs, 1.0)], work=work)
+
+
+@table(
+    "avx2",
+    "LSTM layer N,T,D,H, forward and backward, float32, both limited to AVX2",
+    means={"PyTorch": 1.3},
+)
+def _avx2(bench: Bench) -> Iterator[Row]:
+    if engine.CPU_LEVEL in ("avx2", "avx512"):
+        yield from layers(bench, "lstm", lambda H: None, environments=cases.AVX2)
+
+
+@table("peers", "Other peers: layers N,T,D,H, forward and backward, float32")
+def _peers(bench: Bench) -> Iterator[Row]:
+    for n in bench.threads:
+        for cell in ("lstm", "rnn"):
+            for shape in bench.few(cases.SHAPES[:4], 1):
+                ours, *peers = (
+                    layer(name, cell, shape, threads=n) for name in ("rnnfast", "jax", "numpy")
+                )
+                work = problems.layer_gflops(cell, shape, "both")
+                yield from bench.rows(
+                    f"{cell} {comma(shape)}", ours, [*map(Peer, peers)], work=work
+                )
