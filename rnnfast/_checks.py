@@ -68,16 +68,13 @@ def as_weights(**arrays: ArrayLike) -> tuple[Array, ...]:
 def as_floats(name: str, array: ArrayLike, dtype: DTypeLike, shape: Sizes, hint: str = "") -> Array:
     """`array` as an aligned array of `dtype` (the same object where it is one) and of `shape`."""
     array = np.asarray(array)
-    if array.dtype == dtype:
-        check_shape(name, array, shape, hint)
-        return aligned(array)
     if array.dtype.kind not in "fiub":
         raise TypeError(
             f"{name}: expected an array of real numbers, got dtype {array.dtype}; "
             f"convert it with numpy.asarray({name}, dtype={dtype})"
         )
     check_shape(name, array, shape, hint)
-    return array.astype(dtype)
+    return aligned(array if array.dtype == dtype else array.astype(dtype))
 
 
 def aligned(array: Array) -> Array:

@@ -1,4 +1,4 @@
-"""States of random generators, of either kind that NumPy has."""
+"""What random generators are asked for, of either kind that NumPy has."""
 
 from typing import Any, TypeAlias
 
@@ -20,3 +20,9 @@ def set_state_of(rng: Generator, state: Any) -> None:
         rng.set_state(state)
     else:
         rng.bit_generator.state = state
+
+
+def draw_key(rng: Generator) -> int:
+    """A key of 53 bits, for the kernel that draws masks: one number is what a generator gives
+    fastest."""
+    return int(rng.random() * 2**53)

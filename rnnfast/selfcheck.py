@@ -1,14 +1,14 @@
 """Every compiled kernel against its NumPy twin, on the machine at hand."""
 
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from . import kernels
 from ._ops import Ops
 from ._types import Array
-from .cells import CELLS
+from .cells import CELLS, Cell
 from .reference import ops as numpy_ops
 
 Dtype: TypeAlias = Literal["float32", "float64"]
@@ -36,6 +36,58 @@ def compare(dtype: Dtype, ops: Ops | None = None) -> dict[str, float]:
     return worst
 
 
+def _block(
+    ops: Ops,
+    cell: Cell,
+    weights: Sequence[Sequence[Array]],
+    xs: Array,
+    dhs: Array,
+    normal: Callable[..., Array],
+) -> dict[str, list[Array]]:
+    """The same for the functions of a cell: of one direction, without and with all options, and of
+    two; weights for two directions, and gradients dhs (N, T, 2H) of both outputs."""
+    (N, T, _), H = xs.shape, dhs.shape[2] // 2
+    states, dstates = normal(2, cell.S, N, H), normal(2, cell.S, N, H)
+    flags = np.abs(normal(N, T))
+    lengths = (T * flags[:, 0]).astype(np.int64).clip(0, T)
+    masks = [np.abs(normal(N, H)) for _ in weights]
+    zoneouts = [tuple((np.abs(normal(N, T, H)) % 1) for _ in range(cell.S)) for _ in weights]
+    sequences = {"lengths": lengths, "reset": flags < 0.3}
+    all_options = {
+        **sequences,
+        "recurrent_mask": masks[0],
+        "zoneouts": zoneouts[0],
+        "reverse": True,
+    }
+    results: dict[str, list[Array]] = {}
+    for options in ({}, all_options):
+        grads = [np.empty_like(W) for W in weights[0]]
+        *outputs, cache = ops.recurrent_forward(cell, xs, weights[0], states[0], **options)
+        kept = ops.recurrent_states(cell, cache)
+        gradients = ops.recurrent_backward(
+            cell, dhs[:, :, :H], dstates[0], cache, weights[0][:2], grads, truncate=3
+        )
+        for name, arrays in {
+            "recurrent_forward": outputs,
+            "recurrent_states": [kept],
+            "recurrent_backward": [*gradients, *grads],
+        }.items():
+            results.setdefault(f"{name} {cell.name}", []).extend(arrays)
+    pairs = [[np.empty_like(W) for W in own] for own in weights]
+    *outputs, cache = ops.bidirectional_forward(
+        cell, xs, weights, states, **sequences, recurrent_masks=masks, zoneouts=zoneouts
+    )
+    kept = ops.bidirectional_states(cell, cache)
+    gradients = ops.bidirectional_backward(
+        cell, dhs, dstates, cache, [own[:2] for own in weights], pairs
+    )
+    return results | {
+        f"bidirectional_forward {cell.name}": outputs,
+        f"bidirectional_states {cell.name}": [kept],
+        f"bidirectional_backward {cell.name}": [*gradients, *pairs[0], *pairs[1]],
+    }
+
+
 def _results(
     ops: Ops, dtype: Dtype, N: int, T: int, D: int, H: int, V: int
 ) -> dict[str, Sequence[Array]]:
@@ -46,21 +98,19 @@ def _results(
     def normal(*shape: int) -> Array:
         return rng.standard_normal(shape).astype(dtype)
 
-    xs, dhs = normal(N, T, D), normal(N, T, H)
-    layers, size = [], D  # of all cells, one on top of the other
+    xs, dhs = normal(N, T, D), normal(N, T, 2 * H)
+    layers: list[tuple[Any, ...]] = []  # of all cells, one on top of the other
+    size = D
     for cell in CELLS.values():
         columns = cell.G * H
-        weights = normal(D, columns) / D**0.5, normal(H, columns) / H**0.5, normal(columns)
-        layers.append((cell, normal(size, columns) / size**0.5, *weights[1:]))
+
+        def weights(rows: int, columns: int = columns, cell: Cell = cell) -> list[Array]:
+            biases = [normal(columns) for _ in cell.weights[2:]]
+            return [normal(rows, columns) / rows**0.5, normal(H, columns) / H**0.5, *biases]
+
+        layers.append((cell, *weights(size)))
         size = H
-        states, dstates = normal(cell.S, N, H), normal(cell.S, N, H)
-        grads = [np.empty_like(W) for W in weights]
-        *outputs, cache = ops.recurrent_forward(cell, xs, weights, states)
-        gradients = ops.recurrent_backward(cell, dhs, dstates, cache, weights[:2], grads)
-        results |= {
-            f"recurrent_forward {cell.name}": outputs,
-            f"recurrent_backward {cell.name}": [*gradients, *grads],
-        }
+        results |= _block(ops, cell, [weights(D), weights(D)], xs, dhs, normal)
 
     W, ids = normal(V, D), rng.integers(0, V, (N, T))
     dW = np.empty_like(W)
@@ -75,7 +125,7 @@ def _results(
         "softmax_loss_backward": [dlogits],
     }
 
-    x, W, b, dout = dhs.reshape(N * T, H), normal(H, V), normal(V), normal(N * T, V)
+    x, W, b, dout = normal(N * T, H), normal(H, V), normal(V), normal(N * T, V)
     grads = [np.empty_like(W), np.empty_like(b)]
     dx = ops.affine_backward(dout, x, W, *grads)
     results |= {"affine_forward": [ops.affine_forward(x, W, b)], "affine_backward": [dx, *grads]}
@@ -94,6 +144,9 @@ def _results(
         normal(V, D), layers, W, b, first, 0, 3, 1.0, [0] if V > 1 else [], uniforms
     )
     results["generate"] = [ids, *last]
+    mask = np.empty(N * T * H + 1, dtype)
+    ops.draw_mask(N + T, 0.7, 1.5, mask)
+    results["draw_mask"] = [mask]
     steps: list[tuple[str, int, tuple[float, ...]]] = [
         ("sgd_step", 0, (0.1,)),
         ("momentum_step", 1, (0.1, 0.9)),

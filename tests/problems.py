@@ -54,8 +54,7 @@ BIDIRECTIONAL = [name for name in LAYERS if "Bi" in name]
 STEPS = [name.removeprefix("Time") for name in RECURRENT]
 TIME_CLASSES = ["TimeRNN", "TimeGRU", "TimeLSTM", "TimeBiRNN", "TimeBiGRU", "TimeBiLSTM"]
 LOSSES = [name for name in LAYERS if name.endswith("Loss")]
-GENERATING = ("rnn", "lstm")  # cells that the compiled `generate` has; of others, it knows nothing
-MODELS = [model for cell, model in LANGUAGE_MODELS.items() if cell in GENERATING]
+MODELS = list(LANGUAGE_MODELS.values())
 OPTIMIZERS = [cls for name in training.__all__ if hasattr(cls := getattr(training, name), "slots")]
 DTYPES = ["float32", "float64"]
 # Largest difference that rounding explains, relative to the largest value of an array.

@@ -139,6 +139,73 @@ def test_distinct_tokens_of_a_huge_vocabulary(dtype):
     assert np.flatnonzero(layer.grads[0][:, 0]).tolist() == np.unique(ids).tolist()
 
 
+# ---------------------------------------------------------------- saturation
+
+UNIT = 2.0**-24  # in the last place of a float32 just below 1
+UNITS = np.eye(4 * 64)  # weights with which each pre-activation is a number of the input
+
+
+def saturated(*shape):
+    """Pre-activations of both signs; in float32 tanh is 1 from 9.01 on, sigmoid from 16.6 on."""
+    rng = np.random.default_rng(0)
+    return (rng.uniform(4, 18, shape) * rng.choice([-1, 1], shape)).astype(np.float32)
+
+
+def rnn_gradient(a, dtype):
+    """That of the pre-activations a (N, 64), where that of h is 1."""
+    a, H = a.astype(dtype), a.shape[1]
+    layer = rnnfast.RNN(UNITS[:H, :H].astype(dtype), np.zeros((H, H), dtype), np.zeros(H, dtype))
+    layer.forward(a, np.zeros_like(a))
+    return layer.backward(np.ones_like(a))[0]
+
+
+def lstm_gradients(gates, c, dtype):
+    """Those of the pre-activations (N, 4 * 64) and of c (N, 64), where that of the new h is 1."""
+    gates, c, H = gates.astype(dtype), c.astype(dtype), c.shape[1]
+    zeros = np.zeros((H, 4 * H), dtype), np.zeros(4 * H, dtype)
+    layer = rnnfast.LSTM(UNITS.astype(dtype), *zeros)
+    layer.forward(gates, np.zeros_like(c), c)
+    dgates, _, dc = layer.backward(np.ones_like(c), np.zeros_like(c))
+    return dgates, dc
+
+
+def assert_within(actual, true, bounds):
+    """Relative errors within their bounds."""
+    errors = np.abs((actual - true) / true) / bounds
+    print(f"largest error: {errors.max():.3f} of its bound")
+    assert actual.dtype == np.float32
+    assert errors.max() <= 1
+
+
+def test_gradients_of_a_saturated_rnn():
+    """No worse than from an h that is off by 3/4 of a unit, which moves 1 - h^2 by 1.5 units."""
+    a = saturated(300, 64)
+    true = rnn_gradient(a, np.float64)
+    assert_within(rnn_gradient(a, np.float32), true, 1.5 * UNIT / true + 4 * UNIT)
+
+
+def test_gradients_of_a_saturated_cell():
+    """The same of tanh(c), with gates f = o = 1 and g = 0."""
+    c = saturated(300, 64)
+    gates = np.repeat([60.0, 0.0, 0.0, 60.0], 64) + np.zeros((300, 1))
+    _, true = lstm_gradients(gates, c, np.float64)
+    _, dc = lstm_gradients(gates, c, np.float32)
+    assert_within(dc, true, 1.5 * UNIT / true + 4 * UNIT)
+
+
+def test_gradients_of_saturated_gates():
+    """No worse than from gates that are off by one unit (g by 3/4), but for what the rest costs,
+    where c is no difference of two numbers."""
+    gates, H = saturated(300, 4 * 64), 64
+    a = gates.astype(np.float64)
+    c = np.float32(0.5) * np.sign(gates[:, H : 2 * H])
+    true, _ = lstm_gradients(gates, c, np.float64)
+    dgates, _ = lstm_gradients(gates, c, np.float32)
+    bounds = UNIT * (1 + np.exp(a))  # of s (1 - s), where 1 - s is off by one unit
+    bounds[:, H : 2 * H] = 1.5 * UNIT * np.cosh(a[:, H : 2 * H]) ** 2  # of 1 - g^2
+    assert_within(dgates, true, bounds + 32 * UNIT)
+
+
 # ---------------------------------------------------------------- memory
 
 

@@ -40,8 +40,8 @@ ORDER = [
 ]
 SOURCES = {".py", ".pyi", ".pyx", ".pxd"}
 KERNELS = [
-    *("engine", "recurrent", "affine", "affine_loss", "embedding", "generation", "softmax_loss"),
-    *("optimizer_steps", "build"),
+    *("engine", "recurrent", "forward_steps", "backward_steps", "affine", "affine_loss"),
+    *("embedding", "generation", "softmax_loss", "masks", "optimizer_steps", "build"),
 ]
 NO_KERNELS = {"build", "engine"}  # names in `kernels` that are no functions
 
@@ -129,7 +129,7 @@ def package_imports():
 
     Names have no "rnnfast." before them, and that of a folder's own file ends in "__init__".
     """
-    files = [path for path in PACKAGE.rglob("*.py*") if path.suffix in SOURCES]
+    files = [path for path in PACKAGE.rglob("*.p*") if path.suffix in SOURCES]
     names = [".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in files]
     found = {name: set() for name in names}
     for path, name in zip(files, names, strict=True):

@@ -41,7 +41,7 @@ def as_documented(layer, blocks, rng, rates):
 
     def mask(probability, value, *shape):
         out = np.empty(shape)
-        key = int.from_bytes(rng.bytes(8), "little")
+        key = int(rng.random() * 2**53)
         reference.ops.draw_mask(key, probability, value, out.reshape(-1))
         return out
 

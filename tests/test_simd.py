@@ -17,7 +17,8 @@ needs_compiler = pytest.mark.skipif(
     COMPILER is None or not SIMD.is_dir(), reason="there is no C compiler, or no source"
 )
 
-# Every tile that the level has, beside sums in the order of k.
+# Every tile of the level, with B packed and where it stands, and the product by columns, beside
+# plain sums. All numbers are whole: any order of a sum gives the same.
 PROGRAM = """
 #define LEVEL simd_tested
 #define LEVEL_NAME "tested"
@@ -25,29 +26,50 @@ PROGRAM = """
 #include <stdio.h>
 const char simd_zeros[SIMD_VECTORS * 64];
 
+enum { K = 35, L = VECTOR_BYTES / sizeof(float), W = 4 * L };
+static float A[13 * K], B[4 * K * W], init[13 * 4 * W], C[13 * 4 * W];
+
+/* Whether C is not right for some rows and columns, and 0 elsewhere; how far apart rows, panels,
+ * vectors and lanes of B are. */
+static int wrong(int rows, int n, int row, int panel, int vector, int lane)
+{
+    for (int r = 0; r < 13; r++)
+        for (int j = 0; j < 4 * W; j++) {
+            float sum = r < rows && j < n ? init[r * 4 * W + j] : 0;
+            for (int k = 0; k < K && r < rows && j < n; k++)
+                sum += A[r * K + k]
+                    * B[k * row + j / W * panel + j % W / L * vector + j % L * lane];
+            if (C[r * 4 * W + j] != sum)
+                return printf("%d rows, %d columns: wrong at %d, %d\\n", rows, n, r, j);
+        }
+    memset(C, 0, sizeof C);
+    return 0;
+}
+
 int main(void)
 {
-    enum { K = 7, L = VECTOR_BYTES / sizeof(float), W = 4 * L };
-    static float A[6 * K], B[4 * K * W], init[6 * 4 * W], C[6 * 4 * W];
-    for (int i = 0; i < 6 * K; i++) A[i] = i % 5 - 2;
+    for (int i = 0; i < 13 * K; i++) A[i] = i % 5 - 2;
     for (int i = 0; i < 4 * K * W; i++) B[i] = i % 7 - 3;
-    for (int i = 0; i < 6 * 4 * W; i++) init[i] = i % 3;
+    for (int i = 0; i < 13 * 4 * W; i++) init[i] = i % 3;
     const simd_walk a = {A, K, K, 1, K, 0};
-    const simd_panels b = {B, W, K * W, L}, from = {init, 4 * W, W, L}, to = {C, 4 * W, W, L};
+    const simd_panels from = {init, 4 * W, W, L}, to = {C, 4 * W, W, L};
+    /* packed; rows of one gate; rows of four */
+    const simd_panels all[3] = {{B, W, K * W, L}, {B, 4 * W, W, L}, {B, 4 * W, L, W}};
     int tested = 0;
     for (int rows = 1; rows <= TILE_ROWS; rows++)
-        for (int n = 1; n <= table_f32.panels_at_once(rows) * W; n++) {
-            memset(C, 0, sizeof C);
-            table_f32.tile(rows, n, K, &a, &b, &from, NULL, &to);
-            for (int r = 0; r < 6; r++)
-                for (int j = 0; j < 4 * W; j++) {
-                    float sum = r < rows && j < n ? init[r * 4 * W + j] : 0;
-                    for (int k = 0; k < K && r < rows && j < n; k++)
-                        sum += A[r * K + k] * B[j / W * K * W + k * W + j % W];
-                    if (C[r * 4 * W + j] != sum)
-                        return printf("%d rows, %d columns: wrong at %d, %d\\n", rows, n, r, j), 1;
-                }
-            tested++;
+        for (int n = 1; n <= table_f32.panels_at_once(rows) * W; n++)
+            for (int i = 0; i < 3; i++) {
+                const simd_panels b = all[i];
+                table_f32.tile(rows, n, K, &a, &b, &from, NULL, &to);
+                if (wrong(rows, n, b.row, b.panel, b.vector, 1))
+                    return 1;
+                tested++;
+            }
+    for (int rows = 1; rows <= 13; rows++)
+        for (int n = 1; n <= 2 * W; n++) {
+            table_f32.dots(rows, n, K, &a, B, K, &from, &to);
+            if (wrong(rows, n, 1, W * K, L * K, K))
+                return 1;
         }
     printf("%d tiles\\n", tested);
     return 0;
@@ -59,7 +81,7 @@ def compiled(tmp_path, **widths):
     source, program = tmp_path / "tile.c", tmp_path / "tile"
     source.write_text(PROGRAM)
     defines = [f"-D{name}={value}" for name, value in widths.items()]
-    command = [COMPILER, "-O1", "-w", f"-I{SIMD}", *defines, str(source), "-o", str(program), "-lm"]
+    command = [COMPILER, "-O0", "-w", f"-I{SIMD}", *defines, str(source), "-o", str(program), "-lm"]
     return subprocess.run(command, check=False, capture_output=True, text=True), program
 
 
@@ -71,7 +93,7 @@ def test_tiles_of_every_height_and_width(tmp_path, rows, width):
     assert done.returncode == 0, done.stderr
     ran = subprocess.run([program], check=False, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout or ran.returncode
-    assert int(ran.stdout.split()[0]) >= rows * width
+    assert int(ran.stdout.split()[0]) >= 3 * rows * width
 
 
 @needs_compiler

@@ -40,7 +40,7 @@ def affine_forward(x, W, b):
     """x W + b. See `rnnfast.reference.ops.affine_forward` for the contract."""
     x = np.ascontiguousarray(x)
     cdef View given = view_of(x), weights = view_of(W), bias = view_of(b)
-    out = np.empty((*x.shape[:-1], weights.columns), W.dtype)
+    out = np.empty(x.shape[:x.ndim - 1] + (weights.columns,), W.dtype)
     cdef Affine s = _affine(given, weights, view_of(out, True), 2)
     cdef Buffer packed, packed_bias
     check_shapes(s.simd == bias.simd and bias.columns == s.V)
@@ -115,7 +115,8 @@ cdef Affine _affine(
     check_shapes(x.simd == s.simd == out.simd and x.columns == s.D and out.columns == s.V
                  and out.rows == s.M)
     s.columns, s.inputs = columns_of(1, s.V, s.simd.lanes), columns_of(1, s.D, s.simd.lanes)
-    s.threads = threads_for(flops * s.M * s.D * s.V)
+    # W is read in the time that a few rows take, if there are fewer
+    s.threads = threads_for(flops * max(s.M, ROWS) * s.D * s.V)
     s.x, s.out = Matrix(x.matrix.at, s.D, 1), Matrix(out.matrix.at, s.V, 1)
     return s
 

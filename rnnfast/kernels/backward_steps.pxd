@@ -1,4 +1,6 @@
-from .recurrent cimport Memory, Sizes
+"""The loop over time, back."""
+
+from .block cimport Memory, Sizes
 
 cdef enum:
     DX_ROWS = 150                 # of dx before they go to their places

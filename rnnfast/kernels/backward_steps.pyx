@@ -1,4 +1,4 @@
-"""A recurrent layer back through time, for every cell. See recurrent.pxd for the names.
+"""A recurrent layer back through time, for every cell. See block.pxd for the names.
 
     da_t = cell'(dh_t);  dh_{t-1} = dhs_{t-1} + da_t Wh^T        step by step, back
     dWx, db = [x 1]^T da;  dWh = h^T da;  dx = da Wx^T           chunk by chunk
@@ -15,7 +15,7 @@ from .engine cimport (
     barrier, computed, from_row, gradient, moved, pack_transposed, product, product_plus, rows_in_panels,
     settle, units_of, zeros,
 )
-from .recurrent cimport (
+from .block cimport (
     Memory, Range, Share, Sizes, batch_row, begins, columns_of_group, count, first, place, range_of,
     share_of, share_of_steps, state_at, states_from, x_row_of,
 )

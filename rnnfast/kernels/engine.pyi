@@ -28,9 +28,16 @@ def matmul(
     A: NDArray[_Real],  # (M, K)
     B: NDArray[_Real],  # (K, N)
 ) -> NDArray[_Real]: ...
+def multiply(
+    A: NDArray[_Real],  # (M, K), rows contiguous
+    W: NDArray[_Real],  # (K, G*H)
+    init: NDArray[_Real],  # (M, G*H), C-contiguous
+    gates: int,
+    rows: int,
+) -> tuple[str, NDArray[_Real]]: ...
 def numbered(
     cells: Mapping[str, Cell],
-    names: Sequence[str],
+    compiled: Sequence[tuple[str, int]],  # names, numbers of gates
 ) -> dict[str, int]: ...
 def product_of_columns(
     A: NDArray[_Real],  # (K, M), C-contiguous

@@ -1,9 +1,9 @@
-"""The engine: matrix products on packed panels, threads, and scratch memory.
+"""The engine: matrix products on panels, threads, and scratch memory.
 
 Every product of the library is C = init + A B with B packed into panels of W = 4 L columns (L
 being the lanes of a vector), one after the other, so that the tile (simd/tile.h) reads B as one
-stream. What is here cuts a product into tiles that stay in the caches; nothing here depends on
-how many threads there are, and neither do results.
+stream. Where A has few rows, B is read where it stands. What is here cuts a product into tiles that
+stay in the caches; nothing here depends on how many threads there are, and neither do results.
 """
 
 import os
@@ -749,6 +749,31 @@ def matmul(const real[:, :] A, const real[:, :] B):
         product(simd, M, n, K, rows_of(&A[0, 0], A.strides[0] // number), B_p, zeros(),
                 rows_in_panels(simd, &C[0, 0], n))
     return out
+
+
+def multiply(A, W, init, Py_ssize_t gates, Py_ssize_t rows):
+    """How W is read for so many rows, and init + A W, computed panel by panel."""
+    out = np.empty(init.shape, W.dtype)
+    cdef View a = view_of(A), w = view_of(W), from_ = view_of(init), to = view_of(out, True)
+    cdef const Simd* simd = w.simd
+    cdef Py_ssize_t width = 4 * simd.lanes, p
+    cdef Columns columns = columns_of(gates, w.columns // gates, simd.lanes)
+    cdef Weights B = weights_for(simd, w.matrix, w.rows, columns, rows)
+    cdef Buffer packed = Buffer(), memory = Buffer()
+    cdef Panels C = panels_at(
+        simd, memory.reserve(columns.panels * a.rows * width, simd.number), a.rows), c
+    if B.packed:
+        B.panels = panels_at(
+            simd, packed.reserve(columns.panels * w.rows * width, simd.number), w.rows)
+    with nogil:
+        pack_weights(simd, &B, 0, columns.panels)
+        pack(simd, from_.matrix, a.rows, columns, 0, columns.panels, C)
+        for p in range(columns.panels):
+            c = from_row(simd, C, 0, p)
+            product_with(simd, a.rows, min(width, computed(columns) - p * width),
+                         rows_of(a.matrix.at, a.matrix.row), &B, p, c, c)
+        unpack(simd, 0, a.rows, columns, 0, C, to.matrix)
+    return "packed" if B.packed else "rows" if B.by_rows else "columns", out
 
 
 def product_of_columns(const real[:, ::1] A, const real[:, :] B, Py_ssize_t tile_rows):

@@ -1,4 +1,4 @@
-"""A recurrent layer forward, for every cell. See recurrent.pxd for the names.
+"""A recurrent layer forward, for every cell. See block.pxd for the names.
 
     a = x Wx + b                                    for a block of steps at once
     a_t += h_{t-1} Wh;  h_t = cell(a_t)             step by step
@@ -18,7 +18,7 @@ from .engine cimport (
     ROWS, Gates, Panels, RESET_AFTER, RESET_BEFORE, States, Walk, barrier, computed, from_row,
     moved, pack, pack_weights, product_with, rows_of, units_of,
 )
-from .recurrent cimport (
+from .block cimport (
     Memory, Range, Share, Sizes, batch_row, begins, columns_of_group, count, first, place, range_of,
     share_of, share_of_steps, state_at, states_from, x_row_of,
 )
@@ -36,12 +36,12 @@ cdef void forward_task(
     cdef Py_ssize_t begin = 0, end, m
     # the row of all steps that stands in row 0 of the memory, now and in the block before
     cdef Py_ssize_t origin = 0, before = 0
-    _pack_weights(s, mem, share.panels)
+    pack_layer(s, mem, share.panels)
     barrier(threads)
     if s.indexed:
         for m in range(rows.begin, rows.end):
             _copy_x(s, mem, moved(s.simd, mem.xs.at, m * mem.xs.t), m)
-        _project(s, mem, rows, mem.projected)
+        project(s, mem, rows, mem.projected)
         barrier(threads)
     while begin < s.T:
         end = _end_of_block(s, begin)
@@ -66,7 +66,7 @@ cdef void forward_task(
         begin = end
 
 
-cdef void _pack_weights(const Sizes* s, const Memory* mem, Range panels) noexcept nogil:
+cdef void pack_layer(const Sizes* s, const Memory* mem, Range panels) noexcept nogil:
     """Some panels of every group of gates: biases, and of weights what is not read where it
     stands."""
     cdef Py_ssize_t p, g, width = s.width
@@ -115,7 +115,7 @@ cdef void _project_block(
             at = first(s, t) - origin
             for n in range(own.begin, min(own.end, count(s, t))):
                 _copy_x(s, mem, place(s, &mem.xs, t, n), at + n)
-            _project(s, mem, Range(at + own.begin, at + min(own.end, count(s, t))), mem.gates)
+            project(s, mem, Range(at + own.begin, at + min(own.end, count(s, t))), mem.gates)
         return
     at = first(s, begin) - origin
     rows = range_of(first(s, end) - first(s, begin), ROWS, thread, threads)
@@ -123,10 +123,10 @@ cdef void _project_block(
         while first(s, t + 1) - origin <= m:
             t += 1
         _copy_x(s, mem, place(s, &mem.xs, t, m + origin - first(s, t)), m)
-    _project(s, mem, Range(at + rows.begin, at + rows.end), mem.gates)
+    project(s, mem, Range(at + rows.begin, at + rows.end), mem.gates)
 
 
-cdef void _project(
+cdef void project(
     const Sizes* s, const Memory* mem, Range rows, Panels projected,
 ) noexcept nogil:
     """a = x Wx + b for some rows."""
@@ -161,13 +161,7 @@ cdef void _steps(
         if rows <= 0:
             return                # nor are there any later
         m = first(s, t) - origin + n0
-        if s.reset == RESET_BEFORE:
-            _products(s, mem, share, t, m, n0, rows, 0, s.groups - 1)
-            if not s.by_rows:
-                barrier(share.threads)
-            _products(s, mem, share, t, m, n0, rows, s.groups - 1, s.groups)
-        else:
-            _products(s, mem, share, t, m, n0, rows, 0, s.groups)
+        one_step(s, mem, share, t, m, n0, rows)
         if s.zoned:
             _zone_out(s, mem, t, m, n0, rows, units)
         _leave(s, mem, t, m, n0, rows, units)
@@ -176,6 +170,20 @@ cdef void _steps(
                    units)
         if not s.by_rows:
             barrier(share.threads)
+
+
+cdef void one_step(
+    const Sizes* s, const Memory* mem, Share share, Py_ssize_t t, Py_ssize_t m, Py_ssize_t n0,
+    Py_ssize_t rows,
+) noexcept nogil:
+    """What the cell makes of rows n0 ... of step t, whose gates are rows m ... of the memory."""
+    if s.reset == RESET_BEFORE:
+        _products(s, mem, share, t, m, n0, rows, 0, s.groups - 1)
+        if not s.by_rows:
+            barrier(share.threads)
+        _products(s, mem, share, t, m, n0, rows, s.groups - 1, s.groups)
+    else:
+        _products(s, mem, share, t, m, n0, rows, 0, s.groups)
 
 
 cdef void _products(

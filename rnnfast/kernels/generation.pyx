@@ -1,8 +1,9 @@
 """Generation below the GIL: embedding, recurrent layers, affine layer and draw, token by token.
 
-One row goes through everything, so the weights are packed once for all tokens, and the products
-are bound by reading them. What the first layer makes of its input is computed once for each token
-of the vocabulary where more tokens than that are to be generated.
+One row goes through everything, so the products are bound by reading the weights: where they
+stand, for a few tokens; for more of them, they are packed once. What the first layer makes of its
+input is computed once for each token of the vocabulary where more tokens than that are to be
+generated.
 """
 
 import numpy as np
@@ -12,38 +13,43 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from .engine cimport (
-    Buffer, Columns, Gates, Panels, Simd, States, cell_number, columns_of, computed, from_row, matrix_of,
-    moved, pack, padded, panels_at, product, real, row_of, rows_of, simd_of, units_of, zeros,
+    FEW_ROWS, RESET_AFTER, RESET_BEFORE, Buffer, Columns, Matrix, Panels, Simd, States, Weights,
+    cell_number, columns_of, computed, from_row, matrix_of, moved, pack, pack_weights, panels_at,
+    product_with, real, row_of, rows_of, simd_of, weights_for,
+)
+from .forward_steps cimport one_step, pack_layer, project
+from .block cimport (
+    Memory, Range, Sizes, columns_of_group, layer_sizes, share_of, state_at,
 )
 
+cdef enum:
+    TOKENS_WORTH = 10             # after which packed weights, read faster, have made up for packing
 
-ctypedef struct Step:
-    int cell
-    Py_ssize_t S, D, H
-    Columns columns
-    Panels Wx                     # (D + 1, G*H): Wx, and b below it
-    Panels Wh                     # (H, G*H)
-    Panels gates                  # (1, G*H)
-    States before, after          # (S, 1, H): of the last step, and of this one
+
+# A layer of one row and one step, again and again: its states enter in row 0 of `left`.
+ctypedef struct Layer:
+    Sizes sizes
+    Memory mem
 
 
 cdef class Model:
-    """Packed weights and the state of one row."""
+    """Weights and the state of one row."""
 
     cdef const Simd* simd
     cdef Py_ssize_t V, width, n_layers
-    cdef Step* steps
+    cdef bint few                 # tokens, for which nothing is packed
+    cdef Layer* layers
     cdef list buffers
-    cdef Panels affine            # (H + 1, V): W, and b below it
+    cdef Weights W                # (H, V)
+    cdef Panels b, logits         # (1, V)
     cdef Panels table             # (V, G*H): what the first layer makes of every token
-    cdef Panels logits            # (1, V)
-    cdef void* x                  # (D + 1): input of the first layer, and a 1 at its end
+    cdef void* x                  # (D): input of the first layer
 
     def __cinit__(self):
         self.buffers = []
 
     def __dealloc__(self):
-        free(self.steps)
+        free(self.layers)
 
     cdef void* memory(self, Py_ssize_t count) except NULL:
         """Memory of the model for `count` numbers, all 0."""
@@ -55,15 +61,35 @@ cdef class Model:
         """Memory of the model for panels of so many rows."""
         return panels_at(self.simd, self.memory(panels * rows * self.width), rows)
 
+    cdef Weights weights(self, Matrix W, Py_ssize_t K, Columns columns) except *:
+        """W (K, columns), which the caller keeps, and memory for it if it is to be packed."""
+        cdef Weights B = weights_for(self.simd, W, K, columns, 1 if self.few else FEW_ROWS + 1)
+        if B.packed:
+            B.panels = self.panels(columns.panels, K)
+        return B
+
+    cdef States states(self, const Sizes* s, Py_ssize_t S, Py_ssize_t rows) except *:
+        """Memory of the model for states of a layer."""
+        return States(self.memory(S * rows * s.h_row), s.h_row, rows * s.h_row)
+
+    cdef Panels bias(self, Matrix b, Columns columns) except *:
+        """A row that stands for all."""
+        cdef Panels row = self.panels(columns.panels, 1)
+        pack(self.simd, b, 1, columns, 0, columns.panels, row)
+        row.row = 0
+        return row
+
 
 def generate(embed_W, layers, affine_W, affine_b, states, first, length, temperature, skip_ids,
              uniforms):
     """Tokens drawn, and states. See `rnnfast.reference.ops.generate` for the contract."""
     cdef Model model = Model()
-    _pack_affine(model, affine_W, affine_b, len(layers))
-    for k, (cell, Wx, Wh, b) in enumerate(layers):
+    model.few = length <= TOKENS_WORTH
+    _set_affine(model, affine_W, affine_b, len(layers))
+    for k, (cell, Wx, Wh, b, *rest) in enumerate(layers):
         state = np.zeros((cell.S, 1, len(Wh)), Wh.dtype) if states[k] is None else states[k]
-        _pack_layer(model, k, cell_number(cell.name), cell.G, Wx, Wh, b, state[:, 0])
+        _set_layer(model, k, cell_number(cell.name), Wx, Wh, b, rest[0] if rest else None,
+                   state[:, 0])
     skip = np.zeros(len(embed_W), np.uint8)
     skip[list(skip_ids)] = 1
     ids = np.empty(length, np.int64)
@@ -72,83 +98,82 @@ def generate(embed_W, layers, affine_W, affine_b, states, first, length, tempera
     if uses_table:
         _fill_table(model, embed_W)
     _generate(model, embed_W, uses_table, first, temperature, skip, uniforms, p, ids)
-    after = [np.empty((cell.S, 1, len(Wh)), Wh.dtype) for cell, _, Wh, _ in layers]
+    after = [np.empty((cell.S, 1, len(Wh)), Wh.dtype) for cell, _, Wh, *_ in layers]
     for k, state in enumerate(after):
         _states_of(model, k, state[:, 0])
     return ids, after
 
 
-def _pack_affine(Model model, const real[:, :] W, const real[:] b, Py_ssize_t n_layers):
-    cdef Py_ssize_t H = W.shape[0], V = W.shape[1]
+def _set_affine(Model model, const real[:, :] W, const real[:] b, Py_ssize_t n_layers):
     model.simd = simd_of(&b[0])
-    model.V, model.width, model.n_layers = V, 4 * model.simd.lanes, n_layers
-    cdef Columns columns = columns_of(1, V, model.simd.lanes)
-    model.affine = model.panels(columns.panels, H + 1)
-    pack(model.simd, matrix_of(W), H, columns, 0, columns.panels, model.affine)
-    pack(model.simd, row_of(b), 1, columns, 0, columns.panels,
-         from_row(model.simd, model.affine, H, 0))
-    model.logits = model.panels(columns.panels, 1)
-    model.steps = <Step*> malloc(n_layers * sizeof(Step))
-    if model.steps == NULL:
+    model.V, model.width, model.n_layers = W.shape[1], 4 * model.simd.lanes, n_layers
+    cdef Columns columns = columns_of(1, model.V, model.simd.lanes)
+    model.W = model.weights(matrix_of(W), W.shape[0], columns)
+    pack_weights(model.simd, &model.W, 0, columns.panels)
+    model.b, model.logits = model.bias(row_of(b), columns), model.panels(columns.panels, 1)
+    model.layers = <Layer*> malloc(n_layers * sizeof(Layer))
+    if model.layers == NULL:
         raise MemoryError()
 
 
-def _pack_layer(
-    Model model, Py_ssize_t k, int cell, Py_ssize_t G,
-    const real[:, :] Wx,          # IN (D, G * H)
-    const real[:, :] Wh,          # IN (H, G * H)
-    const real[:] b,              # IN (G * H)
+def _set_layer(
+    Model model, Py_ssize_t k, int cell,
+    const real[:, :] Wx,          # IN (D, G*H)
+    const real[:, :] Wh,          # IN (H, G*H)
+    const real[:] b,              # IN (G*H)
+    const real[:] bh,             # IN (G*H), or None
     const real[:, :] states,      # IN (S, H)
 ):
-    cdef const Simd* simd = model.simd
-    cdef Py_ssize_t P, row, i, j
-    cdef Step s
-    s.cell, s.S, s.D, s.H = cell, states.shape[0], Wx.shape[0], Wh.shape[0]
-    s.columns = columns_of(G, s.H, simd.lanes)
-    P = s.columns.panels
-    # a 1 behind h: the layer above finds its input with a 1 at the end
-    row = padded(P * s.columns.units + simd.lanes + 1, simd.number)
-    s.Wx, s.Wh, s.gates = model.panels(P, s.D + 1), model.panels(P, s.H), model.panels(P, 1)
-    s.before = States(model.memory(s.S * row), row, row)
-    s.after = States(model.memory(s.S * row), row, row)
+    cdef Sizes s = layer_sizes(model.simd, cell, states.shape[0], Wx.shape[0], Wh.shape[0])
+    cdef Memory mem
+    cdef Py_ssize_t panels = s.groups * s.P, g, i, j
+    s.N = s.T = s.R = s.U = 1
+    for g in range(s.groups):
+        mem.Wx[g] = model.weights(columns_of_group(&s, matrix_of(Wx), g), s.D, s.columns)
+        mem.Wh[g] = model.weights(columns_of_group(&s, matrix_of(Wh), g), s.H, s.columns)
+    mem.b, mem.b_panels = row_of(b), model.panels(panels, 1)
+    if s.reset == RESET_AFTER:
+        mem.bh, mem.bh_panels = row_of(bh), model.panels(panels, 1)
+        mem.hidden = model.panels(s.P, 1)
+    pack_layer(&s, &mem, Range(0, s.P))
+    mem.gates = model.panels(panels, 1)
+    mem.entering = mem.left = model.states(&s, s.S, 2)
+    mem.made = States(moved(s.simd, mem.left.at, s.h_row), s.h_row, mem.left.state)
+    mem.h_in = mem.entering
+    if s.reset == RESET_BEFORE:
+        mem.reset_h = model.states(&s, 1, 1)
     for i in range(s.S):
         for j in range(s.H):
-            (<real*> s.before.at)[i * row + j] = states[i, j]
-    pack(simd, matrix_of(Wx), s.D, s.columns, 0, P, s.Wx)
-    pack(simd, row_of(b), 1, s.columns, 0, P, from_row(simd, s.Wx, s.D, 0))
-    pack(simd, matrix_of(Wh), s.H, s.columns, 0, P, s.Wh)
-    model.steps[k] = s
+            (<real*> state_at(&s, &mem.left, i, 0, 0))[j] = states[i, j]
     if k == 0:
-        model.x = model.memory(s.D + 1)
-        simd.fill(1, 1, moved(simd, model.x, s.D))
+        model.x = model.memory(s.D)
+    model.layers[k] = Layer(s, mem)
 
 
 def _states_of(Model model, Py_ssize_t k, real[:, :] states):
     """Those of layer k, (S, H), as the last step left them."""
-    cdef States before = model.steps[k].before
+    cdef Layer* layer = model.layers + k
     cdef Py_ssize_t i, j
     for i in range(states.shape[0]):
         for j in range(states.shape[1]):
-            states[i, j] = (<real*> before.at)[i * before.state + j]
+            states[i, j] = (<real*> state_at(&layer.sizes, &layer.mem.left, i, 0, 0))[j]
 
 
 def _fill_table(Model model, const real[:, :] embed_W):
-    """[x 1] [Wx b] of the first layer for every token."""
-    cdef Py_ssize_t V = embed_W.shape[0], D = embed_W.shape[1], v, j
-    cdef Step s = model.steps[0]
-    cdef Py_ssize_t row = padded(D + 1, model.simd.number)
+    """x Wx + b of the first layer for every token."""
+    cdef Py_ssize_t V = embed_W.shape[0], v
+    cdef Layer* layer = model.layers
+    cdef Sizes* s = &layer.sizes
+    cdef Py_ssize_t numbers = s.groups * s.P * model.width
     cdef Buffer rows = Buffer()
-    cdef real* x = <real*> rows.reserve(V * row, model.simd.number)
+    cdef real* x = <real*> rows.reserve(V * s.x_row, model.simd.number)
+    layer.mem.x = Matrix(x, s.x_row, 1)
     # all panels of a token side by side: they are copied together
-    model.table = Panels(model.memory(V * s.columns.panels * model.width),
-                         s.columns.panels * model.width, model.width, model.simd.lanes)
+    model.table = Panels(model.memory(V * numbers), numbers, model.width, model.simd.lanes)
     with nogil:
         for v in range(V):
-            for j in range(D):
-                x[v * row + j] = embed_W[v, j]
-            x[v * row + D] = 1
-        product(model.simd, V, computed(s.columns), D + 1, rows_of(x, row), s.Wx, zeros(),
-                model.table)
+            _copy_row(embed_W, v, x + v * s.x_row)
+        project(s, &layer.mem, Range(0, V), model.table)
 
 
 def _generate(
@@ -163,31 +188,25 @@ def _generate(
     int64_t[::1] ids,             # OUT (length)
 ):
     cdef Py_ssize_t k, t
-    cdef Step* s = model.steps
+    cdef Layer* layer
     cdef void* h
     with nogil:
         for t in range(ids.shape[0]):
-            h = NULL
             for k in range(model.n_layers):
-                s = model.steps + k
+                layer = model.layers + k
                 if k == 0 and uses_table:
-                    memcpy(s.gates.at, from_row(model.simd, model.table, token, 0).at,
+                    memcpy(layer.mem.gates.at, from_row(model.simd, model.table, token, 0).at,
                            model.table.row * model.simd.number)
                 else:
                     if k == 0:
                         h = model.x
                         _copy_row(embed_W, token, <real*> h)
-                    # a = [x 1] [Wx b]
-                    product(model.simd, 1, computed(s.columns), s.D + 1, rows_of(h, 0), s.Wx,
-                            zeros(), s.gates)
-                _step(model.simd, s)
-                s.before, s.after = s.after, s.before
-                h = s.before.at
-                # for [h 1]; no step reads it
-                model.simd.fill(1, 1, moved(model.simd, h, s.H))
-            # logits = [h 1] [W b]
-            product(model.simd, 1, (model.V + model.width - 1) // model.width * model.width,
-                    s.H + 1, rows_of(h, 0), model.affine, zeros(), model.logits)
+                    layer.mem.x = Matrix(h, 0, 1)
+                    project(&layer.sizes, &layer.mem, Range(0, 1), layer.mem.gates)
+                h = _step(layer)
+            # logits = h W + b
+            product_with(model.simd, 1, computed(model.W.columns), rows_of(h, 0), &model.W, 0,
+                         model.b, model.logits)
             token = _draw(model.V, <real*> model.logits.at, temperature, skip,
                           uniforms[t] if temperature > 0 else 0, p)
             ids[t] = token
@@ -199,18 +218,16 @@ cdef void _copy_row(const real[:, :] W, Py_ssize_t v, real* x) noexcept nogil:
         x[j] = W[v, j]
 
 
-cdef void _step(const Simd* simd, Step* s) noexcept nogil:
-    """a += h Wh;  h = cell(a)"""
-    cdef Py_ssize_t p, unit
-    cdef States before, after
-    cdef Gates gates
-    product(simd, 1, computed(s.columns), s.H, rows_of(s.before.at, 0), s.Wh, s.gates, s.gates)
-    for p in range(s.columns.panels):
-        unit = p * s.columns.units
-        before = States(moved(simd, s.before.at, unit), s.before.row, s.before.state)
-        after = States(moved(simd, s.after.at, unit), s.after.row, s.after.state)
-        gates.at = from_row(simd, s.gates, 0, p).at
-        simd.forward[s.cell](1, units_of(s.columns, p), &gates, &before, &after)
+cdef void* _step(Layer* layer) noexcept nogil:
+    """A step, whose states then enter the next one; returns where h is."""
+    cdef Sizes* s = &layer.sizes
+    cdef Memory* mem = &layer.mem
+    cdef Py_ssize_t k
+    one_step(s, mem, share_of(s, 0, 1), 0, 0, 0, 1)
+    for k in range(s.S):
+        memcpy(state_at(s, &mem.left, k, 0, 0), state_at(s, &mem.left, k, 1, 0),
+               s.H * s.simd.number)
+    return mem.left.at
 
 
 cdef int64_t _draw(

@@ -3,24 +3,58 @@
 `rnnfast.reference.recurrent` documents what these functions do.
 """
 
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeAlias, TypeVar
 
-from numpy import float32, float64, int64
+from numpy import bool_, float32, float64, int64
 from numpy.typing import NDArray
 
 from ..cells import Cell
 
 _Real = TypeVar("_Real", float32, float64)
+_Weights: TypeAlias = Sequence[NDArray[_Real]]  # Wx (D, G*H), Wh (H, G*H), b (G*H,), bh
+_Zoneouts: TypeAlias = Sequence[NDArray[_Real] | None] | None  # (N, T, H) for each state
 
+class BidirectionalCache: ...
 class Cache: ...
+class Scratch: ...
 
+def bidirectional_backward(
+    cell: Cell,
+    dhs: NDArray[_Real],  # (N, T, 2H)
+    dstates: NDArray[_Real] | None,  # (2, S, N, H)
+    cache: Any,
+    weights: Sequence[_Weights[_Real]],  # Wx, Wh of each direction
+    grads: Sequence[_Weights[_Real]],  # overwritten
+    *,
+    truncate: int = ...,
+    need_dx: bool = ...,
+) -> tuple[NDArray[_Real] | None, NDArray[_Real]]: ...
+def bidirectional_forward(
+    cell: Cell,
+    xs: NDArray[_Real],  # (N, T, D), or (U, D) with an index
+    weights: Sequence[_Weights[_Real]],  # of each direction
+    states: NDArray[_Real] | None,  # (2, S, N, H)
+    *,
+    index: NDArray[int64] | None = ...,  # (N, T), rows of xs
+    lengths: NDArray[int64] | None = ...,  # (N,)
+    reset: NDArray[bool_] | None = ...,  # (N, T)
+    recurrent_masks: Sequence[NDArray[_Real] | None] = ...,  # (N, H) for each direction
+    zoneouts: Sequence[_Zoneouts[_Real]] = ...,
+    need_gradient: bool = ...,
+    cache: Any = ...,
+) -> tuple[NDArray[_Real], NDArray[_Real], BidirectionalCache | None]: ...
+def bidirectional_states(
+    cell: Cell,
+    cache: Any,
+) -> NDArray[Any]: ...  # (2, S, N, T, H)
 def recurrent_backward(
     cell: Cell,
     dhs: NDArray[_Real],  # (N, T, H)
     dstates: NDArray[_Real] | None,  # (S, N, H)
     cache: Any,
-    weights: tuple[NDArray[_Real], ...],  # Wx (D, G*H), Wh (H, G*H)
-    grads: list[NDArray[_Real]],  # dWx (D, G*H), dWh (H, G*H), db (G*H,), overwritten
+    weights: _Weights[_Real],  # Wx, Wh
+    grads: _Weights[_Real],  # overwritten
     *,
     truncate: int = ...,
     need_dx: bool = ...,
@@ -28,9 +62,19 @@ def recurrent_backward(
 def recurrent_forward(
     cell: Cell,
     xs: NDArray[_Real],  # (N, T, D), or (U, D) with an index
-    weights: tuple[NDArray[_Real], ...],  # Wx (D, G*H), Wh (H, G*H), b (G*H,)
+    weights: _Weights[_Real],
     states: NDArray[_Real] | None,  # (S, N, H)
     *,
     index: NDArray[int64] | None = ...,  # (N, T), rows of xs
+    lengths: NDArray[int64] | None = ...,  # (N,)
+    reset: NDArray[bool_] | None = ...,  # (N, T)
+    reverse: bool = ...,
+    recurrent_mask: NDArray[_Real] | None = ...,  # (N, H)
+    zoneouts: _Zoneouts[_Real] = ...,
+    need_gradient: bool = ...,
     cache: Any = ...,
-) -> tuple[NDArray[_Real], NDArray[_Real], Cache]: ...
+) -> tuple[NDArray[_Real], NDArray[_Real], Cache | None]: ...
+def recurrent_states(
+    cell: Cell,
+    cache: Any,
+) -> NDArray[Any]: ...  # (S, N, T, H)

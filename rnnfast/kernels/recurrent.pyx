@@ -1,7 +1,7 @@
 """Recurrent layers over a block of time steps: what Python calls.
 
 Here the memory of a call is made, the arrays of the caller are looked at, and threads are started;
-below, memory is untyped, and `Sizes.simd` knows the format. See recurrent.pxd for the names, and for
+below, memory is untyped, and `Sizes.simd` knows the format. See block.pxd for the names, and for
 where the rest is.
 """
 
@@ -12,10 +12,14 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .backward_steps cimport DX_ROWS, backward_task
+from .block cimport (
+    Memory, Sequence, Sizes, batch_row, columns_of_group, count, first, layer_sizes, state_at,
+    states_from, time_of,
+)
 from .engine cimport (
-    RESET_AFTER, RESET_BEFORE, Buffer, Cell, Matrix, Panels, Simd, States, Sums, Weights,
-    Workspace, cell_number, cell_of, check_shapes, columns_of, computed, from_row,
-    gradient_scratch, matrix_of, moved, padded, panels_at, real, rest_of, row_of, simd_of, sums_of,
+    RESET_AFTER, RESET_BEFORE, Buffer, Matrix, Panels, Simd, States, Sums, Weights,
+    Workspace, cell_number, check_shapes, computed, from_row,
+    gradient_scratch, matrix_of, moved, panels_at, real, rest_of, row_of, simd_of, sums_of,
     team_size, threads_for, weights_for,
 )
 from .forward_steps cimport forward_task
@@ -24,6 +28,7 @@ cdef enum:
     BLOCK = 256                   # rows of gates that are made, while they are in a cache, from x
     CHUNK = 1024                  # rows of gates whose gradients are in memory at a time
     SECOND_LEVEL = 2097152        # bytes, about, of a second-level cache
+    MOST_SCRATCH = 4              # that are kept for the next calls
     MANY_ROWS = 4096              # that use rows of x: sums of so many are exact
     FEW_STEPS = 4                 # do not make up for packing Wh
     FLOPS = 2                     # of a product, for each row and number of the weight
@@ -44,6 +49,11 @@ cdef class Scratch:
         self.sums, self.of_threads = Buffer(), Buffer()
 
 
+# Those that no call uses. All layers take them from here: what the one before has used is still in
+# the processor's caches.
+_SCRATCH = []
+
+
 cdef class Cache(Workspace):
     """What backward needs of forward, and memory of both, used again from call to call."""
 
@@ -52,13 +62,25 @@ cdef class Cache(Workspace):
     cdef Memory mem
     cdef Buffer x, left, made, entering, h_in, reset_h, gates, hidden
     cdef Buffer dstates, rests    # of backward
-    cdef Scratch scratch
+    cdef Scratch scratch          # while a call runs
     cdef object of_rows, arrays, of_call           # arrays that these point to; of_call: not kept
 
     def __cinit__(self):
         self.x, self.left, self.made, self.entering = Buffer(), Buffer(), Buffer(), Buffer()
         self.h_in, self.reset_h, self.gates, self.hidden = Buffer(), Buffer(), Buffer(), Buffer()
-        self.dstates, self.rests, self.scratch = Buffer(), Buffer(), Scratch()
+        self.dstates, self.rests = Buffer(), Buffer()
+
+    cdef int begin(self) except -1:
+        """At the beginning of a call."""
+        self.scratch = _SCRATCH.pop() if _SCRATCH else Scratch()
+        return 0
+
+    cdef int finish(self) except -1:
+        """At its end."""
+        if len(_SCRATCH) < MOST_SCRATCH:
+            _SCRATCH.append(self.scratch)
+        self.scratch = self.of_call = None
+        return 0
 
     cdef int require(self, cell, dhs, weights) except -1:
         """An error unless gradients and weights are those of the last forward."""
@@ -77,24 +99,20 @@ cdef class Cache(Workspace):
 
 
 cdef class BidirectionalCache(Workspace):
-    """Those of the two directions. One after the other they use one scratch memory, which is in the
-    processor's caches then."""
+    """Those of the two directions."""
 
     cdef Cache ahead, back
-    cdef Scratch second
 
     def __cinit__(self):
-        self.ahead, self.back, self.second = Cache(), Cache(), Scratch()
+        self.ahead, self.back = Cache(), Cache()
 
     cdef int run(self, Cache one, bint forward) except -1:
         """Start a direction that has been prepared, alone or with the other one."""
         cdef bint side_by_side = _side_by_side(&self.ahead.sizes)
-        if one is self.ahead:
-            self.back.scratch = self.second if side_by_side else one.scratch
-            if not side_by_side:
-                _run(one, None, forward)
-        else:
+        if one is self.back:
             _run(self.ahead if side_by_side else one, one if side_by_side else None, forward)
+        elif not side_by_side:
+            _run(one, None, forward)
         return 0
 
 
@@ -262,9 +280,9 @@ cdef int _run(Cache own, Cache other, bint forward) except -1:
         else:
             with parallel(num_threads=s.threads):
                 _task(s, &own.mem, forward, threadid(), team_size())
-    own.of_call = None
+    own.finish()
     if other is not None:
-        other.of_call = None
+        other.finish()
     return 0
 
 
@@ -318,6 +336,7 @@ cdef int _prepare(
 ) except -1:
     """Sizes and memory of a forward call."""
     cdef object zoneout_h = None, zoneout_c = None, bh = None, Wh = weights[1]
+    own.begin()
     if len(weights) == 4:
         bh = weights[3]
     xs = _rows(_by_rows(xs))
@@ -329,16 +348,15 @@ cdef int _prepare(
             zoneout_c = _rows(zoneouts[1])
     if kept:                      # backward reads them again
         index, reset = _copied(index), _copied(reset)
-    _set_steps(own, lengths, hs)
     own.of_call, own.arrays = xs, (index, reset, mask, zoneout_h, zoneout_c)
     if Wh.itemsize == sizeof(float):
-        _prepare_typed[float](own, cell_number(cell.name), xs, weights[0], Wh, weights[2], bh,
-                              states, hs, last, index, reset, mask, zoneout_h, zoneout_c, reverse,
-                              kept)
+        _prepare_typed[float](own, cell_number(cell.name), xs, weights[0], Wh, weights[2],
+                              hs, last, bh, states, index, lengths, reset, mask, zoneout_h, zoneout_c,
+                              reverse, kept)
     else:
-        _prepare_typed[double](own, cell_number(cell.name), xs, weights[0], Wh, weights[2], bh,
-                               states, hs, last, index, reset, mask, zoneout_h, zoneout_c, reverse,
-                               kept)
+        _prepare_typed[double](own, cell_number(cell.name), xs, weights[0], Wh, weights[2],
+                               hs, last, bh, states, index, lengths, reset, mask, zoneout_h, zoneout_c,
+                               reverse, kept)
     return 0
 
 
@@ -371,36 +389,31 @@ cdef int _prepare_typed(
     const real[:, :] Wx,          # IN (D, G*H)
     const real[:, :] Wh,          # IN (H, G*H)
     const real[:] b,              # IN (G*H)
-    const real[:] bh,             # IN (G*H), or None
-    const real[:, :, :] states,   # IN (S, N, H), or None for zeros
     real[:, :, :] hs,             # OUT (N, T, H)
     real[:, :, ::1] last,         # OUT (S, N, H)
-    const int64_t[:, ::1] index,  # IN (N, T) or None: rows of x
-    reset,                        # IN (N, T), bool, or None
-    const real[:, ::1] mask,      # IN (N, H) or None
-    const real[:, :, :] zoneout_h,  # IN (N, T, H) or None
-    const real[:, :, :] zoneout_c,
+    # seldom given, and looked at only then; or None
+    bh,                           # IN (G*H)
+    states,                       # IN (S, N, H)
+    index,                        # IN (N, T), int64: rows of x
+    lengths,                      # IN (N), int64
+    reset,                        # IN (N, T), bool
+    mask,                         # IN (N, H)
+    zoneout_h,                    # IN (N, T, H)
+    zoneout_c,
     bint reverse,
     bint kept,
 ) except -1:
     cdef const Simd* simd = simd_of(&b[0])
-    cdef Cell own_cell = cell_of(cell)
-    cdef Py_ssize_t number = sizeof(real), n, j, k, G = own_cell.gates
+    cdef Py_ssize_t number = sizeof(real), k
     cdef Sizes* s = &own.sizes
     cdef Memory* mem = &own.mem
-    cdef const unsigned char[:, ::1] resets
-    s.simd, s.cell, s.reset, s.groups = simd, cell, own_cell.reset, G // own_cell.together
-    s.indexed, s.reverse, s.kept = index is not None, reverse, kept
-    s.S, s.H, s.D = last.shape[0], hs.shape[2], xs.shape[2]
+    s[0] = layer_sizes(simd, cell, last.shape[0], xs.shape[2], hs.shape[2])
     check_shapes(Wx.shape[0] == s.D and Wh.shape[0] == s.H
-                 and Wx.shape[1] == Wh.shape[1] == b.shape[0] == G * s.H
+                 and Wx.shape[1] == Wh.shape[1] == b.shape[0] == s.groups * s.columns.used
                  and (s.reset == RESET_AFTER) == (bh is not None)
-                 and (bh is None or bh.shape[0] == b.shape[0]))
-    s.width = 4 * simd.lanes
-    s.columns = columns_of(own_cell.together, s.H, simd.lanes)
-    s.inputs, s.units = columns_of(1, s.D, simd.lanes), columns_of(1, s.H, simd.lanes)
-    s.P = s.columns.panels
-    s.x_row, s.h_row = padded(s.D + 1, number), padded(s.H, number)
+                 and (bh is None or len(bh) == b.shape[0]))
+    s.indexed, s.reverse, s.kept = index is not None, reverse, kept
+    _set_steps(own, lengths, hs)
     s.U = xs.shape[1] if s.indexed else s.R
     s.enters, s.masked = s.order != NULL or reset is not None, mask is not None
     s.zoned = zoneout_h is not None or zoneout_c is not None
@@ -416,18 +429,9 @@ cdef int _prepare_typed(
     mem.b = row_of(b)
     mem.last = &last[0, 0, 0]
     mem.resets = NULL
-    if reset is not None:
-        resets = reset.view(np.uint8)
-        mem.resets, mem.resets_row = &resets[0, 0], resets.shape[1]
-    if s.masked:
-        mem.mask = <void*> &mask[0, 0]
     mem.zoneouts[0].at = mem.zoneouts[1].at = NULL
-    if zoneout_h is not None:
-        mem.zoneouts[0] = Sequence(<void*> &zoneout_h[0, 0, 0], zoneout_h.strides[0] // number,
-                                   zoneout_h.strides[1] // number)
-    if zoneout_c is not None:
-        mem.zoneouts[1] = Sequence(<void*> &zoneout_c[0, 0, 0], zoneout_c.strides[0] // number,
-                                   zoneout_c.strides[1] // number)
+    if s.indexed or s.masked or s.zoned or s.enters or bh is not None:
+        _look_at[real](mem, bh, index, reset, mask, zoneout_h, zoneout_c)
 
     cdef Py_ssize_t panels = s.groups * s.P, x_rows = s.U if s.indexed else s.rows
     mem.x = Matrix(own.x.reserve(max(1, x_rows) * s.x_row, number), s.x_row, 1)
@@ -448,26 +452,71 @@ cdef int _prepare_typed(
              mem.Wh)
     mem.b_panels = _panels(own.scratch.biases, s, 2 * panels, 1)
     if s.reset == RESET_AFTER:
-        mem.bh = row_of(bh)
         mem.bh_panels = from_row(simd, mem.b_panels, 0, panels)
         mem.hidden = _panels(own.hidden, s, s.P, s.rows)
     if s.indexed:
         mem.projected = _panels(own.scratch.projected, s, panels, s.U)
-        mem.index, mem.index_row = &index[0, 0], index.shape[1]
-
-    cdef real* state
-    cdef Py_ssize_t row
     for k in range(s.S):
-        state = <real*> mem.left.at + k * mem.left.state
-        memset(state, 0, s.N * s.h_row * number)
-        for n in range(s.N):
-            row = batch_row(s, n)
-            if states is not None:
-                for j in range(s.H):
-                    state[n * s.h_row + j] = states[k, row, j]
-            if (s.T if s.lengths == NULL else s.lengths[n]) == 0:
-                memcpy(&last[k, row, 0], state + n * s.h_row, s.H * number)
+        memset(state_at(s, &mem.left, k, 0, 0), 0, s.N * s.h_row * number)
+    if states is not None:
+        _copy_in[real](s, &mem.left, states)
+    if s.order != NULL or s.T == 0:
+        _keep_initial(s, mem)
     return 0
+
+
+cdef int _look_at(
+    Memory* mem,
+    const real[:] bh,             # all as in _prepare_typed
+    const int64_t[:, ::1] index,
+    reset,
+    const real[:, ::1] mask,
+    const real[:, :, :] zoneout_h,
+    const real[:, :, :] zoneout_c,
+) except -1:
+    cdef const unsigned char[:, ::1] resets
+    cdef Py_ssize_t number = sizeof(real)
+    if bh is not None:
+        mem.bh = row_of(bh)
+    if index is not None:
+        mem.index, mem.index_row = &index[0, 0], index.shape[1]
+    if reset is not None:
+        resets = reset.view(np.uint8)
+        mem.resets, mem.resets_row = &resets[0, 0], resets.shape[1]
+    if mask is not None:
+        mem.mask = <void*> &mask[0, 0]
+    if zoneout_h is not None:
+        mem.zoneouts[0] = Sequence(<void*> &zoneout_h[0, 0, 0], zoneout_h.strides[0] // number,
+                                   zoneout_h.strides[1] // number)
+    if zoneout_c is not None:
+        mem.zoneouts[1] = Sequence(<void*> &zoneout_c[0, 0, 0], zoneout_c.strides[0] // number,
+                                   zoneout_c.strides[1] // number)
+    return 0
+
+
+cdef int _copy_in(
+    const Sizes* s, const States* states,
+    const real[:, :, :] given,    # IN (S, N, H)
+) except -1:
+    """States, or gradients of them, to memory."""
+    cdef Py_ssize_t k, n, j
+    cdef real* state
+    for k in range(s.S):
+        for n in range(s.N):
+            state = <real*> state_at(s, states, k, n, 0)
+            for j in range(s.H):
+                state[j] = given[k, batch_row(s, n), j]
+    return 0
+
+
+cdef void _keep_initial(const Sizes* s, const Memory* mem) noexcept:
+    """The states of rows that have no steps are the last ones already."""
+    cdef Py_ssize_t k, n
+    for n in range(s.N):
+        if (s.T if s.lengths == NULL else s.lengths[n]) == 0:
+            for k in range(s.S):
+                memcpy(moved(s.simd, mem.last, (k * s.N + batch_row(s, n)) * s.H),
+                       state_at(s, &mem.left, k, n, 0), s.H * s.simd.number)
 
 
 cdef Py_ssize_t _most_rows(const Sizes* s, Py_ssize_t rows) noexcept:
@@ -548,6 +597,7 @@ cdef int _copy_states(
 cdef object _prepare_backward(Cache own, dhs, dlast, weights, grads, truncate, need_dx):
     """Sizes and memory of a backward call; returns the array for the gradient of xs, or None."""
     cdef object Wh = weights[1], dbh = None
+    own.begin()
     cdef Sizes* s = &own.sizes
     if len(grads) == 4:
         dbh = grads[3]
@@ -561,18 +611,17 @@ cdef object _prepare_backward(Cache own, dhs, dlast, weights, grads, truncate, n
         else:
             dxs = np.zeros((s.N, s.T_all, s.D), dhs.dtype)
     if Wh.itemsize == sizeof(float):
-        _prepare_backward_typed[float](own, dhs, dlast, weights[0], Wh, grads[0], grads[1],
-                                       grads[2], dbh, _by_rows(dxs), truncate)
+        _prepare_backward_typed[float](own, dhs, weights[0], Wh, grads[0], grads[1], grads[2],
+                                       dbh, _by_rows(dxs), dlast, truncate)
     else:
-        _prepare_backward_typed[double](own, dhs, dlast, weights[0], Wh, grads[0], grads[1],
-                                        grads[2], dbh, _by_rows(dxs), truncate)
+        _prepare_backward_typed[double](own, dhs, weights[0], Wh, grads[0], grads[1], grads[2],
+                                        dbh, _by_rows(dxs), dlast, truncate)
     return dxs
 
 
 cdef int _prepare_backward_typed(
     Cache own,
     const real[:, :, :] dhs,      # IN (N, T, H): gradients arriving at the outputs
-    const real[:, :, :] dlast,    # IN (S, N, H), or None for zeros: at the last states besides
     const real[:, :] Wx,          # IN (D, G*H)
     const real[:, :] Wh,          # IN (H, G*H)
     real[:, :] dWx,               # OUT (D, G*H)
@@ -580,9 +629,10 @@ cdef int _prepare_backward_typed(
     real[:] db,                   # OUT (G*H)
     real[:] dbh,                  # OUT (G*H), or None
     real[:, :, ::1] dxs,          # OUT (N, T, D), or (1, U, D) with an index, or None
+    dlast,                        # IN (S, N, H): at the last states besides; or None for zeros
     Py_ssize_t truncate,          # steps between two cuts of the gradient, 0: none
 ) except -1:
-    cdef Py_ssize_t number = sizeof(real), n, j, k
+    cdef Py_ssize_t number = sizeof(real)
     cdef Sizes* s = &own.sizes
     cdef Memory* mem = &own.mem
     cdef Py_ssize_t columns = s.groups * s.columns.used, panels = s.groups * s.P
@@ -630,12 +680,8 @@ cdef int _prepare_backward_typed(
     mem.zoned = states_from(s, &mem.dstates, s.S * s.N, 0)
     mem.reached = states_from(s, &mem.dstates, 2 * s.S * s.N, 0)
     memset(mem.dstates.at, 0, s.S * s.N * s.h_row * number)
-    cdef real* dstate
-    for k in range(s.S if dlast is not None else 0):
-        for n in range(s.N):
-            dstate = <real*> state_at(s, &mem.dstates, k, n, 0)
-            for j in range(s.H):
-                dstate[j] = dlast[k, batch_row(s, n), j]
+    if dlast is not None:
+        _copy_in[real](s, &mem.dstates, dlast)
     return 0
 
 

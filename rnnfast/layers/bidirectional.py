@@ -46,7 +46,7 @@ class TimeBidirectional(TimeRecurrent):
         self, xs: Array, weights: Sequence[Array], states: Array | None, options: dict[str, Any]
     ) -> Forward:
         pair = self._by_direction(weights)
-        results: Forward = self.ops.bidirectional_forward(self.cell, xs, pair, states, **options)
+        results: Forward = self._ops.bidirectional_forward(self.cell, xs, pair, states, **options)
         return results
 
     def _kernel_backward(
@@ -61,7 +61,7 @@ class TimeBidirectional(TimeRecurrent):
     ) -> Backward:
         first, second = self._by_direction(weights)
         pair, of_grads = (first[:2], second[:2]), self._by_direction(grads)
-        results: Backward = self.ops.bidirectional_backward(
+        results: Backward = self._ops.bidirectional_backward(
             self.cell,
             dhs,
             dstates,
@@ -81,7 +81,7 @@ class TimeBidirectional(TimeRecurrent):
         return {"recurrent_masks": tuple(recurrent), "zoneouts": tuple(zoneouts)}
 
     def _kernel_states(self, cache: Any) -> Array:
-        states: Array = self.ops.bidirectional_states(self.cell, cache)
+        states: Array = self._ops.bidirectional_states(self.cell, cache)
         return states
 
     def _by_direction(self, arrays: Sequence[Array]) -> tuple[Sequence[Array], Sequence[Array]]:

@@ -117,7 +117,7 @@ class Recurrent(Layer):
     ) -> Forward:
         if self._reverse:
             options["reverse"] = True
-        results: Forward = self.ops.recurrent_forward(self.cell, xs, weights, states, **options)
+        results: Forward = self._ops.recurrent_forward(self.cell, xs, weights, states, **options)
         return results
 
     def _kernel_backward(
@@ -130,7 +130,7 @@ class Recurrent(Layer):
         truncate: int,
         need_dx: bool,
     ) -> Backward:
-        results: Backward = self.ops.recurrent_backward(
+        results: Backward = self._ops.recurrent_backward(
             self.cell,
             dhs,
             dstates,
@@ -152,7 +152,7 @@ class Recurrent(Layer):
 
     def _kernel_states(self, cache: Any) -> Array:
         """All states of a block."""
-        states: Array = self.ops.recurrent_states(self.cell, cache)
+        states: Array = self._ops.recurrent_states(self.cell, cache)
         return states
 
     def _stacked(

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._checks import as_bool, as_fraction, as_generator, is_number
 from .._ops import Ops
-from .._random import Generator, set_state_of, state_of
+from .._random import Generator, draw_key, set_state_of, state_of
 from .._types import Array, ArrayLike, Seed, Shape
 from .cell import Drops, Forward, Recurrent, dropped
 
@@ -194,8 +194,7 @@ class Regularised(Recurrent):
         if probability in (0, 1):
             return None
         drawn = np.empty(shape, self.dtype)
-        key = int.from_bytes(rng.bytes(8), "little")
-        self.ops.draw_mask(key, probability, value, drawn.reshape(-1))
+        self.ops.draw_mask(draw_key(rng), probability, value, drawn.reshape(-1))
         return drawn
 
     def _dropout_mask(self, rng: Generator, rate: float, *shape: int) -> Array | None:

@@ -406,7 +406,7 @@ class TimeStack(TimeRecurrent):
     def _kernel(self, name: str) -> Any:
         """The function of this name in `ops`, for a layer of as many directions."""
         way = "bidirectional" if self._bidirectional else "recurrent"
-        return getattr(self.ops, f"{way}_{name}")
+        return getattr(self._ops, f"{way}_{name}")
 
     def _by_direction(self, arrays: Sequence[Array]) -> list[Sequence[Array]]:
         """Weights, or gradients of them, of each direction of each layer."""

@@ -356,8 +356,9 @@ class Network:
 
         Notes
         -----
-        All layers of this package have `infer`. A layer without is called by `forward`; if it
-        carries a state, that is put back, which several threads must not do at once.
+        All layers of this package have `infer`, which computes as in evaluation. A layer without
+        is called by `forward`; if it carries a state, that is put back, which several threads must
+        not do at once.
         """
         self._check_options(options, self._infer_takes)
         call, after = self._infer_with(states, options)

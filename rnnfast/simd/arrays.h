@@ -8,8 +8,7 @@ enum { FN(PARTS) = 16 };
 
 typedef LANE_NUMBER FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
 
-#if VECTOR_BYTES > 16 && defined(__GNUC__) && !defined(__clang__)
-#define EXCHANGES 1
+#ifdef EXCHANGES
 /* What __builtin_shuffle takes from two vectors for round 0, 1, ... of a transpose: pairs of blocks
  * of 1, 2, 4 ... lanes that stand below each other. */
 static inline __attribute__((always_inline)) void FN(exchanges)(
@@ -21,8 +20,6 @@ static inline __attribute__((always_inline)) void FN(exchanges)(
             high[round][j] = j >> round & 1 ? LANES + j : j + (1 << round);
         }
 }
-#else
-#define EXCHANGES 0
 #endif
 
 /* out[k, j] = in[j, k] for n rows j of L numbers, and 0 for rows up to L; rows of out are those of
@@ -31,7 +28,7 @@ static inline __attribute__((always_inline)) void FN(exchanges)(
 static void FN(transpose)(ptrdiff_t n, const real *restrict in, ptrdiff_t in_row,
                           real *restrict out)
 {
-#if EXCHANGES
+#ifdef EXCHANGES
     typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
     vec row[LANES];
     FN(lane_numbers) low[5], high[5];

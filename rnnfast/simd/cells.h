@@ -37,7 +37,7 @@ static inline void FN(gather)(ptrdiff_t units, const real *restrict vectors, rea
 #define DEFINE_RNN(NAME, ACTIVATION, GRADIENT)                                                    \
     static inline void FN(NAME##_forward_row)(const real *restrict a, real *restrict h)           \
     {                                                                                             \
-        LANE_LOOP(j)                                                           \
+        LANE_LOOP(j)                                                                              \
             h[j] = ACTIVATION(a[j]);                                                              \
     }                                                                                             \
                                                                                                   \
@@ -55,7 +55,7 @@ static inline void FN(gather)(ptrdiff_t units, const real *restrict vectors, rea
     static inline void FN(NAME##_backward_row)(const real *restrict h, const real *restrict dh,   \
                                                real *restrict da)                                 \
     {                                                                                             \
-        LANE_LOOP(j)                                                           \
+        LANE_LOOP(j)                                                                              \
             da[j] = GRADIENT(dh[j], h[j]);                                                        \
     }                                                                                             \
                                                                                                   \
@@ -74,7 +74,7 @@ static inline void FN(gather)(ptrdiff_t units, const real *restrict vectors, rea
 /* max(0, a), NaN stays NaN: it compares false */
 #define RELU(a) ((a) < 0 ? 0 : (a))
 #define RELU_GRADIENT(dh, h) ((h) == 0 ? 0 : (dh))
-#define TANH_GRADIENT(dh, h) ((dh) * (1 - (h) * (h)))
+#define TANH_GRADIENT(dh, h) ((dh) * FN(one_minus_square)(h))
 DEFINE_RNN(rnn, FN(tanh), TANH_GRADIENT)
 DEFINE_RNN(rnn_relu, RELU, RELU_GRADIENT)
 #undef DEFINE_RNN
@@ -84,41 +84,48 @@ DEFINE_RNN(rnn_relu, RELU, RELU_GRADIENT)
 
 /* f, g, i, o = sigmoid, tanh, sigmoid, sigmoid of the four gates
  * c = f c_before + g i;  h = o tanh(c) */
-static inline void FN(lstm_forward_row)(real *restrict a, const real *restrict c_before,
-                                        real *restrict h, real *restrict c)
+static inline void FN(lstm_gates_row)(real *restrict a, const real *restrict c_before,
+                                      real *restrict c)
 {
     LANE_LOOP(j) {
         const real f = FN(sigmoid)(a[j]);
         const real g = FN(tanh)(a[LANES + j]);
         const real i = FN(sigmoid)(a[2 * LANES + j]);
         const real o = FN(sigmoid)(a[3 * LANES + j]);
-        const real new_c = f * c_before[j] + g * i;
         a[j] = f;
         a[LANES + j] = g;
         a[2 * LANES + j] = i;
         a[3 * LANES + j] = o;
-        c[j] = new_c;
-        h[j] = o * FN(tanh)(new_c);
+        c[j] = f * c_before[j] + g * i;
     }
 }
 
+static inline void FN(lstm_output_row)(const real *restrict o, const real *restrict c,
+                                       real *restrict h)
+{
+    LANE_LOOP(j)
+        h[j] = o[j] * FN(tanh)(c[j]);
+}
+
+/* The outputs in a loop of their own: the processor works on several rows at once, which it cannot
+ * where each ends with tanh of what it has just computed. */
 static void FN(lstm_forward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
                              const simd_states *before, const simd_states *after)
 {
     real *panel = gates->at;
     const real *c_before = (const real *)before->at + before->state;
     real *h = after->at, *c = h + after->state;
-    for (ptrdiff_t r = 0; r < rows; r++) {
+    for (ptrdiff_t r = 0; r < rows; r++)
         if (units == LANES)
-            FN(lstm_forward_row)(panel, c_before, h, c);
+            FN(lstm_gates_row)(panel + r * PANEL, c_before + r * before->row, c + r * after->row);
         else {
             real a[PANEL];
-            FN(spread)(units, panel, a);
-            FN(lstm_forward_row)(a, c_before, h, c);
-            FN(gather)(units, a, panel);
+            FN(spread)(units, panel + r * PANEL, a);
+            FN(lstm_gates_row)(a, c_before + r * before->row, c + r * after->row);
+            FN(gather)(units, a, panel + r * PANEL);
         }
-        panel += PANEL, c_before += before->row, h += after->row, c += after->row;
-    }
+    for (ptrdiff_t r = 0; r < rows; r++)
+        FN(lstm_output_row)(panel + r * PANEL + 3 * units, c + r * after->row, h + r * after->row);
 }
 
 /* With u = tanh(c):  dc += dh o (1 - u^2)
@@ -131,9 +138,9 @@ static inline void FN(lstm_backward_row)(const real *restrict a, const real *res
     LANE_LOOP(j) {
         const real f = a[j], g = a[LANES + j], i = a[2 * LANES + j], o = a[3 * LANES + j];
         const real u = FN(tanh)(c[j]);
-        const real whole = dc[j] + dh[j] * o * (1 - u * u);
+        const real whole = dc[j] + dh[j] * o * FN(one_minus_square)(u);
         da[j] = whole * c_before[j] * f * (1 - f);
-        da[LANES + j] = whole * i * (1 - g * g);
+        da[LANES + j] = whole * i * FN(one_minus_square)(g);
         da[2 * LANES + j] = whole * g * i * (1 - i);
         da[3 * LANES + j] = dh[j] * u * o * (1 - o);
         dc[j] = whole * f;
@@ -199,7 +206,7 @@ static inline void FN(gru_reset_after_backward_row)(
     real *restrict dz, real *restrict dr, real *restrict dg, real *restrict dhidden)
 {
     LANE_LOOP(j) {
-        const real da_g = dh[j] * z[j] * (1 - g[j] * g[j]);
+        const real da_g = dh[j] * z[j] * FN(one_minus_square)(g[j]);
         dz[j] = dh[j] * (g[j] - h_before[j]) * z[j] * (1 - z[j]);
         dr[j] = da_g * hidden[j] * r[j] * (1 - r[j]);
         dg[j] = da_g;
@@ -277,7 +284,7 @@ static inline void FN(gru_backward_row)(const real *restrict z, const real *rest
 {
     LANE_LOOP(j) {
         dz[j] = dh[j] * (g[j] - h_before[j]) * z[j] * (1 - z[j]);
-        dg[j] = dh[j] * z[j] * (1 - g[j] * g[j]);
+        dg[j] = dh[j] * z[j] * FN(one_minus_square)(g[j]);
         dh[j] *= 1 - z[j];
     }
 }

@@ -58,7 +58,7 @@ static inline __attribute__((always_inline)) void FN(dots_body)(
  * (as `transpose` exchanges them, see arrays.h). */
 static inline __attribute__((always_inline)) vec FN(sums_of_lanes)(vec *part)
 {
-#if EXCHANGES
+#ifdef EXCHANGES
     typedef real whole __attribute__((vector_size(VECTOR_BYTES)));
     whole row[LANES];
     FN(lane_numbers) low[5], high[5];
@@ -84,27 +84,26 @@ static inline __attribute__((always_inline)) vec FN(sums_of_lanes)(vec *part)
 #endif
 }
 
-typedef void FN(dots_function)(ptrdiff_t columns, ptrdiff_t K, const real *A, ptrdiff_t a_row,
-                               const real *B, ptrdiff_t b_column, const real *init,
-                               ptrdiff_t init_row, real *C, ptrdiff_t c_row);
+/* Columns at once for R rows: as many as fill the registers, of which a tile of TILE_ROWS rows is a
+ * measure; for one row all that are added up together. */
+#define AT_ONCE(R) (R == 1 ? LANES : R * 8 <= TILE_ROWS * SIMD_VECTORS && LANES >= 8 ? 8            \
+                    : LANES >= 4 ? 4 : LANES)
 
-/* R rows of a vector of C, or of its first columns; J columns at a time, then 4, then 1. */
-#define DEFINE_DOTS(R, J)                                                                         \
+/* R rows of a vector of C, or of its first columns. */
+#define DEFINE_DOTS(R)                                                                            \
     static __attribute__((noinline)) void FN(dots_##R)(                                           \
         ptrdiff_t columns, ptrdiff_t K, const real *A, ptrdiff_t a_row, const real *B,            \
         ptrdiff_t b_column, const real *init, ptrdiff_t init_row, real *C, ptrdiff_t c_row)       \
     {                                                                                             \
         vec part[R * LANES];                                                                      \
         ptrdiff_t j = 0;                                                                          \
-        if (J == LANES && columns == LANES) {                                                     \
-            FN(dots_body)(R, J, K, A, a_row, B, b_column, part);                                  \
-            UNROLL for (int r = 0; r < R; r++)                                                    \
-                *(vec *)(C + r * c_row) = *(const vec *)(init + r * init_row)                     \
-                                          + FN(sums_of_lanes)(part + r * LANES);                  \
+        if (R == 1 && columns == LANES) { /* without a loop the sums stay in registers */         \
+            FN(dots_body)(R, LANES, K, A, a_row, B, b_column, part);                              \
+            *(vec *)C = *(const vec *)init + FN(sums_of_lanes)(part);                             \
             return;                                                                               \
         }                                                                                         \
-        for (; j + J <= columns; j += J)                                                          \
-            FN(dots_body)(R, J, K, A, a_row, B + j * b_column, b_column, part + j);               \
+        for (; j + AT_ONCE(R) <= columns; j += AT_ONCE(R))                                        \
+            FN(dots_body)(R, AT_ONCE(R), K, A, a_row, B + j * b_column, b_column, part + j);      \
         for (; j < columns; j++)                                                                  \
             FN(dots_body)(R, 1, K, A, a_row, B + j * b_column, b_column, part + j);               \
         for (int r = 0; r < R; r++) {                                                             \
@@ -116,29 +115,39 @@ typedef void FN(dots_function)(ptrdiff_t columns, ptrdiff_t K, const real *A, pt
                     C[r * c_row + j] = init[r * init_row + j] + sums[j];                          \
         }                                                                                         \
     }
-#define AT_MOST(J) (J < LANES ? J : LANES)
 
-DEFINE_DOTS(1, LANES)
-#if TILE_ROWS < 3
-DEFINE_DOTS(2, AT_MOST(4))
-#elif TILE_ROWS < 6
-DEFINE_DOTS(2, AT_MOST(4))
-DEFINE_DOTS(3, AT_MOST(4))
-#else
-DEFINE_DOTS(2, AT_MOST(8))
-DEFINE_DOTS(3, AT_MOST(8))
-DEFINE_DOTS(4, 4)
-DEFINE_DOTS(5, 4)
-DEFINE_DOTS(6, 4)
+DEFINE_DOTS(1)
+DEFINE_DOTS(2)
+#if TILE_ROWS >= 3
+DEFINE_DOTS(3)
 #endif
+#if TILE_ROWS >= 4
+DEFINE_DOTS(4)
+#endif
+#if TILE_ROWS >= 5
+DEFINE_DOTS(5)
+#endif
+#if TILE_ROWS >= 6
+DEFINE_DOTS(6)
+#endif
+
+typedef void FN(dots_function)(ptrdiff_t columns, ptrdiff_t K, const real *A, ptrdiff_t a_row,
+                               const real *B, ptrdiff_t b_column, const real *init,
+                               ptrdiff_t init_row, real *C, ptrdiff_t c_row);
 
 static FN(dots_function) *const FN(dots_functions)[TILE_ROWS] = {
     FN(dots_1), FN(dots_2),
 #if TILE_ROWS >= 3
     FN(dots_3),
 #endif
+#if TILE_ROWS >= 4
+    FN(dots_4),
+#endif
+#if TILE_ROWS >= 5
+    FN(dots_5),
+#endif
 #if TILE_ROWS >= 6
-    FN(dots_4), FN(dots_5), FN(dots_6),
+    FN(dots_6),
 #endif
 };
 
@@ -161,5 +170,4 @@ static void FN(dots)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_
 #undef vec
 #undef bits
 #undef DEFINE_DOTS
-#undef AT_MOST
-#undef EXCHANGES
+#undef AT_ONCE

@@ -23,6 +23,11 @@
 /* Over the numbers of a vector: what is unrolled would not become one. */
 #define LANE_LOOP(j) NO_UNROLL for (int j = 0; j < LANES; j++)
 
+/* Whether the compiler makes one instruction of a shuffle by a list of lanes. */
+#if VECTOR_BYTES > 16 && defined(__GNUC__) && !defined(__clang__)
+#define EXCHANGES
+#endif
+
 #define square_root_f32 sqrtf
 #define square_root_f64 sqrt
 

@@ -47,8 +47,8 @@ typedef struct {
 } simd_walk;
 
 /* A matrix in panels of 4 L columns: rows `row` apart, panels `panel` apart, and the 4 vectors of a
- * row `vector` apart, which is L where they stand side by side. A row that stands for all, such as
- * zeros, has row 0. */
+ * row `vector` apart, which is L where they stand side by side. So it may be packed, or a matrix of
+ * rows where it stands. A row that stands for all, such as zeros, has row 0. */
 typedef struct {
     void *at;
     ptrdiff_t row, panel, vector;

@@ -1,4 +1,5 @@
-/* The tile: the only matrix product of the library. Included by level.h, once for each `real`.
+/* The tile: the inner loop of all matrix products but those by columns (dots.h). Included by
+ * level.h, once for each `real`.
  *
  *     C[m, n] = init[m, n] + sum over k of A[m, k] B[k, n]
  *
@@ -6,7 +7,7 @@
  * are 24 sums, which with 6 numbers of A and one vector of B fill 31 of the 32 registers.
  *
  * - A is read number by number through strides: see simd_walk.
- * - B is a panel, or up to 4 of them: 4 L contiguous numbers for each k.
+ * - B is a panel, or up to 4 of them, packed or where they stand: 4 vectors for each k.
  * - init may be C itself (adding to it), a bias, or zeros. Where there is a `plus`, it is added at
  *   the end: for sums that are made of parts.
  *

@@ -1,8 +1,9 @@
-"""What a recurrent layer is below the GIL: sizes, memory, and what a thread has of either.
+"""A block of time steps below the GIL: sizes, memory, and what a thread has of either.
 
     recurrent.pyx        what Python calls: memory, the arrays of the caller
     forward_steps.pyx    the loop over time, forward
     backward_steps.pyx   and back
+    generation.pyx       the same steps, token by token
 
 Rows of memory: with the batch rows in the order of falling length, step t has the first `count`
 of them, and the rows of all steps follow each other, R in all. Steps count in the order in which
@@ -12,8 +13,11 @@ from their ends.
 
 from libc.stdint cimport int64_t
 
+from libc.string cimport memset
+
 from .engine cimport (
-    ROWS, Columns, Matrix, Panels, Simd, States, Sums, Weights, moved, part,
+    ROWS, Cell, Columns, Matrix, Panels, Simd, States, Sums, Weights, cell_of, columns_of, moved,
+    padded, part,
 )
 
 cdef enum:
@@ -108,6 +112,22 @@ ctypedef struct Share:
     Range panels                  # of each group of gates, and so units
     Range outputs                 # panels of h, where it is a product with Wh^T
     Range x_rows, h_rows          # of dWx and db, and of dWh
+
+
+cdef inline Sizes layer_sizes(
+    const Simd* simd, int cell, Py_ssize_t S, Py_ssize_t D, Py_ssize_t H,
+) noexcept nogil:
+    """The sizes that depend on the cell and the weights."""
+    cdef Sizes s
+    cdef Cell gates = cell_of(cell)
+    memset(&s, 0, sizeof(s))
+    s.simd, s.cell, s.reset, s.groups = simd, cell, gates.reset, gates.gates // gates.together
+    s.S, s.D, s.H, s.width = S, D, H, 4 * simd.lanes
+    s.columns = columns_of(gates.together, H, simd.lanes)
+    s.inputs, s.units = columns_of(1, D, simd.lanes), columns_of(1, H, simd.lanes)
+    s.P = s.columns.panels
+    s.x_row, s.h_row = padded(D + 1, simd.number), padded(H, simd.number)
+    return s
 
 
 cdef inline Range range_of(

@@ -1,0 +1,1 @@
+"""The loop over time, back: nothing for Python."""

@@ -1,0 +1,1 @@
+"""The loop over time, forward: nothing for Python."""
