@@ -120,6 +120,7 @@ def test_tables_of_every_kind_run(monkeypatch):
     for name in (
         *("lstm-forward", "training", "gemm", "memory", "busy", "gru", "gru-textbook", "relu"),
         *("rnn-inference", "lengths", "bidirectional", "stacks", "regularisation", "few-rows"),
+        "inference-memory",
     ):
         rows = [row for _, row in measure([name], quick=True)]
         assert rows, name
@@ -173,7 +174,7 @@ def test_avx2_limits_both_contestants(monkeypatch):
         ("embedding", 2, {3.0: 1}, {}),
         ("gemm", 5, {0.8: 3}, {}),
         ("linear", 7, {1 / 1.1: 7}, {}),
-        ("odd", 16, {1.0: 16}, {"PyTorch": None}),
+        ("odd", 24, {1.0: 24}, {"PyTorch": None}),
         ("busy", 3, {1.0: 3}, {"PyTorch": None}),
         ("pools", 6, {0.5: 6}, {}),
         (
@@ -470,7 +471,8 @@ def test_optional_peers_compute_the_same(monkeypatch):
 
 def test_the_textbook_makes_the_same_steps_and_texts():
     with Arena(TINY) as arena:
-        for task, options in [*STEPS, ("Generation", GENERATION)]:
+        texts = [("Generation", {**GENERATION, "cell": cell}) for cell in ("rnn", "lstm", "gru")]
+        for task, options in [*STEPS, *texts]:
             arena.check(arena.enter(*(Entry(n, task, options) for n in ("rnnfast", "textbook"))))
 
 
