@@ -165,7 +165,7 @@ class Generation:
 
     def __init__(self, threads: int, *, cell: str, V: int, D: int, H: int, length: int) -> None:
         rnnfast.set_num_threads(threads)
-        self.model, self.length = problems.language_model(cell, V, D, H), length
+        self.model, self.length = problems.writer(cell, V, D, H), length
 
     def run(self) -> Ids:
         rng = np.random.default_rng(0)
