@@ -127,6 +127,16 @@ def test_tables_of_every_kind_run(monkeypatch):
         assert {row.note for row in rows} == {""}, rows
 
 
+@pytest.mark.parametrize(("quick", "times"), [(True, 1), (False, 3)])
+def test_tables_share_processes_in_a_hurry_alone(monkeypatch, quick, times):
+    closed = []
+    monkeypatch.setattr(Arena, "close", lambda arena: closed.append(arena))
+    for name in ("lstm", "rnn"):
+        monkeypatch.setitem(TABLES, name, Table(name, "", lambda bench: bench.few((), 1)))
+    assert list(measure(["lstm", "rnn"], quick=quick)) == []
+    assert len(closed) == times
+
+
 def test_inference_keeps_nothing_of_all_steps():
     rows = [row for _, row in measure(["inference-memory"], quick=True)]
     assert [(row.note, row.met) for row in rows] == [("", True)] * 3, rows
@@ -428,8 +438,8 @@ def test_what_computes_something_else_is_compared_with_a_twin_of_its_own(monkeyp
         bench = Bench(arena, [1])
         (right,) = bench.rows("x", plain, [Peer(plain, same=False)])
         assert (right.note, right.ratio > 0) == ("", True)
-        for ours, other in ((plain, ragged), (ragged, plain)):
-            (row,) = bench.rows("x", ours, [Peer(other, same=False)])
+        for ours, other in ((plain, Peer(ragged, same=False)), (ragged, Peer(ragged))):
+            (row,) = bench.rows("x", ours, [other])
             assert (row.note, row.ratio) == ("results of rnnfast and Wrong differ", None)
 
 

@@ -151,7 +151,7 @@ class Worker:
 
 
 class Arena:
-    """Workers of one table: kept while the next row needs them, ended with the `with` block."""
+    """Workers: kept while the next row needs them, ended with the `with` block."""
 
     def __init__(self, pace: Pace) -> None:
         self.pace = pace

@@ -15,6 +15,10 @@ class Layer(ours.Layer):
     ops = reference.ops
 
 
+class LayerAfterProduct(ours.LayerAfterProduct):
+    ops = reference.ops
+
+
 class Training(ours.Training):
     ops = reference.ops
 

@@ -129,24 +129,25 @@ class Bench:
     ) -> list[Row]:
         """Duel of an entry with all peers that are there: a list of rows, one for each peer.
 
-        What fails or computes something else is a row with a note and no times. Results are those
-        of the NumPy twin where there is no peer that computes the same.
+        What fails or computes something else is a row with a note and no times. Where no other
+        library computes the same, results are compared with those of a NumPy twin.
         """
         here = [peer for peer in peers if duel.installed_version(peer.entry.name)]
         here.sort(key=lambda peer: not peer.same)
         racers = [ours, *(peer.entry for peer in here)]
-        same = sum(peer.same for peer in here)
-        alike = same + 1 if same else 0  # are compared with each other, the others with twins
-        twins = [replace(entry, name="numpy", environment={}) for entry in racers[alike:]]
+        alike = 1 + sum(peer.same for peer in here)
+        alone = all(racer.name == ours.name for racer in racers[:alike])
+        judged = [ours] * alone + racers[alike:]
+        twins = [replace(entry, name="numpy", environment={}) for entry in judged]
         found: dict[str, tuple[float | None, float | None]] = {}
         own: float | None = None
         note = ""
         try:
             workers = self.arena.enter(*racers, *twins)
             racing, judges = workers[: len(racers)], workers[len(racers) :]
-            for group in [racing[:alike], *zip(racing[alike:], judges, strict=True)]:
-                if group:
-                    self.arena.check(group)
+            self.arena.check(racing[:alike] + judges[:alone])
+            for pair in zip(racing[alike:], judges[alone:], strict=True):
+                self.arena.check(pair)
             with beside():
                 times, ratios = self.arena.race(racing)
             own = 1e3 * times[0]
@@ -198,11 +199,13 @@ def measure(
     cpus = available_cpus()
     threads = threads or ([1] if quick else sorted({1, min(2, cpus)}))
     pace = Pace(turn=0.03, seconds=0.2, rounds=3, most_seconds=3) if quick else Pace()
-    for name in names:
-        with Arena(pace) as arena:
+    with Arena(pace) as arena:
+        for name in names:
             rows = []
             for row in TABLES[name].measure(Bench(arena, threads, quick)):
                 rows.append(row)
                 yield TABLES[name], row
             for row in TABLES[name].mean_rows(rows):
                 yield TABLES[name], row
+            if not quick:  # no table finds what another has left in a process
+                arena.close()
