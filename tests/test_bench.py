@@ -130,7 +130,7 @@ def test_tables_of_every_kind_run(monkeypatch):
 @pytest.mark.parametrize(("quick", "times"), [(True, 1), (False, 3)])
 def test_tables_share_processes_in_a_hurry_alone(monkeypatch, quick, times):
     closed = []
-    monkeypatch.setattr(Arena, "close", lambda arena: closed.append(arena))
+    monkeypatch.setattr(Arena, "close", lambda _: closed.append(1))
     for name in ("lstm", "rnn"):
         monkeypatch.setitem(TABLES, name, Table(name, "", lambda bench: bench.few((), 1)))
     assert list(measure(["lstm", "rnn"], quick=quick)) == []
