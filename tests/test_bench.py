@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from rnnfast.errors import InputError
 SHAPES, installed_version = cases.SHAPES, duel.installed_version  # the real ones
 TINY = Pace(turn=0.001, seconds=0, rounds=2)
 SHAPE = (2, 3, 4, 5)
-GENERATION = {"cell": "lstm", "V": 11, "D": 4, "H": 5, "length": 30}
+GENERATION = {"cell": "lstm", "V": 11, "D": 4, "H": 5, "length": 300}
 STEPS = [
     *(("Affine", {"N": 3, "D": 4, "M": 7, "tied": tied}) for tied in (False, True)),
     *(("Step", {"cell": cell, "N": 3, "D": 4, "H": 5}) for cell in ("lstm", "rnn")),
@@ -126,6 +127,11 @@ def test_tables_of_every_kind_run(monkeypatch):
         assert {row.note for row in rows} == {""}, rows
 
 
+def test_inference_keeps_nothing_of_all_steps():
+    rows = [row for _, row in measure(["inference-memory"], quick=True)]
+    assert [(row.note, row.met) for row in rows] == [("", True)] * 3, rows
+
+
 class Plan(Bench):
     """Every peer is there, everything takes a millisecond, nothing is run: all rows at once."""
 
@@ -173,7 +179,7 @@ def test_avx2_limits_both_contestants(monkeypatch):
         ("embedding", 2, {3.0: 1}, {}),
         ("gemm", 5, {0.8: 3}, {}),
         ("linear", 7, {1 / 1.1: 7}, {}),
-        ("odd", 16, {1.0: 16}, {"PyTorch": None}),
+        ("odd", 24, {1.0: 24}, {"PyTorch": None}),
         ("busy", 3, {1.0: 3}, {"PyTorch": None}),
         ("pools", 6, {0.5: 6}, {}),
         (
@@ -194,6 +200,19 @@ def test_tables_have_the_targets_wanted_for_1_and_2_threads(
         assert len(single) == rows
         assert Counter(row.target for row in single if row.target) == targets
         assert {row.peer: row.target for row in mine if row not in single} == means
+
+
+def test_a_ratio_takes_account_of_other_work(monkeypatch):
+    monkeypatch.setattr(Arena, "check", lambda *_: None)
+    monkeypatch.setattr(Arena, "race", lambda *_: ([2.0, 3.0, 5.0], [1.0, 1.5, 2.5]))
+    peers = [Peer(entry("numpy"), 9.0, factor=4.0, same=False), Peer(entry("numpy"), label="it")]
+    with Arena(TINY) as arena:
+        rows = Bench(arena, [1]).rows("x", entry("rnnfast"), peers)
+    # those that compute the same take their turns first
+    assert [(r.peer, r.ours, r.theirs, r.ratio, r.target) for r in rows] == [
+        ("NumPy", 2000.0, 5000.0, 10.0, 9.0),
+        ("it", 2000.0, 3000.0, 1.5, None),
+    ]
 
 
 def test_both_directions_are_measured_beside_one_and_on_two_threads_beside_one(monkeypatch):
@@ -460,17 +479,16 @@ def test_optional_peers_compute_the_same(monkeypatch):
         arena.check(arena.enter(entry("numpy"), *map(entry, names)))
         if "torch" in names:
             tasks = [("Generation", GENERATION), *(("Training", m) for m in MODELS), *STEPS]
-            entries = [(Entry(n, task, o) for n in ("rnnfast", "torch")) for task, o in tasks]
-            for cell, options in LAYERS:
-                pair = (layer(name, cell, (4, 6, 3, 5), **options) for name in ("rnnfast", "torch"))
-                entries.append(pair)
-            for pair in entries:
-                arena.check(arena.enter(*pair))
+            ours = [Entry("rnnfast", task, options) for task, options in tasks]
+            ours += [layer("rnnfast", cell, (4, 6, 3, 5), **options) for cell, options in LAYERS]
+            for entry_of_ours in ours:
+                arena.check(arena.enter(entry_of_ours, replace(entry_of_ours, name="torch")))
 
 
 def test_the_textbook_makes_the_same_steps_and_texts():
     with Arena(TINY) as arena:
-        for task, options in [*STEPS, ("Generation", GENERATION)]:
+        texts = [("Generation", {**GENERATION, "cell": cell}) for cell in ("rnn", "lstm", "gru")]
+        for task, options in [*STEPS, *texts]:
             arena.check(arena.enter(*(Entry(n, task, options) for n in ("rnnfast", "textbook"))))
 
 

@@ -32,6 +32,16 @@ from . import problems
 BIDIRECTIONAL: dict[Any, Any] = {TimeRNN: TimeBiRNN, TimeLSTM: TimeBiLSTM, TimeGRU: TimeBiGRU}
 
 
+def peak(run: Callable[[], Any]) -> int:
+    """Bytes that two first calls have allocated at most (all memory comes from NumPy)."""
+    tracemalloc.start()
+    run()
+    run()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
 def recurrent(
     cell: str, weights: Sequence[Array], directions: int, layers: int, **options: Any
 ) -> TimeRecurrent:
@@ -93,6 +103,9 @@ class Layer:
     def results(self) -> list[Array]:
         return self.run()
 
+    def peak(self) -> int:
+        return peak(self.run)
+
 
 class LayerAfterProduct(Layer):
     """The same, called right after a matrix product of a library with threads of its own."""
@@ -141,13 +154,7 @@ class Training:
         return [np.array([self.run() for _ in range(4)], "f"), *self.model.params]
 
     def peak(self) -> int:
-        """Bytes that two first steps have allocated at most (all memory comes from NumPy)."""
-        tracemalloc.start()
-        self.run()
-        self.run()
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return peak
+        return peak(self.run)
 
 
 class Generation:
@@ -158,7 +165,7 @@ class Generation:
 
     def __init__(self, threads: int, *, cell: str, V: int, D: int, H: int, length: int) -> None:
         rnnfast.set_num_threads(threads)
-        self.model, self.length = problems.language_model(cell, V, D, H), length
+        self.model, self.length = problems.writer(cell, V, D, H), length
 
     def run(self) -> Ids:
         rng = np.random.default_rng(0)

@@ -95,6 +95,13 @@ def language_model(cell: str, V: int, D: int, H: int, **options: Any) -> Network
     return LANGUAGE_MODELS[cell](V, D, H, rng=np.random.default_rng(0), **options)
 
 
+def writer(cell: str, V: int, D: int, H: int) -> Network:
+    """A model whose next token depends on those before, as it does when it has been trained."""
+    model = language_model(cell, V, D, H)
+    model.params[0] *= 100
+    return model
+
+
 def embedding(V: int, D: int, tokens: int) -> tuple[Array, Ids, Array]:
     """Table (V, D), ids (1, tokens), and gradient of the vectors (1, tokens, D)."""
     rng = np.random.default_rng(0)

@@ -152,9 +152,10 @@ class LanguageModel:
     recurrent: Any
     cell: str
 
-    def __init__(self, cell: str, V: int, D: int, H: int) -> None:
-        embed_W, *weights, W, affine_b = problems.language_model(cell, V, D, H).params
-        self.embedding, self.affine = torch.nn.Embedding(V, D), torch.nn.Linear(H, V)
+    def __init__(self, cell: str, params: Sequence[Array]) -> None:
+        embed_W, *weights, W, affine_b = params
+        self.embedding = torch.nn.Embedding(*embed_W.shape)
+        self.affine = torch.nn.Linear(*W.shape)
         self.recurrent, self.cell = recurrent(cell, weights), cell
         with torch.no_grad():
             self.embedding.weight[...] = torch.from_numpy(embed_W)
@@ -191,7 +192,7 @@ class Training:
 
     def __init__(self, threads: int, *, cell: str, N: int, T: int, V: int, D: int, H: int) -> None:
         torch.set_num_threads(threads)
-        self.model = LanguageModel(cell, V, D, H)
+        self.model = LanguageModel(cell, problems.language_model(cell, V, D, H).params)
         self.optimizer = torch.optim.SGD(self.model.trained(), problems.LEARNING_RATE)
         self.blocks = [
             (torch.from_numpy(xs), torch.from_numpy(ts)) for xs, ts in problems.blocks(N, T, V)
@@ -223,7 +224,8 @@ class Generation:
 
     def __init__(self, threads: int, *, cell: str, V: int, D: int, H: int, length: int) -> None:
         torch.set_num_threads(threads)
-        self.model, self.length = LanguageModel(cell, V, D, H), length
+        self.model = LanguageModel(cell, problems.writer(cell, V, D, H).params)
+        self.length = length
 
     def run(self) -> None:
         self._generate(lambda logits: torch.multinomial(torch.softmax(logits, 0), 1))

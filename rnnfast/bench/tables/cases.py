@@ -85,7 +85,6 @@ AT_MOST_10_PERCENT_SLOWER = 1 / 1.1
 NOT_APART = 0.5  # of the speed alone
 GFLOPS_OF_1_MS = 0.2  # of one thread, as fast as a product goes: 200 GF/s
 GFLOPS_OF_20_MS = 20 * GFLOPS_OF_1_MS
-MB = 1e6
 
 
 def layer(
@@ -110,10 +109,10 @@ def training(name: str, case: Case, *, threads: int = 1) -> Entry:
     return Entry(name, "Training", options, threads)
 
 
-def named(cell: str, shape: Sequence[int]) -> str:
+def named(cell: str, shape: Sequence[int | str]) -> str:
     """What a row of a table of several cells is called."""
     return f"{cell.partition('_')[0]} {comma(shape)}"
 
 
-def comma(shape: Sequence[int]) -> str:
+def comma(shape: Sequence[int | str]) -> str:
     return ",".join(map(str, shape))

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 
 from ...kernels import engine
 from .. import problems
+from ..duel import Refused
 from . import cases
-from .cases import ALL_BUT_THE_LARGEST, AT_MOST_5_PERCENT_SLOWER, EVERY_OTHER, comma, layer
-from .rows import Bench, Peer, Row, table
+from .cases import ALL_BUT_THE_LARGEST, AT_MOST_5_PERCENT_SLOWER, EVERY_OTHER, comma, layer, named
+from .rows import MB, Bench, Peer, Row, table
 
 WAYS = {
     "both": "forward and backward",
@@ -103,17 +104,41 @@ def _relu(bench: Bench) -> Iterator[Row]:
             yield from bench.rows(comma(shape), ours, peers, work=work)
 
 
+@table(
+    "inference-memory",
+    "Growth, as T grows, of the most memory that a layer cell N,T,D,H allocates with "
+    "need_gradient=False, beside that of its input and output, float32",
+    unit="MB",
+    rate="",
+    averaged=False,
+)
+def _inference_memory(bench: Bench) -> Iterator[Row]:
+    short, *_, long = bench.few(cases.LONG_TIMES, 2)
+    N, D, H = 20, 100, 100
+    for cell in ("lstm", "gru_reset_after", "rnn"):
+        what = named(cell, (N, f"{short} to {long}", D, H))
+        theirs = 4 * N * (long - short) * (D + H) / MB
+        row = Row(what, 1, "input and output", theirs=theirs, target=1.0)
+        try:
+            entries = (layer("rnnfast", cell, (N, T, D, H), "inference") for T in (short, long))
+            before, after = map(bench.peak, entries)
+            row.ours = after - before
+            row.ratio = theirs / max(row.ours, theirs / 1000)
+        except Refused as error:
+            row.note = str(error)
+        yield row
+
+
 @table("odd", "Layers of odd shapes N,T,D,H, forward and backward, float32: no cliffs")
 def _odd(bench: Bench) -> Iterator[Row]:
     for n in bench.threads:
-        for cell in ("lstm", "rnn"):
+        for cell in ("lstm", "rnn", "gru_reset_after"):
             for shape in bench.few(cases.ODD_SHAPES, 1):
                 ours, theirs = (
                     layer(name, cell, shape, threads=n) for name in ("rnnfast", "torch")
                 )
                 work = problems.layer_gflops(cell, shape, "both")
-                what = f"{cell} {comma(shape)}"
-                yield from bench.rows(what, ours, [Peer(theirs, 1.0)], work=work)
+                yield from bench.rows(named(cell, shape), ours, [Peer(theirs, 1.0)], work=work)
 
 
 @table(
@@ -135,6 +160,4 @@ def _peers(bench: Bench) -> Iterator[Row]:
                     layer(name, cell, shape, threads=n) for name in ("rnnfast", "jax", "numpy")
                 )
                 work = problems.layer_gflops(cell, shape, "both")
-                yield from bench.rows(
-                    f"{cell} {comma(shape)}", ours, [*map(Peer, peers)], work=work
-                )
+                yield from bench.rows(named(cell, shape), ours, [*map(Peer, peers)], work=work)

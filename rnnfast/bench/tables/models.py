@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from ..duel import Entry, Refused
 from . import cases
-from .cases import MB, comma, training
-from .rows import Bench, Peer, Row, table
+from .cases import comma, training
+from .rows import MB, Bench, Peer, Row, table
 
 
 @table(
@@ -64,16 +64,10 @@ def _memory(bench: Bench) -> Iterator[Row]:
     for V in (small, large):
         for T in (short, long):
             case = ("lstm", N, T, V, D, H)
-            ours, twin = (training(name, case) for name in ("rnnfast", "numpy"))
             numbers = 4 * N * T * V / MB
             row = Row(comma(case[1:]), 1, "N*T*V numbers", theirs=numbers)
             try:
-                workers = bench.arena.enter(ours, twin)
-                bench.arena.check(workers)
-                # a process that has not made a step yet
-                bench.arena.close()
-                (worker,) = bench.arena.enter(ours)
-                row.ours = peaks[T, V] = worker.ask("call", name="peak") / MB
+                row.ours = peaks[T, V] = bench.peak(training("rnnfast", case))
                 row.ratio = numbers / peaks[T, V]
             except Refused as error:
                 row.note = str(error)

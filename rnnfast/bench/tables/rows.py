@@ -11,6 +11,7 @@ from .. import duel
 from ..duel import Arena, Entry, Pace, Refused
 
 T = TypeVar("T")
+MB = 1e6
 
 
 @dataclass
@@ -179,6 +180,15 @@ class Bench:
             return rows
         fastest = min(rows, key=lambda row: row.ratio or 0)
         return [replace(fastest, target=target, mean=mean)]
+
+    def peak(self, ours: Entry) -> float:
+        """Most MB that two first calls of an entry of ours allocate; Refused where it computes
+        something else than its NumPy twin."""
+        self.arena.check(self.arena.enter(ours, replace(ours, name="numpy")))
+        self.arena.close()  # for a process that has not made a call yet
+        (worker,) = self.arena.enter(ours)
+        most: float = worker.ask("call", name="peak")
+        return most / MB
 
 
 def measure(
