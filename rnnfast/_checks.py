@@ -68,13 +68,17 @@ def as_weights(**arrays: ArrayLike) -> tuple[Array, ...]:
 def as_floats(name: str, array: ArrayLike, dtype: DTypeLike, shape: Sizes, hint: str = "") -> Array:
     """`array` as an aligned array of `dtype` (the same object where it is one) and of `shape`."""
     array = np.asarray(array)
-    if array.dtype.kind not in "fiub":
+    fits = array.dtype == dtype
+    if not fits and array.dtype.kind not in "fiub":
         raise TypeError(
             f"{name}: expected an array of real numbers, got dtype {array.dtype}; "
             f"convert it with numpy.asarray({name}, dtype={dtype})"
         )
-    check_shape(name, array, shape, hint)
-    return aligned(array if array.dtype == dtype else array.astype(dtype))
+    if not _fits(array.shape, shape):  # so that small layers spend less time on a call
+        check_shape(name, array, shape, hint)
+    if fits and array.flags.aligned:
+        return array
+    return aligned(array if fits else array.astype(dtype))
 
 
 def aligned(array: Array) -> Array:

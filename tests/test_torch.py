@@ -22,8 +22,21 @@ def leaf(array):
     return torch.tensor(array, dtype=torch.float64, requires_grad=True)
 
 
+def gru_outputs(xs, weights, states):
+    """Those of the textbook's GRU, which torch.nn does not have."""
+    Wx, Wh, b = (W.chunk(3, dim=-1) for W in weights)
+    (h,), hs = states, []
+    for x in xs.unbind(1):
+        z, r = (torch.sigmoid(x @ Wx[k] + h @ Wh[k] + b[k]) for k in (0, 1))
+        h = (1 - z) * h + z * torch.tanh(x @ Wx[2] + (r * h) @ Wh[2] + b[2])
+        hs.append(h)
+    return torch.stack(hs, dim=1), [h]
+
+
 def cell_outputs(name, xs, weights, states):
     """Outputs (N, T, H) and last states (N, H) of torch.nn.RNN or LSTM, differentiable."""
+    if name == "TimeGRU":
+        return gru_outputs(xs, weights, states)
     Wx, Wh, b = map(swap_gates, weights) if name == "TimeLSTM" else weights
     D, H = len(Wx), len(Wh)
     module = {"TimeRNN": torch.nn.RNN, "TimeLSTM": torch.nn.LSTM}[name](D, H, batch_first=True)
@@ -40,7 +53,7 @@ def numpy_of(tensors):
 
 
 @pytest.mark.parametrize("sizes", [(3, 5, 4, 6, 1), (1, 1, 1, 1, 1), (2, 9, 7, 13, 1)], ids=str)
-@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM"])
+@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeGRU"])
 def test_recurrent_layers(name, sizes):
     """Outputs, last states, and gradients of everything, some arriving at the last states."""
     problem = make_problem(name, sizes=sizes)

@@ -53,7 +53,7 @@ def affine_forward(x, W, b):
     if s.b.column != 1:
         packed_bias = Buffer()
         s.bias.at = packed_bias.reserve(s.columns.panels * s.width, s.simd.number)
-    if s.M * s.D * s.V < SMALL:
+    if s.threads == 1 and s.M * s.D * s.V < SMALL:
         _forward_task(&s, 0, 1)
         return out
     with nogil:

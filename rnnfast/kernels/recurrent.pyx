@@ -106,13 +106,12 @@ cdef class BidirectionalCache(Workspace):
     def __cinit__(self):
         self.ahead, self.back = Cache(), Cache()
 
-    cdef int run(self, Cache one, bint forward) except -1:
-        """Start a direction that has been prepared, alone or with the other one."""
-        cdef bint side_by_side = _side_by_side(&self.ahead.sizes)
-        if one is self.back:
-            _run(self.ahead if side_by_side else one, one if side_by_side else None, forward)
-        elif not side_by_side:
+    cdef int run(self, Cache one, bint both_ready, bint forward) except -1:
+        """Start a direction that has been prepared, alone, or both when they are."""
+        if not _side_by_side(&one.sizes):
             _run(one, None, forward)
+        elif both_ready:
+            _run(self.ahead, self.back, forward)
         return 0
 
 
@@ -202,7 +201,7 @@ def bidirectional_forward(
             _prepare(one, cell, xs, weights[k], None if states is None else states[k],
                      hs[:, :, k * H:(k + 1) * H], last[k], index, lengths, reset, k == 1,
                      recurrent_masks[k], zoneouts[k], need_gradient)
-            own.run(one, True)
+            own.run(one, k == 1, True)
         own.ahead.ready = own.back.ready = need_gradient
     finally:
         cache = _left(own, need_gradient)
@@ -216,15 +215,16 @@ def bidirectional_backward(
     cdef BidirectionalCache own = cache
     H = dhs.shape[2] // 2
     first = np.empty((2, cell.S, len(dhs), H), dhs.dtype)
-    halves, dxs = (dhs[:, :, :H], dhs[:, :, H:]), []
+    halves, dxs = (dhs[:, :, :H], dhs[:, :, H:]), [None, None]
     _take_again(own)
     try:
         for k, one in enumerate((own.ahead, own.back)):
             (<Cache> one).require(cell, halves[k], weights[k])
-        for k, one in enumerate((own.ahead, own.back)):
-            dxs.append(_prepare_backward(one, halves[k], None if dstates is None else dstates[k],
-                                         weights[k], grads[k], truncate, need_dx))
-            own.run(one, False)
+        # the second one first: more of what it has kept is still in a cache
+        for k, one in ((1, own.back), (0, own.ahead)):
+            dxs[k] = _prepare_backward(one, halves[k], None if dstates is None else dstates[k],
+                                       weights[k], grads[k], truncate, need_dx)
+            own.run(one, k == 0, False)
         _finish(own.ahead, grads[0], first[0])
         _finish(own.back, grads[1], first[1])
     finally:
