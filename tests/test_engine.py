@@ -60,7 +60,7 @@ LAYOUTS_OF_W = {
 @pytest.mark.parametrize("layout", LAYOUTS_OF_W)
 @pytest.mark.parametrize("gates", [1, 2, 4])
 @pytest.mark.parametrize(
-    ("K", "H"), [(16, 16), (17, 33), (23, 100), (300, 1), (250, 63), (200, 64), (700, 130)]
+    ("K", "H"), [(16, 16), (17, 33), (23, 100), (300, 1), (250, 63), (200, 64), (701, 130)]
 )
 def test_weights_read_where_they_stand(dtype, layout, gates, K, H):
     """For 1 to 20 rows, added to what is there, panel by panel. Nothing is read but W and the rows,
@@ -389,7 +389,15 @@ def test_affine(dtype, threads, transposed, shape):
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(
     "shape",
-    [(5, 30, 700), (131, 64, 300), (2500, 310, 70), (310, 2500, 130), (9, 7, 1200), (2, 650, 333)],
+    [
+        (5, 30, 700),
+        (131, 64, 300),
+        (2500, 310, 70),
+        (310, 2500, 130),
+        (9, 7, 1200),
+        (2, 650, 333),
+        (1, 651, 333),
+    ],
     ids=str,
 )
 def test_affine_has_the_same_bits_for_any_number_of_threads(dtype, transposed, shape):

@@ -47,10 +47,12 @@ cdef enum:
 
 # Where weights are read where they stand: blocks of K, so that the next rows of A find a panel in
 # the first-level cache; how far apart rows are that fall into the same few places of it (bytes);
-# how many terms for each row make up for adding up the lanes of a sum.
+# how large a matrix is that one row is best multiplied with in long pieces (bytes); how many terms
+# for each row make up for adding up the lanes of a sum.
 cdef enum:
     SHORT_K_BLOCK = 64
     ALIASES = 4096
+    LARGE = 524288
     TERMS_WORTH = 10
 
 # The parts of a sum over rows, see `gradient`.
@@ -523,15 +525,36 @@ cdef void product_with(
     if B.by_columns:
         _product_by_columns(simd, M, panels, A, B, first, init, C)
         return
-    if B.by_rows and first + panels == B.columns.panels and B.columns.H % simd.lanes > 0:
+    if B.packed:
+        product(simd, M, columns, B.K, A, from_row(simd, B.panels, 0, first), init, C)
+        return
+    if first + panels == B.columns.panels and B.columns.H % simd.lanes > 0:
         before -= 1 if B.columns.gates > 1 else min(
             panels, simd.panels_at_once(tile_height(simd, M)))
-    if before > 0:
-        product(simd, M, min(columns, before * W), B.K, A, from_row(simd, B.panels, 0, first), init,
-                C)
+    cdef Py_ssize_t whole = min(columns, before * W)
+    if M == 1 and B.K * B.columns.used * simd.number >= LARGE and (
+            B.columns.gates > 1 or C.panel == W and init.panel in (0, W)):
+        _product_of_one_row(simd, whole // simd.lanes, A, B, first, init, C)
+    elif before > 0:
+        product(simd, M, whole, B.K, A, from_row(simd, B.panels, 0, first), init, C)
     if before < panels:
         _product_at_the_end(simd, M, columns - before * W, A, B, first + before,
                             from_row(simd, init, 0, before), from_row(simd, C, 0, before))
+
+
+cdef void _product_of_one_row(
+    const Simd* simd, Py_ssize_t vectors, Walk A, const Weights* B, Py_ssize_t first, Panels init,
+    Panels C,
+) noexcept nogil:
+    """The same by rows for one row of A and whole vectors, in pieces as long as stand side by side:
+    all panels of one gate, or each gate of all panels."""
+    cdef Py_ssize_t gates = B.columns.gates, g
+    cdef Panels b = from_row(simd, B.panels, 0, first)
+    for g in range(gates):
+        simd.one_row(vectors // gates, B.K, A.at, moved(simd, b.at, g * b.vector), b.row,
+                     moved(simd, init.at, g * init.vector),
+                     init.vector if gates == 1 else init.panel,
+                     moved(simd, C.at, g * C.vector), C.vector if gates == 1 else C.panel)
 
 
 cdef void _product_at_the_end(

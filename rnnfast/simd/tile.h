@@ -187,6 +187,41 @@ static void FN(tile)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_
     }
 }
 
+/* One row of A times a long piece of rows of B, 8 of which are read from end to end at a time: where
+ * they come from no small cache, this is faster than the short pieces of a tile. */
+static inline __attribute__((always_inline)) void FN(add_rows)(
+    const int R, ptrdiff_t vectors, const real *A, const real *B, ptrdiff_t b_row,
+    const real *from, ptrdiff_t from_next, real *to, ptrdiff_t to_next)
+{
+    vec a[8];
+    UNROLL for (int r = 0; r < R; r++)
+        a[r] = A[r] - (vec){0};
+    for (; vectors > 0; vectors--, B += LANES, from += from_next, to += to_next) {
+        vec sum = *(const vec *)from;
+        UNROLL for (int r = 0; r < R; r++)
+            sum += a[r] * *(const vec *)(B + r * b_row);
+        *(vec *)to = sum;
+    }
+}
+
+static void FN(one_row)(ptrdiff_t vectors, ptrdiff_t K, const void *row, const void *in,
+                        ptrdiff_t b_row, const void *init, ptrdiff_t init_next, void *out,
+                        ptrdiff_t c_next)
+{
+    const real *A = row, *B = in, *from = init;
+    real *C = out;
+    for (; K > 0; from = C, init_next = c_next) {
+        const int R = K >= 8 ? 8 : K >= 2 ? 2 : 1;
+        if (R == 8)
+            FN(add_rows)(8, vectors, A, B, b_row, from, init_next, C, c_next);
+        else if (R == 2)
+            FN(add_rows)(2, vectors, A, B, b_row, from, init_next, C, c_next);
+        else
+            FN(add_rows)(1, vectors, A, B, b_row, from, init_next, C, c_next);
+        K -= R, A += R, B += R * b_row;
+    }
+}
+
 #undef vec
 #undef DEFINE_TILE
 #undef DEFINE_4
