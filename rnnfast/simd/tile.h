@@ -43,10 +43,12 @@ static inline __attribute__((always_inline)) void FN(tile_body)(
 {
     vec sum[TILE_ROWS * SIMD_VECTORS];    /* the first R V of them, all in registers */
     const real *restrict A = walk->at;
-    const real *restrict B = in->at;
+    const real *restrict B[4];            /* of each panel */
     const ptrdiff_t a_row = walk->row, a_k = walk->k_stride, a_width = walk->width;
     const ptrdiff_t a_block = walk->block;
-    const ptrdiff_t b_row = in->row, b_panel = in->panel, b_vector = in->vector;
+    const ptrdiff_t b_row = in->row, b_vector = in->vector;
+    UNROLL for (int v = 0; v < V; v += SIMD_VECTORS)
+        B[v / SIMD_VECTORS] = (const real *)in->at + v / SIMD_VECTORS * in->panel;
     FN(tile_place) at = FN(place_of)(init);
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < V; v++)
@@ -57,16 +59,17 @@ static inline __attribute__((always_inline)) void FN(tile_body)(
             UNROLL for (int r = 0; r < R; r++)
                 for (size_t j = 0; j < sizeof(real[PANEL]); j += 64)
                     __builtin_prefetch((const char *)(A + a_block + r * a_row) + j, 0, 2);
-        for (ptrdiff_t k = K < a_width ? K : a_width; k > 0; k--, a += a_k, B += b_row) {
+        for (ptrdiff_t k = K < a_width ? K : a_width; k > 0; k--, a += a_k) {
             vec a_r[TILE_ROWS];
             UNROLL for (int r = 0; r < R; r++)
                 a_r[r] = a[r * a_row] - (vec){0};
             UNROLL for (int v = 0; v < V; v++) {
-                const vec b = *(const vec *)(B + v / SIMD_VECTORS * b_panel
-                                             + v % SIMD_VECTORS * b_vector);
+                const vec b = *(const vec *)(B[v / SIMD_VECTORS] + v % SIMD_VECTORS * b_vector);
                 UNROLL for (int r = 0; r < R; r++)
                     sum[r * V + v] += a_r[r] * b;
             }
+            UNROLL for (int v = 0; v < V; v += SIMD_VECTORS)
+                B[v / SIMD_VECTORS] += b_row;
         }
     }
     if (plus) {
