@@ -49,8 +49,8 @@ cdef extern from "simd.h" nogil:
         Py_ssize_t (*panels_at_once)(Py_ssize_t) noexcept nogil
         void (*tile)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Walk*, const Panels*,
                      const Panels*, const Panels*, const Panels*) noexcept nogil
-        void (*one_row)(Py_ssize_t, Py_ssize_t, const void*, const void*, Py_ssize_t, const void*,
-                        Py_ssize_t, void*, Py_ssize_t) noexcept nogil
+        void (*one_row)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, const Panels*,
+                        const Panels*, const Panels*) noexcept nogil
         void (*dots)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Walk*, const void*, Py_ssize_t,
                      const Panels*, const Panels*) noexcept nogil
         void (*map_tanh)(Py_ssize_t, const void*, void*) noexcept nogil

@@ -546,15 +546,13 @@ cdef void _product_of_one_row(
     const Simd* simd, Py_ssize_t vectors, Walk A, const Weights* B, Py_ssize_t first, Panels init,
     Panels C,
 ) noexcept nogil:
-    """The same by rows for one row of A and whole vectors, in pieces as long as stand side by side:
-    all panels of one gate, or each gate of all panels."""
-    cdef Py_ssize_t gates = B.columns.gates, g
+    """The same by rows for one row of A and whole vectors. With one gate, a vector counts as a
+    panel."""
+    cdef Py_ssize_t gates = B.columns.gates
     cdef Panels b = from_row(simd, B.panels, 0, first)
-    for g in range(gates):
-        simd.one_row(vectors // gates, B.K, A.at, moved(simd, b.at, g * b.vector), b.row,
-                     moved(simd, init.at, g * init.vector),
-                     init.vector if gates == 1 else init.panel,
-                     moved(simd, C.at, g * C.vector), C.vector if gates == 1 else C.panel)
+    if gates == 1:
+        init.panel, C.panel = init.vector, C.vector
+    simd.one_row(gates, vectors // gates, B.K, A.at, &b, &init, &C)
 
 
 cdef void _product_at_the_end(

@@ -76,10 +76,9 @@ typedef struct {
     F(void, tile, (ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_walk *A,            \
                    const simd_panels *B, const simd_panels *init, const simd_panels *plus,        \
                    const simd_panels *C))                                                         \
-    /* For one row and vectors that are side by side in B, and `next` apart in init and C. */       \
-    F(void, one_row, (ptrdiff_t vectors, ptrdiff_t K, const void *A, const void *B,               \
-                      ptrdiff_t b_row, const void *init, ptrdiff_t init_next, void *C,            \
-                      ptrdiff_t c_next))                                                          \
+    /* For one row, and panels of one vector for each gate, side by side in B: gate by gate. */    \
+    F(void, one_row, (ptrdiff_t gates, ptrdiff_t panels, ptrdiff_t K, const void *A,              \
+                      const simd_panels *B, const simd_panels *init, const simd_panels *C))       \
     /* C = init + A B for contiguous rows of A and columns of B, and at least L terms: see dots.h. */ \
     F(void, dots, (ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_walk *A,            \
                    const void *B, ptrdiff_t b_column, const simd_panels *init,                    \

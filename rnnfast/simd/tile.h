@@ -190,39 +190,38 @@ static void FN(tile)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_
     }
 }
 
-/* One row of A times a long piece of rows of B, 8 of which are read from end to end at a time: where
- * they come from no small cache, this is faster than the short pieces of a tile. */
+/* One row of A times R rows of B, from end to end: where they come from no small cache, this is faster
+ * than the short pieces that a tile reads. Panels have one vector of each gate. */
 static inline __attribute__((always_inline)) void FN(add_rows)(
-    const int R, ptrdiff_t vectors, const real *A, const real *B, ptrdiff_t b_row,
-    const real *from, ptrdiff_t from_next, real *to, ptrdiff_t to_next)
+    const int R, ptrdiff_t gates, ptrdiff_t panels, const real *A, const real *B,
+    const simd_panels *in, const simd_panels *init, const simd_panels *out)
 {
+    const ptrdiff_t b_row = in->row, from_next = init->panel, to_next = out->panel;
     vec a[8];
     UNROLL for (int r = 0; r < R; r++)
         a[r] = A[r] - (vec){0};
-    for (; vectors > 0; vectors--, B += LANES, from += from_next, to += to_next) {
-        vec sum = *(const vec *)from;
-        UNROLL for (int r = 0; r < R; r++)
-            sum += a[r] * *(const vec *)(B + r * b_row);
-        *(vec *)to = sum;
+    for (ptrdiff_t g = 0; g < gates; g++) {
+        const real *b = B + g * in->vector, *from = (const real *)init->at + g * init->vector;
+        real *to = (real *)out->at + g * out->vector;
+        for (ptrdiff_t p = 0; p < panels; p++, b += LANES, from += from_next, to += to_next) {
+            vec sum = *(const vec *)from;
+            UNROLL for (int r = 0; r < R; r++)
+                sum += a[r] * *(const vec *)(b + r * b_row);
+            *(vec *)to = sum;
+        }
     }
 }
 
-static void FN(one_row)(ptrdiff_t vectors, ptrdiff_t K, const void *row, const void *in,
-                        ptrdiff_t b_row, const void *init, ptrdiff_t init_next, void *out,
-                        ptrdiff_t c_next)
+static void FN(one_row)(ptrdiff_t gates, ptrdiff_t panels, ptrdiff_t K, const void *row,
+                        const simd_panels *in, const simd_panels *init, const simd_panels *C)
 {
-    const real *A = row, *B = in, *from = init;
-    real *C = out;
-    for (; K > 0; from = C, init_next = c_next) {
-        const int R = K >= 8 ? 8 : K >= 2 ? 2 : 1;
-        if (R == 8)
-            FN(add_rows)(8, vectors, A, B, b_row, from, init_next, C, c_next);
-        else if (R == 2)
-            FN(add_rows)(2, vectors, A, B, b_row, from, init_next, C, c_next);
-        else
-            FN(add_rows)(1, vectors, A, B, b_row, from, init_next, C, c_next);
-        K -= R, A += R, B += R * b_row;
-    }
+    const real *A = row, *B = in->at;
+    for (; K >= 8; K -= 8, A += 8, B += 8 * in->row, init = C)
+        FN(add_rows)(8, gates, panels, A, B, in, init, C);
+    for (; K >= 2; K -= 2, A += 2, B += 2 * in->row, init = C)
+        FN(add_rows)(2, gates, panels, A, B, in, init, C);
+    if (K > 0)
+        FN(add_rows)(1, gates, panels, A, B, in, init, C);
 }
 
 #undef vec
