@@ -368,5 +368,8 @@ cdef void _input_gradient(
                 while first(s, t + 1) - first(s, begin) <= r:
                     t += 1
                 out = place(s, &mem.dxs, t, r + first(s, begin) - first(s, t))
-            memcpy(out, moved(s.simd, scratch, (r - m) * row), s.D * s.simd.number)
+            if s.adds_dx:
+                s.simd.add(s.D, moved(s.simd, scratch, (r - m) * row), out)
+            else:
+                memcpy(out, moved(s.simd, scratch, (r - m) * row), s.D * s.simd.number)
         m += n

@@ -47,6 +47,7 @@ ctypedef struct Sizes:
     bint by_rows                  # whether threads take rows of the batch, or units
     bint alone                    # whether a thread projects its own rows of the batch, and no others
     bint indexed, reverse, kept, need_dx
+    bint adds_dx                  # to what another direction has left there
     bint enters                   # whether states have memory of their own where they enter a step
     bint masked, zoned
     # with lengths, or NULL

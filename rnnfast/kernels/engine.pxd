@@ -116,6 +116,7 @@ ctypedef struct View:
     const Simd* simd
     Py_ssize_t rows, columns      # columns along the last axis, rows along all others
     Matrix matrix
+    Py_ssize_t plane              # distance along the first of three axes
 
 # How the columns of G gates of H units stand in panels. With 4 gates a panel has L units: their
 # first gates, their second gates, ...; with one gate it has 4 L units, and these are the columns of

@@ -17,10 +17,9 @@ from .block cimport (
     states_from, time_of,
 )
 from .engine cimport (
-    RESET_AFTER, RESET_BEFORE, Buffer, Matrix, Panels, Simd, States, Sums, Weights,
-    Workspace, cell_number, check_shapes, computed, from_row,
-    gradient_scratch, matrix_of, moved, panels_at, real, rest_of, row_of, simd_of, sums_of,
-    team_size, threads_for, weights_for,
+    RESET_AFTER, RESET_BEFORE, Buffer, Matrix, Panels, States, Sums, View, Weights, Workspace,
+    cell_number, check_shapes, computed, from_row, gradient_scratch, moved, panels_at, rest_of,
+    sums_of, team_size, threads_for, view_of, weights_for,
 )
 from .forward_steps cimport forward_task
 
@@ -176,7 +175,8 @@ def recurrent_backward(
     _take_again(own)
     try:
         own.require(cell, dhs, weights)
-        dxs = _prepare_backward(own, dhs, dstates, weights, grads, truncate, need_dx)
+        dxs = _gradient_of_x(&own.sizes, dhs.dtype) if need_dx else None
+        _prepare_backward(own, dhs, dstates, weights, grads, truncate, dxs)
         _run(own, None, False)
         _finish(own, grads, first)
     finally:
@@ -215,37 +215,46 @@ def bidirectional_backward(
     cdef BidirectionalCache own = cache
     H = dhs.shape[2] // 2
     first = np.empty((2, cell.S, len(dhs), H), dhs.dtype)
-    halves, dxs = (dhs[:, :, :H], dhs[:, :, H:]), [None, None]
+    halves, dxs = (dhs[:, :, :H], dhs[:, :, H:]), None
     _take_again(own)
     try:
         for k, one in enumerate((own.ahead, own.back)):
             (<Cache> one).require(cell, halves[k], weights[k])
         # the second one first: more of what it has kept is still in a cache
         for k, one in ((1, own.back), (0, own.ahead)):
-            dxs[k] = _prepare_backward(one, halves[k], None if dstates is None else dstates[k],
-                                       weights[k], grads[k], truncate, need_dx)
+            (<Cache> one).sizes.adds_dx = dxs is not None and not _side_by_side(&own.back.sizes)
+            if need_dx and not (<Cache> one).sizes.adds_dx:
+                others, dxs = dxs, _gradient_of_x(&own.back.sizes, dhs.dtype)
+            _prepare_backward(one, halves[k], None if dstates is None else dstates[k], weights[k],
+                              grads[k], truncate, dxs)
             own.run(one, k == 0, False)
         _finish(own.ahead, grads[0], first[0])
         _finish(own.back, grads[1], first[1])
     finally:
         own.leave()
-    if need_dx:
-        dxs[0] += dxs[1]
-    return dxs[0], first
+    if need_dx and others is not None:
+        dxs += others
+    return dxs, first
 
 
 def recurrent_states(cell, cache):
     """All states of the block. See `rnnfast.reference.recurrent`."""
     cdef Cache own = cache
-    cdef bint single = own.sizes.simd.number == sizeof(float)
-    states = np.zeros((own.sizes.S, own.sizes.N, own.sizes.T_all, own.sizes.H),
-                      np.float32 if single else np.float64)
+    cdef const Sizes* s = &own.sizes
+    cdef Py_ssize_t k, n, t
+    cdef View out
     _take_again(own)
     try:
-        if single:
-            _copy_states[float](own, states)
-        else:
-            _copy_states[double](own, states)
+        states = np.zeros((s.S, s.N, s.T_all, s.H),
+                          np.float32 if s.simd.number == sizeof(float) else np.float64)
+        out = view_of(states, True)
+        for k in range(s.S):
+            for t in range(s.T):
+                for n in range(count(s, t)):
+                    memcpy(moved(s.simd, out.matrix.at,
+                                 ((k * s.N + batch_row(s, n)) * s.T_all + time_of(s, t, n)) * s.H),
+                           state_at(s, &own.mem.left, k, s.N + first(s, t) + n, 0),
+                           s.H * s.simd.number)
     finally:
         own.leave()
     return states
@@ -312,9 +321,11 @@ cdef object _outputs(shape, dtype, lengths):
     return np.empty(shape, dtype) if lengths is None else np.zeros(shape, dtype)
 
 
-cdef object _by_rows(xs):
-    """Rows of x, or None: (n, t), or the distinct ones, seen as (1, U)."""
-    return xs if xs is None or xs.ndim == 3 else xs[None]
+cdef object _gradient_of_x(const Sizes* s, dtype):
+    """Memory for it, which is 0 beyond the lengths."""
+    if s.indexed:
+        return np.empty((s.U, s.D), dtype)
+    return (np.empty if s.R == s.N * s.T_all else np.zeros)((s.N, s.T_all, s.D), dtype)
 
 
 cdef object _copied(array):
@@ -330,41 +341,137 @@ cdef object _rows(array):
     return np.ascontiguousarray(array)
 
 
+cdef inline Sequence _sequence(View view) noexcept:
+    """An array (N, T, J), or (U, J) as (1, U, J)."""
+    return Sequence(view.matrix.at, view.plane, view.matrix.row)
+
+
 cdef int _prepare(
-    Cache own, cell, xs, weights, states, hs, last, index, lengths, reset, reverse, mask, zoneouts,
+    Cache own,
+    cell,
+    xs,                           # IN (N, T, D), or (U, D) with an index
+    weights,                      # IN (D, G*H), (H, G*H), (G*H) [, (G*H)]
+    states,                       # IN S arrays (N, H), or None
+    hs,                           # OUT (N, T, H)
+    last,                         # OUT (S, N, H)
+    index,                        # IN (N, T), int64: rows of xs; this and what follows: or None
+    lengths,                      # IN (N), int64
+    reset,                        # IN (N, T), bool
+    bint reverse,
+    mask,                         # IN (N, H)
+    zoneouts,                     # IN S arrays (N, T, H), or None of one
     bint kept,
 ) except -1:
     """Sizes and memory of a forward call."""
-    cdef object zoneout_h = None, zoneout_c = None, bh = None, Wh = weights[1]
+    cdef Sizes* s = &own.sizes
+    cdef Memory* mem = &own.mem
+    cdef View x, Wx, Wh, b, bh, out
+    cdef Py_ssize_t k
     own.begin()
-    if len(weights) == 4:
-        bh = weights[3]
-    xs = _rows(_by_rows(xs))
+    xs = _rows(xs)
+    if kept:                      # backward reads them again
+        index, reset = _copied(index), _copied(reset)
     if mask is not None:
         mask = np.ascontiguousarray(mask)
     if zoneouts is not None:
-        zoneout_h = _rows(zoneouts[0])
-        if len(zoneouts) == 2:
-            zoneout_c = _rows(zoneouts[1])
-    if kept:                      # backward reads them again
-        index, reset = _copied(index), _copied(reset)
-    own.of_call, own.arrays = xs, (index, reset, mask, zoneout_h, zoneout_c)
-    if Wh.itemsize == sizeof(float):
-        _prepare_typed[float](own, cell_number(cell.name), xs, weights[0], Wh, weights[2],
-                              hs, last, bh, states, index, lengths, reset, mask, zoneout_h, zoneout_c,
-                              reverse, kept)
-    else:
-        _prepare_typed[double](own, cell_number(cell.name), xs, weights[0], Wh, weights[2],
-                               hs, last, bh, states, index, lengths, reset, mask, zoneout_h, zoneout_c,
-                               reverse, kept)
+        zoneouts = tuple(map(_rows, zoneouts))
+    own.of_call, own.arrays = xs, (index, reset, mask, zoneouts)
+
+    x, Wx, Wh, b = view_of(xs), view_of(weights[0]), view_of(weights[1]), view_of(weights[2])
+    out = view_of(hs, True)
+    s[0] = layer_sizes(b.simd, cell_number(cell.name), len(last), x.columns, Wh.rows)
+    check_shapes(Wx.simd == Wh.simd == b.simd == x.simd == out.simd and Wx.rows == s.D
+                 and Wx.columns == Wh.columns == b.columns == s.groups * s.columns.used
+                 and len(weights) == (4 if s.reset == RESET_AFTER else 3))
+    s.indexed, s.reverse, s.kept = index is not None, reverse, kept
+    s.N, s.T_all = len(hs), out.rows // len(hs)
+    _set_steps(own, lengths)
+    s.U = x.rows if s.indexed else s.R
+    s.enters, s.masked = s.order != NULL or reset is not None, mask is not None
+    _deal_out(s, FLOPS)
+    # each step alone reads all of Wx again; and rows of different lengths would get in each other's way
+    s.alone = (s.threads > 1 and s.by_rows and (kept or s.counts == NULL)
+               and s.D * s.groups * s.P * s.width * s.simd.number < SECOND_LEVEL // 4)
+    s.block = min(s.R, BLOCK * s.threads)
+    s.rows = s.R if kept else min(s.R, _most_rows(s, s.block))
+
+    mem.xs, mem.hs, mem.b = _sequence(x), _sequence(out), b.matrix
+    mem.last = view_of(last, True).matrix.at
+    if s.reset == RESET_AFTER:
+        bh = view_of(weights[3])
+        check_shapes(bh.simd == s.simd and bh.columns == b.columns)
+        mem.bh = bh.matrix
+    mem.resets = NULL
+    if s.indexed or reset is not None:
+        _look_at(mem, index, reset)
+    if s.masked:
+        mem.mask = view_of(mask).matrix.at
+    for k in range(s.S):
+        mem.zoneouts[k].at = NULL
+        if zoneouts is not None and zoneouts[k] is not None:
+            mem.zoneouts[k] = _sequence(view_of(zoneouts[k]))
+            s.zoned = True
+
+    cdef Py_ssize_t number = s.simd.number, panels = s.groups * s.P
+    cdef Py_ssize_t x_rows = s.U if s.indexed else s.rows
+    mem.x = Matrix(own.x.reserve(max(1, x_rows) * s.x_row, number), s.x_row, 1)
+    mem.left = _states(own.left, s, s.S, s.N + s.rows)
+    mem.made = States(moved(s.simd, mem.left.at, s.N * s.h_row), s.h_row, mem.left.state)
+    mem.entering = mem.left
+    if s.zoned:
+        mem.made = _states(own.made, s, s.S, s.rows)
+    if s.enters:
+        mem.entering = _states(own.entering, s, s.S, s.rows)
+    mem.h_in = _states(own.h_in, s, 1, s.rows) if s.masked else mem.entering
+    if s.reset == RESET_BEFORE:
+        mem.reset_h = _states(own.reset_h, s, 1, s.rows)
+    mem.gates = _panels(own.gates, s, panels, s.rows)
+    _weights(own.scratch.weights_x, s, Wx.matrix, s.D, s.U, mem.Wx)
+    # every step reads Wh again: packed, it is read faster
+    _weights(own.scratch.weights_h, s, Wh.matrix, s.H, s.R if s.T <= FEW_STEPS else MANY_ROWS,
+             mem.Wh)
+    mem.b_panels = _panels(own.scratch.biases, s, 2 * panels, 1)
+    if s.reset == RESET_AFTER:
+        mem.bh_panels = from_row(s.simd, mem.b_panels, 0, panels)
+        mem.hidden = _panels(own.hidden, s, s.P, s.rows)
+    if s.indexed:
+        mem.projected = _panels(own.scratch.projected, s, panels, s.U)
+    _copy_in(s, &mem.left, states)
+    if s.order != NULL or s.T == 0:
+        _keep_initial(s, mem)
     return 0
 
 
-cdef int _set_steps(Cache own, lengths, hs) except -1:
-    """The steps of all rows, by lengths (N,) or None, and of outputs (N, T, H)."""
+cdef int _look_at(Memory* mem, const int64_t[:, ::1] index, reset) except -1:
+    cdef const unsigned char[:, ::1] resets
+    if index is not None:
+        mem.index, mem.index_row = &index[0, 0], index.shape[1]
+    if reset is not None:
+        resets = reset.view(np.uint8)
+        mem.resets, mem.resets_row = &resets[0, 0], resets.shape[1]
+    return 0
+
+
+cdef int _copy_in(const Sizes* s, const States* states, given) except -1:
+    """S arrays (N, H), states or gradients of them, to memory; zeros where none are given."""
+    cdef Py_ssize_t k, n, numbers = s.H * s.simd.number
+    cdef View of_one
+    for k in range(s.S):
+        if given is None:
+            memset(state_at(s, states, k, 0, 0), 0, s.N * s.h_row * s.simd.number)
+            continue
+        one = _rows(given[k])
+        of_one = view_of(one)
+        for n in range(s.N):
+            memcpy(state_at(s, states, k, n, 0),
+                   moved(s.simd, of_one.matrix.at, batch_row(s, n) * of_one.matrix.row), numbers)
+    return 0
+
+
+cdef int _set_steps(Cache own, lengths) except -1:
+    """The steps of all rows, by lengths (N,) or None."""
     cdef Sizes* s = &own.sizes
     cdef const int64_t[::1] order, falling, counts, firsts
-    s.N, s.T_all = hs.shape[0], hs.shape[1]
     s.T = s.T_all if lengths is None else lengths.max()
     s.R = s.N * s.T
     s.order = s.lengths = s.counts = s.firsts = NULL
@@ -379,133 +486,6 @@ cdef int _set_steps(Cache own, lengths, hs) except -1:
     own.of_rows = by_length, lengths, rows, starts
     s.order, s.lengths, s.counts, s.firsts = &order[0], &falling[0], &counts[0], &firsts[0]
     s.R = firsts[s.T]
-    return 0
-
-
-cdef int _prepare_typed(
-    Cache own,
-    int cell,
-    const real[:, :, :] xs,       # IN (N, T, D), or (1, U, D) with an index
-    const real[:, :] Wx,          # IN (D, G*H)
-    const real[:, :] Wh,          # IN (H, G*H)
-    const real[:] b,              # IN (G*H)
-    real[:, :, :] hs,             # OUT (N, T, H)
-    real[:, :, ::1] last,         # OUT (S, N, H)
-    # seldom given, and looked at only then; or None
-    bh,                           # IN (G*H)
-    states,                       # IN (S, N, H)
-    index,                        # IN (N, T), int64: rows of x
-    lengths,                      # IN (N), int64
-    reset,                        # IN (N, T), bool
-    mask,                         # IN (N, H)
-    zoneout_h,                    # IN (N, T, H)
-    zoneout_c,
-    bint reverse,
-    bint kept,
-) except -1:
-    cdef const Simd* simd = simd_of(&b[0])
-    cdef Py_ssize_t number = sizeof(real), k
-    cdef Sizes* s = &own.sizes
-    cdef Memory* mem = &own.mem
-    s[0] = layer_sizes(simd, cell, last.shape[0], xs.shape[2], hs.shape[2])
-    check_shapes(Wx.shape[0] == s.D and Wh.shape[0] == s.H
-                 and Wx.shape[1] == Wh.shape[1] == b.shape[0] == s.groups * s.columns.used
-                 and (s.reset == RESET_AFTER) == (bh is not None)
-                 and (bh is None or len(bh) == b.shape[0]))
-    s.indexed, s.reverse, s.kept = index is not None, reverse, kept
-    _set_steps(own, lengths, hs)
-    s.U = xs.shape[1] if s.indexed else s.R
-    s.enters, s.masked = s.order != NULL or reset is not None, mask is not None
-    s.zoned = zoneout_h is not None or zoneout_c is not None
-    _deal_out(s, FLOPS)
-    # each step alone reads all of Wx again; and rows of different lengths would get in each other's way
-    s.alone = (s.threads > 1 and s.by_rows and (kept or s.counts == NULL)
-               and s.D * s.groups * s.P * s.width * number < SECOND_LEVEL // 4)
-    s.block = min(s.R, BLOCK * s.threads)
-    s.rows = s.R if kept else min(s.R, _most_rows(s, s.block))
-
-    mem.xs = Sequence(<void*> &xs[0, 0, 0], xs.strides[0] // number, xs.strides[1] // number)
-    mem.hs = Sequence(&hs[0, 0, 0], hs.strides[0] // number, hs.strides[1] // number)
-    mem.b = row_of(b)
-    mem.last = &last[0, 0, 0]
-    mem.resets = NULL
-    mem.zoneouts[0].at = mem.zoneouts[1].at = NULL
-    if s.indexed or s.masked or s.zoned or s.enters or bh is not None:
-        _look_at[real](mem, bh, index, reset, mask, zoneout_h, zoneout_c)
-
-    cdef Py_ssize_t panels = s.groups * s.P, x_rows = s.U if s.indexed else s.rows
-    mem.x = Matrix(own.x.reserve(max(1, x_rows) * s.x_row, number), s.x_row, 1)
-    mem.left = _states(own.left, s, s.S, s.N + s.rows)
-    mem.made = States(moved(simd, mem.left.at, s.N * s.h_row), s.h_row, mem.left.state)
-    mem.entering = mem.left
-    if s.zoned:
-        mem.made = _states(own.made, s, s.S, s.rows)
-    if s.enters:
-        mem.entering = _states(own.entering, s, s.S, s.rows)
-    mem.h_in = _states(own.h_in, s, 1, s.rows) if s.masked else mem.entering
-    if s.reset == RESET_BEFORE:
-        mem.reset_h = _states(own.reset_h, s, 1, s.rows)
-    mem.gates = _panels(own.gates, s, panels, s.rows)
-    _weights(own.scratch.weights_x, s, matrix_of(Wx), s.D, s.U, mem.Wx)
-    # every step reads Wh again: packed, it is read faster
-    _weights(own.scratch.weights_h, s, matrix_of(Wh), s.H, s.R if s.T <= FEW_STEPS else MANY_ROWS,
-             mem.Wh)
-    mem.b_panels = _panels(own.scratch.biases, s, 2 * panels, 1)
-    if s.reset == RESET_AFTER:
-        mem.bh_panels = from_row(simd, mem.b_panels, 0, panels)
-        mem.hidden = _panels(own.hidden, s, s.P, s.rows)
-    if s.indexed:
-        mem.projected = _panels(own.scratch.projected, s, panels, s.U)
-    for k in range(s.S):
-        memset(state_at(s, &mem.left, k, 0, 0), 0, s.N * s.h_row * number)
-    if states is not None:
-        _copy_in[real](s, &mem.left, states)
-    if s.order != NULL or s.T == 0:
-        _keep_initial(s, mem)
-    return 0
-
-
-cdef int _look_at(
-    Memory* mem,
-    const real[:] bh,             # all as in _prepare_typed
-    const int64_t[:, ::1] index,
-    reset,
-    const real[:, ::1] mask,
-    const real[:, :, :] zoneout_h,
-    const real[:, :, :] zoneout_c,
-) except -1:
-    cdef const unsigned char[:, ::1] resets
-    cdef Py_ssize_t number = sizeof(real)
-    if bh is not None:
-        mem.bh = row_of(bh)
-    if index is not None:
-        mem.index, mem.index_row = &index[0, 0], index.shape[1]
-    if reset is not None:
-        resets = reset.view(np.uint8)
-        mem.resets, mem.resets_row = &resets[0, 0], resets.shape[1]
-    if mask is not None:
-        mem.mask = <void*> &mask[0, 0]
-    if zoneout_h is not None:
-        mem.zoneouts[0] = Sequence(<void*> &zoneout_h[0, 0, 0], zoneout_h.strides[0] // number,
-                                   zoneout_h.strides[1] // number)
-    if zoneout_c is not None:
-        mem.zoneouts[1] = Sequence(<void*> &zoneout_c[0, 0, 0], zoneout_c.strides[0] // number,
-                                   zoneout_c.strides[1] // number)
-    return 0
-
-
-cdef int _copy_in(
-    const Sizes* s, const States* states,
-    const real[:, :, :] given,    # IN (S, N, H)
-) except -1:
-    """States, or gradients of them, to memory."""
-    cdef Py_ssize_t k, n, j
-    cdef real* state
-    for k in range(s.S):
-        for n in range(s.N):
-            state = <real*> state_at(s, states, k, n, 0)
-            for j in range(s.H):
-                state[j] = given[k, batch_row(s, n), j]
     return 0
 
 
@@ -554,92 +534,46 @@ cdef inline Panels _panels(
 
 cdef int _finish(Cache own, grads, first) except -1:
     """Gradients of the initial states, to the caller, and of the weights where no row has a step."""
-    if own.sizes.T == 0:
-        for dW in grads:
-            dW[...] = 0
-    if first.itemsize == sizeof(float):
-        _copy_first[float](own, first)
-    else:
-        _copy_first[double](own, first)
-    return 0
-
-
-cdef int _copy_first(
-    Cache own,
-    real[:, :, ::1] first,        # OUT (S, N, H)
-) except -1:
     cdef const Sizes* s = &own.sizes
     cdef Py_ssize_t k, n
+    if s.T == 0:
+        for dW in grads:
+            dW[...] = 0
+    cdef View out = view_of(first, True)
     for k in range(s.S):
         for n in range(s.N):
-            memcpy(&first[k, batch_row(s, n), 0], state_at(s, &own.mem.dstates, k, n, 0),
-                   s.H * sizeof(real))
-    return 0
-
-
-cdef int _copy_states(
-    Cache own,
-    real[:, :, :, ::1] states,    # OUT (S, N, T, H), 0 beyond lengths
-) except -1:
-    cdef const Sizes* s = &own.sizes
-    cdef Py_ssize_t k, n, t
-    for k in range(s.S):
-        for t in range(s.T):
-            for n in range(count(s, t)):
-                memcpy(&states[k, batch_row(s, n), time_of(s, t, n), 0],
-                       state_at(s, &own.mem.left, k, s.N + first(s, t) + n, 0),
-                       s.H * sizeof(real))
+            memcpy(moved(s.simd, out.matrix.at, (k * s.N + batch_row(s, n)) * s.H),
+                   state_at(s, &own.mem.dstates, k, n, 0), s.H * s.simd.number)
     return 0
 
 
 # ---------------------------------------------------------------- backward
 
-cdef object _prepare_backward(Cache own, dhs, dlast, weights, grads, truncate, need_dx):
-    """Sizes and memory of a backward call; returns the array for the gradient of xs, or None."""
-    cdef object Wh = weights[1], dbh = None
-    own.begin()
-    cdef Sizes* s = &own.sizes
-    if len(grads) == 4:
-        dbh = grads[3]
-    own.of_call = dhs = _rows(dhs)
-    dxs = None
-    if need_dx:
-        if s.indexed:
-            dxs = np.empty((s.U, s.D), dhs.dtype)
-        elif s.R == s.N * s.T_all:
-            dxs = np.empty((s.N, s.T_all, s.D), dhs.dtype)
-        else:
-            dxs = np.zeros((s.N, s.T_all, s.D), dhs.dtype)
-    if Wh.itemsize == sizeof(float):
-        _prepare_backward_typed[float](own, dhs, weights[0], Wh, grads[0], grads[1], grads[2],
-                                       dbh, _by_rows(dxs), dlast, truncate)
-    else:
-        _prepare_backward_typed[double](own, dhs, weights[0], Wh, grads[0], grads[1], grads[2],
-                                        dbh, _by_rows(dxs), dlast, truncate)
-    return dxs
-
-
-cdef int _prepare_backward_typed(
+cdef object _prepare_backward(
     Cache own,
-    const real[:, :, :] dhs,      # IN (N, T, H): gradients arriving at the outputs
-    const real[:, :] Wx,          # IN (D, G*H)
-    const real[:, :] Wh,          # IN (H, G*H)
-    real[:, :] dWx,               # OUT (D, G*H)
-    real[:, :] dWh,               # OUT (H, G*H)
-    real[:] db,                   # OUT (G*H)
-    real[:] dbh,                  # OUT (G*H), or None
-    real[:, :, ::1] dxs,          # OUT (N, T, D), or (1, U, D) with an index, or None
-    dlast,                        # IN (S, N, H): at the last states besides; or None for zeros
+    dhs,                          # IN (N, T, H): gradients arriving at the outputs
+    dlast,                        # IN S arrays (N, H): at the last states besides; None is zeros
+    weights,                      # IN (D, G*H), (H, G*H)
+    grads,                        # OUT, as the weights of forward
     Py_ssize_t truncate,          # steps between two cuts of the gradient, 0: none
-) except -1:
-    cdef Py_ssize_t number = sizeof(real)
+    dxs,                          # OUT (N, T, D), or (U, D) with an index, or None
+):
+    """Sizes and memory of a backward call."""
+    own.begin()
     cdef Sizes* s = &own.sizes
     cdef Memory* mem = &own.mem
     cdef Py_ssize_t columns = s.groups * s.columns.used, panels = s.groups * s.P
-    check_shapes(dWx.shape[0] == s.D and dWh.shape[0] == s.H
-                 and dWx.shape[1] == dWh.shape[1] == db.shape[0] == columns
-                 and (s.reset == RESET_AFTER) == (dbh is not None)
-                 and (dbh is None or dbh.shape[0] == columns))
+    own.of_call = dhs = _rows(dhs)
+    cdef View d = view_of(dhs), Wx = view_of(weights[0]), Wh = view_of(weights[1])
+    cdef View dWx = view_of(grads[0], True), dWh = view_of(grads[1], True)
+    cdef View db = view_of(grads[2], True), dbh
+    check_shapes(d.simd == Wx.simd == Wh.simd == dWx.simd == dWh.simd == db.simd == s.simd
+                 and dWx.rows == s.D and dWh.rows == s.H
+                 and dWx.columns == dWh.columns == db.columns == columns
+                 and len(grads) == (4 if s.reset == RESET_AFTER else 3))
+    if s.reset == RESET_AFTER:
+        dbh = view_of(grads[3], True)
+        check_shapes(dbh.simd == s.simd and dbh.columns == columns)
     s.truncate, s.need_dx = truncate, dxs is not None
     _deal_out(s, 2 * FLOPS)
     s.chunk = min(s.R, _most_rows(s, CHUNK))
@@ -647,11 +581,11 @@ cdef int _prepare_backward_typed(
     if s.firsts != NULL:
         chunks *= 2               # of whole steps: half as long at worst
     cdef Py_ssize_t most_rows = max(s.chunk, s.U if s.indexed else 0, 1)
+    cdef Py_ssize_t number = s.simd.number
     s.scratch = max(DX_ROWS * computed(s.inputs),
                     gradient_scratch(s.simd, max(s.D + 1, s.H), most_rows))
 
-    mem.dhs = Sequence(<void*> &dhs[0, 0, 0], dhs.strides[0] // number, dhs.strides[1] // number)
-    mem.Wx_now, mem.Wh_now = matrix_of(Wx), matrix_of(Wh)
+    mem.dhs, mem.Wx_now, mem.Wh_now = _sequence(d), Wx.matrix, Wh.matrix
     mem.das = _panels(own.scratch.das, s, panels, s.chunk)
     if s.reset == RESET_AFTER:
         mem.das_hidden = _panels(own.scratch.das_hidden, s, s.P, s.chunk)
@@ -663,9 +597,9 @@ cdef int _prepare_backward_typed(
     cdef Py_ssize_t rest_das = s.U * row if s.indexed and s.R > MANY_ROWS else 0
     cdef void* sums = own.scratch.sums.reserve(of_x + of_h, number)
     cdef void* rests = own.rests.zeroed(rest_x + rest_h + rest_das, number)
-    _sums(s, s.D, matrix_of(dWx), row_of(db), sums, rests if rest_x else NULL, mem.dWx, mem.db)
+    _sums(s, s.D, dWx.matrix, db.matrix, sums, rests if rest_x else NULL, mem.dWx, mem.db)
     sums, rests = moved(s.simd, sums, of_x), moved(s.simd, rests, rest_x)
-    _sums(s, s.H, matrix_of(dWh), row_of(db) if dbh is None else row_of(dbh), sums,
+    _sums(s, s.H, dWh.matrix, dbh.matrix if s.reset == RESET_AFTER else db.matrix, sums,
           rests if rest_h else NULL, mem.dWh, mem.dbh)
     if s.indexed:
         mem.das_sum = _panels(own.scratch.das_sum, s, panels, s.U)
@@ -673,16 +607,13 @@ cdef int _prepare_backward_typed(
     mem.scratch = own.scratch.of_threads.reserve(s.threads * s.scratch, number)
     if s.need_dx:
         mem.WxT = _panels(own.scratch.weights_x, s, s.inputs.panels, panels * s.width)
-        mem.dxs = Sequence(&dxs[0, 0, 0], dxs.shape[1] * s.D, s.D)
+        mem.dxs = _sequence(view_of(dxs, True))
 
     # gradients of states, then what zoneout takes of them, and what reaches h_in
     mem.dstates = _states(own.dstates, s, 2 * s.S + 1, s.N)
     mem.zoned = states_from(s, &mem.dstates, s.S * s.N, 0)
     mem.reached = states_from(s, &mem.dstates, 2 * s.S * s.N, 0)
-    memset(mem.dstates.at, 0, s.S * s.N * s.h_row * number)
-    if dlast is not None:
-        _copy_in[real](s, &mem.dstates, dlast)
-    return 0
+    _copy_in(s, &mem.dstates, dlast)
 
 
 cdef void _sums(
