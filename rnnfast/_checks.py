@@ -186,7 +186,7 @@ def is_number(value: Any) -> bool:
 
 def as_fraction(name: str, value: Any) -> float:
     """A number of at least 0 and below 1, as a float."""
-    if not (is_number(value) and 0 <= value < 1):
+    if not (is_number(value) and value >= 0 and float(value) < 1):
         raise ValueError(f"{name}: expected a number in 0 <= {name} < 1, got {value!r}")
     return float(value)
 

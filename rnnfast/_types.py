@@ -1,5 +1,6 @@
 """Names for the types of arguments and results."""
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -7,10 +8,12 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 Array: TypeAlias = NDArray[Any]
 """An array; its dtype is float32 or float64, that of the weights, unless something else is said."""
+Arrays: TypeAlias = Array | Sequence[Array]
+"""Arrays of one shape, on their own or along the first axis of one."""
 Ids: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 Sizes: TypeAlias = tuple[int | str, ...]
 """A shape that is expected; a string stands for any size of at least 1."""
 Seed: TypeAlias = np.random.Generator | np.random.RandomState | int | None
 
-__all__ = ["Array", "ArrayLike", "DTypeLike", "Ids", "Seed", "Shape", "Sizes"]
+__all__ = ["Array", "ArrayLike", "Arrays", "DTypeLike", "Ids", "Seed", "Shape", "Sizes"]

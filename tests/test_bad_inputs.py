@@ -2,6 +2,8 @@
 argument, what was expected, what came, what to do), and that nothing has changed after it.
 """
 
+import copy
+
 import numpy as np
 import pytest
 from problems import (
@@ -21,6 +23,7 @@ from problems import (
 
 import rnnfast
 from rnnfast import reference
+from rnnfast.training.steps import take_step
 
 modules = pytest.mark.parametrize("module", [rnnfast, reference], ids=["compiled", "numpy"])
 A = np.zeros
@@ -606,12 +609,24 @@ def test_states_of_two_directions(name, module):
 
     refused(lambda layer: layer.set_state(A((N, H))), "h: ", EXPECTED, "(2, N, 6)", "got (3, 6)")
     refused(lambda layer: layer.set_state(A((1, N, H))), "h: ", "(2, N, 6)", "got (1, 3, 6)")
+    if len(problem.state) == 2:
+        h, c = A((2, N, H)), A((2, N + 1, H))
+        refused(lambda layer: layer.set_state(h, c), "c: ", "(2, 3, 6) as h has", "got (2, 4, 6)")
     refused(lambda layer: layer.forward(xs[:2]), "h: ", "(2, 2, 6)", "got (2, 3, 6)", RESET)
     refused(lambda layer: layer.backward(dhs[..., :H]), "dhs: ", "(3, 5, 12)", "got (3, 5, 6)")
     refused(lambda layer: layer.backward(dhs, dh=A((N, H))), "dh: ", "(2, 3, 6)", "got (3, 6)")
     S = len(problem.state)
     states = A((S, N, H))
-    refused(lambda layer: layer.infer(xs, states), "states: ", f"(2, {S}, 3, 6)", f"({S}, 3, 6)")
+    refused(lambda layer: layer.infer(xs, states), "states: ", f"({S}, 2, 3, 6)", f"({S}, 3, 6)")
+
+
+@pytest.mark.parametrize("stateful", ["False", None, 1, np.zeros(3)])
+@pytest.mark.parametrize("name", ["TimeRNN", "TimeLSTM", "TimeGRU", "TimeBiLSTM"])
+def test_stateful_is_a_flag(name, stateful):
+    """Not the bias that another library has in its place."""
+    weights = make_problem(name).weights
+    with pytest.raises(TypeError, match=r"^stateful: expected True or False, got"):
+        getattr(rnnfast, name)(*weights, stateful)
 
 
 # Models. --------------------------------------------------------------------------------------
@@ -674,6 +689,41 @@ def test_models_keep_their_state_after_an_error(Model, xs, ts, says):
         np.testing.assert_array_equal(np.array(now), before)
     for now, before in zip(model.grads, grads, strict=True):
         np.testing.assert_array_equal(now, before)
+
+
+def test_models_draw_the_same_after_an_error_and_keep_nothing_for_backward():
+    rng = np.random.default_rng(0)
+    stack = rnnfast.TimeStack("lstm", 3, 4, 2, dropout=0.5, rng=0, stateful=True, dtype=np.float64)
+    affine = rnnfast.TimeAffine(rng.standard_normal((4, 2)), np.zeros(2))
+    network = rnnfast.Network([stack, affine], rnnfast.TimeSquaredLoss())
+    xs, ts = rng.standard_normal((2, 5, 3)), rng.standard_normal((2, 5, 2))
+    network.forward(xs, ts)
+    drawn, carried = network.random_state(), copy.deepcopy(network.get_state())
+    expected = network.forward(-xs, ts)
+    network.set_random_state(drawn)
+    network.set_state(carried)
+    for fails in (
+        lambda: network.forward(-xs, ts[:1]),
+        lambda: take_step(network, rnnfast.SGD(0.1), -xs, ts * np.inf),
+    ):
+        with pytest.raises((ValueError, rnnfast.TrainingDiverged), match=r"ts: |the loss is inf"):
+            fails()
+        assert network.random_state() == drawn
+        np.testing.assert_array_equal(np.array(network.get_state()), np.array(carried))
+        with pytest.raises(RuntimeError, match="call forward first"):
+            network.backward()
+    assert network.forward(-xs, ts) == expected
+
+
+def test_a_read_only_gradient_is_found_before_others_are_written():
+    model = rnnfast.Rnnlm(5, 3, 4)
+    model.forward(zero_ids(2, 3), zero_ids(2, 3))
+    for dW in model.grads:
+        dW[...] = 7
+    model.recurrent_layers[0].grads[1].flags.writeable = False
+    with pytest.raises(TypeError, match=r"^gradient of Wh: expected a writable array"):
+        model.backward()
+    assert all((dW == 7).all() for dW in model.grads)
 
 
 @models

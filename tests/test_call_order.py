@@ -231,6 +231,26 @@ def test_a_copy_between_forward_and_backward(name, copied):
 
 
 @layers
+def test_a_weight_that_became_a_vector_is_an_error(name):
+    problem = make_problem(name)
+    layer = problem.layer(rnnfast)
+    expected = results_of(problem, layer)
+    for W in layer.params:
+        shape = W.shape
+        reshape_in_place(W, (W.size,) if W.ndim == 2 else (1, W.size))
+        for call in (problem.forward, problem.backward):
+            try:
+                call(layer)
+            except (RuntimeError, ValueError):
+                continue
+            assert len(shape) == 1  # a bias has the same numbers in the same places
+        reshape_in_place(W, shape)
+    if problem.state:
+        layer.set_state(*problem.state)
+    assert_all_close(results_of(problem, layer), expected)
+
+
+@layers
 @pytest.mark.parametrize("arrays", ["params", "grads"])
 def test_an_array_whose_shape_was_changed_in_place_is_an_error(name, arrays):
     """(1, D*M) has the numbers of (D, M), but a row that ends where there is no other."""

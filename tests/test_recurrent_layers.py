@@ -81,6 +81,13 @@ def forward(layer, blocks):
     return {"hs": hs, "last": parts_of(layer, blocks, "{}")}
 
 
+def infer(layer, blocks):
+    """The same from the same states, but that nothing is set."""
+    states = np.stack(of_layer(blocks, "states"))
+    hs, last = layer.infer(blocks[0].xs, states, **of_forward(blocks))
+    return {"hs": hs, "last": last if len(blocks) == 1 else last.swapaxes(0, 1)}
+
+
 def parts_of(layer, blocks, names):
     parts = [getattr(layer, names.format(state)) for state in layer.cell.states]
     return np.stack(parts, axis=len(blocks) - 1)
@@ -331,10 +338,7 @@ def test_infer_with_every_option(cell, directions, ops):
     layer = layer_of(blocks, ops)
     expected = forward(layer, blocks)
     before = layer.get_state()
-    states = [block.states for block in blocks]
-    states = states[0] if directions == 1 else np.stack(states)
-    hs, last = layer.infer(blocks[0].xs, states, **of_forward(blocks))
-    assert_identical({"hs": hs, "last": last}, expected)
+    assert_identical(infer(layer, blocks), expected)
     assert all(a is b for a, b in zip(layer.get_state(), before, strict=True))
     gradients = backward(layer, blocks)
     layer.infer(-blocks[0].xs, **of_forward(blocks))
@@ -514,3 +518,18 @@ def test_a_forward_that_fails_in_the_kernel(directions, ops):
         assert all(a is b for a, b in zip(layer.get_state(), state, strict=True))
         found = backward(layer, blocks)
         assert_identical(found, {name: expected[name] for name in found})
+
+
+@every_ops
+@directions
+@every_cell
+def test_a_state_of_another_dtype_than_the_weights_of_now(cell, directions, ops):
+    """Weights of a layer may be replaced by those of another dtype, all at once."""
+    blocks = make_blocks(cell, directions, ())
+    layer = layer_of(blocks, ops)
+    layer.stateful = True
+    layer.forward(blocks[0].xs)
+    for arrays in (layer.params, layer.grads):
+        arrays[:] = [array.astype(np.float32) for array in arrays]
+    hs = layer.forward(blocks[0].xs)
+    assert {array.dtype for array in (hs, *layer.get_state())} == {np.dtype(np.float32)}

@@ -9,6 +9,7 @@ import copy
 import doctest
 import inspect
 import pickle
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -332,10 +333,10 @@ def test_states_in_and_out(bidirectional, module):
     assert not np.allclose(carried, from_zeros)
     stack.set_state(h, c)
     h[...], c[...] = h + 0, c + 0
-    output, last = stack.infer(xs, np.stack([h, c], axis=1))
+    output, last = stack.infer(xs, np.stack([h, c]))
     np.testing.assert_array_equal(stack.forward(xs), output)
-    assert last.shape == (len(h), 2, N, H)
-    np.testing.assert_array_equal(last.swapaxes(0, 1), stack.get_state())
+    assert last.shape == (2, len(h), N, H)
+    np.testing.assert_array_equal(last, stack.get_state())
     np.testing.assert_array_equal(stack.hs.shape, (len(h), N, T, H))
     for states, of_last in ((stack.hs, stack.h), (stack.cs, stack.c)):
         assert not states.flags.writeable
@@ -345,7 +346,7 @@ def test_states_in_and_out(bidirectional, module):
             np.testing.assert_array_equal(states[1::2, :, 0], of_last[1::2])
     stack.h[...] = 0.5
     halves = np.full_like(h, 0.5), stack.c
-    np.testing.assert_array_equal(stack.infer(xs, np.stack(halves, axis=1))[0], stack.forward(xs))
+    np.testing.assert_array_equal(stack.infer(xs, halves)[0], stack.forward(xs))
     stack.reset_state()
     np.testing.assert_array_equal(stack.forward(xs), from_zeros)
     stack.stateful = False
@@ -360,7 +361,7 @@ def test_blocks_equal_one_long_run(kind, options, module):
     expected, states = stack.infer(xs)
     blocks = [stack.forward(block) for block in np.split(xs, [1, 4], axis=1)]
     assert_close(np.concatenate(blocks, axis=1), expected)
-    assert_close(np.stack(stack.get_state(), axis=1), states)
+    assert_close(np.stack(stack.get_state()), states)
 
 
 def test_states_that_a_cell_has_not():
@@ -895,6 +896,30 @@ def test_an_error_in_the_second_layer_changes_nothing(bidirectional):
             before = everything_of(stack)
     with pytest.raises(RuntimeError, match="call forward first"):
         stack.backward(block[2])
+
+
+@modules
+@both_ways
+def test_an_error_in_backward_leaves_all_gradients(bidirectional, module):
+    """Also those of the layers above the one that does not fit."""
+    stack = make(module, "lstm", bidirectional=bidirectional)
+    xs, _, dhs, _ = block_of(stack)
+    stack.forward(xs)
+    for dW in stack.grads:
+        dW[...] = 7
+    for arrays in (stack.params, stack.grads):
+        shape = arrays[0].shape
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            arrays[0].shape = (1, arrays[0].size)
+        with pytest.raises(ValueError, match="do not change the shape of an array"):
+            stack.backward(dhs)
+        assert all((dW == 7).all() for dW in stack.grads)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            arrays[0].shape = shape
+    stack.backward(dhs)
+    assert not any((dW == 7).any() for dW in stack.grads)
 
 
 def test_one_layer_has_nothing_to_drop():

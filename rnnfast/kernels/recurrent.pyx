@@ -87,8 +87,9 @@ cdef class Cache(Workspace):
         cdef const Sizes* s = &self.sizes
         kept = (s.N, s.T_all, s.D, s.H, s.groups * s.columns.used, s.simd.number) \
             if self.ready and s.cell == cell_number(cell.name) else None
-        got = (dhs.shape[0], dhs.shape[1], len(Wx), dhs.shape[2], Wx.shape[1], Wh.itemsize)
-        if got != kept or Wh.shape != (dhs.shape[2], Wx.shape[1]):
+        columns = Wx.shape[1] if Wx.ndim == 2 else None
+        got = (dhs.shape[0], dhs.shape[1], len(Wx), dhs.shape[2], columns, Wh.itemsize)
+        if got != kept or Wh.shape != (dhs.shape[2], columns):
             raise RuntimeError(
                 "backward: expected gradients and weights as in the last forward call that "
                 "succeeded, with N, T, D, H, G*H and bytes of a number "

@@ -49,8 +49,8 @@ class TimeAffine(Affine):
 
     def backward(self, dout: ArrayLike) -> Array:
         """Gradient (N, T, M) of the output -> gradient of x (N, T, D); fills `grads`."""
-        W, _ = self._checked_params()
+        W, b = self._checked_params()
         x, grads = self._require_cache(), self._writable_grads()
-        dout = as_floats("dout", dout, W.dtype, (*x.shape[:2], W.shape[1]))
+        dout = as_floats("dout", dout, W.dtype, (*x.shape[:2], len(b)))
         dx: Array = self._ops.affine_backward(dout, x, W, *grads)
         return dx

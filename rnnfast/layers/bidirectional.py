@@ -6,8 +6,10 @@ Letters in shapes: N batch rows, T time steps, D input size, H hidden size, G ga
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+import numpy as np
+
 from .. import cells
-from .._types import Array, Shape, Sizes
+from .._types import Array, Arrays, Shape, Sizes
 from .base import hands_on
 from .cell import Activation, Backward, Forward, Rows, gru_cell, rnn_cell, weights_of
 from .recurrent import Options, TimeRecurrent
@@ -22,7 +24,7 @@ class TimeBidirectional(TimeRecurrent):
 
     Attributes are those of `TimeRecurrent`, but states and their gradients, h, c, dh and dc, are
     (2, N, H), the first direction before the second, and hs and cs are (2, N, T, H). `set_state`
-    and `backward` take, and `get_state` returns, the same; `infer` has all states as (2, S, N, H).
+    and `backward` take, and `get_state` returns, the same; `infer` has all states as (S, 2, N, H).
     """
 
     reads_ahead = True
@@ -42,8 +44,15 @@ class TimeBidirectional(TimeRecurrent):
     def _parts(self, states: Array) -> Array:
         return states.swapaxes(0, 1)
 
+    def _from_parts(self, parts: Arrays) -> Arrays:
+        return np.stack([*parts], 1)
+
     def _kernel_forward(
-        self, xs: Array, weights: Sequence[Array], states: Array | None, options: dict[str, Any]
+        self,
+        xs: Array,
+        weights: Sequence[Array],
+        states: Arrays | None,
+        options: dict[str, Any],
     ) -> Forward:
         pair = self._by_direction(weights)
         results: Forward = self._ops.bidirectional_forward(self.cell, xs, pair, states, **options)
@@ -52,7 +61,7 @@ class TimeBidirectional(TimeRecurrent):
     def _kernel_backward(
         self,
         dhs: Array,
-        dstates: Array | None,
+        dstates: Arrays | None,
         cache: Any,
         weights: Sequence[Array],
         grads: Sequence[Array],

@@ -11,7 +11,7 @@ import numpy as np
 from .. import cells
 from .._checks import as_bool, as_floats
 from .._ops import Ops
-from .._types import Array, ArrayLike, Shape, Sizes
+from .._types import Array, ArrayLike, Arrays, Shape, Sizes
 from .base import Layer
 
 Rows = TypeVar("Rows", int, str)
@@ -113,7 +113,11 @@ class Recurrent(Layer):
         return states
 
     def _kernel_forward(
-        self, xs: Array, weights: Sequence[Array], states: Array | None, options: dict[str, Any]
+        self,
+        xs: Array,
+        weights: Sequence[Array],
+        states: Arrays | None,
+        options: dict[str, Any],
     ) -> Forward:
         if self._reverse:
             options["reverse"] = True
@@ -123,7 +127,7 @@ class Recurrent(Layer):
     def _kernel_backward(
         self,
         dhs: Array,
-        dstates: Array | None,
+        dstates: Arrays | None,
         cache: Any,
         weights: Sequence[Array],
         grads: Sequence[Array],
@@ -155,18 +159,24 @@ class Recurrent(Layer):
         states: Array = self._ops.recurrent_states(self.cell, cache)
         return states
 
-    def _stacked(
-        self, rows: int, states: Mapping[str, ArrayLike | None], hint: str
-    ) -> Array | None:
-        """States, or gradients of them, by name, as kernels have them; one that is None is zeros,
+    def _from_parts(self, parts: Arrays) -> Arrays:
+        """What kernels take, of the states: h, then c."""
+        return parts
+
+    def _given(self, rows: int, states: Mapping[str, ArrayLike | None], hint: str) -> Arrays | None:
+        """States, or gradients of them, by name, as kernels take them; one that is None is zeros,
         and all of them are None."""
-        if all(state is None for state in states.values()):
-            return None
-        stacked = np.zeros(self._kernel_shape(rows), self.dtype)
-        for part, (name, state) in zip(self._parts(stacked), states.items(), strict=True):
+        dtype, shape = self.dtype, self.state_shape(rows)
+        given: list[Array] = []
+        for name, state in states.items():
             if state is not None:
-                part[...] = as_floats(name, state, self.dtype, part.shape, hint)
-        return stacked
+                given.append(as_floats(name, state, dtype, shape, hint))
+        if not given:
+            return None
+        if len(given) < len(states):
+            rest = iter(given)
+            given = [np.zeros(shape, dtype) if W is None else next(rest) for W in states.values()]
+        return self._from_parts(given)
 
     def _backward(
         self,
@@ -184,7 +194,7 @@ class Recurrent(Layer):
         hint = "the gradient has the shape of what forward returned last"
         dhs = as_floats(name, dhs, self.dtype, shape, hint)
         dhs = dhs if dhs.ndim == 3 else dhs[:, None]
-        dstates = self._stacked(shape[0], dlast, hint)
+        dstates = self._given(shape[0], dlast, hint)
         truncate = min(truncate, dhs.shape[1])  # a kernel takes no larger int than 64 bits
         if drops:
             weights = dropped(weights, drops)

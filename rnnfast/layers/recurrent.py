@@ -11,7 +11,7 @@ import numpy as np
 from .. import cells
 from .._checks import as_bool, as_bools, as_count, as_floats, as_ids, as_lengths, check_shape
 from .._ops import Ops
-from .._types import Array, ArrayLike, Shape
+from .._types import Array, ArrayLike, Arrays, Shape
 from .base import hands_on, same
 from .cell import (
     CELL_OPTIONS,
@@ -61,7 +61,7 @@ class TimeRecurrent(Regularised):
         **regularisation: Unpack[Regularisation],
     ) -> None:
         super().__init__(weights, ops, **regularisation)
-        self.stateful = stateful
+        self.stateful = as_bool("stateful", stateful)
         self.truncate_size = truncate_size
         # the last states, and the views of them that are attributes
         self._left: tuple[Array | None, tuple[Array | None, ...]] | None
@@ -92,6 +92,8 @@ class TimeRecurrent(Regularised):
         reset : bools (N, T)
             True where a sequence begins: neither state nor gradient crosses from the step before
             (in a layer with `reverse`, to it), and what was carried from the block before ends.
+            In reverse, a flag at step 0 changes nothing: there is no step that it would cross to.
+            Where a row has no steps, flags change nothing either.
         need_gradient : bool
             False keeps nothing for backward, which cannot follow.
 
@@ -127,7 +129,7 @@ class TimeRecurrent(Regularised):
         reset: ArrayLike | None = None,
     ) -> tuple[Array, Array]:
         """What `forward` returns in evaluation from given states, and the states after it: hs,
-        states (S, N, H).
+        states, (S, N, H) as `np.stack(layer.get_state())` has them.
 
         Nothing of the layer changes: neither the states that it carries nor what backward needs.
         `states` as this method returns them, h first, then c where there is one; None is zeros.
@@ -136,10 +138,12 @@ class TimeRecurrent(Regularised):
         weights = self._checked_params()
         xs, shape, options = self._checked_input(xs, index, lengths, reset)
         if states is not None:
-            states = as_floats("states", states, self.dtype, self._kernel_shape(shape[0]))
+            shape_of_all = (self.cell.S, *self.state_shape(shape[0]))
+            states = as_floats("states", states, self.dtype, shape_of_all)
+            states = self._from_parts(states)
         options["need_gradient"] = False
         (hs, last, _), _ = self._forward(xs, weights, states, shape, options, False)
-        return hs, last
+        return hs, self._parts(last)
 
     @property
     def hs(self) -> Array:
@@ -196,6 +200,13 @@ class TimeRecurrent(Regularised):
             name: None if state is None else as_floats(name, state, self.dtype, shape).copy()
             for name, state in self._named_states({"h": h, "c": c}).items()
         }
+        shapes = {name: state.shape for name, state in states.items() if state is not None}
+        if len(set(shapes.values())) > 1:
+            (first, expected), (name, got) = shapes.items()
+            raise ValueError(
+                f"{name}: expected an array of shape {expected} as {first} has, got {got}; "
+                "all states are of one batch"
+            )
         for name, state in states.items():
             setattr(self, name, state)
 
@@ -257,15 +268,16 @@ class TimeRecurrent(Regularised):
         part: Array = self._parts(states)[self.cell.states.index(name)]
         return part
 
-    def _carried(self, rows: int) -> Array | None:
+    def _carried(self, rows: int) -> Arrays | None:
         """The states that the last forward left, unless somebody has set others."""
         parts = self.get_state()
         last, its_parts = self._left or (None, ())
-        if last is not None and last.shape[-2] == rows and same(parts, its_parts):
+        fits = last is not None and last.shape[-2] == rows and last.dtype == self.dtype
+        if fits and same(parts, its_parts):
             return last
         states = dict(zip(self.cell.states, parts, strict=True))
         hint = "reset_state() or set_state() fits the state to a batch of another size"
-        return self._stacked(rows, states, hint)
+        return self._given(rows, states, hint)
 
     def _set_states(self, states: Array | None) -> None:
         """Let `h`, and `c`, be the parts of what a kernel returned, or None."""

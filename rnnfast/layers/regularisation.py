@@ -11,7 +11,7 @@ import numpy as np
 from .._checks import as_bool, as_fraction, as_generator, is_number
 from .._ops import Ops
 from .._random import Generator, draw_key, set_state_of, state_of
-from .._types import Array, ArrayLike, Seed, Shape
+from .._types import Array, ArrayLike, Arrays, Seed, Shape
 from .cell import Drops, Forward, Recurrent, dropped
 
 Rates: TypeAlias = float | Sequence[float]
@@ -150,7 +150,7 @@ class Regularised(Recurrent):
         self,
         xs: Array,
         weights: Sequence[Array],
-        states: Array | None,
+        states: Arrays | None,
         shape: Shape,
         options: dict[str, Any],
         training: bool,

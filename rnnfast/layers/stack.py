@@ -13,7 +13,7 @@ from .. import cells
 from .._checks import as_bool, as_count, as_float_dtype, as_fraction, as_generator
 from .._ops import Ops
 from .._random import Generator
-from .._types import Array, ArrayLike, DTypeLike, Seed, Shape, Sizes
+from .._types import Array, ArrayLike, Arrays, DTypeLike, Seed, Shape, Sizes
 from .base import hands_on
 from .bidirectional import TimeBidirectional
 from .cell import CELL_OPTIONS, Activation, Backward, Drops, Forward, Rows, gru_cell, rnn_cell
@@ -45,7 +45,7 @@ class TimeStack(TimeRecurrent):
     each the first direction before the second, L in all. Attributes are those of `TimeRecurrent`,
     but states and their gradients, h, c, dh and dc, are (L, N, H), and hs and cs, without dropout,
     are (L, N, T, H). `set_state` and `backward` take, and `get_state` returns, the same; `infer`
-    has all states as (L, S, N, H). Parameters have the names that a layer of this kind has, behind
+    has all states as (S, L, N, H). Parameters have the names that a layer of this kind has, behind
     the number of the layer: "0.Wx", or "0.Wx1" and "0.Wx2" with `bidirectional`.
 
     In training a mask is drawn for all outputs of each layer but the last, after the masks inside
@@ -339,6 +339,9 @@ class TimeStack(TimeRecurrent):
     def _parts(self, states: Array) -> Array:
         return states.swapaxes(0, 1)
 
+    def _from_parts(self, parts: Arrays) -> Arrays:
+        return np.stack([*parts], 1)
+
     def _kernel_masks(
         self,
         recurrent: Sequence[Array | None],
@@ -349,7 +352,11 @@ class TimeStack(TimeRecurrent):
         return {"masks": [{name: mask, "zoneouts": zoneout} for mask, zoneout in both]}
 
     def _kernel_forward(
-        self, xs: Array, weights: Sequence[Array], states: Array | None, options: dict[str, Any]
+        self,
+        xs: Array,
+        weights: Sequence[Array],
+        states: Arrays | None,
+        options: dict[str, Any],
     ) -> Forward:
         index, memory = options.pop("index", None), options.pop("cache", None)
         masks, between = options.pop("masks", None), options.pop("between", None)
@@ -378,7 +385,7 @@ class TimeStack(TimeRecurrent):
     def _kernel_backward(
         self,
         dhs: Array,
-        dstates: Array | None,
+        dstates: Arrays | None,
         cache: Any,
         weights: Sequence[Array],
         grads: Sequence[Array],
@@ -386,6 +393,13 @@ class TimeStack(TimeRecurrent):
         need_dx: bool,
     ) -> Backward:
         kernel, (caches, between) = self._kernel("backward"), cache
+        # a kernel would tell, but when gradients of the layers above are written
+        shapes = [W.shape for W in weights], [dW.shape for dW in grads]
+        if shapes != (self._sizes, self._sizes):
+            raise ValueError(
+                "weights and gradients: expected the shapes that they had when the layer was made, "
+                "got others; do not change the shape of an array of params or grads"
+            )
         own = self._by_layer([W[:2] for W in self._by_direction(weights)])
         of_grads = self._by_layer(self._by_direction(grads))
         dxs: Array | None = dhs
@@ -417,10 +431,9 @@ class TimeStack(TimeRecurrent):
         """What there is for each direction of each layer -> what a kernel takes for each layer."""
         return list(zip(things[::2], things[1::2], strict=True)) if self._bidirectional else things
 
-    def _of_layer(self, states: Array, k: int) -> Array:
+    def _of_layer(self, states: Arrays, k: int) -> Arrays:
         """The states of a layer, as its kernel has them, of those of all."""
-        part: Array = states[2 * k : 2 * k + 2] if self._bidirectional else states[k]
-        return part
+        return states[2 * k : 2 * k + 2] if self._bidirectional else states[k]
 
     def _joined(self, states: Sequence[Array]) -> Array:
         """The states of all layers, of those of each."""

@@ -17,7 +17,7 @@ class _Step(Recurrent):
         """The states after the step, (S, N, H)."""
         weights = self._checked_params()
         x = as_floats("x", x, self.dtype, ("N", len(weights[0])))
-        first = self._stacked(len(x), states, "a state has a row for every row of x")
+        first = self._given(len(x), states, "a state has a row for every row of x")
         options = {"cache": self._take_memory()}
         _, last, cache = self._kernel_forward(x[:, None], weights, first, options)
         self._keep((cache, last.shape[1:], {}))

@@ -14,7 +14,7 @@ from .._ops import HasOps, Ops
 from .._random import Generator, set_state_of, state_of
 from .._types import Array, ArrayLike
 from ..archive import require_like, require_names
-from ..layers.base import same
+from ..layers.base import Layer, same
 from . import saving
 from .saving import arrays_of, known
 from .steps import Step, keywords, plan
@@ -311,7 +311,7 @@ class Network:
         In language models, ids (N, T) -> logits (N, T, V) of the token that follows each.
         """
         self._check_options(options, self._takes)
-        with self._state_kept_on_error():
+        with self.unchanged_on_error():
             output: Array = self._outputs(xs, options, forward_with(options))
         return output
 
@@ -327,7 +327,7 @@ class Network:
             options["need_gradient"] = False
         of_layers = _among(options, self._takes)
         of_loss = _among(options, self._loss_takes)
-        with self._state_kept_on_error():
+        with self.unchanged_on_error():
             loss: float = self.loss_layer.forward(self._loss_input(xs, of_layers), ts, **of_loss)
         return loss
 
@@ -415,6 +415,9 @@ class Network:
         the arrays of the layers: an optimizer would change others than those that compute.
         """
         self._require_own_arrays()
+        for layer in (*self.layers, self.loss_layer):
+            if isinstance(layer, Layer):
+                layer._writable_grads()  # before any is written
         arrived = {self.layer_names[-1]: self.loss_layer.backward(dout)}
         for step, layer in zip(reversed(self._steps), reversed(self.layers), strict=True):
             gradient = arrived.pop(step.name, None)
@@ -554,13 +557,26 @@ class Network:
             self.set_state(carried)
 
     @contextmanager
-    def _state_kept_on_error(self) -> Iterator[None]:
-        """A block that an error ends, such as a target out of range, has not been read."""
+    def unchanged_on_error(self) -> Iterator[None]:
+        """Within it, an error, such as a target out of range, puts back the states that are carried
+        and the layers' generators, and of what has been computed nothing is kept for `backward`."""
+        everyone = [*self.layers, self.loss_layer]
         carried = self.get_state()
+        kept = [getattr(layer, "_kept", None) for layer in everyone]
+        drawn = [
+            (rng, state_of(rng))
+            for layer in everyone
+            if isinstance(rng := getattr(layer, "rng", None), Generator)
+        ]
         try:
             yield
-        except Exception:
+        except BaseException:
             self.set_state(carried)
+            for rng, state in drawn:
+                set_state_of(rng, state)
+            for layer, before in zip(everyone, kept, strict=True):
+                if before is not getattr(layer, "_kept", None):
+                    layer._kept = None
             raise
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .._types import Array, Ids
+from .._types import Array, Arrays, Ids
 from ..cells import Cell
 
 Zoneouts: TypeAlias = Sequence[Array | None]
@@ -52,7 +52,7 @@ def recurrent_forward(
     cell: Cell,
     xs: Array,
     weights: Sequence[Array],
-    states: Array | None,
+    states: Arrays | None,
     *,
     index: Ids | None = None,
     lengths: Ids | None = None,
@@ -66,8 +66,8 @@ def recurrent_forward(
     """Run a cell over a block of time steps.
 
     cell: one of `rnnfast.cells`; xs (N, T, D); weights: those that the cell names, Wx (D, G*H),
-    Wh (H, G*H), b (G*H,) and, where it has one, bh (G*H,); states (S, N, H): the initial ones, or
-    None for zeros
+    Wh (H, G*H), b (G*H,) and, where it has one, bh (G*H,); states: S arrays (N, H), the initial
+    ones, or None for zeros
     -> hs (N, T, H), the last states (S, N, H), cache
 
     index (N, T), int64: the input is xs[index], xs being (U, D); rows that are used often are
@@ -127,7 +127,7 @@ def recurrent_forward(
 def recurrent_backward(
     cell: Cell,
     dhs: Array,
-    dstates: Array | None,
+    dstates: Arrays | None,
     cache: Any,
     weights: Sequence[Array],
     grads: Sequence[Array],
@@ -137,8 +137,8 @@ def recurrent_backward(
 ) -> tuple[Array | None, Array]:
     """Gradients of `recurrent_forward`, back through all time steps.
 
-    dhs (N, T, H): gradient arriving at the outputs, not looked at beyond a length; dstates
-    (S, N, H), or None for zeros: at the last states besides; weights Wx, Wh; grads: one array for
+    dhs (N, T, H): gradient arriving at the outputs, not looked at beyond a length; dstates: at the
+    last states besides, S arrays (N, H), or None for zeros; weights Wx, Wh; grads: one array for
     each of the cell's weights, overwritten; truncate: see `cut_after`
     -> dxs, of the shape of xs, 0 beyond a length; gradients of the initial states (S, N, H)
 
@@ -195,7 +195,7 @@ def bidirectional_forward(
     cell: Cell,
     xs: Array,
     weights: Sequence[Sequence[Array]],
-    states: Array | None,
+    states: Arrays | None,
     *,
     index: Ids | None = None,
     lengths: Ids | None = None,
@@ -234,7 +234,7 @@ def bidirectional_forward(
 def bidirectional_backward(
     cell: Cell,
     dhs: Array,
-    dstates: Array | None,
+    dstates: Arrays | None,
     cache: Any,
     weights: Sequence[Sequence[Array]],
     grads: Sequence[Sequence[Array]],

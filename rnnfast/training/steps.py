@@ -28,32 +28,27 @@ def take_step(
     optimizer has done.
 
     Raises TrainingDiverged where the loss or a gradient is not finite. After this and every other
-    error, weights, optimizer and carried states are as before the step.
+    error, weights, optimizer, carried states and the layers' generators are as before the step.
     """
     if max_grad is not None:
         max_grad = as_above_zero("max_grad", max_grad)
     ops = getattr(optimizer, "ops", None)  # the textbook's optimizers have none
-    carried = model.get_state()
-    try:
-        # what is not finite is an error of its own here: NumPy need not warn too
-        with np.errstate(all="ignore"):
-            loss = model.forward(xs, ts)
-            if not math.isfinite(loss):
-                raise TrainingDiverged(f"the loss is {loss}{_at(optimizer, where, max_grad)}")
-            model.backward()
-            if max_grad is None:
-                norm = gradient_norm(model.grads, ops=ops)
-            else:
-                norm = clip_grads(model.grads, max_grad, ops=ops)
-            if not math.isfinite(norm):
-                raise TrainingDiverged(
-                    f"the gradient of {_first_not_finite(model)} is not finite"
-                    f"{_at(optimizer, where, max_grad)}"
-                )
-            optimizer.update(model.params, model.grads)
-    except Exception:
-        model.set_state(carried)
-        raise
+    # what is not finite is an error of its own here: NumPy need not warn too
+    with model.unchanged_on_error(), np.errstate(all="ignore"):
+        loss = model.forward(xs, ts)
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"the loss is {loss}{_at(optimizer, where, max_grad)}")
+        model.backward()
+        if max_grad is None:
+            norm = gradient_norm(model.grads, ops=ops)
+        else:
+            norm = clip_grads(model.grads, max_grad, ops=ops)
+        if not math.isfinite(norm):
+            raise TrainingDiverged(
+                f"the gradient of {_first_not_finite(model)} is not finite"
+                f"{_at(optimizer, where, max_grad)}"
+            )
+        optimizer.update(model.params, model.grads)
     return loss
 
 
