@@ -18,6 +18,8 @@ def _shape_text(shape: Sequence[object]) -> str:
 
 def as_float_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
     """One of `FLOATS`, given as NumPy takes it."""
+    if dtype is None:  # which NumPy takes for float64
+        raise TypeError(f"{name}: expected float32 or float64, got None")
     try:
         found: np.dtype[Any] = np.dtype(dtype)
     except TypeError:
@@ -25,6 +27,18 @@ def as_float_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
     if found not in FLOATS:
         raise TypeError(f"{name}: expected float32 or float64, got {found}")
     return found
+
+
+def as_array(name: str, array: ArrayLike) -> Array:
+    """`array`, or the array that its numbers make."""
+    if isinstance(array, np.ndarray):
+        return array
+    try:
+        return np.asarray(array)
+    except ValueError as error:  # what NumPy says of it names no argument
+        raise ValueError(
+            f"{name}: expected an array, got rows of different shapes; give all rows one length"
+        ) from error
 
 
 def check_shape(name: str, array: Array, shape: Sizes, hint: str = "") -> None:
@@ -67,7 +81,7 @@ def as_weights(**arrays: ArrayLike) -> tuple[Array, ...]:
 
 def as_floats(name: str, array: ArrayLike, dtype: DTypeLike, shape: Sizes, hint: str = "") -> Array:
     """`array` as an aligned array of `dtype` (the same object where it is one) and of `shape`."""
-    array = np.asarray(array)
+    array = as_array(name, array)
     fits = array.dtype == dtype
     if not fits and array.dtype.kind not in "fiub":
         raise TypeError(
@@ -94,31 +108,35 @@ def as_ids(
     shape: Sizes,
     ignore_label: int | None = None,
     used: Array | None = None,
+    what: str = "token ids",
 ) -> Ids:
     """A C-contiguous int64 copy of token ids, each in 0..vocab_size-1 or `ignore_label`.
 
     Where `used`, bools of the same shape, is False, an id may be anything, and is 0 in the copy.
     """
-    ids = np.asarray(ids)
+    ids = as_array(name, ids)
     check_shape(name, ids, shape)  # first, since an empty list is an array of floats
     if ids.dtype.kind not in "iu":
         raise TypeError(
-            f"{name}: expected token ids of an integer dtype, got {ids.dtype}; "
+            f"{name}: expected {what} of an integer dtype, got {ids.dtype}; "
             f"convert whole numbers with {name}.astype(numpy.int64)"
         )
     if used is not None:
         ids = ids * used
     besides = "" if ignore_label is None else f" or the ignored label {ignore_label}"
     label = () if ignore_label is None else (ignore_label,)
-    expected = f"token ids in 0..{vocab_size - 1}{besides}"
-    hint = "check the vocabulary the ids come from"
+    expected = f"{what} in 0..{vocab_size - 1}{besides}"
+    if what == "token ids":
+        hint = "check the vocabulary the ids come from"
+    else:
+        hint = f"there are {vocab_size} of them"
     _check_between(name, ids, vocab_size - 1, expected, hint, label)
     return np.array(ids, np.int64, order="C")
 
 
 def as_lengths(name: str, lengths: ArrayLike, rows: int, steps: int) -> Ids:
     """A C-contiguous int64 copy of how many of its `steps` each of the `rows` has."""
-    lengths = np.asarray(lengths)
+    lengths = as_array(name, lengths)
     check_shape(name, lengths, (rows,), "a length for every row")
     if lengths.dtype.kind not in "iu":
         raise TypeError(
@@ -152,7 +170,7 @@ def _check_between(
 
 def as_bools(name: str, flags: ArrayLike, shape: Sizes, hint: str = "") -> Array:
     """A C-contiguous copy of an array of bools."""
-    flags = np.asarray(flags)
+    flags = as_array(name, flags)
     check_shape(name, flags, shape, hint)
     if flags.dtype != bool:
         raise TypeError(

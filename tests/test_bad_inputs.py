@@ -471,7 +471,7 @@ def test_an_index_is_looked_at_within_lengths_alone(name, module):
     problem = make_problem(name)
     rows, index = problem.inputs[0].reshape(N * T, D), np.arange(N * T).reshape(N, T)
     index[1, 3] = -1
-    says = "index: expected token ids in 0..14", "got -1 at position (1, 3)"
+    says = "index: expected rows of xs in 0..14", "got -1 at position (1, 3)"
 
     def refused(error, *parts, **options):
         def call(layer):
@@ -629,6 +629,16 @@ def test_stateful_is_a_flag(name, stateful):
         getattr(rnnfast, name)(*weights, stateful)
 
 
+@pytest.mark.parametrize("argument", ["xs", "index", "lengths", "reset", "states"])
+def test_rows_of_different_lengths(argument):
+    layer = make_problem("TimeLSTM").layer(rnnfast)
+    (xs,) = make_problem("TimeLSTM").inputs
+    ragged = [[1.0, 2.0], [3.0]]
+    given = {"xs": xs if argument != "index" else xs[0], argument: ragged}
+    with pytest.raises(ValueError, match=rf"^{argument}: expected an array, got rows of different"):
+        layer.infer(**given)
+
+
 # Models. --------------------------------------------------------------------------------------
 
 models = pytest.mark.parametrize("Model", MODELS)
@@ -713,6 +723,30 @@ def test_models_draw_the_same_after_an_error_and_keep_nothing_for_backward():
         with pytest.raises(RuntimeError, match="call forward first"):
             network.backward()
     assert network.forward(-xs, ts) == expected
+
+
+@models
+def test_the_index_of_a_model_is_its_own(Model):
+    model, ids = Model(5, 3, 4), zero_ids(2, 3)
+    for call in (
+        model.predict,
+        model.infer,
+        lambda xs, **options: model.forward(xs, ids, **options),
+    ):
+        with pytest.raises(
+            TypeError, match=r"^index: expected no such keyword argument; .*lengths"
+        ):
+            call(ids, index=ids)
+
+
+def test_options_that_ask_for_more_weights_than_there_are():
+    model = rnnfast.GruRnnlm(5, 3, 4)
+    config = model.config()
+    config["recurrent"][0]["reset_after"] = True
+    with pytest.raises(
+        rnnfast.InputError, match=r"unknown recurrent\.0\.bh|missing recurrent\.0\.bh"
+    ):
+        rnnfast.GruRnnlm.from_params(model.named_params(), **config)
 
 
 def test_a_read_only_gradient_is_found_before_others_are_written():

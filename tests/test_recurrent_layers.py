@@ -427,7 +427,7 @@ def test_ids_beyond_lengths_may_be_anything(dtype, padding, directions, ops):
     blocks[0].options["index"] = index
     assert_identical(run_layer(layer_of(blocks, ops), blocks), expected)
     index[tuple(np.argwhere(~beyond)[0])] = 10**6
-    with pytest.raises(ValueError, match=r"^index: expected token ids in 0\.\."):
+    with pytest.raises(ValueError, match=r"^index: expected rows of xs in 0\.\."):
         forward(layer_of(blocks, ops), blocks)
 
 

@@ -478,3 +478,17 @@ def test_the_example_in_the_docstring():
     results = doctest.testmod(runs)
     assert results.attempted
     assert not results.failed
+
+
+def test_options_set_on_the_layers_of_a_run_are_kept(start):
+    whole, run = start("whole"), start()
+    for each in (whole, run):
+        (layer,) = each.model.recurrent_layers
+        layer.zoneout, layer.weight_drop, layer.zoneout_mean, layer.rng = 0.2, 0.1, True, 3
+    whole.fit(2)
+    run.fit(1)
+    loaded, resumed = rnnfast.Run.load(run.folder), rnnfast.Run.resume(run.folder)
+    for again in (loaded, resumed):
+        assert again.model.config() == run.model.config()
+    resumed.fit(2)
+    require_equal_runs(whole, resumed)

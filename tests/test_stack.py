@@ -928,3 +928,14 @@ def test_one_layer_has_nothing_to_drop():
         stack.dropout = 0.1
     stack.dropout = 0
     assert stack.dropout == 0
+
+
+def test_what_is_no_list():
+    stack = make(rnnfast, "lstm")
+    for weights in (stack.named_params(), None, stack.params[0]):
+        with pytest.raises(TypeError, match=r"^weights: expected a list of arrays, as `params` is"):
+            rnnfast.TimeStack.from_weights("lstm", weights)
+    with pytest.raises(TypeError, match=r"^layers: expected a list of layers, got TimeStack"):
+        rnnfast.TimeStack.from_layers(stack)
+    with pytest.raises(TypeError, match=r"^dtype: expected float32 or float64, got None"):
+        rnnfast.TimeStack("lstm", 3, 4, dtype=None)

@@ -17,7 +17,7 @@ from .block cimport (
     states_from, time_of,
 )
 from .engine cimport (
-    RESET_AFTER, RESET_BEFORE, Buffer, Matrix, Panels, States, Sums, View, Weights, Workspace,
+    RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Matrix, Panels, States, Sums, View, Weights, Workspace,
     cell_number, check_shapes, computed, from_row, gradient_scratch, moved, panels_at, rest_of,
     sums_of, team_size, threads_for, view_of, weights_for,
 )
@@ -635,10 +635,12 @@ cdef void _sums(
 cdef void _deal_out(Sizes* s, double flops) noexcept:
     """How many threads a call of so many flops for each row and number of a weight gets, and what
     each takes a share of: rows of the batch, which never wait for each other, or units, which do in
-    every step, so that a step must be worth it."""
-    s.flops = flops * s.R * (s.D + s.H) * s.groups * s.columns.used
+    every step, so that a step must be worth it. Weights are read in the time that a few rows take,
+    if there are fewer."""
+    cdef double columns = s.groups * s.columns.used
+    s.flops = flops * max(s.R, ROWS) * (s.D + s.H) * columns
     s.threads = threads_for(s.flops)
     s.by_rows = s.N >= ROWS_WORTH * s.threads
     if not s.by_rows:
-        s.threads = min(s.threads, threads_for(STEPS_WORTH * 2.0 * s.N * s.H * s.groups
-                                               * s.columns.used))
+        s.threads = min(
+            s.threads, threads_for(STEPS_WORTH * FLOPS * max(s.N, ROWS) * s.H * columns))

@@ -9,7 +9,16 @@ from typing import Any, Literal, Unpack, overload
 import numpy as np
 
 from .. import cells
-from .._checks import as_bool, as_bools, as_count, as_floats, as_ids, as_lengths, check_shape
+from .._checks import (
+    as_array,
+    as_bool,
+    as_bools,
+    as_count,
+    as_floats,
+    as_ids,
+    as_lengths,
+    check_shape,
+)
 from .._ops import Ops
 from .._types import Array, ArrayLike, Arrays, Shape
 from .base import hands_on, same
@@ -193,7 +202,10 @@ class TimeRecurrent(Regularised):
         return dxs
 
     def set_state(self, h: ArrayLike | None, c: ArrayLike | None = None) -> None:
-        """Let the next block of a stateful layer start from h and c (N, H); None is zeros."""
+        """Let the next block of a stateful layer start from h and c (N, H); None is zeros.
+
+        A layer that is not stateful starts every block from zeros; `infer` takes states of its own.
+        """
         shape = self.state_shape("N")
         # copies, so that changing the originals has no effect
         states = {
@@ -248,14 +260,14 @@ class TimeRecurrent(Regularised):
             shape = xs.shape[:2]
         else:
             xs = as_floats("xs", xs, self.dtype, ("U", D))
-            index = np.asarray(index)
+            index = as_array("index", index)
             check_shape("index", index, ("N", "T"))
             shape = index.shape
         if lengths is not None:
             lengths = options["lengths"] = as_lengths("lengths", lengths, *shape)
         if index is not None:
             used = None if lengths is None else np.arange(shape[1]) < lengths[:, None]
-            options["index"] = as_ids("index", index, len(xs), shape, used=used)
+            options["index"] = as_ids("index", index, len(xs), shape, used=used, what="rows of xs")
         if reset is not None:
             options["reset"] = as_bools("reset", reset, shape, "a flag for every step of every row")
         return xs, shape, options
@@ -404,10 +416,12 @@ class TimeLSTM(TimeDirected):
         recurrent_dropout : float
             Probability p of 0 in a mask (N, H), whose other numbers are 1/(1-p): products with Wh
             read h times the mask, which is the same in all steps of a block (Gal and Ghahramani
-            2016). What reaches the next state without Wh is not masked.
+            2016), and for all gates (Keras draws one for each gate). What reaches the next state
+            without Wh is not masked.
         zoneout : float, or pair of floats where the cell has the states h and c
             Probability of a number of h, and of c, to stay in a step what it was before it, drawn
-            for every step (Krueger et al. 2016).
+            for every step (Krueger et al. 2016). The new h is that of the new c, whether or not c
+            stays what it was.
         weight_drop : float
             Probability p of 0 in a mask of Wh, whose other numbers are 1/(1-p), for all of a block
             (Wan et al. 2013, Merity et al. 2018).
@@ -436,7 +450,7 @@ class TimeLSTM(TimeDirected):
 
 class TimeGRU(TimeDirected):
     """A gated recurrent unit over a block of T steps, in both of its forms; columns z, r, h (see
-    `GRU`).
+    `GRU`, also for weights from other libraries, whose z is 1 minus ours).
     """
 
     cell: cells.Cell = cells.GRU

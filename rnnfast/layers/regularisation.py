@@ -38,9 +38,9 @@ class Regularisation(TypedDict, total=False):
 class Regularised(Recurrent):
     """A layer that, in training, leaves out some of what goes from step to step.
 
-    A mask is drawn by `ops.draw_mask` from a key of 8 bytes of `rng`, little-endian. The order in a
-    call, for the first direction and then for the second: recurrent dropout, zoneout of h and of c,
-    weight drop.
+    A mask is drawn by `ops.draw_mask` from a key that is one number of `rng`, int(rng.random() *
+    2**53). The order in a call, for the first direction and then for the second: recurrent dropout,
+    zoneout of h and of c, weight drop.
     """
 
     _recurrent_dropout: float
@@ -126,7 +126,7 @@ class Regularised(Recurrent):
         states = self.cell.states
         if is_number(zoneout):
             return as_fraction("zoneout", zoneout)
-        if isinstance(zoneout, (tuple, list)) and len(zoneout) == len(states) > 1:
+        if isinstance(zoneout, (tuple, list, np.ndarray)) and len(zoneout) == len(states) > 1:
             return tuple(as_fraction(f"zoneout[{k}]", rate) for k, rate in enumerate(zoneout))
         several = f", or one for each of {', '.join(states)}"
         alone = f", since a {type(self).__name__} has the state h alone"

@@ -134,7 +134,8 @@ class TimeStack(TimeRecurrent):
         input_size, hidden_size, num_layers : int
             D, H (Keras's units), and how many layers there are.
         init : "pytorch", "keras" or "textbook", keyword-only (like all that follow)
-            How weights are drawn. "pytorch": all uniform within 1/sqrt(H). "keras": Wx uniform
+            How weights are drawn. "pytorch": all uniform within 1/sqrt(H), b too, which there is
+            the sum of two biases but with `reset_after`. "keras": Wx uniform
             within sqrt(6/(rows + columns)), Wh with orthonormal rows, biases 0 but 1 of an LSTM's
             forget gate. "textbook": normal, divided by the square root of the rows; biases 0. Each
             matrix is drawn as a whole, in float64 and in the order of `params`.
@@ -196,8 +197,12 @@ class TimeStack(TimeRecurrent):
 
         Other arguments are those of the constructor.
         """
+        if not isinstance(weights, (list, tuple)):
+            raise TypeError(
+                f"weights: expected a list of arrays, as `params` is, got {type(weights).__name__}"
+            )
         stack = cls.__new__(cls)
-        stack._assemble(cell, lambda *_: list(weights), **options)
+        stack._assemble(cell, lambda *_: weights, **options)
         return stack
 
     @classmethod
@@ -214,7 +219,8 @@ class TimeStack(TimeRecurrent):
 
         `rng` None is the generator of the first layer.
         """
-        layers = list(layers)
+        if not isinstance(layers, (list, tuple)):
+            raise TypeError(f"layers: expected a list of layers, got {type(layers).__name__}")
         for k, layer in enumerate(layers):
             if not isinstance(layer, (TimeDirected, TimeBidirectional)):
                 raise TypeError(

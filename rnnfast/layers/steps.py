@@ -29,7 +29,7 @@ class _StepOfH(_Step):
     """One step of a cell whose only state is h."""
 
     def forward(self, x: ArrayLike, h_prev: ArrayLike) -> Array:
-        """x (N, D), h_prev (N, H) -> h (N, H)."""
+        """x (N, D), h_prev (N, H), None being zeros -> h (N, H)."""
         h: Array
         (h,) = self._forward(x, h_prev=h_prev)
         return h
@@ -81,6 +81,9 @@ class GRU(_StepOfH):
     columns, and r is multiplied with the product:
 
     g = tanh(x Wx_h + b_h + r (h_prev Wh_h + bh_h))
+
+    All three have h = z h_prev + (1 - z) g: their z is 1 minus ours, so weights of theirs are to be
+    negated in the columns of z.
     """
 
     cell: cells.Cell = cells.GRU
@@ -137,7 +140,7 @@ class LSTM(_Step):
         super().__init__(weights_of(self.cell, Wx, Wh, b), ops)
 
     def forward(self, x: ArrayLike, h_prev: ArrayLike, c_prev: ArrayLike) -> tuple[Array, Array]:
-        """x (N, D), h_prev and c_prev (N, H) -> h, c, both (N, H)."""
+        """x (N, D), h_prev and c_prev (N, H), None being zeros -> h, c, both (N, H)."""
         h, c = self._forward(x, h_prev=h_prev, c_prev=c_prev)
         return h, c
 

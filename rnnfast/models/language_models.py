@@ -120,6 +120,9 @@ class LanguageModel(Network):
         }
         self.affine = layer_of("affine", TimeAffineWithLoss, affine)
         super().__init__({"embedding": self.embedding, **cells}, self.affine)
+        # the index of the first layer is the model's
+        for taken in ("_takes", "_infer_takes", "_forward_takes"):
+            setattr(self, taken, getattr(self, taken) - {"index"})
 
     @property
     def ops(self) -> Ops:
@@ -179,6 +182,7 @@ class LanguageModel(Network):
             raise InputError(f"tie_weights: expected D equal to H, got {D} and {H}")
         model = cls.__new__(cls)
         model._assemble(params, recurrent, field(config, "affine", dict), ops)
+        require_names(model.named_params(), params)  # an option may ask for one more
         return model
 
     def _named(self, kind: str) -> list[tuple[str, Array]]:

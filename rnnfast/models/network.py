@@ -220,9 +220,9 @@ class Network:
 
         It holds the weights, and all that `load` needs to make the model again: names, inputs and
         options of the layers, and the names of their classes. Not kept are carried states, states
-        of random generators, gradients and `ops`; a `Trainer` keeps the first two. Parameters that
-        are the same memory, or its transpose (tied weights), are so again after `load`; other
-        views of common memory become separate arrays.
+        of random generators, gradients, `training` and `ops`; a `Trainer` keeps the first two.
+        Parameters that are the same memory, or its transpose (tied weights), are so again after
+        `load`; other views of common memory become separate arrays.
 
         A layer of one's own is made again by `Class(*params, **layer.config())`, its weights being
         given by name if it has `named_params`, or by `Class.from_params(params by name,
@@ -516,7 +516,7 @@ class Network:
             layer.reset_state()
 
     def get_state(self) -> list[tuple[Array | None, ...]]:
-        """The carried states, for `set_state`: a tuple per recurrent layer of (N, H) or None."""
+        """The carried states, for `set_state`: what `get_state` of each recurrent layer returns."""
         return [layer.get_state() for layer in self.recurrent_layers]
 
     def set_state(self, states: Iterable[Iterable[Array | None]]) -> None:

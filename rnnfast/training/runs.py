@@ -252,7 +252,10 @@ class Run:
             params = checkpoint.params_of(arrays, shapes)  # before there is a model of these sizes
             rng = np.random.default_rng()
             run = cls(folder, settings, vocabulary, rng)
-            run.model.set_params(params)
+            if "model" in meta:  # with the options that its layers had
+                run.model = type(run.model).from_params(params, **meta["model"])
+            else:
+                run.model.set_params(params)
             rng.bit_generator.state = meta["random_state"]
             run.sha256 = meta["sha256"]
             context = as_ids("context", meta["context"], len(run.vocabulary), ("M",))
@@ -400,6 +403,7 @@ class Run:
             "vocabulary": {"tokens": self.vocabulary.tokens, "level": self.vocabulary.level},
             "sha256": self.sha256,
             "context": self.context,
+            "model": self.model.config(),
             "random_state": self.rng.bit_generator.state,
         }
         if best:
