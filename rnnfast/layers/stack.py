@@ -4,7 +4,7 @@ Letters in shapes: N batch rows, T time steps, D input size, H hidden size, G ga
 L layers times directions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeAlias, Unpack
 
 import numpy as np
@@ -197,12 +197,12 @@ class TimeStack(TimeRecurrent):
 
         Other arguments are those of the constructor.
         """
-        if not isinstance(weights, (list, tuple)):
+        if isinstance(weights, (Mapping, np.ndarray)) or not isinstance(weights, Iterable):
             raise TypeError(
                 f"weights: expected a list of arrays, as `params` is, got {type(weights).__name__}"
             )
         stack = cls.__new__(cls)
-        stack._assemble(cell, lambda *_: weights, **options)
+        stack._assemble(cell, lambda *_: list(weights), **options)
         return stack
 
     @classmethod
@@ -219,8 +219,9 @@ class TimeStack(TimeRecurrent):
 
         `rng` None is the generator of the first layer.
         """
-        if not isinstance(layers, (list, tuple)):
+        if not isinstance(layers, Iterable):
             raise TypeError(f"layers: expected a list of layers, got {type(layers).__name__}")
+        layers = list(layers)
         for k, layer in enumerate(layers):
             if not isinstance(layer, (TimeDirected, TimeBidirectional)):
                 raise TypeError(
