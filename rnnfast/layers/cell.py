@@ -81,6 +81,8 @@ class Recurrent(Layer):
 
     def __init__(self, weights: Mapping[str, ArrayLike], ops: Ops | None) -> None:
         super().__init__(ops, **weights)
+        # where Wh of each direction stands in `params`
+        self._recurrent_places = range(1, len(self._names), len(self.cell.weights))
 
     def config(self) -> dict[str, Any]:
         return dict(CELL_OPTIONS[self.cell.name])
@@ -98,11 +100,6 @@ class Recurrent(Layer):
         columns = self.cell.G * self.params[1].shape[0] if self.params[1].ndim else "G*H"
         shapes: dict[str, Sizes] = {"Wx": ("D", columns), "Wh": ("H", columns)}
         return tuple(shapes.get(name, (columns,)) for name in self.cell.weights)
-
-    @property
-    def _recurrent_places(self) -> range:
-        """Where Wh of each direction stands in `params`."""
-        return range(1, len(self._names), len(self.cell.weights))
 
     def _kernel_shape(self, rows: int) -> Shape:
         """Shape of all states together, as kernels have them."""
@@ -189,7 +186,7 @@ class Recurrent(Layer):
     ) -> tuple[Any, Array]:
         """Gradient of the outputs, in their shape, and of the last states by name -> that of the
         input, or None unless `need_dx`, and of the initial states, as kernels have them."""
-        weights = self._checked_params()
+        weights: Sequence[Array] = self._checked_params()
         (cache, shape, drops), grads = self._require_cache(), self._writable_grads()
         hint = "the gradient has the shape of what forward returned last"
         dhs = as_floats(name, dhs, self.dtype, shape, hint)
@@ -199,11 +196,14 @@ class Recurrent(Layer):
         if drops:
             weights = dropped(weights, drops)
         dxs, dfirst = self._kernel_backward(dhs, dstates, cache, weights, grads, truncate, need_dx)
-        for k in drops:
-            grads[k] *= drops[k][1]
+        for k, (_, mask) in drops.items():
+            grads[k] *= mask
         return dxs, dfirst
 
 
-def dropped(weights: Sequence[Array], drops: Drops) -> tuple[Array, ...]:
+def dropped(weights: Sequence[Array], drops: Drops) -> Sequence[Array]:
     """The weights that are used: products with masks where there are some."""
-    return tuple(drops[k][0] if k in drops else W for k, W in enumerate(weights))
+    used = [*weights]
+    for k, (product, _) in drops.items():
+        used[k] = product
+    return used

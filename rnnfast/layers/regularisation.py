@@ -167,8 +167,10 @@ class Regularised(Recurrent):
         before = state_of(self._rng)
         try:
             masks, drops = self._draw(self._rng, weights, shape)
-            weights = dropped(weights, drops)
-            return self._kernel_forward(xs, weights, states, options | masks), drops
+            options.update(masks)
+            if drops:
+                weights = dropped(weights, drops)
+            return self._kernel_forward(xs, weights, states, options), drops
         except BaseException:
             set_state_of(self._rng, before)
             raise
@@ -182,24 +184,25 @@ class Regularised(Recurrent):
         zoneouts: list[Zoneouts] = []
         drops: dict[int, tuple[Array, Array]] = {}
         for k in self._recurrent_places:
-            recurrent.append(self._dropout_mask(rng, self._recurrent_dropout, N, H))
-            zoneouts.append(tuple(self._mask(rng, p, 1, N, T, H) for p in self._zoneouts) or None)
-            of_weight = self._dropout_mask(rng, self._weight_drop, *weights[k].shape)
+            recurrent.append(self._dropout_mask(rng, self._recurrent_dropout, (N, H)))
+            each = [self._mask(rng, p, 1, (N, T, H)) for p in self._zoneouts]
+            zoneouts.append(tuple(each) or None)
+            of_weight = self._dropout_mask(rng, self._weight_drop, weights[k].shape)
             if of_weight is not None:
                 drops[k] = weights[k] * of_weight, of_weight
         return self._kernel_masks(recurrent, zoneouts), drops
 
-    def _mask(self, rng: Generator, probability: float, value: float, *shape: int) -> Array | None:
-        """`value` with this probability, and else 0; None where that is certain."""
-        if probability in (0, 1):
+    def _mask(self, rng: Generator, probability: float, value: float, shape: Shape) -> Array | None:
+        """`value` with this probability, and else 0; None where it is 0."""
+        if not probability:
             return None
         drawn = np.empty(shape, self.dtype)
-        self.ops.draw_mask(draw_key(rng), probability, value, drawn.reshape(-1))
+        self._ops.draw_mask(draw_key(rng), probability, value, drawn)
         return drawn
 
-    def _dropout_mask(self, rng: Generator, rate: float, *shape: int) -> Array | None:
+    def _dropout_mask(self, rng: Generator, rate: float, shape: Shape) -> Array | None:
         """0 with this probability; what is kept makes up for it in the mean."""
-        return self._mask(rng, 1 - rate, 1 / (1 - rate), *shape)
+        return self._mask(rng, 1 - rate, 1 / (1 - rate), shape) if rate else None
 
     def _means(self, shape: Shape) -> dict[str, Any]:
         """What evaluation has in place of masks, as arguments of a kernel."""

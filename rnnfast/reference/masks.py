@@ -6,15 +6,17 @@ from .._types import Array
 
 
 def draw_mask(key: int, probability: float, value: float, out: Array) -> None:
-    """Fill `out` (n,) with `value`, with this probability, and 0; equal arguments, equal masks.
+    """Fill `out`, contiguous, of n numbers, with `value`, with this probability, and 0; equal
+    arguments, equal masks.
 
     key: 0..2^64-1. Each word of SplitMix64 (Steele, Lea and Flood 2014), started from the key,
     decides two numbers: its lower half one of the first (n+1)//2, its upper half one of the others.
     """
-    half = (len(out) + 1) // 2
+    numbers = out.reshape(-1)
+    half = (len(numbers) + 1) // 2
     words = _splitmix64(key, half)
     bits = np.concatenate((words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)))
-    out[...] = np.where(bits[: len(out)] < round(probability * 2**32), value, 0)
+    numbers[...] = np.where(bits[: len(numbers)] < round(probability * 2**32), value, 0)
 
 
 def _splitmix64(key: int, n: int) -> Array:
