@@ -1,7 +1,7 @@
 """A recurrent layer back through time, for every cell. See block.pxd for the names.
 
     da_t = cell'(dh_t);  dh_{t-1} = dhs_{t-1} + da_t Wh^T        step by step, back
-    dWx, db = [x 1]^T da;  dWh = h^T da;  dx = da Wx^T           chunk by chunk
+    dWx = x^T da;  db = 1^T da;  dWh = h^T da;  dx = da Wx^T     chunk by chunk
 
 Chunks of steps are short enough that what a step writes last is still in a cache when the products
 for all steps of the chunk read it; then their memory is used again. What is done for a chunk at
@@ -28,12 +28,10 @@ cdef void backward_task(
     cdef Range h_rows = share.h_rows, rows
     cdef Range inputs = range_of(s.inputs.panels, 1, thread, threads)
     cdef Py_ssize_t begin, end = s.T, m, n, g
-    cdef bint begun = False, last = h_rows.begin < s.H == h_rows.end
+    cdef bint begun = False
     cdef Sums dW
     cdef Matrix x
-    cdef char one[8]              # in any format; a column of ones is this one, again and again
     cdef void* scratch = moved(s.simd, mem.scratch, thread * s.scratch)
-    s.simd.fill(1, 1, &one[0])
 
     for g in range(s.groups):
         pack_transposed(s.simd, columns_of_group(s, mem.Wh_now, g), s.H, s.columns, share.outputs.begin,
@@ -50,21 +48,19 @@ cdef void backward_task(
         m, n = first(s, begin), first(s, end) - first(s, begin)
         _steps(s, mem, share_of_steps(s, share, begin, end, thread), begin, end)
         barrier(threads)
-        # dWh = h^T da;  dWx, db = [x 1]^T da;  dx = da Wx^T
+        # dWh = h^T da;  dWx = x^T da;  db = 1^T da;  dx = da Wx^T
         for g in range(s.groups):
             dW = mem.dWh[g]
             dW.begun = begun
             gradient(s.simd, h_rows.begin, h_rows.end, n, _h_of_group(s, mem, g, m),
                      _das_of_h(s, mem, g), dW, scratch)
-            if s.reset == RESET_AFTER and last:
-                dW = mem.dbh[g]
-                dW.begun = begun
-                gradient(s.simd, 0, 1, n, Matrix(&one[0], 0, 1), _das_of_h(s, mem, g), dW, scratch)
+            if s.reset == RESET_AFTER and share.sums_biases:
+                _bias_gradient(s, n, _das_of_h(s, mem, g), mem.dbh[g], begun, scratch)
         if s.indexed:
             _sum_by_row(s, mem, share.panels, begin, end)
         else:
-            x = Matrix(moved(s.simd, mem.x.at, m * s.x_row), s.x_row, 1)
-            _weight_gradients(s, mem, share.x_rows, n, x, mem.das, begun, scratch)
+            x = Matrix(moved(s.simd, mem.x.at, m * mem.x.row), mem.x.row, 1)
+            _weight_gradients(s, mem, &share, n, x, mem.das, begun, scratch)
             if s.need_dx:
                 rows = range_of(n, ROWS, thread, threads)
                 _input_gradient(s, mem, rows, begin, mem.das, scratch)
@@ -74,16 +70,16 @@ cdef void backward_task(
     if s.indexed:
         _finish_sums(s, mem, share.panels)
         barrier(threads)
-        _weight_gradients(s, mem, share.x_rows, s.U, mem.x, mem.das_sum, False, scratch)
+        _weight_gradients(s, mem, &share, s.U, mem.x, mem.das_sum, False, scratch)
         if s.need_dx:
             _input_gradient(s, mem, range_of(s.U, ROWS, thread, threads), 0, mem.das_sum, scratch)
     for g in range(s.groups):
         settle(s.simd, h_rows.begin, h_rows.end, mem.dWh[g])
-        settle(s.simd, share.x_rows.begin, min(share.x_rows.end, s.D), mem.dWx[g])
-        if share.x_rows.begin <= s.D < share.x_rows.end:
+        settle(s.simd, share.x_rows.begin, share.x_rows.end, mem.dWx[g])
+        if share.sums_biases:
             settle(s.simd, 0, 1, mem.db[g])
-        if s.reset == RESET_AFTER and last:
-            settle(s.simd, 0, 1, mem.dbh[g])
+            if s.reset == RESET_AFTER:
+                settle(s.simd, 0, 1, mem.dbh[g])
 
 
 cdef inline Panels _rows_of_group(const Sizes* s, Panels WT, Py_ssize_t g) noexcept nogil:
@@ -118,22 +114,29 @@ cdef inline Py_ssize_t _begin_of_chunk(const Sizes* s, Py_ssize_t end) noexcept 
 
 
 cdef void _weight_gradients(
-    const Sizes* s, const Memory* mem, Range x_rows, Py_ssize_t rows, Matrix x, Panels das,
+    const Sizes* s, const Memory* mem, const Share* share, Py_ssize_t rows, Matrix x, Panels das,
     bint begun, void* scratch,
 ) noexcept nogil:
-    """dWx, db = [x 1]^T da for rows of [x 1] that belong to rows of the gradients."""
+    """dWx = x^T da, db = 1^T da for rows of x that belong to rows of the gradients."""
     cdef Sums dW
     cdef Py_ssize_t g
     for g in range(s.groups):
         dW = mem.dWx[g]
         dW.begun = begun
-        gradient(s.simd, x_rows.begin, min(x_rows.end, s.D), rows, x,
+        gradient(s.simd, share.x_rows.begin, share.x_rows.end, rows, x,
                  from_row(s.simd, das, 0, g * s.P), dW, scratch)
-        if x_rows.begin <= s.D < x_rows.end:
-            dW = mem.db[g]
-            dW.begun = begun
-            gradient(s.simd, 0, 1, rows, Matrix(moved(s.simd, x.at, s.D), x.row, 1),
-                     from_row(s.simd, das, 0, g * s.P), dW, scratch)
+        if share.sums_biases:
+            _bias_gradient(s, rows, from_row(s.simd, das, 0, g * s.P), mem.db[g], begun, scratch)
+
+
+cdef void _bias_gradient(
+    const Sizes* s, Py_ssize_t rows, Panels das, Sums db, bint begun, void* scratch,
+) noexcept nogil:
+    """db = 1^T da"""
+    cdef char one[8]              # in any format; a column of ones is this one, again and again
+    s.simd.fill(1, 1, &one[0])
+    db.begun = begun
+    gradient(s.simd, 0, 1, rows, Matrix(&one[0], 0, 1), das, db, scratch)
 
 
 cdef void _steps(

@@ -47,6 +47,7 @@ ctypedef struct Sizes:
     bint by_rows                  # whether threads take rows of the batch, or units
     bint alone                    # whether a thread projects its own rows of the batch, and no others
     bint indexed, reverse, kept, need_dx
+    bint x_stays                  # whether rows of x are read where they stand
     bint adds_dx                  # to what another direction has left there
     bint enters                   # whether states have memory of their own where they enter a step
     bint masked, zoned
@@ -64,7 +65,7 @@ ctypedef struct Sequence:
 
 
 ctypedef struct Memory:
-    Sequence xs, hs               # IN (N, T, D); OUT (N, T, H)
+    Sequence xs, hs               # IN (N, T, D); OUT (N, T, H), or NULL
     Sequence dhs, dxs             # IN (N, T, H); OUT (N, T, D)
     Weights Wx[MOST_GROUPS]       # IN (D, G*H)
     Weights Wh[MOST_GROUPS]       # IN (H, G*H)
@@ -77,7 +78,7 @@ ctypedef struct Memory:
     Sequence zoneouts[2]          # IN (N, T, H), of each state, or NULL
     void* last                    # OUT (S, N, H): states after the last step of each row
     # kept from forward to backward
-    Matrix x                      # (U, D + 1): rows of x, and a 1 at their end
+    Matrix x                      # (U, D): rows of x
     States left                   # (S, N + R, H): initial states, and those that steps leave
     States made                   # (S, R, H): what the cell makes, before zoneout; else in `left`
     States entering               # (S, R, H): what enters a step; else in `left`
@@ -112,7 +113,8 @@ ctypedef struct Share:
     Range rows                    # of the batch
     Range panels                  # of each group of gates, and so units
     Range outputs                 # panels of h, where it is a product with Wh^T
-    Range x_rows, h_rows          # of dWx and db, and of dWh
+    Range x_rows, h_rows          # of dWx, and of dWh
+    bint sums_biases              # db and dbh: the last thread, whose rows may be fewer
 
 
 cdef inline Sizes layer_sizes(
@@ -127,7 +129,7 @@ cdef inline Sizes layer_sizes(
     s.columns = columns_of(gates.together, H, simd.lanes)
     s.inputs, s.units = columns_of(1, D, simd.lanes), columns_of(1, H, simd.lanes)
     s.P = s.columns.panels
-    s.x_row, s.h_row = padded(D + 1, simd.number), padded(H, simd.number)
+    s.x_row, s.h_row = padded(D, simd.number), padded(H, simd.number)
     return s
 
 
@@ -144,8 +146,9 @@ cdef inline Share share_of(const Sizes* s, int thread, int threads) noexcept nog
     share.threads = threads
     share.panels = range_of(s.P, 1, thread, threads)
     share.outputs = range_of(s.units.panels, 1, thread, threads)
-    share.x_rows = range_of(s.D + 1, ROWS, thread, threads)
+    share.x_rows = range_of(s.D, ROWS, thread, threads)
     share.h_rows = range_of(s.H, ROWS, thread, threads)
+    share.sums_biases = thread == threads - 1
     share.rows = Range(0, s.N)
     return share
 

@@ -96,10 +96,8 @@ cdef inline Panels _one_row(const Sizes* s, Panels biases, Py_ssize_t p) noexcep
 cdef inline void _copy_x(
     const Sizes* s, const Memory* mem, const void* source, Py_ssize_t m,
 ) noexcept nogil:
-    """A row of x, and a 1 for the gradient of the bias, to row m."""
-    cdef void* x = moved(s.simd, mem.x.at, m * s.x_row)
-    memcpy(x, source, s.D * s.simd.number)
-    s.simd.fill(1, 1, moved(s.simd, x, s.D))
+    """A row of x to row m."""
+    memcpy(moved(s.simd, mem.x.at, m * mem.x.row), source, s.D * s.simd.number)
 
 
 cdef void _project_block(
@@ -113,13 +111,13 @@ cdef void _project_block(
     if s.alone:
         for t in range(begin, end):
             at = first(s, t) - origin
-            for n in range(own.begin, min(own.end, count(s, t))):
+            for n in range(own.begin, 0 if s.x_stays else min(own.end, count(s, t))):
                 _copy_x(s, mem, place(s, &mem.xs, t, n), at + n)
             project(s, mem, Range(at + own.begin, at + min(own.end, count(s, t))), mem.gates)
         return
     at = first(s, begin) - origin
     rows = range_of(first(s, end) - first(s, begin), ROWS, thread, threads)
-    for m in range(at + rows.begin, at + rows.end):
+    for m in range(at + rows.begin, 0 if s.x_stays else at + rows.end):
         while first(s, t + 1) - origin <= m:
             t += 1
         _copy_x(s, mem, place(s, &mem.xs, t, m + origin - first(s, t)), m)
@@ -131,7 +129,7 @@ cdef void project(
 ) noexcept nogil:
     """a = x Wx + b for some rows."""
     cdef Py_ssize_t g
-    cdef Walk x = rows_of(moved(s.simd, mem.x.at, rows.begin * s.x_row), s.x_row)
+    cdef Walk x = rows_of(moved(s.simd, mem.x.at, rows.begin * mem.x.row), mem.x.row)
     for g in range(s.groups if rows.begin < rows.end else 0):
         product_with(s.simd, rows.end - rows.begin, computed(s.columns), x, &mem.Wx[g], 0,
                      _one_row(s, mem.b_panels, g * s.P),
@@ -271,7 +269,7 @@ cdef void _leave(
 ) noexcept nogil:
     """To the arrays of the caller: outputs of step t, and the states of rows that end with it."""
     cdef Py_ssize_t n, k, u = units.begin, numbers = (units.end - units.begin) * s.simd.number
-    for n in range(rows):
+    for n in range(0 if mem.hs.at == NULL else rows):
         memcpy(moved(s.simd, place(s, &mem.hs, t, n0 + n), u),
                state_at(s, &mem.left, 0, s.N + m + n, u), numbers)
     for n in range(max(n0, count(s, t + 1) if t + 1 < s.T else 0) - n0, rows):

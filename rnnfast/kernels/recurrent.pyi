@@ -13,6 +13,7 @@ from ..cells import Cell
 
 _Real = TypeVar("_Real", float32, float64)
 _Weights: TypeAlias = Sequence[NDArray[_Real]]  # Wx (D, G*H), Wh (H, G*H), b (G*H,), bh
+_States: TypeAlias = NDArray[_Real] | Sequence[NDArray[_Real]]  # (N, H) for each state
 _Zoneouts: TypeAlias = Sequence[NDArray[_Real] | None] | None  # (N, T, H) for each state
 
 class BidirectionalCache: ...
@@ -51,7 +52,7 @@ def bidirectional_states(
 def recurrent_backward(
     cell: Cell,
     dhs: NDArray[_Real],  # (N, T, H)
-    dstates: NDArray[_Real] | None,  # (S, N, H)
+    dstates: _States[_Real] | None,
     cache: Any,
     weights: _Weights[_Real],  # Wx, Wh
     grads: _Weights[_Real],  # overwritten
@@ -63,7 +64,7 @@ def recurrent_forward(
     cell: Cell,
     xs: NDArray[_Real],  # (N, T, D), or (U, D) with an index
     weights: _Weights[_Real],
-    states: NDArray[_Real] | None,  # (S, N, H)
+    states: _States[_Real] | None,
     *,
     index: NDArray[int64] | None = ...,  # (N, T), rows of xs
     lengths: NDArray[int64] | None = ...,  # (N,)
@@ -73,6 +74,8 @@ def recurrent_forward(
     zoneouts: _Zoneouts[_Real] = ...,
     need_gradient: bool = ...,
     cache: Any = ...,
+    copy_xs: bool = ...,
+    copy_hs: bool = ...,
 ) -> tuple[NDArray[_Real], NDArray[_Real], Cache | None]: ...
 def recurrent_states(
     cell: Cell,

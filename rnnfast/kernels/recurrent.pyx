@@ -148,20 +148,23 @@ cdef int _take_again(Workspace own) except -1:
 
 def recurrent_forward(
     cell, xs, weights, states, *, index=None, lengths=None, reset=None, reverse=False,
-    recurrent_mask=None, zoneouts=None, need_gradient=True, cache=None,
+    recurrent_mask=None, zoneouts=None, need_gradient=True, cache=None, copy_xs=True, copy_hs=True,
 ):
     """Run a cell over a block. See `rnnfast.reference.recurrent` for the contract."""
     N, T = xs.shape[:2] if index is None else index.shape
-    Wh = weights[1]
-    hs = _outputs((N, T, len(Wh)), Wh.dtype, lengths)
+    Wh, hs = weights[1], None
+    if copy_hs or not need_gradient or lengths is not None:
+        hs = _outputs((N, T, len(Wh)), Wh.dtype, lengths)
     last = np.empty((cell.S, N, len(Wh)), Wh.dtype)
     cdef Cache own = _taken(cache, Cache)
     own.ready = False
     try:
-        _prepare(own, cell, xs, weights, states, hs, last, index, lengths, reset, reverse,
-                 recurrent_mask, zoneouts, need_gradient)
+        _prepare(own, cell, xs, weights, states, N, T, hs, last, index, lengths, reset, reverse,
+                 recurrent_mask, zoneouts, need_gradient, copy_xs)
         _run(own, None, True)
         own.ready = need_gradient
+        if hs is None:
+            hs = _where_it_stands(own)
     finally:
         cache = _left(own, need_gradient)
     return hs, last, cache
@@ -199,9 +202,9 @@ def bidirectional_forward(
     own.ahead.ready = own.back.ready = False
     try:
         for k, one in enumerate((own.ahead, own.back)):
-            _prepare(one, cell, xs, weights[k], None if states is None else states[k],
+            _prepare(one, cell, xs, weights[k], None if states is None else states[k], N, T,
                      hs[:, :, k * H:(k + 1) * H], last[k], index, lengths, reset, k == 1,
-                     recurrent_masks[k], zoneouts[k], need_gradient)
+                     recurrent_masks[k], zoneouts[k], need_gradient, True)
             own.run(one, k == 1, True)
         own.ahead.ready = own.back.ready = need_gradient
     finally:
@@ -322,6 +325,18 @@ cdef object _outputs(shape, dtype, lengths):
     return np.empty(shape, dtype) if lengths is None else np.zeros(shape, dtype)
 
 
+cdef object _where_it_stands(Cache own):
+    """The outputs (N, T, H) in the memory of the states."""
+    cdef const Sizes* s = &own.sizes
+    cdef const unsigned char[::1] memory = own.left._owner
+    cdef Py_ssize_t row = s.h_row * s.simd.number, step = s.N * row
+    cdef Py_ssize_t at = <const unsigned char*> state_at(s, &own.mem.left, 0, s.N, 0) - &memory[0]
+    if s.reverse:
+        at, step = at + (s.T - 1) * step, -step
+    dtype = np.float32 if s.simd.number == sizeof(float) else np.float64
+    return np.ndarray((s.N, s.T, s.H), dtype, own.left._owner, at, (row, step, s.simd.number))
+
+
 cdef object _gradient_of_x(const Sizes* s, dtype):
     """Memory for it, which is 0 beyond the lengths."""
     if s.indexed:
@@ -353,7 +368,9 @@ cdef int _prepare(
     xs,                           # IN (N, T, D), or (U, D) with an index
     weights,                      # IN (D, G*H), (H, G*H), (G*H) [, (G*H)]
     states,                       # IN S arrays (N, H), or None
-    hs,                           # OUT (N, T, H)
+    Py_ssize_t N,
+    Py_ssize_t T,
+    hs,                           # OUT (N, T, H), or None where they stay with the states
     last,                         # OUT (S, N, H)
     index,                        # IN (N, T), int64: rows of xs; this and what follows: or None
     lengths,                      # IN (N), int64
@@ -362,6 +379,7 @@ cdef int _prepare(
     mask,                         # IN (N, H)
     zoneouts,                     # IN S arrays (N, T, H), or None of one
     bint kept,
+    bint copy_xs,                 # unless they stay as they are until backward
 ) except -1:
     """Sizes and memory of a forward call."""
     cdef Sizes* s = &own.sizes
@@ -379,13 +397,12 @@ cdef int _prepare(
     own.of_call, own.arrays = xs, (index, reset, mask, zoneouts)
 
     x, Wx, Wh, b = view_of(xs), view_of(weights[0]), view_of(weights[1]), view_of(weights[2])
-    out = view_of(hs, True)
     s[0] = layer_sizes(b.simd, cell_number(cell.name), len(last), x.columns, Wh.rows)
-    check_shapes(Wx.simd == Wh.simd == b.simd == x.simd == out.simd and Wx.rows == s.D
+    check_shapes(Wx.simd == Wh.simd == b.simd == x.simd and Wx.rows == s.D
                  and Wx.columns == Wh.columns == b.columns == s.groups * s.columns.used
                  and len(weights) == (4 if s.reset == RESET_AFTER else 3))
     s.indexed, s.reverse, s.kept = index is not None, reverse, kept
-    s.N, s.T_all = len(hs), out.rows // len(hs)
+    s.N, s.T_all = N, T
     _set_steps(own, lengths)
     s.U = x.rows if s.indexed else s.R
     s.enters, s.masked = s.order != NULL or reset is not None, mask is not None
@@ -396,7 +413,10 @@ cdef int _prepare(
     s.block = min(s.R, BLOCK * s.threads)
     s.rows = s.R if kept else min(s.R, _most_rows(s, s.block))
 
-    mem.xs, mem.hs, mem.b = _sequence(x), _sequence(out), b.matrix
+    mem.xs, mem.b = _sequence(x), b.matrix
+    mem.hs.at = NULL
+    if hs is not None:
+        mem.hs = _sequence(view_of(hs, True))
     mem.last = view_of(last, True).matrix.at
     if s.reset == RESET_AFTER:
         bh = view_of(weights[3])
@@ -415,7 +435,16 @@ cdef int _prepare(
 
     cdef Py_ssize_t number = s.simd.number, panels = s.groups * s.P
     cdef Py_ssize_t x_rows = s.U if s.indexed else s.rows
-    mem.x = Matrix(own.x.reserve(max(1, x_rows) * s.x_row, number), s.x_row, 1)
+    cdef Py_ssize_t step = -mem.xs.t if reverse else mem.xs.t
+    # where each step has the row behind the last one of the step before
+    s.x_stays = (not copy_xs and kept and not s.indexed and s.order == NULL
+                 and (N == 1 or step == N * mem.xs.n))
+    if s.x_stays:
+        mem.x = Matrix(moved(s.simd, mem.xs.at, (T - 1) * mem.xs.t if reverse else 0),
+                       mem.xs.n if N > 1 else step, 1)
+        own.arrays = (*own.arrays, xs)
+    else:
+        mem.x = Matrix(own.x.reserve(max(1, x_rows) * s.x_row, number), s.x_row, 1)
     mem.left = _states(own.left, s, s.S, s.N + s.rows)
     mem.made = States(moved(s.simd, mem.left.at, s.N * s.h_row), s.h_row, mem.left.state)
     mem.entering = mem.left
@@ -584,7 +613,7 @@ cdef object _prepare_backward(
     cdef Py_ssize_t most_rows = max(s.chunk, s.U if s.indexed else 0, 1)
     cdef Py_ssize_t number = s.simd.number
     s.scratch = max(DX_ROWS * computed(s.inputs),
-                    gradient_scratch(s.simd, max(s.D + 1, s.H), most_rows))
+                    gradient_scratch(s.simd, max(s.D, s.H), most_rows))
 
     mem.dhs, mem.Wx_now, mem.Wh_now = _sequence(d), Wx.matrix, Wh.matrix
     mem.das = _panels(own.scratch.das, s, panels, s.chunk)

@@ -378,10 +378,14 @@ class TimeStack(TimeRecurrent):
                     "cache": memory and memory[0][k],
                     **(masks[k] if masks else {}),
                 }
+                mask = between[k] if between and k < len(between) else None
+                if not self._bidirectional:  # outputs that nobody else sees
+                    of_layer["copy_xs"] = k == 0
+                    of_layer["copy_hs"] = k == self._num_layers - 1 or mask is not None
                 xs, after, cache = kernel(self.cell, xs, own, before, **of_layer, **options)
                 caches.append(cache)
                 last.append(after)
-                if between and k < len(between) and (mask := between[k]) is not None:
+                if mask is not None:
                     xs *= mask
         except BaseException:
             if memory and caches:  # what backward needs has been written over

@@ -62,6 +62,8 @@ def recurrent_forward(
     zoneouts: Zoneouts | None = None,
     need_gradient: bool = True,
     cache: Any = None,
+    copy_xs: bool = True,
+    copy_hs: bool = True,
 ) -> tuple[Array, Array, Any]:
     """Run a cell over a block of time steps.
 
@@ -86,6 +88,8 @@ def recurrent_forward(
     the one that zoneout leaves. (Krueger et al. 2016)
     need_gradient: False keeps nothing for backward, and returns None as cache.
     cache: one that is no longer needed may be handed back for its memory.
+    copy_xs: False where xs stays as it is until backward, so that it need not be copied.
+    copy_hs: False where hs may be memory of the cache, which the next call with it overwrites.
     """
     Wx, Wh, b, *bh = weights
     step, _ = STEPS[cell.name]
