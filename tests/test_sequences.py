@@ -16,6 +16,7 @@ from sequences import (
     CELLS,
     OPS,
     OPTIONS,
+    SHARED,
     both_directions,
     draw_options,
     gradients_of,
@@ -71,6 +72,30 @@ def test_every_option_is_what_single_steps_make_of_it(names, cell, dtype, ops):
     """Lengths are rows on their own, resets split them, reverse flips them, and so on."""
     block = make_block(cell, (4, 6, 3, 5), names, dtype)
     assert_all_close(run(ops, block), run_single_steps(ops, block))
+
+
+@every_ops
+@every_cell
+@pytest.mark.parametrize(
+    "sizes", [(4, 6, 5, 5), (1, 6, 5, 5), (4, 1, 5, 5), (3, 40, 33, 33)], ids=str
+)
+@pytest.mark.parametrize("names", [names for names in CHOICES if "index" not in names])
+def test_a_layer_reads_the_outputs_of_another_where_they_stand(names, sizes, cell, ops):
+    """Two layers, twice: after the second time everything is as it is with copies."""
+    lower = make_block(cell, sizes, names)
+    upper = make_block(cell, sizes, names, seed=1)
+    upper.options |= {name: lower.options[name] for name in SHARED if name in lower.options}
+    caches, results = [None, None], []
+    for copies in (True, False, False):
+        below, caches[0] = run_forward(ops, lower, cache=caches[0], copy_hs=copies)
+        upper.xs = below["hs"]
+        above, caches[1] = run_forward(ops, upper, cache=caches[1], copy_xs=copies)
+        back = run_backward(ops, upper, caches[1])
+        found = [below, above, back, run_backward(ops, lower, caches[0])]
+        results.append([{name: array.copy() for name, array in each.items()} for each in found])
+    for again in results[1:]:
+        for ours, expected in zip(again, results[0], strict=True):
+            assert_identical(ours, expected)
 
 
 @every_ops

@@ -440,7 +440,7 @@ cdef int _prepare(
     s.x_stays = (not copy_xs and kept and not s.indexed and s.order == NULL
                  and (N == 1 or step == N * mem.xs.n))
     if s.x_stays:
-        mem.x = Matrix(moved(s.simd, mem.xs.at, (T - 1) * mem.xs.t if reverse else 0),
+        mem.x = Matrix(moved(s.simd, mem.xs.at, (s.T - 1) * mem.xs.t if reverse else 0),
                        mem.xs.n if N > 1 else step, 1)
         own.arrays = (*own.arrays, xs)
     else:
