@@ -162,10 +162,10 @@ cdef void _steps(
                        state_at(s, &mem.dstates, 0, n0 + n, units.begin))
             n += 1
         if s.zoned:
-            _zone_out(s, mem, t, n0, rows, units)
+            _split_gradients(s, mem, t, n0, rows, units)
         _cell(s, mem, share, m, m - first(s, begin), n0, rows)
         if s.zoned:
-            _zone_in(s, mem, n0, rows, units)
+            _return_gradients(s, mem, n0, rows, units)
         if not s.by_rows:
             barrier(share.threads)
         cut = t > 0 and s.truncate > 0 and t % s.truncate == 0
@@ -288,7 +288,7 @@ cdef void _merge(
             s.simd.add(units, moved(s.simd, place(s, &mem.dhs, t - 1, n), unit), dh)
 
 
-cdef void _zone_out(
+cdef void _split_gradients(
     const Sizes* s, const Memory* mem, Py_ssize_t t, Py_ssize_t n0, Py_ssize_t rows, Range units,
 ) noexcept nogil:
     """Of the gradients of the states that a step leaves, what is that of the states made, and aside
@@ -303,7 +303,7 @@ cdef void _zone_out(
                               state_at(s, &mem.dstates, k, n, u), state_at(s, &mem.zoned, k, n, u))
 
 
-cdef void _zone_in(
+cdef void _return_gradients(
     const Sizes* s, const Memory* mem, Py_ssize_t n0, Py_ssize_t rows, Range units,
 ) noexcept nogil:
     """What went on is part of what the states before get directly."""

@@ -72,6 +72,7 @@ ctypedef struct Memory:
     Matrix b, bh                  # IN (1, G*H)
     const int64_t* index          # IN: rows of xs
     Py_ssize_t index_row
+    const unsigned char* used     # (U): whether some step uses a row of x, with an index
     const unsigned char* resets   # IN: where a sequence begins, or NULL
     Py_ssize_t resets_row
     void* mask                    # IN (N, H): by which h is multiplied on its way to a product

@@ -40,7 +40,10 @@ cdef void forward_task(
     barrier(threads)
     if s.indexed:
         for m in range(rows.begin, rows.end):
-            _copy_x(s, mem, moved(s.simd, mem.xs.at, m * mem.xs.t), m)
+            if mem.used[m]:
+                _copy_x(s, mem, moved(s.simd, mem.xs.at, m * mem.xs.t), m)
+            else:                 # 0 times NaN would reach the gradient of Wx
+                s.simd.fill(s.D, 0, moved(s.simd, mem.x.at, m * mem.x.row))
         project(s, mem, rows, mem.projected)
         barrier(threads)
     while begin < s.T:

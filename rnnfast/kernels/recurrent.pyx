@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memset
 from .backward_steps cimport DX_ROWS, backward_task
 from .block cimport (
     Memory, Sequence, Sizes, batch_row, columns_of_group, count, first, layer_sizes, state_at,
-    states_from, time_of,
+    states_from, time_of, x_row_of,
 )
 from .engine cimport (
     RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Matrix, Panels, States, Sums, View, Weights, Workspace,
@@ -59,42 +59,57 @@ cdef class Cache(Workspace):
     cdef bint ready               # whether the last forward succeeded
     cdef Sizes sizes              # of that
     cdef Memory mem
-    cdef Buffer x, left, made, entering, h_in, reset_h, gates, hidden
+    cdef Buffer x, used, left, made, entering, h_in, reset_h, gates, hidden
     cdef Buffer dstates, rests    # of backward
+    cdef Matrix Wx, Wh, dWx, dWh, db, dbh          # of a backward call, see `require`
     cdef Scratch scratch          # while a call runs
-    cdef object of_rows, arrays, of_call           # arrays that these point to; of_call: not kept
+    # arrays that are pointed to: by rows of steps and until backward, by one call
+    cdef object of_rows, arrays, of_call
 
     def __cinit__(self):
-        self.x, self.left, self.made, self.entering = Buffer(), Buffer(), Buffer(), Buffer()
+        self.x, self.used = Buffer(), Buffer()
+        self.left, self.made, self.entering = Buffer(), Buffer(), Buffer()
         self.h_in, self.reset_h, self.gates, self.hidden = Buffer(), Buffer(), Buffer(), Buffer()
         self.dstates, self.rests = Buffer(), Buffer()
 
     cdef int begin(self) except -1:
         """At the beginning of a call."""
-        self.scratch = _SCRATCH.pop() if _SCRATCH else Scratch()
+        if self.scratch is None:
+            self.scratch = _SCRATCH.pop() if _SCRATCH else Scratch()
         return 0
 
     cdef int finish(self) except -1:
-        """At its end."""
-        if len(_SCRATCH) < MOST_SCRATCH:
+        """At its end, or after an error."""
+        if self.scratch is not None and len(_SCRATCH) < MOST_SCRATCH:
             _SCRATCH.append(self.scratch)
         self.scratch = self.of_call = None
+        if not self.sizes.kept:
+            self.arrays = self.of_rows = None
         return 0
 
-    cdef int require(self, cell, dhs, weights) except -1:
-        """An error unless gradients and weights are those of the last forward."""
-        Wx, Wh = weights
+    cdef int require(self, cell, dhs, weights, grads) except -1:
+        """An error unless gradients and weights are those of the last forward; nothing is written
+        before both directions are known to fit."""
         cdef const Sizes* s = &self.sizes
-        kept = (s.N, s.T_all, s.D, s.H, s.groups * s.columns.used, s.simd.number) \
-            if self.ready and s.cell == cell_number(cell.name) else None
-        columns = Wx.shape[1] if Wx.ndim == 2 else None
-        got = (dhs.shape[0], dhs.shape[1], len(Wx), dhs.shape[2], columns, Wh.itemsize)
-        if got != kept or Wh.shape != (dhs.shape[2], columns):
+        cdef View d = view_of(dhs), Wx = view_of(weights[0]), Wh = view_of(weights[1])
+        cdef View dWx = view_of(grads[0], True), dWh = view_of(grads[1], True)
+        cdef View db = view_of(grads[2], True), dbh = view_of(grads[len(grads) - 1], True)
+        cdef object of_forward = (
+            (s.N, s.T_all, s.D, s.H, s.groups * s.columns.used, s.simd.number)
+            if self.ready and s.cell == cell_number(cell.name) else None)
+        cdef object got = (*dhs.shape[:2], Wx.rows, d.columns, Wx.columns, Wh.simd.number)
+        if got != of_forward or Wh.rows != s.H or Wh.columns != Wx.columns:
             raise RuntimeError(
                 "backward: expected gradients and weights as in the last forward call that "
                 "succeeded, with N, T, D, H, G*H and bytes of a number "
-                f"{kept}, got {got}; call forward first"
+                f"{of_forward}, got {got}; call forward first"
             )
+        check_shapes(d.simd == Wx.simd == Wh.simd == dWx.simd == dWh.simd == db.simd == dbh.simd
+                     and d.simd == s.simd and dWx.rows == s.D and dWh.rows == s.H
+                     and dWx.columns == dWh.columns == db.columns == dbh.columns == Wx.columns
+                     and len(grads) == (4 if s.reset == RESET_AFTER else 3))
+        self.Wx, self.Wh = Wx.matrix, Wh.matrix
+        self.dWx, self.dWh, self.db, self.dbh = dWx.matrix, dWh.matrix, db.matrix, dbh.matrix
         return 0
 
 
@@ -102,13 +117,16 @@ cdef class BidirectionalCache(Workspace):
     """Those of the two directions."""
 
     cdef Cache ahead, back
+    cdef bint together            # whether the directions of this call run side by side
 
     def __cinit__(self):
         self.ahead, self.back = Cache(), Cache()
 
     cdef int run(self, Cache one, bint both_ready, bint forward) except -1:
         """Start a direction that has been prepared, alone, or both when they are."""
-        if not _side_by_side(&one.sizes):
+        if not both_ready:        # asked once, since anybody may set the number of threads
+            self.together = _side_by_side(&one.sizes)
+        if not self.together:
             _run(one, None, forward)
         elif both_ready:
             _run(self.ahead, self.back, forward)
@@ -141,7 +159,7 @@ cdef object _left(Workspace own, bint kept):
 cdef int _take_again(Workspace own) except -1:
     if not own.take():
         raise RuntimeError(
-            "backward: another thread is calling this layer; give every thread a layer of its own"
+            "another thread is calling this layer; give every thread a layer of its own"
         )
     return 0
 
@@ -166,6 +184,7 @@ def recurrent_forward(
         if hs is None:
             hs = _where_it_stands(own)
     finally:
+        own.finish()
         cache = _left(own, need_gradient)
     return hs, last, cache
 
@@ -178,12 +197,14 @@ def recurrent_backward(
     first = np.empty((cell.S, len(dhs), len(weights[1])), dhs.dtype)
     _take_again(own)
     try:
-        own.require(cell, dhs, weights)
+        dhs = _rows(dhs)
+        own.require(cell, dhs, weights, grads)
         dxs = _gradient_of_x(&own.sizes, dhs.dtype) if need_dx else None
-        _prepare_backward(own, dhs, dstates, weights, grads, truncate, dxs)
+        _prepare_backward(own, dhs, dstates, truncate, dxs)
         _run(own, None, False)
         _finish(own, grads, first)
     finally:
+        own.finish()
         own.leave()
     return dxs, first
 
@@ -208,6 +229,8 @@ def bidirectional_forward(
             own.run(one, k == 1, True)
         own.ahead.ready = own.back.ready = need_gradient
     finally:
+        own.ahead.finish()
+        own.back.finish()
         cache = _left(own, need_gradient)
     return hs, last, cache
 
@@ -219,24 +242,27 @@ def bidirectional_backward(
     cdef BidirectionalCache own = cache
     H = dhs.shape[2] // 2
     first = np.empty((2, cell.S, len(dhs), H), dhs.dtype)
-    halves, dxs = (dhs[:, :, :H], dhs[:, :, H:]), None
+    cdef object dxs = None, others = None
+    halves = _rows(dhs[:, :, :H]), _rows(dhs[:, :, H:])
     _take_again(own)
     try:
         for k, one in enumerate((own.ahead, own.back)):
-            (<Cache> one).require(cell, halves[k], weights[k])
+            (<Cache> one).require(cell, halves[k], weights[k], grads[k])
         # the second one first: more of what it has kept is still in a cache
         for k, one in ((1, own.back), (0, own.ahead)):
-            (<Cache> one).sizes.adds_dx = dxs is not None and not _side_by_side(&own.back.sizes)
+            (<Cache> one).sizes.adds_dx = k == 0 and not own.together
             if need_dx and not (<Cache> one).sizes.adds_dx:
                 others, dxs = dxs, _gradient_of_x(&own.back.sizes, dhs.dtype)
-            _prepare_backward(one, halves[k], None if dstates is None else dstates[k], weights[k],
-                              grads[k], truncate, dxs)
+            _prepare_backward(one, halves[k], None if dstates is None else dstates[k], truncate,
+                              dxs)
             own.run(one, k == 0, False)
         _finish(own.ahead, grads[0], first[0])
         _finish(own.back, grads[1], first[1])
     finally:
+        own.ahead.finish()
+        own.back.finish()
         own.leave()
-    if need_dx and others is not None:
+    if others is not None:
         dxs += others
     return dxs, first
 
@@ -244,30 +270,43 @@ def bidirectional_backward(
 def recurrent_states(cell, cache):
     """All states of the block. See `rnnfast.reference.recurrent`."""
     cdef Cache own = cache
-    cdef const Sizes* s = &own.sizes
-    cdef Py_ssize_t k, n, t
-    cdef View out
     _take_again(own)
     try:
-        states = np.zeros((s.S, s.N, s.T_all, s.H),
-                          np.float32 if s.simd.number == sizeof(float) else np.float64)
-        out = view_of(states, True)
-        for k in range(s.S):
-            for t in range(s.T):
-                for n in range(count(s, t)):
-                    memcpy(moved(s.simd, out.matrix.at,
-                                 ((k * s.N + batch_row(s, n)) * s.T_all + time_of(s, t, n)) * s.H),
-                           state_at(s, &own.mem.left, k, s.N + first(s, t) + n, 0),
-                           s.H * s.simd.number)
+        return _all_states(own)
     finally:
         own.leave()
-    return states
 
 
 def bidirectional_states(cell, cache):
     """All states of the block in both directions. See `rnnfast.reference.recurrent`."""
     cdef BidirectionalCache own = cache
-    return np.stack([recurrent_states(cell, one) for one in (own.ahead, own.back)])
+    _take_again(own)
+    try:
+        return np.stack([_all_states(own.ahead), _all_states(own.back)])
+    finally:
+        own.leave()
+
+
+cdef object _all_states(Cache own):
+    """(S, N, T, H), 0 beyond lengths, as the last forward left them."""
+    cdef const Sizes* s = &own.sizes
+    cdef Py_ssize_t k, n, t
+    if not own.ready:
+        raise RuntimeError("states: expected a last forward call that succeeded; call forward first")
+    states = np.zeros((s.S, s.N, s.T_all, s.H), _dtype(s))
+    cdef View out = view_of(states, True)
+    for k in range(s.S):
+        for t in range(s.T):
+            for n in range(count(s, t)):
+                memcpy(moved(s.simd, out.matrix.at,
+                             ((k * s.N + batch_row(s, n)) * s.T_all + time_of(s, t, n)) * s.H),
+                       state_at(s, &own.mem.left, k, s.N + first(s, t) + n, 0),
+                       s.H * s.simd.number)
+    return states
+
+
+cdef object _dtype(const Sizes* s):
+    return np.float32 if s.simd.number == sizeof(float) else np.float64
 
 
 cdef bint _side_by_side(const Sizes* s) noexcept:
@@ -333,8 +372,7 @@ cdef object _where_it_stands(Cache own):
     cdef Py_ssize_t at = <const unsigned char*> state_at(s, &own.mem.left, 0, s.N, 0) - &memory[0]
     if s.reverse:
         at, step = at + (s.T - 1) * step, -step
-    dtype = np.float32 if s.simd.number == sizeof(float) else np.float64
-    return np.ndarray((s.N, s.T, s.H), dtype, own.left._owner, at, (row, step, s.simd.number))
+    return np.ndarray((s.N, s.T, s.H), _dtype(s), own.left._owner, at, (row, step, s.simd.number))
 
 
 cdef object _gradient_of_x(const Sizes* s, dtype):
@@ -466,6 +504,7 @@ cdef int _prepare(
         mem.hidden = _panels(own.hidden, s, s.P, s.rows)
     if s.indexed:
         mem.projected = _panels(own.scratch.projected, s, panels, s.U)
+        _mark_used(own)
     _copy_in(s, &mem.left, states)
     if s.order != NULL or s.T == 0:
         _keep_initial(s, mem)
@@ -479,6 +518,18 @@ cdef int _look_at(Memory* mem, const int64_t[:, ::1] index, reset) except -1:
     if reset is not None:
         resets = reset.view(np.uint8)
         mem.resets, mem.resets_row = &resets[0, 0], resets.shape[1]
+    return 0
+
+
+cdef int _mark_used(Cache own) except -1:
+    """Which rows of x some step uses: what stands in others may be anything."""
+    cdef const Sizes* s = &own.sizes
+    cdef Py_ssize_t t, n
+    cdef unsigned char* used = <unsigned char*> own.used.zeroed(s.U, 1)
+    for t in range(s.T):
+        for n in range(count(s, t)):
+            used[x_row_of(s, &own.mem, t, n)] = True
+    own.mem.used = used
     return 0
 
 
@@ -579,31 +630,19 @@ cdef int _finish(Cache own, grads, first) except -1:
 
 # ---------------------------------------------------------------- backward
 
-cdef object _prepare_backward(
-    Cache own,
+cdef int _prepare_backward(
+    Cache own,                    # which has looked at weights and their gradients
     dhs,                          # IN (N, T, H): gradients arriving at the outputs
     dlast,                        # IN S arrays (N, H): at the last states besides; None is zeros
-    weights,                      # IN (D, G*H), (H, G*H)
-    grads,                        # OUT, as the weights of forward
     Py_ssize_t truncate,          # steps between two cuts of the gradient, 0: none
     dxs,                          # OUT (N, T, D), or (U, D) with an index, or None
-):
+) except -1:
     """Sizes and memory of a backward call."""
     own.begin()
+    own.of_call = dhs
     cdef Sizes* s = &own.sizes
     cdef Memory* mem = &own.mem
-    cdef Py_ssize_t columns = s.groups * s.columns.used, panels = s.groups * s.P
-    own.of_call = dhs = _rows(dhs)
-    cdef View d = view_of(dhs), Wx = view_of(weights[0]), Wh = view_of(weights[1])
-    cdef View dWx = view_of(grads[0], True), dWh = view_of(grads[1], True)
-    cdef View db = view_of(grads[2], True), dbh
-    check_shapes(d.simd == Wx.simd == Wh.simd == dWx.simd == dWh.simd == db.simd == s.simd
-                 and dWx.rows == s.D and dWh.rows == s.H
-                 and dWx.columns == dWh.columns == db.columns == columns
-                 and len(grads) == (4 if s.reset == RESET_AFTER else 3))
-    if s.reset == RESET_AFTER:
-        dbh = view_of(grads[3], True)
-        check_shapes(dbh.simd == s.simd and dbh.columns == columns)
+    cdef Py_ssize_t panels = s.groups * s.P, number = s.simd.number
     s.truncate, s.need_dx = truncate, dxs is not None
     _deal_out(s, 2 * FLOPS)
     s.chunk = min(s.R, _most_rows(s, CHUNK))
@@ -611,11 +650,10 @@ cdef object _prepare_backward(
     if s.firsts != NULL:
         chunks *= 2               # of whole steps: half as long at worst
     cdef Py_ssize_t most_rows = max(s.chunk, s.U if s.indexed else 0, 1)
-    cdef Py_ssize_t number = s.simd.number
     s.scratch = max(DX_ROWS * computed(s.inputs),
                     gradient_scratch(s.simd, max(s.D, s.H), most_rows))
 
-    mem.dhs, mem.Wx_now, mem.Wh_now = _sequence(d), Wx.matrix, Wh.matrix
+    mem.dhs, mem.Wx_now, mem.Wh_now = _sequence(view_of(dhs)), own.Wx, own.Wh
     mem.das = _panels(own.scratch.das, s, panels, s.chunk)
     if s.reset == RESET_AFTER:
         mem.das_hidden = _panels(own.scratch.das_hidden, s, s.P, s.chunk)
@@ -627,9 +665,9 @@ cdef object _prepare_backward(
     cdef Py_ssize_t rest_das = s.U * row if s.indexed and s.R > MANY_ROWS else 0
     cdef void* sums = own.scratch.sums.reserve(of_x + of_h, number)
     cdef void* rests = own.rests.zeroed(rest_x + rest_h + rest_das, number)
-    _sums(s, s.D, dWx.matrix, db.matrix, sums, rests if rest_x else NULL, mem.dWx, mem.db)
+    _sums(s, s.D, own.dWx, own.db, sums, rests if rest_x else NULL, mem.dWx, mem.db)
     sums, rests = moved(s.simd, sums, of_x), moved(s.simd, rests, rest_x)
-    _sums(s, s.H, dWh.matrix, dbh.matrix if s.reset == RESET_AFTER else db.matrix, sums,
+    _sums(s, s.H, own.dWh, own.dbh, sums,
           rests if rest_h else NULL, mem.dWh, mem.dbh)
     if s.indexed:
         mem.das_sum = _panels(own.scratch.das_sum, s, panels, s.U)

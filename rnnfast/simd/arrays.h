@@ -167,11 +167,12 @@ static void FN(scale)(ptrdiff_t n, double factor, void *numbers)
         x[j] *= by;
 }
 
-/* out = x y */
+/* out = x y, of which y may be the memory of out */
 static void FN(multiply)(ptrdiff_t n, const void *factors, const void *numbers, void *products)
 {
-    const real *restrict x = factors, *restrict y = numbers;
-    real *restrict out = products;
+    const real *restrict x = factors, *y = numbers;
+    real *out = products;
+    _Pragma("GCC ivdep")
     for (ptrdiff_t j = 0; j < n; j++)
         out[j] = x[j] * y[j];
 }
