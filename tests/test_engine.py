@@ -14,7 +14,7 @@ from problems import MODELS, assert_close
 
 import rnnfast
 from rnnfast import cells, kernels
-from rnnfast.kernels import engine
+from rnnfast.kernels import engine, products, sums
 from rnnfast.reference import ops as twins
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -33,11 +33,11 @@ pytestmark = pytest.mark.usefixtures("threads_for_small_calls")
 def test_product(dtype, M, K, n):
     rng = np.random.default_rng(M + K + n)
     A, B = rng.standard_normal((M, K)).astype(dtype), rng.standard_normal((K, n)).astype(dtype)
-    C = engine.matmul(A, B)
+    C = products.matmul(A, B)
     assert_close(C, (A.astype(np.float64) @ B).astype(dtype), dtype=dtype)
     # packing reads any strides, and no row depends on the rows beside it
-    np.testing.assert_array_equal(C, engine.matmul(A, np.asfortranarray(B)))
-    np.testing.assert_array_equal(C[-1:], engine.matmul(A[-1:], B))
+    np.testing.assert_array_equal(C, products.matmul(A, np.asfortranarray(B)))
+    np.testing.assert_array_equal(C[-1:], products.matmul(A[-1:], B))
 
 
 def within(W):
@@ -69,10 +69,10 @@ def test_weights_read_where_they_stand(dtype, layout, gates, K, H):
     n = gates * H
     A, W, init = (rng.standard_normal(s).astype(dtype) for s in ((20, K), (K, n), (20, n)))
     wanted = (init.astype(np.float64) + A.astype(np.float64) @ W).astype(dtype)
-    _, packed = engine.multiply(A, W, init, gates, 1000)
+    _, packed = products.multiply(A, W, init, gates, 1000)
     W, ways, before = LAYOUTS_OF_W[layout](W), [], {}
     for M in range(1, 21):
-        way, C = engine.multiply(A[:M], W, init[:M], gates, M)
+        way, C = products.multiply(A[:M], W, init[:M], gates, M)
         ways.append(way)
         assert_close(C, wanted[:M], dtype=dtype)
         # no row depends on those beside it
@@ -82,7 +82,7 @@ def test_weights_read_where_they_stand(dtype, layout, gates, K, H):
             np.testing.assert_array_equal(C, packed[:M])
     if n >= 16 and (gates != 2 or "columns" in layout):
         assert ways[0] == layout.split()[0]
-    assert engine.multiply(A, W, init, gates, 49)[0] == "packed"
+    assert products.multiply(A, W, init, gates, 49)[0] == "packed"
 
 
 @DTYPES
@@ -99,7 +99,7 @@ def test_what_is_not_finite_stays_in_its_row_and_column(dtype, layout, gates):
     A[2, 0] = -np.inf
     with np.errstate(invalid="ignore"):
         wanted = init.astype(np.float64) + A.astype(np.float64) @ W
-    _, C = engine.multiply(A, LAYOUTS_OF_W[layout](W), init, gates, 3)
+    _, C = products.multiply(A, LAYOUTS_OF_W[layout](W), init, gates, 3)
     np.testing.assert_array_equal(np.isnan(C), np.isnan(wanted))
     np.testing.assert_array_equal(C[np.isinf(wanted)], wanted[np.isinf(wanted)])
 
@@ -113,9 +113,9 @@ def test_product_of_columns(dtype, tile_rows, K, M, n):
     """In tiles of any height, sums of many parts included."""
     rng = np.random.default_rng(K)
     A, B = rng.standard_normal((K, M)).astype(dtype), rng.standard_normal((K, n)).astype(dtype)
-    C = engine.product_of_columns(A, B, tile_rows)
+    C = sums.product_of_columns(A, B, tile_rows)
     assert_close(C, (A.astype(np.float64).T @ B).astype(dtype), dtype=dtype)
-    np.testing.assert_array_equal(C, engine.product_of_columns(A, np.asfortranarray(B), 6))
+    np.testing.assert_array_equal(C, sums.product_of_columns(A, np.asfortranarray(B), 6))
 
 
 def errors(name, x):
@@ -413,8 +413,8 @@ def test_affine_has_the_same_bits_for_any_number_of_threads(dtype, transposed, s
         out, dx = kernels.affine_forward(x, W, b), kernels.affine_backward(dout, x, W, dW, db)
         results.append((out, dx, dW, db))
     x, W, b, dout = (a.astype(np.float64) for a in (x, W, b, dout))
-    products = x @ W + b, dout @ W.T, x.T @ dout, dout.sum(axis=0)
-    for ours, wanted in zip(results[0], products, strict=True):
+    theirs = x @ W + b, dout @ W.T, x.T @ dout, dout.sum(axis=0)
+    for ours, wanted in zip(results[0], theirs, strict=True):
         assert_close(ours, wanted.astype(dtype), dtype=dtype)
     for other in results[1:]:
         for ours, theirs in zip(results[0], other, strict=True):

@@ -24,6 +24,10 @@ PACKAGE = Path(rnnfast.__file__).parent
 # unless a file of it stands elsewhere; the package's own face is `__init__`.
 ORDER = [
     {"errors", "_checks", "_random", "_types", "_version", "archive", "cells"},
+    {"kernels.engine"},
+    {"kernels.panels"},
+    {"kernels.products"},
+    {"kernels.sums"},
     {"kernels", "reference"},
     {"_ops", "threads", "info"},
     {"layers"},
@@ -40,8 +44,9 @@ ORDER = [
 ]
 SOURCES = {".py", ".pyi", ".pyx", ".pxd"}
 KERNELS = [
-    *("engine", "recurrent", "forward_steps", "backward_steps", "affine", "affine_loss"),
-    *("embedding", "generation", "softmax_loss", "masks", "optimizer_steps", "build"),
+    *("engine", "panels", "products", "sums", "recurrent", "forward_steps", "backward_steps"),
+    *("affine", "affine_loss", "embedding", "generation", "softmax_loss", "masks"),
+    *("optimizer_steps", "build"),
 ]
 NO_KERNELS = {"build", "engine"}  # names in `kernels` that are no functions
 

@@ -10,11 +10,12 @@ import numpy as np
 from cython.parallel cimport parallel, threadid
 
 from .engine cimport (
-    FEW_ROWS, ROWS, Buffer, Columns, Matrix, Panels, Simd, Sums, View, Weights, barrier,
-    check_shapes, columns_of, from_row, gradient, gradient_scratch, moved, pack, pack_weights,
-    panels_at, part, product_with, rest_of, rows_in_panels, rows_of, settle, sums_of, team_size,
-    threads_for, transposed, view_of, weights_for, zeros,
+    ROWS, Buffer, Matrix, Panels, Simd, View, barrier, check_shapes, moved, part, team_size,
+    threads_for, transposed, view_of, zeros,
 )
+from .panels cimport Columns, columns_of, from_row, pack, panels_at, rows_in_panels
+from .products cimport FEW_ROWS, Weights, pack_weights, product_with, rows_of, weights_for
+from .sums cimport Sums, gradient, gradient_scratch, rest_of, settle, sums_of
 
 
 cdef enum:

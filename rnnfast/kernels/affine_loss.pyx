@@ -18,11 +18,12 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
-    ROWS, Buffer, Columns, Matrix, Panels, Simd, Sums, Workspace, across, barrier, check_shapes,
-    columns_of, from_row, gradient, gradient_scratch, matrix_of, moved, pack, pack_transposed,
-    padded, panels_at, part, product, real, rest_of, row_of, rows_in_panels, rows_of, settle,
-    simd_of, sums_of, team_size, threads_for, zeros,
+    ROWS, Buffer, Matrix, Panels, Simd, Workspace, barrier, check_shapes, matrix_of, moved, padded,
+    part, real, row_of, simd_of, team_size, threads_for, zeros,
 )
+from .panels cimport Columns, columns_of, from_row, pack, pack_transposed, panels_at, rows_in_panels
+from .products cimport across, product, rows_of
+from .sums cimport Sums, gradient, gradient_scratch, rest_of, settle, sums_of
 
 cdef enum:
     BLOCK_BYTES = 16777216        # of logits at a time: every block reads all of W and dW once more

@@ -10,15 +10,16 @@ once is dealt out by rows, or by rows of the gradients.
 
 from libc.string cimport memcpy, memset
 
-from .engine cimport (
-    ROWS, Gates, Matrix, Panels, RESET_AFTER, RESET_BEFORE, NO_RESET, States, Sums, across,
-    barrier, computed, from_row, gradient, moved, pack_transposed, product, product_plus, rows_in_panels,
-    settle, units_of, zeros,
-)
 from .block cimport (
     Memory, Range, Share, Sizes, batch_row, begins, columns_of_group, count, first, place, range_of,
     share_of, share_of_steps, state_at, states_from, x_row_of,
 )
+from .engine cimport (
+    NO_RESET, RESET_AFTER, RESET_BEFORE, ROWS, Gates, Matrix, Panels, States, barrier, moved, zeros,
+)
+from .panels cimport computed, from_row, pack_transposed, rows_in_panels, units_of
+from .products cimport across, product, product_plus
+from .sums cimport Sums, gradient, settle
 
 cdef void backward_task(
     const Sizes* s, const Memory* mem, int thread, int threads,

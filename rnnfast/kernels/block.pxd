@@ -15,10 +15,10 @@ from libc.stdint cimport int64_t
 
 from libc.string cimport memset
 
-from .engine cimport (
-    ROWS, Cell, Columns, Matrix, Panels, Simd, States, Sums, Weights, cell_of, columns_of, moved,
-    padded, part,
-)
+from .engine cimport ROWS, Cell, Matrix, Panels, Simd, States, cell_of, moved, padded, part
+from .panels cimport Columns, columns_of
+from .products cimport Weights
+from .sums cimport Sums
 
 cdef enum:
     MOST_GROUPS = 3

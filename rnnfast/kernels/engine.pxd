@@ -1,4 +1,4 @@
-"""The engine: what every kernel is made of. engine.pyx explains it.
+"""The engine: what every kernel takes from the machine and from its caller.
 
 Letters in all kernels: N batch rows, T time steps, D input size, H hidden size, G gates,
 V vocabulary size, U distinct tokens; L lanes of a vector, W = 4 L width of a panel, P panels.
@@ -99,9 +99,8 @@ cdef extern from "simd.h" nogil:
     const Level** simd_levels
     int simd_level_usable(const Level*)
 
-# Rows for which packing weights takes longer than it saves.
 cdef enum:
-    FEW_ROWS = 48
+    ALIGNMENT = 64                # bytes of a cache line
 
 # The tables of the instruction set in use, one for each number format.
 cdef const Simd* TABLES[SIMD_FORMATS]
@@ -118,31 +117,6 @@ ctypedef struct View:
     Matrix matrix
     Py_ssize_t plane              # distance along the first of three axes
 
-# How the columns of G gates of H units stand in panels. With 4 gates a panel has L units: their
-# first gates, their second gates, ...; with one gate it has 4 L units, and these are the columns of
-# a plain matrix. The last panel may have fewer units, and its gates stand closer together.
-ctypedef struct Columns:
-    Py_ssize_t H, gates, lanes, panels
-    Py_ssize_t units              # of a panel
-    Py_ssize_t used               # columns in all panels; beyond them there is only padding
-
-# A matrix that rows are multiplied with, packed or read where it stands: see `weights_for`.
-ctypedef struct Weights:
-    Matrix W                      # (K, G*H): of the caller
-    Py_ssize_t K
-    Columns columns
-    bint packed, by_rows, by_columns  # one of them
-    Panels panels                 # memory for what is packed, or where W stands
-
-# The gradient of a weight as a sum of parts: see `gradient`.
-ctypedef struct Sums:
-    Columns columns
-    Matrix out                    # (M, G*H): of the caller
-    Panels panels                 # (M, G*H): memory for the panels that are not summed in place
-    Py_ssize_t in_place           # panels 0 ... in_place - 1 are summed in `out`
-    void* rest                    # in the places of `panels`, or NULL where there are few parts
-    bint begun                    # whether there is anything in it
-
 cdef class Buffer:
     cdef object _owner
     cdef Py_ssize_t _size
@@ -155,9 +129,7 @@ cdef class Workspace:
     cdef bint take(self) noexcept
     cdef void leave(self) noexcept
 
-cdef Columns columns_of(Py_ssize_t gates, Py_ssize_t H, Py_ssize_t lanes) noexcept nogil
-cdef Py_ssize_t units_of(Columns columns, Py_ssize_t p) noexcept nogil
-cdef Py_ssize_t computed(Columns columns) noexcept nogil
+cdef Panels zeros() noexcept nogil
 cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil
 cdef Py_ssize_t part(Py_ssize_t n, Py_ssize_t unit, int thread, int threads) noexcept nogil
 cdef int threads_for(double flops) noexcept nogil
@@ -168,33 +140,6 @@ cdef Cell cell_of(int number) noexcept nogil
 cdef int check_shapes(bint fit) except -1
 cdef View view_of(object array, bint writable=*) except *
 
-cdef Walk rows_of(const void* at, Py_ssize_t row) noexcept nogil
-cdef Walk across(const Simd* simd, Panels panels) noexcept nogil
-cdef Panels zeros() noexcept nogil
-cdef void product(const Simd* simd, Py_ssize_t M, Py_ssize_t columns, Py_ssize_t K, Walk A,
-                  Panels B, Panels init, Panels C) noexcept nogil
-cdef void product_plus(const Simd* simd, Py_ssize_t M, Py_ssize_t columns, Py_ssize_t K, Walk A,
-                       Panels B, Panels init, const Panels* plus, Panels C) noexcept nogil
-cdef Weights weights_for(const Simd* simd, Matrix W, Py_ssize_t K, Columns columns,
-                         Py_ssize_t rows) noexcept nogil
-cdef void pack_weights(const Simd* simd, const Weights* B, Py_ssize_t first,
-                       Py_ssize_t last) noexcept nogil
-cdef void product_with(const Simd* simd, Py_ssize_t M, Py_ssize_t columns, Walk A,
-                       const Weights* B, Py_ssize_t first, Panels init, Panels C) noexcept nogil
-cdef void pack(const Simd* simd, Matrix W, Py_ssize_t K, Columns columns, Py_ssize_t first,
-               Py_ssize_t last, Panels B) noexcept nogil
-cdef void pack_transposed(const Simd* simd, Matrix W, Py_ssize_t n_rows, Columns columns,
-                          Py_ssize_t first, Py_ssize_t last, Panels B) noexcept nogil
-cdef Sums sums_of(const Simd* simd, Columns columns, Matrix out, void* memory, void* rest,
-                  Py_ssize_t M) noexcept nogil
-cdef void gradient(const Simd* simd, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t K, Matrix A,
-                   Panels B, Sums dW, void* scratch) noexcept nogil
-cdef void settle(const Simd* simd, Py_ssize_t begin, Py_ssize_t end, Sums dW) noexcept nogil
-cdef Py_ssize_t gradient_scratch(const Simd* simd, Py_ssize_t M, Py_ssize_t K) noexcept nogil
-cdef Py_ssize_t rest_of(Py_ssize_t calls, Py_ssize_t K, Py_ssize_t numbers) noexcept nogil
-cdef void unpack(const Simd* simd, Py_ssize_t begin, Py_ssize_t end, Columns columns,
-                 Py_ssize_t first, Panels B, Matrix out) noexcept nogil
-
 
 cdef inline const Simd* simd_of(const real* x) noexcept nogil:
     """The functions for arrays of x's format."""
@@ -204,24 +149,6 @@ cdef inline const Simd* simd_of(const real* x) noexcept nogil:
 cdef inline void* moved(const Simd* simd, const void* at, Py_ssize_t numbers) noexcept nogil:
     """Where the number stands that is so many behind that at `at`."""
     return <char*> at + numbers * simd.number
-
-
-cdef inline Panels from_row(
-    const Simd* simd, Panels panels, Py_ssize_t m, Py_ssize_t p,
-) noexcept nogil:
-    """Panels p ... of a matrix, from row m on."""
-    return Panels(moved(simd, panels.at, m * panels.row + p * panels.panel), panels.row,
-                  panels.panel, panels.vector)
-
-
-cdef inline Panels panels_at(const Simd* simd, void* at, Py_ssize_t rows) noexcept nogil:
-    """Panels of so many rows, one after the other."""
-    return Panels(at, 4 * simd.lanes, 4 * simd.lanes * rows, simd.lanes)
-
-
-cdef inline Panels rows_in_panels(const Simd* simd, void* at, Py_ssize_t row) noexcept nogil:
-    """A matrix of contiguous rows, seen as panels."""
-    return Panels(at, row, 4 * simd.lanes, simd.lanes)
 
 
 cdef inline Matrix below(const Simd* simd, Matrix W, Py_ssize_t m) noexcept nogil:

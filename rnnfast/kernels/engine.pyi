@@ -1,4 +1,4 @@
-"""What every kernel is made of: threads, products, scratch memory.
+"""What every kernel takes from the machine and from its caller: instruction set, threads, memory.
 
 `engine.pyx` documents them.
 """
@@ -24,26 +24,10 @@ def map_function(
     name: str,
     x: NDArray[_Real],  # (M,), C-contiguous
 ) -> NDArray[_Real]: ...
-def matmul(
-    A: NDArray[_Real],  # (M, K)
-    B: NDArray[_Real],  # (K, N)
-) -> NDArray[_Real]: ...
-def multiply(
-    A: NDArray[_Real],  # (M, K), rows contiguous
-    W: NDArray[_Real],  # (K, G*H)
-    init: NDArray[_Real],  # (M, G*H), C-contiguous
-    gates: int,
-    rows: int,
-) -> tuple[str, NDArray[_Real]]: ...
 def numbered(
     cells: Mapping[str, Cell],
     compiled: Sequence[tuple[str, int]],  # names, numbers of gates
 ) -> dict[str, int]: ...
-def product_of_columns(
-    A: NDArray[_Real],  # (K, M), C-contiguous
-    B: NDArray[_Real],  # (K, N)
-    tile_rows: int,
-) -> NDArray[_Real]: ...
 def set_num_threads(
     n: int,
 ) -> None: ...

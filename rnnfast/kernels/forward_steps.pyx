@@ -14,14 +14,13 @@ do.
 
 from libc.string cimport memcpy
 
-from .engine cimport (
-    ROWS, Gates, Panels, RESET_AFTER, RESET_BEFORE, States, Walk, barrier, computed, from_row,
-    moved, pack, pack_weights, product_with, rows_of, units_of,
-)
 from .block cimport (
     Memory, Range, Share, Sizes, batch_row, begins, columns_of_group, count, first, place, range_of,
     share_of, share_of_steps, state_at, states_from, x_row_of,
 )
+from .engine cimport RESET_AFTER, RESET_BEFORE, ROWS, Gates, Panels, States, Walk, barrier, moved
+from .panels cimport computed, from_row, pack, units_of
+from .products cimport pack_weights, product_with, rows_of
 
 cdef enum:
     FIRST_LEVEL = 16384           # bytes of a first-level cache for gates of a step

@@ -12,15 +12,16 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from .engine cimport (
-    FEW_ROWS, RESET_AFTER, RESET_BEFORE, Buffer, Columns, Matrix, Panels, Simd, States, Weights,
-    cell_number, columns_of, computed, from_row, matrix_of, moved, pack, pack_weights, panels_at,
-    product_with, real, row_of, rows_of, simd_of, weights_for,
-)
-from .forward_steps cimport one_step, pack_layer, project
 from .block cimport (
     Memory, Range, Sizes, columns_of_group, layer_sizes, share_of, state_at,
 )
+from .engine cimport (
+    RESET_AFTER, RESET_BEFORE, Buffer, Matrix, Panels, Simd, States, cell_number, matrix_of, moved,
+    real, row_of, simd_of,
+)
+from .forward_steps cimport one_step, pack_layer, project
+from .panels cimport Columns, columns_of, computed, from_row, pack, panels_at
+from .products cimport FEW_ROWS, Weights, pack_weights, product_with, rows_of, weights_for
 
 cdef enum:
     TOKENS_WORTH = 10             # after which packed weights, read faster, have made up for packing

@@ -17,11 +17,13 @@ from .block cimport (
     states_from, time_of, x_row_of,
 )
 from .engine cimport (
-    RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Matrix, Panels, States, Sums, View, Weights, Workspace,
-    cell_number, check_shapes, computed, from_row, gradient_scratch, moved, panels_at, rest_of,
-    sums_of, team_size, threads_for, view_of, weights_for,
+    RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Matrix, Panels, States, View, Workspace, cell_number,
+    check_shapes, moved, team_size, threads_for, view_of,
 )
 from .forward_steps cimport forward_task
+from .panels cimport computed, from_row, panels_at
+from .products cimport Weights, weights_for
+from .sums cimport Sums, gradient_scratch, rest_of, sums_of
 
 cdef enum:
     BLOCK = 256                   # rows of gates that are made, while they are in a cache, from x
