@@ -6,6 +6,7 @@ central differences judge whatever has a gradient; PyTorch does in test_torch_se
 """
 
 import math
+import sys
 from dataclasses import replace
 from itertools import islice
 
@@ -19,6 +20,7 @@ from sequences import (
     SHARED,
     both_directions,
     draw_options,
+    empty_grads,
     gradients_of,
     make_block,
     run,
@@ -31,7 +33,7 @@ from sequences import (
 )
 from test_gradients import TOLERANCE, dot, numeric_gradient
 
-from rnnfast import cells
+from rnnfast import cells, kernels
 
 # (N, T, D, H): each 1 in turn, odd ones, and more units than a panel of any kernel has; in float32
 # only where sums are long enough that none vanishes beside its terms
@@ -538,3 +540,56 @@ def test_masks_have_the_share_asked_for(probability, ops):
         assert (abs(half.mean(axis=1) - probability) < 4 * sigma).all()
     correlations = np.corrcoef(np.concatenate([masks[:, :10000], masks[:, 10000:]]))
     assert abs(correlations - np.eye(8)).max() < 0.04
+
+
+@every_ops
+@every_cell
+@dtypes
+@pytest.mark.parametrize("names", [("index",), ("index", "lengths"), ("index", "reset", "reverse")])
+def test_rows_of_x_that_no_step_uses_may_hold_anything(names, dtype, cell, ops):
+    block = make_block(cell, (4, 6, 3, 5), names, dtype)
+    index = block.options["index"]
+    block.xs = np.concatenate([block.xs, np.zeros_like(block.xs[:2])])
+    expected = run(ops, block)
+    block.xs[-2:] = np.nan
+    index[~block.exists] = len(block.xs) - 1
+    results = run(ops, block)
+    assert (results["dxs"][-2:] == 0).all()
+    assert_identical(results, expected)
+
+
+@every_cell
+def test_states_after_a_forward_that_failed_are_an_error(cell):
+    block = make_block(cell, (4, 6, 3, 5), ())
+    _, cache = run_forward(kernels, block)
+    wrong = replace(block, weights=[W[:, :-1] if W.ndim == 2 else W for W in block.weights])
+    with pytest.raises(ValueError, match="weights and gradients: expected the shapes"):
+        run_forward(kernels, wrong, cache=cache)
+    with pytest.raises(RuntimeError, match="states: expected a last forward call that succeeded"):
+        kernels.recurrent_states(cell, cache)
+    arguments = block.dhs, None, cache, tuple(block.weights[:2]), empty_grads(block.weights)
+    with pytest.raises(RuntimeError, match="backward: expected gradients and weights as in"):
+        kernels.recurrent_backward(cell, *arguments)
+
+
+@every_cell
+def test_both_directions_are_known_to_fit_before_a_gradient_is_written(cell):
+    block = make_block(cell, (4, 6, 3, 5), ())
+    blocks = [block, make_block(cell, (4, 6, 3, 5), (), seed=1)]
+    _, cache = run_both_forward(kernels, blocks)
+    grads = [[np.full_like(W, 7) for W in block.weights] for block in blocks]
+    grads[0][0] = grads[0][0].reshape(1, -1)
+    dhs = np.concatenate([block.dhs for block in blocks], axis=2)
+    weights = [tuple(block.weights[:2]) for block in blocks]
+    with pytest.raises(ValueError, match="weights and gradients: expected the shapes"):
+        kernels.bidirectional_backward(cell, dhs, None, cache, weights, grads)
+    assert all((dW == 7).all() for pair in grads for dW in pair)
+
+
+@every_cell
+def test_inference_keeps_no_arrays_of_the_caller(cell):
+    block = make_block(cell, (4, 6, 3, 5), ("zoneouts", "recurrent_mask", "reset", "lengths"))
+    arrays = [block.xs, *filter(lambda d: d is not None, block.options["zoneouts"])]
+    before = [sys.getrefcount(array) for array in arrays]
+    run_forward(kernels, block, need_gradient=False)
+    assert [sys.getrefcount(array) for array in arrays] == before

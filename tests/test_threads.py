@@ -294,3 +294,39 @@ def test_python_threads_that_train_one_layer_get_errors_at_worst(name):
 
     in_python_threads([lambda N=N: run(N) for N in (1, 8, 40)])
     assert run(4) == 0  # and afterwards it works
+
+
+@pytest.mark.parametrize("name", ["TimeLSTM", "TimeBiLSTM", "TimeBiGRU"])
+def test_a_python_thread_that_looks_at_states_or_sets_the_number_of_threads(name):
+    """While another one calls the layer, with outputs that stay the same."""
+    problem = make_problem(name)
+    layer = getattr(rnnfast, name)(*problem.weights)
+    blocks = [np.random.default_rng(N).standard_normal((N, 60 // N, 4)) for N in (2, 5)]
+    expected, states = [], []
+    for xs in blocks:
+        expected.append(layer.forward(xs))
+        states.append(layer.hs)
+    done = []
+
+    def call():
+        try:
+            for k in range(60):
+                xs, lengths = blocks[k % 2], None
+                if k % 3 == 0:  # sorting them lets other threads run
+                    lengths = np.full(len(xs), xs.shape[1])
+                np.testing.assert_array_equal(layer.forward(xs, lengths=lengths), expected[k % 2])
+        finally:
+            done.append(True)
+
+    def look():
+        while not done:
+            with contextlib.suppress(RuntimeError):
+                seen = layer.hs
+                assert any(np.array_equal(seen, found) for found in states)
+
+    def set_threads():
+        while not done:
+            for n in (1, 2):
+                engine.set_num_threads(n)
+
+    in_python_threads([call, look, set_threads])

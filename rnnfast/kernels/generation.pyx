@@ -190,7 +190,7 @@ def _generate(
 ):
     cdef Py_ssize_t k, t
     cdef Layer* layer
-    cdef void* h
+    cdef void* h = model.x
     with nogil:
         for t in range(ids.shape[0]):
             for k in range(model.n_layers):
