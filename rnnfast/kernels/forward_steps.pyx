@@ -43,7 +43,7 @@ cdef void forward_task(
                 _copy_x(s, mem, moved(s.simd, mem.xs.at, m * mem.xs.t), m)
             else:                 # 0 times NaN would reach the gradient of Wx
                 s.simd.fill(s.D, 0, moved(s.simd, mem.x.at, m * mem.x.row))
-        project(s, mem, rows, mem.projected)
+        project(s, mem, rows, Range(0, s.P), mem.projected)
         barrier(threads)
     while begin < s.T:
         end = _end_of_block(s, begin)
@@ -61,7 +61,7 @@ cdef void forward_task(
             rows.end = min(rows.end, count(s, begin))
             _enter(s, mem, begin, before, origin, rows, Range(0, s.H))
         if not s.indexed:
-            _project_block(s, mem, steps.rows, begin, end, origin, thread, threads)
+            _project_block(s, mem, steps, begin, end, origin, thread)
         if not s.alone:
             barrier(threads)
         _steps(s, mem, steps, begin, end, origin)
@@ -103,39 +103,46 @@ cdef inline void _copy_x(
 
 
 cdef void _project_block(
-    const Sizes* s, const Memory* mem, Range own, Py_ssize_t begin, Py_ssize_t end,
-    Py_ssize_t origin, int thread, int threads,
+    const Sizes* s, const Memory* mem, Share share, Py_ssize_t begin, Py_ssize_t end,
+    Py_ssize_t origin, int thread,
 ) noexcept nogil:
     """The projections that a thread makes in a block: of its own rows, step by step, or of a share
-    in all rows of all steps."""
+    in all rows of all steps, or of its units."""
     cdef Py_ssize_t t = begin, m, n, at
     cdef Range rows
     if s.alone:
         for t in range(begin, end):
             at = first(s, t) - origin
-            for n in range(own.begin, 0 if s.x_stays else min(own.end, count(s, t))):
+            for n in range(share.rows.begin,
+                           0 if s.x_stays else min(share.rows.end, count(s, t))):
                 _copy_x(s, mem, place(s, &mem.xs, t, n), at + n)
-            project(s, mem, Range(at + own.begin, at + min(own.end, count(s, t))), mem.gates)
+            project(s, mem, Range(at + share.rows.begin, at + min(share.rows.end, count(s, t))),
+                    Range(0, s.P), mem.gates)
         return
     at = first(s, begin) - origin
-    rows = range_of(first(s, end) - first(s, begin), ROWS, thread, threads)
+    rows = range_of(first(s, end) - first(s, begin), ROWS, thread, share.threads)
     for m in range(at + rows.begin, 0 if s.x_stays else at + rows.end):
         while first(s, t + 1) - origin <= m:
             t += 1
         _copy_x(s, mem, place(s, &mem.xs, t, m + origin - first(s, t)), m)
-    project(s, mem, Range(at + rows.begin, at + rows.end), mem.gates)
+    if s.by_rows:
+        project(s, mem, Range(at + rows.begin, at + rows.end), Range(0, s.P), mem.gates)
+    else:
+        barrier(share.threads)
+        project(s, mem, Range(at, at + first(s, end) - first(s, begin)), share.panels, mem.gates)
 
 
 cdef void project(
-    const Sizes* s, const Memory* mem, Range rows, Panels projected,
+    const Sizes* s, const Memory* mem, Range rows, Range panels, Panels projected,
 ) noexcept nogil:
-    """a = x Wx + b for some rows."""
-    cdef Py_ssize_t g
+    """a = x Wx + b for some rows, in some panels of every group of gates."""
+    cdef Py_ssize_t g, p = panels.begin
+    cdef Py_ssize_t columns = min(computed(s.columns), panels.end * s.width) - p * s.width
     cdef Walk x = rows_of(moved(s.simd, mem.x.at, rows.begin * mem.x.row), mem.x.row)
-    for g in range(s.groups if rows.begin < rows.end else 0):
-        product_with(s.simd, rows.end - rows.begin, computed(s.columns), x, &mem.Wx[g], 0,
-                     _one_row(s, mem.b_panels, g * s.P),
-                     from_row(s.simd, projected, rows.begin, g * s.P))
+    for g in range(s.groups if rows.begin < rows.end and columns > 0 else 0):
+        product_with(s.simd, rows.end - rows.begin, columns, x, &mem.Wx[g], p,
+                     _one_row(s, mem.b_panels, g * s.P + p),
+                     from_row(s.simd, projected, rows.begin, g * s.P + p))
 
 
 cdef inline Py_ssize_t _end_of_block(const Sizes* s, Py_ssize_t begin) noexcept nogil:

@@ -174,7 +174,7 @@ def _fill_table(Model model, const real[:, :] embed_W):
     with nogil:
         for v in range(V):
             _copy_row(embed_W, v, x + v * s.x_row)
-        project(s, &layer.mem, Range(0, V), model.table)
+        project(s, &layer.mem, Range(0, V), Range(0, s.P), model.table)
 
 
 def _generate(
@@ -203,7 +203,8 @@ def _generate(
                         h = model.x
                         _copy_row(embed_W, token, <real*> h)
                     layer.mem.x = Matrix(h, 0, 1)
-                    project(&layer.sizes, &layer.mem, Range(0, 1), layer.mem.gates)
+                    project(&layer.sizes, &layer.mem, Range(0, 1), Range(0, layer.sizes.P),
+                            layer.mem.gates)
                 h = _step(layer)
             # logits = h W + b
             product_with(model.simd, 1, computed(model.W.columns), rows_of(h, 0), &model.W, 0,

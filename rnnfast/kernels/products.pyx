@@ -20,12 +20,14 @@ from .panels cimport (
 
 # Where weights are read where they stand: blocks of K, so that the next rows of A find a panel in
 # the first-level cache; how far apart rows are that fall into the same few places of it (bytes);
-# how large a matrix is that one row is best multiplied with in long pieces (bytes); how many terms
-# for each row make up for adding up the lanes of a sum.
+# how large a matrix is that one row is best multiplied with in long pieces, and how long its rows
+# are at most, for else C would fall out of that cache (bytes); how many terms for each row make up
+# for adding up the lanes of a sum.
 cdef enum:
     SHORT_K_BLOCK = 64
     ALIASES = 4096
     LARGE = 524288
+    LONG = 16384
     TERMS_WORTH = 10
 
 cdef Py_ssize_t LONGEST = <Py_ssize_t> 1 << (8 * sizeof(Py_ssize_t) - 2)
@@ -171,7 +173,8 @@ cdef void product_with(
         before -= 1 if B.columns.gates > 1 else min(
             panels, simd.panels_at_once(tile_height(simd, M)))
     cdef Py_ssize_t whole = min(columns, before * W)
-    if M == 1 and B.K * B.columns.used * simd.number >= LARGE and (
+    cdef Py_ssize_t length = B.columns.used * simd.number
+    if M == 1 and length <= LONG and B.K * length >= LARGE and (
             B.columns.gates > 1 or C.panel == W and init.panel in (0, W)):
         _product_of_one_row(simd, whole // simd.lanes, A, B, first, init, C)
     elif before > 0:

@@ -163,7 +163,7 @@ class Recurrent(Layer):
     def _given(self, rows: int, states: Mapping[str, ArrayLike | None], hint: str) -> Arrays | None:
         """States, or gradients of them, by name, as kernels take them; one that is None is zeros,
         and all of them are None."""
-        dtype, shape = self.dtype, self.state_shape(rows)
+        dtype, shape = self.params[0].dtype, self.state_shape(rows)
         given: list[Array] = []
         for name, state in states.items():
             if state is not None:

@@ -16,10 +16,12 @@ class _Step(Recurrent):
     def _forward(self, x: ArrayLike, **states: ArrayLike) -> Array:
         """The states after the step, (S, N, H)."""
         weights = self._checked_params()
-        x = as_floats("x", x, self.dtype, ("N", len(weights[0])))
+        x = as_floats("x", x, weights[0].dtype, ("N", len(weights[0])))
         first = self._given(len(x), states, "a state has a row for every row of x")
-        options = {"cache": self._take_memory()}
-        _, last, cache = self._kernel_forward(x[:, None], weights, first, options)
+        last: Array
+        _, last, cache = self._ops.recurrent_forward(
+            self.cell, x[:, None], weights, first, cache=self._take_memory()
+        )
         self._keep((cache, last.shape[1:], {}))
         self._memory = cache
         return last
@@ -30,8 +32,7 @@ class _StepOfH(_Step):
 
     def forward(self, x: ArrayLike, h_prev: ArrayLike) -> Array:
         """x (N, D), h_prev (N, H), None being zeros -> h (N, H)."""
-        h: Array
-        (h,) = self._forward(x, h_prev=h_prev)
+        h: Array = self._forward(x, h_prev=h_prev)[0]
         return h
 
     def backward(self, dh_next: ArrayLike) -> tuple[Array, Array]:
@@ -141,8 +142,8 @@ class LSTM(_Step):
 
     def forward(self, x: ArrayLike, h_prev: ArrayLike, c_prev: ArrayLike) -> tuple[Array, Array]:
         """x (N, D), h_prev and c_prev (N, H), None being zeros -> h, c, both (N, H)."""
-        h, c = self._forward(x, h_prev=h_prev, c_prev=c_prev)
-        return h, c
+        last = self._forward(x, h_prev=h_prev, c_prev=c_prev)
+        return last[0], last[1]
 
     def backward(self, dh_next: ArrayLike, dc_next: ArrayLike) -> tuple[Array, Array, Array]:
         """Gradients of h and c, (N, H) -> those of x (N, D), h_prev and c_prev; fills `grads`."""

@@ -85,8 +85,8 @@ static inline __attribute__((always_inline)) vec FN(sums_of_lanes)(vec *part)
 }
 
 /* Columns at once for R rows: as many as fill the registers, of which a tile of TILE_ROWS rows is a
- * measure, and no more than there are places in the first-level cache for numbers 4096 bytes apart. */
-#define AT_ONCE(R) (R * 8 <= TILE_ROWS * SIMD_VECTORS && LANES >= 8 ? 8            \
+ * measure; for one row all that are added up together. */
+#define AT_ONCE(R) (R == 1 ? LANES : R * 8 <= TILE_ROWS * SIMD_VECTORS && LANES >= 8 ? 8            \
                     : LANES >= 4 ? 4 : LANES)
 
 /* R rows of a vector of C, or of its first columns. */
@@ -97,8 +97,7 @@ static inline __attribute__((always_inline)) vec FN(sums_of_lanes)(vec *part)
     {                                                                                             \
         vec part[R * LANES];                                                                      \
         ptrdiff_t j = 0;                                                                          \
-        if (R == 1 && columns == LANES && (b_column * sizeof(real)) % 4096) {                     \
-            /* without a loop, sums stay in registers */                                          \
+        if (R == 1 && columns == LANES) { /* without a loop the sums stay in registers */         \
             FN(dots_body)(R, LANES, K, A, a_row, B, b_column, part);                              \
             *(vec *)C = *(const vec *)init + FN(sums_of_lanes)(part);                             \
             return;                                                                               \
