@@ -191,9 +191,7 @@ static void FN(tile)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_
 }
 
 /* One row of A times R rows of B, from end to end: where they come from no small cache, this is faster
- * than the short pieces that a tile reads. Panels have one vector of each gate. Hardware foresees too
- * little of so many streams: bytes are asked for that far ahead. */
-enum { FN(AHEAD) = 1024 };
+ * than the short pieces that a tile reads. Panels have one vector of each gate. */
 static inline __attribute__((always_inline)) void FN(add_rows)(
     const int R, ptrdiff_t gates, ptrdiff_t panels, const real *A, const real *B,
     const simd_panels *in, const simd_panels *init, const simd_panels *out)
@@ -207,10 +205,8 @@ static inline __attribute__((always_inline)) void FN(add_rows)(
         real *to = (real *)out->at + g * out->vector;
         for (ptrdiff_t p = 0; p < panels; p++, b += LANES, from += from_next, to += to_next) {
             vec sum = *(const vec *)from;
-            UNROLL for (int r = 0; r < R; r++) {
-                __builtin_prefetch((const char *)(b + r * b_row) + FN(AHEAD));
+            UNROLL for (int r = 0; r < R; r++)
                 sum += a[r] * *(const vec *)(b + r * b_row);
-            }
             *(vec *)to = sum;
         }
     }

@@ -172,7 +172,7 @@ class Bench:
         ]
 
     def fastest(
-        self, what: str, ours: Entry, peers: Sequence[Peer], target: float, *, mean: str
+        self, what: str, ours: Entry, peers: Sequence[Peer], target: float | None, *, mean: str
     ) -> list[Row]:
         """The row of the fastest peer, in the mean of that name; all rows, without a target, where
         one has not been measured: who would have been the fastest is not known then."""
