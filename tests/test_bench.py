@@ -248,10 +248,11 @@ def test_few_rows_are_beside_the_faster_peer(monkeypatch):
     rows, entries = plan(monkeypatch, "few-rows")
     means = [row for row in rows if row.what == "geometric mean"]
     assert [(r.threads, r.peer, r.target) for r in means] == [
-        (n, "the faster", 1.5) for n in (1, 2)
+        (1, "the faster", 1.5),
+        (2, "the faster, several threads", None),
     ]
     single = [row for row in rows if row not in means]
-    assert {row.target for row in single} == {0.95}
+    assert {(row.threads, row.target) for row in single} == {(1, 0.95), (2, None)}
     assert Counter(row.threads for row in single) == {1: 8 * 4, 2: 3 * 2}
     assert {entry.name for entry in entries} == {"rnnfast", "textbook", "torch"}
     assert {"affine 650 to 10000, tied, N=16", "lstm 100,100, N=1"} <= {r.what for r in single}
