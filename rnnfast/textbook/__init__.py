@@ -1,8 +1,8 @@
 """The textbook's own programs, with one changed import.
 
-A program written for the folder `common/` of "Deep Learning from Scratch 2" runs after `common` has
-become `rnnfast.textbook` in its imports: the modules `layers`, `time_layers`, `functions`,
-`optimizer`, `trainer`, `util`, `base_model`, `np` and `config` have every public name of the book's.
+A program written for the folder `common/` of "Deep Learning from Scratch 2" runs after `common`
+has become `rnnfast.textbook` in its imports: the modules `layers`, `time_layers`, `functions`,
+`optimizer`, `trainer`, `util`, `base_model`, `np` and `config` have every public name of theirs.
 Recurrent layers, embeddings, affine layers over time, their loss and the optimizers are those of
 the library, compiled; what they take is what the book's take: a bias of another dtype than the
 matrices, a number as the gradient of a state, the gradient of a block's first steps alone, a state
@@ -17,8 +17,8 @@ Layers
     as they are then. The steps in `layers` have gradients of 0.
     A state of one row serves for a batch in backward too, where the book's fails.
     `TimeAffine` does not see what is written into x after forward.
-    `RNN`, `LSTM` and `GRU` over time have `dc` where they have c. `GRU` and `TimeGRU` are those with
-    a bias b, and those without one, which earlier printings have; these too have `params`.
+    `TimeLSTM` has `dc` besides `dh`. `GRU` and `TimeGRU` take a bias b or, as in the book's earlier
+    code, none; both have `params`.
     `Dropout` and `TimeDropout`: backward after evaluation is the gradient of evaluation; in the
     book, it is that of the mask before. A ratio is at least 0 and below 1.
     `Simple_TimeAffine` has a backward that works, and `params` and `grads` besides.
@@ -26,10 +26,10 @@ Losses
     `TimeSoftmaxWithLoss` takes the loss from the logits: it is finite where a probability is 0 (in
     the book infinite), and 0 where every target is ignored (in the book NaN). A second backward
     returns what the first did; in the book, it subtracts the targets again.
-    `SoftmaxWithLoss` and `cross_entropy_error` take labels (N, 1) for labels (N,); in the book, each
-    of them then counts for every row.
+    `SoftmaxWithLoss` and `cross_entropy_error` take labels (N, 1) for labels (N,); in the book,
+    each of them then counts for every row.
     `SigmoidWithLoss`: targets of another shape than the scores are errors.
-    `softmax` is taken along the last axis of any number of axes; in the book, three or more return x.
+    `softmax` is taken along the last axis; in the book, an x of three axes is returned as it is.
 Optimizers
     `lr` is above 0. `clip_grads` takes the norm in float64, and changes nothing where it is not
     finite; `max_norm` is above 0. `Nesterov` is the book's formula; see there.

@@ -37,11 +37,16 @@ class Over(Plain):
         matrices = (W.dtype for W in self.params if W.ndim > 1)
         dtype = np.result_type(np.float32, *matrices)
         self._stand_ins = [k for k, W in enumerate(self.params) if W.dtype != dtype]
-        self._layer = make(*(W.astype(dtype, copy=False) for W in self.params), **options)
+        own = make(*(W.astype(dtype, copy=False) for W in self.params), **options)
+        if not self._stand_ins and len(own.params) == len(self.params):
+            self.params, self.grads = own.params, own.grads
+        self._layer = own
 
     def _take_weights(self) -> Any:
         """The layer, before a call, with the weights as they are now."""
         own = self._layer
+        if self.params is own.params and self.grads is own.grads:
+            return own
         for k, (W, dW) in enumerate(zip(self.params, self.grads, strict=True)):
             if k in self._stand_ins:
                 own.params[k][...] = W
