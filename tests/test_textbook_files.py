@@ -84,7 +84,7 @@ def test_the_books_files_are_read(protocol):
     model = Model(2)
     model.load_params()
     for W, expected in zip(model.params, params, strict=True):
-        assert (W == expected).all()
+        assert (expected == W).all()
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -133,7 +133,7 @@ def test_nothing_else_is_read_or_executed(name, protocol):
     before = [W.copy() for W in model.params]
     with pytest.raises(rnnfast.InputError, match=r"Model\.pkl.*expected"):
         model.load_params()
-    assert all((W == old).all() for W, old in zip(model.params, before, strict=True))
+    assert all((old == W).all() for W, old in zip(model.params, before, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_files_of_another_model_are_refused():
         other.save_params()
         with pytest.raises(rnnfast.InputError, match=message):
             model.load_params()
-    assert all((W == old).all() for W, old in zip(model.params, before, strict=True))
+    assert all((old == W).all() for W, old in zip(model.params, before, strict=True))
 
 
 def test_a_file_that_is_not_there():
