@@ -114,6 +114,7 @@ def check_layer(layer, forward, formula, *arrays):
         assert_close(x, numeric_gradient(loss, arrays[0]), TOLERANCE)
     for dW, gradient in zip(layer.grads, expected, strict=True):
         assert_close(dW, gradient, TOLERANCE)
+    loss()  # of the arrays as they are, for who asks further
 
 
 def test_matmul_and_affine(rng):
@@ -151,6 +152,7 @@ def test_softmax_with_loss(form, rng):
     gradient = layer.backward()
     # 1e-7 in the logarithm is not in the book's gradient
     assert_close(gradient, numeric_gradient(lambda: layer.forward(x, targets), x), 1e-5)
+    layer.forward(x, targets)
     assert_close(layer.backward(2), 2 * gradient)
     assert_close(layer.y, softmaxed(x))
     assert [*layer.t] == [*t]
@@ -179,7 +181,7 @@ def test_dropout_draws_from_the_global_generator():
     layer = layers.Dropout(0.3)
     assert_close(layer.forward(x), x * mask)
     assert_close(layer.backward(x), x * mask)
-    assert_close(layer.mask, mask)
+    assert (layer.mask == mask).all()
     assert_close(layer.forward(x, train_flg=False), x * np.float32(0.7))
     assert_close(layer.backward(x), x * np.float32(0.7))
 
@@ -440,6 +442,8 @@ def test_time_softmax_with_loss(form, rng):
     assert_close(loss, -np.log(p[counted]).mean(), 1e-13)
     gradient = layer.backward()
     assert_close(gradient, numeric_gradient(lambda: layer.forward(xs, targets), xs), TOLERANCE)
+    layer.forward(xs, targets)
+    assert_close(layer.backward(), gradient)
     assert_close(layer.backward(2.0), 2 * gradient)  # a second time, from the same probabilities
     flat, ys, mask, shape = layer.cache
     assert flat.tolist() == ts.reshape(-1).tolist()

@@ -63,8 +63,10 @@ class Over(Plain):
 def widened(state: ArrayLike | None, shape: Shape) -> ArrayLike | None:
     """A state, or its gradient, of one row or of none, for every row of `shape` (N, H); None stays.
     Any other is as it was: the layer judges it."""
+    if state is None:
+        return None
     found = np.shape(state)
-    if state is None or found == shape or found not in ((), shape[1:], (1, *shape[1:])):
+    if found == shape or found not in ((), shape[1:], (1, *shape[1:])):
         return state
     return np.broadcast_to(state, shape)
 

@@ -72,9 +72,9 @@ class BaseModel:
 
     def _read(self, path: str | os.PathLike[str]) -> list[Array]:
         with open(path, "rb") as file:
-            data = file.read()
-        if not data.startswith(b"PK"):
-            return _pickled.read_arrays(data)
+            if file.read(2) != b"PK":  # as every .npz file begins
+                file.seek(0)
+                return _pickled.read_arrays(file.read())
         _, arrays, _ = load_archive(path, KIND)
         names = [str(k) for k in range(len(arrays))]
         require_names(names, arrays)

@@ -51,5 +51,6 @@ def labels_of(t: ArrayLike, y: Array) -> Ids:
     """Labels (N,) from labels, or from one-hot rows like those of y (N, V)."""
     t = np.asarray(t)
     if t.ndim == y.ndim and t.size == y.size:
-        return t.reshape(y.shape).argmax(axis=1)
+        labels: Ids = t.reshape(y.shape).argmax(axis=1)
+        return labels
     return as_ids("t", t.reshape(-1) if t.size == len(y) else t, y.shape[1], (len(y),))

@@ -179,11 +179,13 @@ class Dropout(Plain):
             self.mask = np.random.rand(*x.shape) > self.dropout_ratio
         else:
             self.mask = 1.0 - self.dropout_ratio
-        return x * self.mask
+        out: Array = x * self.mask
+        return out
 
     def backward(self, dout: Array) -> Array:
         """Gradient of the output -> that of x."""
-        return dout * last(self.mask)
+        dx: Array = dout * last(self.mask)
+        return dx
 
 
 class Embedding(Over):

@@ -26,8 +26,8 @@ class _Lists(optimizers._Optimizer):
             self.state = [*zip(*lists, strict=True)]
             self.steps = max(self.steps, 1)  # at 0 the library begins anew
         super().update(params, grads)
-        for name, arrays in zip(self.slots, zip(*self.state, strict=True), strict=True):
-            setattr(self, name, [*arrays])
+        for k, name in enumerate(self.slots):
+            setattr(self, name, [slots[k] for slots in self.state])
 
 
 class Momentum(_Lists, optimizers.Momentum):

@@ -66,7 +66,8 @@ class _Step(Over):
 
     def _forward(self, x: ArrayLike, *states: ArrayLike | None) -> Any:
         own = self._take_weights()
-        x = as_floats("x", x, own.dtype, ("N", len(own.params[0])))
+        Wx, *_ = own._checked_params()
+        x = as_floats("x", x, Wx.dtype, ("N", len(Wx)))
         shape = own.state_shape(len(x))
         before = [widened(0 if state is None else state, shape) for state in states]
         after = own.forward(x, *before)
@@ -236,7 +237,8 @@ class _TimeRecurrent(Over):
     def forward(self, xs: ArrayLike) -> Array:
         """xs (N, T, D) -> hs (N, T, H). A carried state of one row is that of every row."""
         own = self._take_weights()
-        xs = as_floats("xs", xs, own.dtype, ("N", "T", len(own.params[0])))
+        Wx, *_ = own._checked_params()
+        xs = as_floats("xs", xs, Wx.dtype, ("N", "T", len(Wx)))
         states = own.get_state() if own.stateful else (None,) * own.cell.S
         wide = [widened(state, own.state_shape(len(xs))) for state in states]
         if any(new is not old for new, old in zip(wide, states, strict=True)):
@@ -458,11 +460,13 @@ class TimeDropout(Plain):
             return xs
         kept = np.random.rand(*xs.shape) > self.dropout_ratio
         self.mask = kept.astype(np.float32) * (1 / (1 - self.dropout_ratio))
-        return xs * self.mask
+        out: Array = xs * self.mask
+        return out
 
     def backward(self, dout: Array) -> Array:
         """Gradient of the output -> that of xs."""
-        return dout * last(self.mask)
+        dxs: Array = dout * last(self.mask)
+        return dxs
 
 
 class TimeSigmoidWithLoss(Plain):

@@ -119,7 +119,7 @@ def ppmi(C: Array, verbose: bool = False, eps: float = 1e-8) -> Array:
 
     `verbose` prints how far it is.
     """
-    total, sums = np.sum(C), np.sum(C, axis=0, dtype=np.float64)
+    total, sums = C.sum(), C.sum(axis=0, dtype=np.float64)
     information, shown = np.zeros(C.shape, np.float32), 0
     for i, row in enumerate(C):
         with np.errstate(divide="ignore", invalid="ignore"):  # words that do not occur
