@@ -31,6 +31,7 @@ class Over(Plain):
     """
 
     _layer: Any
+    _stand_ins: list[int]
 
     def __init__(self, make: Callable[..., Layer], *weights: ArrayLike, **options: Any) -> None:
         super().__init__(*weights)

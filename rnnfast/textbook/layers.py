@@ -167,6 +167,7 @@ class Dropout(Plain):
     The mask is drawn from NumPy's global generator; attribute `mask`, what the last x met.
     """
 
+    dropout_ratio: float
     mask: Array | float | None = None
 
     def __init__(self, dropout_ratio: float = 0.5) -> None:

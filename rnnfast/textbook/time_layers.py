@@ -286,7 +286,7 @@ class _TimeOfH(_TimeRecurrent):
 class TimeRNN(_TimeOfH):
     """`RNN` over a block of T steps. Wx (D, H), Wh (H, H), b (H,)."""
 
-    _one_step = RNN
+    _one_step: ClassVar[Callable[..., Any]] = RNN
 
     def __init__(self, Wx: Array, Wh: Array, b: Array, stateful: bool = False) -> None:
         super().__init__(compiled.TimeRNN, Wx, Wh, b, stateful=bool(stateful))
@@ -295,7 +295,7 @@ class TimeRNN(_TimeOfH):
 class TimeLSTM(_TimeRecurrent):
     """`LSTM` over a block of T steps. Wx (D, 4H), Wh (H, 4H), b (4H,)."""
 
-    _one_step = LSTM
+    _one_step: ClassVar[Callable[..., Any]] = LSTM
 
     c: Any = _of_layer("c")
     dc: Any = _of_layer("dc")
@@ -313,7 +313,7 @@ class TimeGRU(_Gru, _TimeOfH):
     position that is True or False is `stateful`, as in the book's first edition.
     """
 
-    _one_step = GRU
+    _one_step: ClassVar[Callable[..., Any]] = GRU
 
     def __init__(
         self, Wx: Array, Wh: Array, b: Array | bool | None = None, stateful: bool = False
@@ -327,6 +327,11 @@ class TimeBiLSTM(Plain):
     """Two `TimeLSTM` over the same block, one from its first step to the last, one from its last to
     the first, whose outputs stand side by side: `forward_lstm` and `backward_lstm`.
     """
+
+    forward_lstm: TimeLSTM
+    backward_lstm: TimeLSTM
+    params: list[Array]
+    grads: list[Array]
 
     def __init__(
         self,
@@ -446,6 +451,8 @@ class TimeDropout(Plain):
     The mask is drawn from NumPy's global generator; attribute `mask`, what the last x met.
     """
 
+    dropout_ratio: float
+    train_flg: bool
     mask: Array | float | None = None
 
     def __init__(self, dropout_ratio: float = 0.5) -> None:

@@ -25,10 +25,12 @@ class _Loop:
 
     model: Any
     optimizer: Any
+    eval_interval: int | None
+    current_epoch: int
 
     def __init__(self, model: Any, optimizer: Any) -> None:
         self.model, self.optimizer = model, optimizer
-        self.eval_interval: int | None = None
+        self.eval_interval = None
         self.current_epoch = 0
 
     def _fit(
@@ -95,9 +97,11 @@ class Trainer(_Loop):
     model, optimizer, eval_interval, current_epoch
     """
 
+    loss_list: list[float]
+
     def __init__(self, model: Any, optimizer: Any) -> None:
         super().__init__(model, optimizer)
-        self.loss_list: list[float] = []
+        self.loss_list = []
 
     def fit(
         self,
@@ -147,10 +151,12 @@ class RnnlmTrainer(_Loop):
     model, optimizer, eval_interval, current_epoch
     """
 
+    time_idx: int | None
+    ppl_list: list[float] | None
+
     def __init__(self, model: Any, optimizer: Any) -> None:
         super().__init__(model, optimizer)
-        self.time_idx: int | None = None
-        self.ppl_list: list[float] | None = None
+        self.time_idx = self.ppl_list = None
 
     def get_batch(
         self, x: ArrayLike, t: ArrayLike, batch_size: int, time_size: int
