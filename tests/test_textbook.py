@@ -323,6 +323,8 @@ def test_blocks(cell, rng):
     assert_close(steps[2].cache[0], xs[:, 2])
     assert_close(steps[2].cache[1], unrolled(cell, xs[:, :2], weights)[0][:, -1])
     assert layer.layers is steps
+    layer.forward(xs[:, 1:])
+    assert_close(layer.layers[1].cache[0], xs[:, 2])
     assert layer.params[0] is weights[0]
 
 

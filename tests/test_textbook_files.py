@@ -107,6 +107,22 @@ def test_files_of_both_versions_of_numpy_are_read():
         assert found.tolist() == [0, 1, 2]
 
 
+def test_other_functions_of_these_names_are_refused():
+    data = pickle.dumps([np.arange(3, dtype="f2")], 0)
+    core = b"numpy._core" if b"numpy._core" in data else b"numpy.core"
+    for name in (b"numpy", b"os"):
+        with pytest.raises(ValueError, match=r"a call of .* _reconstruct"):
+            _pickled.read_arrays(data.replace(core, name))
+
+
+def test_shapes_that_are_none():
+    data = pickle.dumps([np.zeros((3, 2), "f2")], 2)
+    for rows in (b"J\xff\xff\xff\xff", b"K\x02"):  # -1, 2
+        assert data.count(b"K\x03K\x02") == 1
+        with pytest.raises(ValueError, match="6 numbers says that it has shape"):
+            _pickled.read_arrays(data.replace(b"K\x03K\x02", rows + b"K\x02"))
+
+
 BAD = {
     "a call": [Shell()],
     "a call in an array": [np.array([Shell()], object)],
