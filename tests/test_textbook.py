@@ -171,6 +171,9 @@ def test_sigmoid_with_loss(rng):
     assert layer.backward().dtype == np.float32
     with pytest.raises(ValueError, match=r"t: expected the shape \(3,\)"):
         layer.forward(x, t[:2])
+    for wrong in (t - 1, t / 2, t + np.nan):
+        with pytest.raises(ValueError, match="t: expected targets 0 and 1, got"):
+            layer.forward(x, wrong)
 
 
 def test_dropout_draws_from_the_global_generator():

@@ -150,6 +150,8 @@ class SigmoidWithLoss(Plain):
         y, t = sigmoid(x), np.asarray(t)
         if t.shape != y.shape:
             raise ValueError(f"t: expected the shape {y.shape} of the scores, got {t.shape}")
+        if not ((t == 0) | (t == 1)).all():
+            raise ValueError(f"t: expected targets 0 and 1, got {np.unique(t)!s:.60}")
         loss: float = -np.sum(np.log(np.where(t, y, 1 - y) + TINY)) / len(y)
         self.y, self.t, self.loss = y, t, loss
         return loss
