@@ -12,6 +12,7 @@ import pytest
 from problems import assert_close
 from test_gradients import numeric_gradient
 
+import rnnfast
 from rnnfast.textbook import config, functions, layers, optimizer, time_layers, trainer, util
 
 N, T, D, H, V = 3, 4, 5, 6, 7
@@ -700,6 +701,23 @@ def test_optimizers(name, rng):
     if name == "Adam":
         assert ours.iter == 6
     ours.lr /= 4  # as programs do
+
+
+def test_optimizers_of_the_namespace_are_those_of_the_library(rng):
+    """A trainer of the library may save and restore them."""
+    W, dW = rng.normal(size=(3, 2)), rng.normal(size=(3, 2))
+    ours, library = optimizer.Adam(0.1), rnnfast.Adam(0.1)
+    assert isinstance(ours, rnnfast.Adam)
+    assert ours.state == []
+    library.update([W], [dW])
+    ours.state, ours.steps = [tuple(map(np.copy, library.state[0]))], library.steps
+    assert ours.iter == 1
+    assert_close(ours.v[0], library.state[0][1])
+    other = W.copy()
+    library.update([W], [dW])
+    ours.update([other], [dW])
+    assert_close(other, W)
+    assert ours.m[0] is ours.state[0][0]
 
 
 def test_clip_grads(rng):

@@ -16,18 +16,28 @@ __all__ = ["GPU", "SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSprop", "
 
 
 class _Lists(optimizers._Optimizer):
-    """The arrays of `slots` as lists, by these names."""
+    """The arrays of `slots` as lists, by these names; `state` is made of them."""
+
+    @property
+    def state(self) -> list[tuple[Array, ...]]:
+        """For each parameter the arrays of the lists."""
+        lists = [getattr(self, name) for name in self.slots]
+        return [] if any(own is None for own in lists) else [*zip(*lists, strict=True)]
+
+    @state.setter
+    def state(self, state: list[tuple[Array, ...]]) -> None:
+        for k, name in enumerate(self.slots):
+            setattr(self, name, [arrays[k] for arrays in state] or None)
 
     def update(self, params: Sequence[Array], grads: Sequence[Array]) -> None:
         """Take one step; params and grads are lists of arrays of matching shapes."""
         given = [getattr(self, name) for name in self.slots]
         if self.steps or any(arrays is not None for arrays in given):
-            lists = [[*map(np.zeros_like, params)] if own is None else own for own in given]
-            self.state = [*zip(*lists, strict=True)]
+            for name, arrays in zip(self.slots, given, strict=True):
+                if arrays is None:
+                    setattr(self, name, [*map(np.zeros_like, params)])
             self.steps = max(self.steps, 1)  # at 0 the library begins anew
         super().update(params, grads)
-        for k, name in enumerate(self.slots):
-            setattr(self, name, [slots[k] for slots in self.state])
 
 
 class Momentum(_Lists, optimizers.Momentum):
