@@ -22,7 +22,7 @@ from ._version import __version__
 from .errors import InputError
 
 META = "meta.json"
-FORMATS: dict[str, tuple[int, ...]] = {"checkpoint": (1, 2), "model": (1,)}
+FORMATS: dict[str, tuple[int, ...]] = {"checkpoint": (1, 2), "model": (1,), "parameters": (1,)}
 """Versions that can be read, by what a file holds; the last one is written."""
 
 

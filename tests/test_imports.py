@@ -36,7 +36,7 @@ ORDER = [
     {"models"},
     {"text"},
     {"training"},
-    {"systems"},
+    {"systems", "textbook"},
     {"__init__"},
     {"selfcheck", "bench"},
     {"cli"},
