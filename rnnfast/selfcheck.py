@@ -112,6 +112,16 @@ def _results(
         size = H
         results |= _block(ops, cell, [weights(D), weights(D)], xs, dhs, normal)
 
+    enc, dec, dout = normal(N, V, H), normal(N, T, H), normal(N, T, H)
+    for lengths in (None, np.arange(1, N + 1) % (V + 1)):
+        contexts, attended = ops.attention_forward(enc, dec, lengths)
+        gradients = ops.attention_backward(dout, enc, dec, attended, lengths)
+        for name, arrays in {
+            "attention_forward": [contexts, attended],
+            "attention_backward": list(gradients),
+        }.items():
+            results[name] = [*results.get(name, []), *arrays]
+
     W, ids = normal(V, D), rng.integers(0, V, (N, T))
     dW = np.empty_like(W)
     ops.embedding_backward(xs, ids, dW)

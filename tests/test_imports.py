@@ -45,7 +45,7 @@ ORDER = [
 SOURCES = {".py", ".pyi", ".pyx", ".pxd"}
 KERNELS = [
     *("engine", "panels", "products", "sums", "recurrent", "forward_steps", "backward_steps"),
-    *("affine", "affine_loss", "embedding", "generation", "softmax_loss", "masks"),
+    *("affine", "affine_loss", "attention", "embedding", "generation", "softmax_loss", "masks"),
     *("optimizer_steps", "build"),
 ]
 NO_KERNELS = {"build", "engine"}  # names in `kernels` that are no functions

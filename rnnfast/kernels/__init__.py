@@ -17,6 +17,7 @@ try:
     from . import build, engine
     from .affine import affine_backward, affine_forward
     from .affine_loss import affine_loss_backward, affine_loss_forward
+    from .attention import attention_backward, attention_forward
     from .embedding import distinct, embedding_backward, embedding_forward
     from .generation import generate
     from .masks import draw_mask
@@ -56,6 +57,8 @@ __all__ = [
     "affine_forward",
     "affine_loss_backward",
     "affine_loss_forward",
+    "attention_backward",
+    "attention_forward",
     "bidirectional_backward",
     "bidirectional_forward",
     "bidirectional_states",

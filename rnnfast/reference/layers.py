@@ -1,7 +1,7 @@
 """The layers and losses that compute with NumPy unless told otherwise: twins of the same name."""
 
 from .. import layers, losses
-from ..losses import TimePerplexityLoss, TimeSoftmax, TimeSquaredLoss
+from ..losses import TimePerplexityLoss, TimeSigmoidWithLoss, TimeSoftmax, TimeSquaredLoss
 from . import ops
 
 
@@ -53,6 +53,14 @@ class TimeAffine(layers.TimeAffine):
     default_ops = ops
 
 
+class TimeDropout(layers.TimeDropout):
+    default_ops = ops
+
+
+class Attention(layers.Attention):
+    default_ops = ops
+
+
 class TimeAffineWithLoss(losses.TimeAffineWithLoss):
     default_ops = ops
 
@@ -65,16 +73,19 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Attention",
     "TimeAffine",
     "TimeAffineWithLoss",
     "TimeBiGRU",
     "TimeBiLSTM",
     "TimeBiRNN",
+    "TimeDropout",
     "TimeEmbedding",
     "TimeGRU",
     "TimeLSTM",
     "TimePerplexityLoss",
     "TimeRNN",
+    "TimeSigmoidWithLoss",
     "TimeSoftmax",
     "TimeSoftmaxWithLoss",
     "TimeSquaredLoss",

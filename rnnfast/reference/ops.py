@@ -8,6 +8,7 @@ module, which may be called any number of times with it.
 """
 
 from .affine import affine_backward, affine_forward
+from .attention import attention_backward, attention_forward
 from .embedding import distinct, embedding_backward, embedding_forward
 from .generation import draw, generate
 from .losses import (
@@ -42,6 +43,8 @@ __all__ = [
     "affine_forward",
     "affine_loss_backward",
     "affine_loss_forward",
+    "attention_backward",
+    "attention_forward",
     "bidirectional_backward",
     "bidirectional_forward",
     "bidirectional_states",

@@ -267,6 +267,25 @@ static double FN(exp_shifted)(ptrdiff_t n, double shift, void *numbers)
     return total;
 }
 
+/* dx = p (dp - sum of dp p), the gradient of what p is the softmax of; in the memory of dp */
+static void FN(softmax_gradient)(ptrdiff_t n, const void *probs, void *gradients)
+{
+    const real *restrict p = probs;
+    real *restrict dp = gradients;
+    double part[FN(PARTS)] = {0}, total = 0;
+    ptrdiff_t j = 0;
+    for (; j + FN(PARTS) <= n; j += FN(PARTS))
+        for (int q = 0; q < FN(PARTS); q++)
+            part[q] += (double)p[j + q] * (double)dp[j + q];
+    for (int q = 0; q < FN(PARTS); q++)
+        total += part[q];
+    for (; j < n; j++)
+        total += (double)p[j] * (double)dp[j];
+    const real mean = (real)total;
+    for (j = 0; j < n; j++)
+        dp[j] = p[j] * (dp[j] - mean);
+}
+
 /* For the softmax of rows that stand in panels: L running maxima of each row, top (rows, L), and
  * once their largest is known, panel = e^(panel - largest) and L running sums, sum (rows, L). */
 static void FN(panel_top)(ptrdiff_t rows, ptrdiff_t n, const void *logits, void *tops)
