@@ -1,6 +1,7 @@
 """Attention: its formula, step by step; lengths; what it keeps; how its products are computed."""
 
 import copy
+import doctest
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from test_threads import same_bits
 
 import rnnfast
 from rnnfast import kernels, reference
+from rnnfast.layers import attention
 from rnnfast.reference import ops as twins
 
 N, S, T, H = 3, 7, 5, 6
@@ -342,3 +344,8 @@ def test_a_network_in_a_file(tmp_path):
         again = rnnfast.Network.load(tmp_path / "a.npz", ops=ops)
         assert_close(again.predict(xs, ys=ys), model.predict(xs, ys=ys))
         np.testing.assert_allclose(again.layers[2].weights, model.layers[2].weights, rtol=1e-12)
+
+
+def test_the_example_in_the_docstring():
+    results = doctest.testmod(attention)
+    assert (results.failed, results.attempted > 2) == (0, True)

@@ -1,6 +1,7 @@
 """TimeDropout: which masks it draws, and when; what it keeps, and in which dtype."""
 
 import copy
+import doctest
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from problems import DTYPES, assert_close
 import rnnfast
 from rnnfast import kernels, reference
 from rnnfast.errors import InputError
+from rnnfast.layers import dropout
 
 N, T, D = 3, 5, 4
 both_ops = pytest.mark.parametrize("ops", [kernels, reference.ops], ids=["compiled", "numpy"])
@@ -277,3 +279,8 @@ def test_a_network_in_a_file(tmp_path):
     config["layers"]["dropout"]["config"]["rate"] = 2
     with pytest.raises(InputError, match="layer dropout, a TimeDropout: rate: expected a number"):
         rnnfast.Network.from_params(model.named_params(), **config)
+
+
+def test_the_example_in_the_docstring():
+    results = doctest.testmod(dropout)
+    assert (results.failed, results.attempted > 2) == (0, True)

@@ -1,11 +1,13 @@
 """The loss: exact where it is easy to get it wrong."""
 
+import doctest
+
 import numpy as np
 import pytest
 from problems import DTYPES, assert_close, make_problem
 
 import rnnfast
-from rnnfast import reference
+from rnnfast import losses, reference
 
 both = pytest.mark.parametrize("module", [rnnfast, reference], ids=["compiled", "numpy"])
 
@@ -401,3 +403,8 @@ def test_gradients_of_the_fused_loss_are_those_of_the_weights_of_forward():
         layer.backward()
     layer.forward(xs, ts)
     layer.backward()
+
+
+def test_the_example_in_a_docstring():
+    results = doctest.testmod(losses)
+    assert (results.failed, results.attempted > 2) == (0, True)

@@ -42,11 +42,11 @@ class TimeDropout(Layer):
     Examples
     --------
     >>> import numpy as np, rnnfast
-    >>> dropout = rnnfast.TimeDropout(0.5, locked=True, rng=0)
+    >>> dropout = rnnfast.TimeDropout(0.5, locked=True, rng=3)
     >>> dropout.forward(np.ones((1, 3, 6)))[0]
-    array([[0., 0., 2., 2., 2., 0.],
-           [0., 0., 2., 2., 2., 0.],
-           [0., 0., 2., 2., 2., 0.]])
+    array([[2., 0., 2., 0., 0., 2.],
+           [2., 0., 2., 0., 0., 2.],
+           [2., 0., 2., 0., 0., 2.]])
     >>> dropout.infer(np.ones((1, 1, 2)))
     array([[[1., 1.]]])
     """
