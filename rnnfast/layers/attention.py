@@ -46,6 +46,7 @@ class Attention(Layer):
 
         0 beyond lengths, and everywhere in a row of length 0.
         """
+        weights: Array
         (*_, weights, _), _ = self._require_kept("weights")
         return weights
 
