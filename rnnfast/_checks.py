@@ -147,10 +147,9 @@ def as_ids(
     return np.array(ids, np.int64, order="C")
 
 
-def as_flags(
-    name: str, flags: ArrayLike, shape: Sizes, ignore_label: int, hint: str
-) -> tuple[Array, Array]:
-    """Which of some flags, 0, 1 or `ignore_label`, are 1, and which are ignored, as bools."""
+def as_sides(name: str, flags: ArrayLike, shape: Sizes, ignore_label: int, hint: str) -> Array:
+    """Flags 0, 1 or `ignore_label`, of any real dtype, as a C-contiguous int8 array: 1 where a flag
+    is 0, -1 where it is 1, 0 where it is ignored."""
     flags = as_array(name, flags)
     check_shape(name, flags, shape, hint)
     if flags.dtype.kind not in "biuf":
@@ -158,15 +157,17 @@ def as_flags(
             f"{name}: expected an array of the numbers 0 and 1, got dtype {flags.dtype}; "
             f"convert it with {name}.astype(numpy.int64)"
         )
-    ignored, ones = flags == ignore_label, flags == 1
+    ignored, zeros, ones = flags == ignore_label, flags == 0, flags == 1
     _check_none(
         name,
         flags,
-        ~(ignored | ones | (flags == 0)),
+        ~(ignored | zeros | ones),
         f"0 or 1 or the ignored label {ignore_label}",
         "there is one for every logit",
     )
-    return ones & ~ignored, ignored
+    sides = np.subtract(zeros, ones, dtype=np.int8)
+    sides[ignored] = 0
+    return np.ascontiguousarray(sides)
 
 
 def as_lengths(name: str, lengths: ArrayLike, rows: int, steps: int) -> Ids:

@@ -9,10 +9,10 @@ import numpy as np
 
 from ._checks import (
     as_array,
-    as_flags,
     as_floats,
     as_ids,
     as_own_floats,
+    as_sides,
     check_shape,
     is_number,
 )
@@ -171,7 +171,7 @@ class TimeAffineWithLoss(_IgnoresLabel, Affine):
 
 class TimeSigmoidWithLoss(_IgnoresLabel, Layer):
     """Mean binary cross entropy of the sigmoid over all numbers whose target is not ignored, in
-    nats. NumPy alone.
+    nats.
 
     Computed from the logits as log(1 + e^x) where the target is 0 and log(1 + e^-x) where it is 1,
     so that it stays finite, and exact, where a probability rounds to 0 or 1. If every target is
@@ -181,6 +181,7 @@ class TimeSigmoidWithLoss(_IgnoresLabel, Layer):
     ----------
     ignore_label : int, keyword-only
         Target that marks a number to leave out; also an attribute, which may be set.
+    ops : module with the arithmetic, keyword-only
 
     Attributes
     ----------
@@ -196,8 +197,8 @@ class TimeSigmoidWithLoss(_IgnoresLabel, Layer):
     array([[-0.25,  0.  ,  0.  ]])
     """
 
-    def __init__(self, *, ignore_label: int = -1) -> None:
-        super().__init__()
+    def __init__(self, *, ignore_label: int = -1, ops: Ops | None = None) -> None:
+        super().__init__(ops)
         self.ignore_label = ignore_label
 
     def config(self) -> dict[str, Any]:
@@ -213,25 +214,20 @@ class TimeSigmoidWithLoss(_IgnoresLabel, Layer):
         xs = as_array("xs", xs)
         xs = as_own_floats("xs", xs, ("N", "T", "K")[: 3 if xs.ndim == 3 else 2])
         hint = "targets have the shape of the logits"
-        ones, ignored = as_flags("ts", ts, xs.shape, self.ignore_label, hint)
-        # how far a logit is on the wrong side: one that is ignored, as far as can be on the right
-        wrong = np.where(ones, -xs, xs)
-        wrong[ignored] = -np.inf
-        # log(1 + e^x) = log(1 + e^-|x|) + max(x, 0)
-        small = np.exp(-np.abs(wrong))
-        total = np.log1p(small).sum(dtype=np.float64)
-        total += np.maximum(wrong, 0).sum(dtype=np.float64)
-        count = max(ones.size - int(np.count_nonzero(ignored)), 1)
-        self._keep((wrong, small, ones, count))
-        return float(total) / count
+        sides = as_sides("ts", ts, xs.shape, self.ignore_label, hint).reshape(-1)
+        logits = np.ascontiguousarray(xs).reshape(-1)
+        total: float
+        total, dlogits = self.ops.sigmoid_loss_forward(logits, sides)
+        count = max(int(np.count_nonzero(sides)), 1)
+        self._keep((dlogits.reshape(xs.shape), count))
+        return total / count
 
     def backward(self, dout: float = 1) -> Array:
         """Gradient of the logits, in their shape: dout (sigmoid(x) - t) / how many count."""
-        wrong, small, ones, count = self._require_cache()
-        # sigmoid of what is wrong: 1 / (1 + e^-x), or e^x / (1 + e^x), with e^-|x|
-        dxs: Array = np.where(wrong > 0, small.dtype.type(1), small) / (1 + small)
-        dxs *= float(dout) / count
-        return np.negative(dxs, out=dxs, where=ones)
+        dlogits: Array
+        count: int
+        dlogits, count = self._require_cache()
+        return dlogits * (float(dout) / count)
 
 
 class TimeSoftmax(Layer):

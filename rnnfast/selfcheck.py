@@ -135,6 +135,9 @@ def _results(
         "softmax_loss_backward": [dlogits],
     }
 
+    loss, dlogits = ops.sigmoid_loss_forward(logits[:, 0].copy(), np.sign(targets).astype(np.int8))
+    results["sigmoid_loss_forward"] = [np.array([loss]), dlogits]
+
     x, W, b, dout = normal(N * T, H), normal(H, V), normal(V), normal(N * T, V)
     grads = [np.empty_like(W), np.empty_like(b)]
     dx = ops.affine_backward(dout, x, W, *grads)

@@ -154,7 +154,7 @@ def test_frozen_numbers(cell, ops, dtype, tolerance):
 def test_frozen_numbers_of_attention_and_a_loss(ops, dtype, tolerance):
     enc, dec, dout = 3 * wave(1.1, 2, 4, 2), wave(1.3, 2, 3, 2), wave(1.7, 2, 3, 2)
     enc, dec, dout = (array.astype(dtype) for array in (enc, dec, dout))
-    layer, loss_layer = rnnfast.Attention(ops=ops), rnnfast.TimeSigmoidWithLoss()
+    layer, loss_layer = rnnfast.Attention(ops=ops), rnnfast.TimeSigmoidWithLoss(ops=ops)
     contexts = layer.forward(enc, dec, [4, 2])
     denc, ddec = layer.backward(dout)
     xs, ts = 9 * wave(1.9, 2, 3, 2), wave(2.3, 2, 3, 2) > 0

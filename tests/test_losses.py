@@ -7,7 +7,7 @@ import pytest
 from problems import DTYPES, assert_close, make_problem
 
 import rnnfast
-from rnnfast import losses, reference
+from rnnfast import kernels, losses, reference
 
 both = pytest.mark.parametrize("module", [rnnfast, reference], ids=["compiled", "numpy"])
 
@@ -225,20 +225,21 @@ def test_losses_reject_what_does_not_fit():
             loss().backward(np.zeros((1, 1, 1)))
 
 
-# Binary cross entropy, which has no compiled kernel either. ---------------------------------------
+# Binary cross entropy. ----------------------------------------------------------------------------
 
 ROUNDING = {"float32": 1e-6, "float64": 1e-14}
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4)])
+@both
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4), (3, 5, 23)])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_sigmoid_loss(shape, dtype):
+def test_sigmoid_loss(shape, dtype, module):
     """The formula, of probabilities that are far from 0 and 1; the mean is over what is left."""
     rng, rounding = np.random.default_rng(1), ROUNDING[dtype]
     xs, ts = rng.normal(size=shape).astype(dtype), rng.integers(-1, 2, shape)
     p, kept = 1 / (1 + np.exp(-xs.astype("f8"))), ts >= 0
     assert 0 < kept.sum() < kept.size
-    loss_layer = rnnfast.TimeSigmoidWithLoss()
+    loss_layer = module.TimeSigmoidWithLoss()
     expected = -(ts * np.log(p) + (1 - ts) * np.log(1 - p))[kept].mean()
     assert loss_layer.forward(xs, ts) == pytest.approx(expected, rel=rounding)
     gradient = loss_layer.backward()
@@ -252,10 +253,11 @@ def test_sigmoid_loss(shape, dtype):
     np.testing.assert_array_equal(loss_layer.backward(), gradient)
 
 
+@both
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_sigmoid_loss_of_probabilities_that_round_to_0_or_1(dtype):
+def test_sigmoid_loss_of_probabilities_that_round_to_0_or_1(dtype, module):
     """Neither the loss nor the gradient of a certain logit rounds away, or overflows."""
-    loss_layer = rnnfast.TimeSigmoidWithLoss()
+    loss_layer = module.TimeSigmoidWithLoss()
     for x, target, loss, gradient in (
         (200, 0, 200, 1),
         (-200, 1, 200, -1),
@@ -273,6 +275,29 @@ def test_sigmoid_loss_of_probabilities_that_round_to_0_or_1(dtype):
         assert loss_layer.backward()[0, 0] == pytest.approx(gradient, rel=1e-6, abs=0)
     assert np.isnan(loss_layer.forward([[np.nan, 0.0]], [[0, 1]]))
     np.testing.assert_array_equal(loss_layer.backward(), [[np.nan, -0.25]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_sigmoid_loss_of_single_numbers(dtype):
+    """In units in the last place: the engine has a logarithm of its own."""
+    rng, most = np.random.default_rng(0), {"float32": 85, "float64": 700}[dtype]
+    xs = -np.concatenate([np.geomspace(1e-6, most, 3000), rng.uniform(0, 20, 3000)]).astype(dtype)
+    sides = np.ones(1, np.int8)
+    found = [kernels.sigmoid_loss_forward(xs[k : k + 1], sides)[0] for k in range(len(xs))]
+    exact = np.log1p(np.exp(xs.astype(np.longdouble)))
+    assert (np.abs(found - exact) / np.spacing(exact.astype(dtype))).max() < 3.5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 63, 64, 65, 200, 4095, 4096, 4097, 20000])
+def test_sigmoid_loss_kernels(count, dtype):
+    rng = np.random.default_rng(count)
+    xs, sides = 9 * rng.standard_normal(count).astype(dtype), rng.integers(-1, 2, count, np.int8)
+    loss, dxs = kernels.sigmoid_loss_forward(xs, sides)
+    expected, expected_dxs = reference.ops.sigmoid_loss_forward(xs, sides)
+    assert loss == pytest.approx(expected, rel=2 * ROUNDING[dtype], abs=1e-300)
+    assert_close(dxs, expected_dxs)
+    assert (dxs != 0).tolist() == (sides != 0).tolist()
 
 
 @pytest.mark.parametrize("ignore_label", [-1, 0, 1, 255])

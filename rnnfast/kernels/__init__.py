@@ -38,6 +38,7 @@ try:
         recurrent_forward,
         recurrent_states,
     )
+    from .sigmoid_loss import sigmoid_loss_forward
     from .softmax_loss import softmax_loss_backward, softmax_loss_forward
 except ImportError as _error:
     raise ImportError(
@@ -76,6 +77,7 @@ __all__ = [
     "rmsprop_step",
     "scale_array",
     "sgd_step",
+    "sigmoid_loss_forward",
     "softmax_loss_backward",
     "softmax_loss_forward",
     "sum_of_squares",

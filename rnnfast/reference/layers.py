@@ -1,7 +1,7 @@
 """The layers and losses that compute with NumPy unless told otherwise: twins of the same name."""
 
 from .. import layers, losses
-from ..losses import TimePerplexityLoss, TimeSigmoidWithLoss, TimeSoftmax, TimeSquaredLoss
+from ..losses import TimePerplexityLoss, TimeSoftmax, TimeSquaredLoss
 from . import ops
 
 
@@ -62,6 +62,10 @@ class Attention(layers.Attention):
 
 
 class TimeAffineWithLoss(losses.TimeAffineWithLoss):
+    default_ops = ops
+
+
+class TimeSigmoidWithLoss(losses.TimeSigmoidWithLoss):
     default_ops = ops
 
 

@@ -14,6 +14,7 @@ from .generation import draw, generate
 from .losses import (
     affine_loss_backward,
     affine_loss_forward,
+    sigmoid_loss_forward,
     softmax_loss_backward,
     softmax_loss_forward,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "rmsprop_step",
     "scale_array",
     "sgd_step",
+    "sigmoid_loss_forward",
     "softmax_loss_backward",
     "softmax_loss_forward",
     "sum_of_squares",
