@@ -23,8 +23,8 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 # NumPy is no build-time dependency: the kernels see arrays through memoryviews only.
 MODULES = [
     *("engine", "panels", "products", "sums", "recurrent", "forward_steps", "backward_steps"),
-    *("affine", "affine_loss", "embedding", "generation", "softmax_loss", "masks"),
-    *("optimizer_steps", "build"),
+    *("affine", "affine_loss", "attention", "embedding", "generation", "sigmoid_loss"),
+    *("softmax_loss", "masks", "optimizer_steps", "build"),
 ]
 
 # Each instruction set is one file with flags of its own; nothing else is compiled with them.

@@ -95,10 +95,23 @@ def as_floats(name: str, array: ArrayLike, dtype: DTypeLike, shape: Sizes, hint:
     return aligned(array if fits else array.astype(dtype))
 
 
+def as_own_floats(name: str, array: ArrayLike, shape: Sizes, hint: str = "") -> Array:
+    """`array` in float64 if it is in float64, else in float32: for layers without weights."""
+    array = as_array(name, array)
+    # big-endian float64 is float64 too
+    dtype = np.dtype(np.float64 if array.dtype.newbyteorder("=") == np.float64 else np.float32)
+    return as_floats(name, array, dtype, shape, hint)
+
+
 def aligned(array: Array) -> Array:
     """`array`, or a copy where its numbers stand at odd addresses, as in a field of packed
     records or in a file after a header: the kernels count strides in whole numbers."""
     return array if array.flags.aligned else array.copy()
+
+
+def unshared(own: Array, given: ArrayLike) -> Array:
+    """`own`, made of what the caller gave, or a copy where it still is the caller's memory."""
+    return own.copy() if own is given or np.may_share_memory(own, given) else own
 
 
 def as_ids(
@@ -134,6 +147,29 @@ def as_ids(
     return np.array(ids, np.int64, order="C")
 
 
+def as_sides(name: str, flags: ArrayLike, shape: Sizes, ignore_label: int, hint: str) -> Array:
+    """Flags 0, 1 or `ignore_label`, of any real dtype, as a C-contiguous int8 array: 1 where a flag
+    is 0, -1 where it is 1, 0 where it is ignored."""
+    flags = as_array(name, flags)
+    check_shape(name, flags, shape, hint)
+    if flags.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{name}: expected an array of the numbers 0 and 1, got dtype {flags.dtype}; "
+            f"convert it with {name}.astype(numpy.int64)"
+        )
+    ignored, zeros, ones = flags == ignore_label, flags == 0, flags == 1
+    _check_none(
+        name,
+        flags,
+        ~(ignored | zeros | ones),
+        f"0 or 1 or the ignored label {ignore_label}",
+        "there is one for every logit",
+    )
+    sides = np.subtract(zeros, ones, dtype=np.int8)
+    sides[ignored] = 0
+    return np.ascontiguousarray(sides)
+
+
 def as_lengths(name: str, lengths: ArrayLike, rows: int, steps: int) -> Ids:
     """A C-contiguous int64 copy of how many of its `steps` each of the `rows` has."""
     lengths = as_array(name, lengths)
@@ -161,10 +197,16 @@ def _check_between(
     wrong = (values < 0) | (values > most)
     for value in besides:
         wrong &= values != value
+    _check_none(name, values, wrong, expected, hint)
+
+
+def _check_none(name: str, values: Array, wrong: Array, expected: str, hint: str) -> None:
+    """Raise ValueError with the first of the values that are wrong, and its position."""
     if wrong.any():
         where = tuple(int(index) for index in np.argwhere(wrong)[0])
         raise ValueError(
-            f"{name}: expected {expected}, got {values[where]} at position {where}; {hint}"
+            f"{name}: expected {expected}, got {values[where]} at position {where}"
+            f"{hint and '; ' + hint}"
         )
 
 
@@ -218,13 +260,7 @@ def as_above_zero(name: str, value: Any) -> float:
 
 def check_finite(name: str, array: Array, hint: str = "") -> None:
     """Raise ValueError where an array holds NaN or an infinity, with the first one's position."""
-    wrong = ~np.isfinite(array)
-    if wrong.any():
-        where = tuple(int(index) for index in np.argwhere(wrong)[0])
-        raise ValueError(
-            f"{name}: expected finite numbers, got {array[where]} at position {where}"
-            f"{hint and '; ' + hint}"
-        )
+    _check_none(name, array, ~np.isfinite(array), "finite numbers", hint)
 
 
 def as_generator(

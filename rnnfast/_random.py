@@ -1,5 +1,7 @@
 """What random generators are asked for, of either kind that NumPy has."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +22,17 @@ def set_state_of(rng: Generator, state: Any) -> None:
         rng.set_state(state)
     else:
         rng.bit_generator.state = state
+
+
+@contextmanager
+def put_back_on_error(rng: Generator) -> Iterator[None]:
+    """Within it, an error leaves the generator as it was before."""
+    before = state_of(rng)
+    try:
+        yield
+    except BaseException:
+        set_state_of(rng, before)
+        raise
 
 
 def draw_key(rng: Generator) -> int:

@@ -1,13 +1,21 @@
 """Losses at the end of a network.
 
-Letters: N batch rows, T time steps, V vocabulary size, M outputs of a regression.
+Letters: N batch rows, T time steps, V vocabulary size, M outputs of a regression, K labels.
 """
 
 from typing import Any
 
 import numpy as np
 
-from ._checks import as_floats, as_ids, check_shape, is_number
+from ._checks import (
+    as_array,
+    as_floats,
+    as_ids,
+    as_own_floats,
+    as_sides,
+    check_shape,
+    is_number,
+)
 from ._ops import Ops
 from ._types import Array, ArrayLike
 from .layers import Layer
@@ -16,6 +24,7 @@ from .layers.affine import Affine
 __all__ = [
     "TimeAffineWithLoss",
     "TimePerplexityLoss",
+    "TimeSigmoidWithLoss",
     "TimeSoftmax",
     "TimeSoftmaxWithLoss",
     "TimeSquaredLoss",
@@ -70,7 +79,7 @@ class TimeSoftmaxWithLoss(_IgnoresLabel, Layer):
         Raises TypeError for ids that are not integers, ValueError for shapes that do not fit or
         an id outside 0..V-1, with its position.
         """
-        xs = _as_own_floats("xs", xs, ("N", "T", "V"))
+        xs = as_own_floats("xs", xs, ("N", "T", "V"))
         N, T, V = xs.shape
         ts = np.asarray(ts)
         if ts.ndim == 3:
@@ -160,6 +169,67 @@ class TimeAffineWithLoss(_IgnoresLabel, Affine):
         return dx.reshape(shape)
 
 
+class TimeSigmoidWithLoss(_IgnoresLabel, Layer):
+    """Mean binary cross entropy of the sigmoid over all numbers whose target is not ignored, in
+    nats.
+
+    Computed from the logits as log(1 + e^x) where the target is 0 and log(1 + e^-x) where it is 1,
+    so that it stays finite, and exact, where a probability rounds to 0 or 1. If every target is
+    ignored, loss and gradient are 0.
+
+    Parameters
+    ----------
+    ignore_label : int, keyword-only
+        Target that marks a number to leave out; also an attribute, which may be set.
+    ops : module with the arithmetic, keyword-only
+
+    Attributes
+    ----------
+    params, grads : empty lists
+
+    Examples
+    --------
+    >>> import rnnfast
+    >>> loss_layer = rnnfast.TimeSigmoidWithLoss()
+    >>> round(loss_layer.forward([[0.0, -1000.0, 7.0]], [[1, 0, -1]]), 4)
+    0.3466
+    >>> loss_layer.backward()
+    array([[-0.25,  0.  ,  0.  ]])
+    """
+
+    def __init__(self, *, ignore_label: int = -1, ops: Ops | None = None) -> None:
+        super().__init__(ops)
+        self.ignore_label = ignore_label
+
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments, as JSON has them, that make the layer again."""
+        return {"ignore_label": self.ignore_label}
+
+    def forward(self, xs: ArrayLike, ts: ArrayLike) -> float:
+        """Logits xs (N, T) or (N, T, K), targets ts, 0 or 1, of the same shape -> float.
+
+        Targets may have any real dtype. Raises TypeError where they have none, ValueError for
+        shapes that do not fit or another target, with its position.
+        """
+        xs = as_array("xs", xs)
+        xs = as_own_floats("xs", xs, ("N", "T", "K")[: 3 if xs.ndim == 3 else 2])
+        hint = "targets have the shape of the logits"
+        sides = as_sides("ts", ts, xs.shape, self.ignore_label, hint).reshape(-1)
+        logits = np.ascontiguousarray(xs).reshape(-1)
+        total: float
+        total, dlogits = self.ops.sigmoid_loss_forward(logits, sides)
+        count = max(int(np.count_nonzero(sides)), 1)
+        self._keep((dlogits.reshape(xs.shape), count))
+        return total / count
+
+    def backward(self, dout: float = 1) -> Array:
+        """Gradient of the logits, in their shape: dout (sigmoid(x) - t) / how many count."""
+        dlogits: Array
+        count: int
+        dlogits, count = self._require_cache()
+        return dlogits * (float(dout) / count)
+
+
 class TimeSoftmax(Layer):
     """Softmax at every position: p_v = e^x_v / sum e^x. NumPy alone.
 
@@ -179,7 +249,7 @@ class TimeSoftmax(Layer):
 
     def infer(self, xs: ArrayLike) -> Array:
         """What `forward` returns, with nothing kept for backward."""
-        xs = _as_own_floats("xs", xs, ("N", "T", "V"))
+        xs = as_own_floats("xs", xs, ("N", "T", "V"))
         # the largest logit is taken off, so that no exponential overflows
         ps: Array = np.exp(xs - xs.max(axis=2, keepdims=True))
         ps /= ps.sum(axis=2, keepdims=True)
@@ -234,7 +304,7 @@ class TimePerplexityLoss(Layer):
         Raises TypeError for ids that are not integers, ValueError for shapes that do not fit or
         an id outside 0..V-1, with its position.
         """
-        ps = _as_own_floats("ps", ps, ("N", "T", "V"))
+        ps = as_own_floats("ps", ps, ("N", "T", "V"))
         N, T, V = ps.shape
         ts = np.asarray(ts)
         ts = as_ids("ts", ts[..., 0] if ts.shape == (N, T, 1) else ts, V, (N, T))[..., None]
@@ -268,7 +338,7 @@ class TimeSquaredLoss(Layer):
     def forward(self, ys: ArrayLike, ts: ArrayLike) -> float:
         """Outputs ys and targets ts of one shape, (T,), (N, T) or (N, T, M) -> float."""
         shape = (("T",), ("N", "T"), ("N", "T", "M"))[min(max(np.ndim(ys), 1), 3) - 1]
-        ys = _as_own_floats("ys", ys, shape)
+        ys = as_own_floats("ys", ys, shape)
         error = ys - as_floats("ts", ts, ys.dtype, ys.shape, "targets have the shape of outputs")
         positions = error.size // (error.shape[2] if error.ndim == 3 else 1)
         self._keep((error, positions))
@@ -280,11 +350,3 @@ class TimeSquaredLoss(Layer):
         positions: int
         error, positions = self._require_cache()
         return error * (float(dout) / positions)
-
-
-def _as_own_floats(name: str, array: ArrayLike, shape: tuple[str, ...]) -> Array:
-    """`array` in float64 if it is in float64, else in float32."""
-    array = np.asarray(array)
-    # big-endian float64 is float64 too
-    dtype = np.dtype(np.float64 if array.dtype.newbyteorder("=") == np.float64 else np.float32)
-    return as_floats(name, array, dtype, shape)

@@ -112,6 +112,16 @@ def _results(
         size = H
         results |= _block(ops, cell, [weights(D), weights(D)], xs, dhs, normal)
 
+    enc, dec, dout = normal(N, V, H), normal(N, T, H), normal(N, T, H)
+    for lengths in (None, np.arange(1, N + 1) % (V + 1)):
+        contexts, attended = ops.attention_forward(enc, dec, lengths)
+        gradients = ops.attention_backward(dout, enc, dec, attended, lengths)
+        for name, arrays in {
+            "attention_forward": [contexts, attended],
+            "attention_backward": list(gradients),
+        }.items():
+            results[name] = [*results.get(name, []), *arrays]
+
     W, ids = normal(V, D), rng.integers(0, V, (N, T))
     dW = np.empty_like(W)
     ops.embedding_backward(xs, ids, dW)
@@ -124,6 +134,9 @@ def _results(
         "softmax_loss_forward": [np.array([loss, count]), probs],
         "softmax_loss_backward": [dlogits],
     }
+
+    loss, dlogits = ops.sigmoid_loss_forward(logits[:, 0].copy(), np.sign(targets).astype(np.int8))
+    results["sigmoid_loss_forward"] = [np.array([loss]), dlogits]
 
     x, W, b, dout = normal(N * T, H), normal(H, V), normal(V), normal(N * T, V)
     grads = [np.empty_like(W), np.empty_like(b)]

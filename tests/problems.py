@@ -5,6 +5,7 @@ Letters in sizes: N batch rows, T time steps, D input size, H hidden size, V voc
 
 import math
 from dataclasses import dataclass, field
+from inspect import Parameter, signature
 
 import numpy as np
 
@@ -22,6 +23,8 @@ STACKS = {
     "TimeStack relu": (cells.RNN_RELU, 1),
     "TimeStack both ways": (cells.GRU_RESET_AFTER, 2),
 }
+# Other options, or other inputs.
+OTHERS = ["Attention lengths", "TimeDropout locked", "TimeSigmoidWithLoss flat"]
 
 
 def class_of(name):
@@ -33,8 +36,8 @@ def cell_of(name):
     """The cell of a problem, or None where there is none."""
     if name in STACKS:
         return STACKS[name][0]
-    _, _, variant = name.partition(" ")
-    return VARIANTS[variant] if variant else getattr(class_of(name), "cell", None)
+    own = getattr(class_of(name), "cell", None)
+    return VARIANTS.get(name.partition(" ")[2], own)
 
 
 def is_compiled(name):
@@ -47,13 +50,13 @@ def is_compiled(name):
 # All that there are: a new one reaches every test that takes them from here.
 CELLS = list(cells.CELLS)
 VARIETIES = [f"{name} {variant}" for variant, names in VARIED.items() for name in names]
-EVERY_LAYER = list(dict.fromkeys((*saving.LAYERS, *VARIETIES, *STACKS)))
+EVERY_LAYER = list(dict.fromkeys((*saving.LAYERS, *VARIETIES, *STACKS, *OTHERS)))
 LAYERS = list(filter(is_compiled, EVERY_LAYER))
 RECURRENT = [name for name in LAYERS if class_of(name) in TIME_LAYERS.values()]
 BIDIRECTIONAL = [name for name in LAYERS if "Bi" in name]
 STEPS = [name.removeprefix("Time") for name in RECURRENT]
 TIME_CLASSES = ["TimeRNN", "TimeGRU", "TimeLSTM", "TimeBiRNN", "TimeBiGRU", "TimeBiLSTM"]
-LOSSES = [name for name in LAYERS if name.endswith("Loss")]
+LOSSES = [name for name in LAYERS if name.partition(" ")[0].endswith("Loss")]
 MODELS = list(LANGUAGE_MODELS.values())
 OPTIMIZERS = [cls for name in training.__all__ if hasattr(cls := getattr(training, name), "slots")]
 DTYPES = ["float32", "float64"]
@@ -108,8 +111,10 @@ class Problem:
             options |= CELL_OPTIONS[cell.name] | {"bidirectional": directions == 2}
             kind = cell.name.partition("_")[0]
             return module.TimeStack.from_weights(kind, self.weights, **options)
-        if variant:
+        if variant in VARIANTS:
             options |= CELL_OPTIONS[VARIANTS[variant].name]
+        if name == "TimeDropout":  # every layer of the problem draws the same
+            options = {"locked": variant == "locked", "rng": 7} | options
         weights = list(self.weights)
         if variant == "reset_after":  # whose biases bh are no positional arguments
             biases = [weights.pop(k) for k in range(3, len(weights), 3)]
@@ -123,6 +128,12 @@ class Problem:
         if self.state:
             layer.set_state(*self.state)
         return layer
+
+    def infer(self, layer):
+        """What `infer` returns for those inputs that it must have."""
+        parameters = signature(layer.infer).parameters.values()
+        needed = [p for p in parameters if p.default is Parameter.empty]
+        return layer.infer(*self.inputs[: len(needed)])
 
     def forward(self, layer):
         return named("output", layer.forward(*self.inputs)) | states_of(layer, "h", "c")
@@ -194,6 +205,16 @@ def make_problem(name, dtype="float64", sizes=(3, 5, 4, 6, 7), seed=0):
             return Problem(name, [normal(D, V), normal(V)], [normal(N, T, D), ids], [0.7])
         case "TimeSoftmax":
             return Problem(name, [], [5 * normal(N, T, V)], [normal(N, T, V)])
+        case "TimeDropout":
+            return Problem(name, [], [normal(N, T, D)], [normal(N, T, D)])
+        case "Attention":  # to V steps; of the first row, all are used
+            lengths = [(V - np.arange(N)) % (V + 1)] if name.endswith("lengths") else []
+            return Problem(
+                name, [], [normal(N, V, H), normal(N, T, H), *lengths], [normal(N, T, H)]
+            )
+        case "TimeSigmoidWithLoss":
+            shape = (N, T) if name.endswith("flat") else (N, T, V)
+            return Problem(name, [], [5 * normal(*shape), rng.integers(-1, 2, shape)], [0.7])
         case "TimePerplexityLoss":
             ps = rng.dirichlet(np.ones(V), (N, T)).astype(dtype)
             return Problem(name, [], [ps, ids], [0.7])

@@ -164,6 +164,11 @@ CALLS = [
     ("TimeEmbedding", "backward", [A((N, T, 5))], {}, ["dout: ", "(3, 5, 4)", "got (3, 5, 5)"]),
     ("TimeAffine", "forward", [A((N, T, 9))], {}, ["x: ", EXPECTED, "(N, T, 4)", "got (3, 5, 9)"]),
     ("TimeAffine", "backward", [A((N, T, 9))], {}, ["dout: ", "(3, 5, 7)", "got (3, 5, 9)"]),
+    ("TimeDropout", "forward", [A(N)], {}, ["xs: ", EXPECTED, "(N, T)", "got (3,)"]),
+    ("TimeDropout", "backward", [A((N, T))], {}, ["dout: ", EXPECTED, "(3, 5, 4)", "got (3, 5)"]),
+    ("Attention", "forward", [A((N, H)), A((N, T, H))], {}, ["hs_enc: ", "(N, S, H)", "(3, 6)"]),
+    ("Attention", "backward", [A((N, V, H))], {}, ["dout: ", EXPECTED, "(3, 5, 6)", "(3, 7, 6)"]),
+    ("TimeSigmoidWithLoss", "forward", [A(N), A(N)], {}, ["xs: ", EXPECTED, "(N, T)", "got (3,)"]),
     (
         "TimeSoftmaxWithLoss",
         "forward",

@@ -4,11 +4,11 @@ The program, whose inputs are closed formulas and so never change:
 
 import torch
 
-def results(cell, G, N=2, T=3, D=3, H=2):
-    def wave(k, *shape):
-        n = torch.arange(1, 1 + torch.tensor(shape).prod(), dtype=torch.float64)
-        return torch.sin(k * n).reshape(shape).requires_grad_()
+def wave(k, *shape):
+    n = torch.arange(1, 1 + torch.tensor(shape).prod(), dtype=torch.float64)
+    return torch.sin(k * n).reshape(shape).requires_grad_()
 
+def results(cell, G, N=2, T=3, D=3, H=2):
     xs, Wx, Wh, b = wave(1.1, N, T, D), wave(1.3, D, G * H), wave(1.7, H, G * H), wave(1.9, G * H)
     h0, c0, dhs = wave(2.3, N, H), wave(2.9, N, H), wave(3.1, N, T, H)
     dh, dc = wave(3.7, N, H), wave(4.1, N, H)
@@ -30,17 +30,33 @@ def results(cell, G, N=2, T=3, D=3, H=2):
     gradients = torch.autograd.grad(loss, list(inputs.values()))
     return outputs | {f"d{name}": gradient for name, gradient in zip(inputs, gradients)}
 
-for cell, G in (("rnn", 1), ("lstm", 4)):
-    for name, array in results(cell, G).items():
+def attention(N=2, S=4, T=3, H=2):
+    enc, dec, dout = 3 * wave(1.1, N, S, H), wave(1.3, N, T, H), wave(1.7, N, T, H)
+    used = torch.arange(S) < torch.tensor([4, 2])[:, None, None]
+    weights = (dec @ enc.mT).masked_fill(~used, -torch.inf).softmax(dim=2)
+    contexts = weights @ enc
+    denc, ddec = torch.autograd.grad((contexts * dout).sum(), [enc, dec])
+    return {"contexts": contexts, "weights": weights, "denc": denc, "ddec": ddec}
+
+def sigmoid_loss(N=2, T=3, K=2):
+    xs, ts = 9 * wave(1.9, N, T, K), (wave(2.3, N, T, K) > 0).double()
+    p = torch.sigmoid(xs)
+    loss = -(ts * p.log() + (1 - ts) * (1 - p).log()).mean()
+    return {"loss": loss[None], "dxs": torch.autograd.grad(loss, xs)[0]}
+
+both = {"rnn": results("rnn", 1), "lstm": results("lstm", 4)}
+for what, found in (both | {"attention": attention(), "sigmoid_loss": sigmoid_loss()}).items():
+    for name, array in found.items():
         array = array.detach().flatten()
         numbers = array[0], array[-1], array.sum(), array.norm()
-        print(cell, name, *(f"{number:.15f}" for number in numbers))
+        print(what, name, *(f"{number:.15f}" for number in numbers))
 """
 
 import numpy as np
 import pytest
 from problems import run_cell
 
+import rnnfast
 from rnnfast import kernels
 from rnnfast.reference import ops as numpy_ops
 
@@ -63,13 +79,52 @@ FROZEN = {
     ("lstm", "dh0"): (0.105862944394146, 0.009967604689149, 0.171650842895611, 0.165778205253568),
     ("lstm", "dc0"): (-0.087069188277498, -0.047290510075052, 0.238254922816267, 0.291178193466811),
 }
+OTHERS = {
+    ("attention", "contexts"): (
+        2.797307871927648,
+        0.015468317069606,
+        0.662995979885774,
+        6.711390108984858,
+    ),
+    ("attention", "weights"): (
+        0.514304850175401,
+        0.000000000000000,
+        6.000000000000000,
+        2.023061589811270,
+    ),
+    ("attention", "denc"): (
+        0.883670897321647,
+        0.000000000000000,
+        0.930196460465451,
+        3.506919290056304,
+    ),
+    ("attention", "ddec"): (
+        0.097147434219560,
+        5.304421453437407,
+        4.843708518517863,
+        5.976346356409763,
+    ),
+    ("sigmoid_loss", "loss"): (
+        3.418428968163795,
+        3.418428968163795,
+        3.418428968163795,
+        3.418428968163795,
+    ),
+    ("sigmoid_loss", "dxs"): (
+        -0.000016671539441,
+        -0.083209657253483,
+        -0.072631338360751,
+        0.215652094306642,
+    ),
+}
 GATES = {"rnn": 1, "lstm": 4}
 
 
-def frozen_arrays(cell, N=2, T=3, D=3, H=2):
-    def wave(k, *shape):
-        return np.sin(k * np.arange(1, 1 + np.prod(shape))).reshape(shape)
+def wave(k, *shape):
+    return np.sin(k * np.arange(1, 1 + np.prod(shape))).reshape(shape)
 
+
+def frozen_arrays(cell, N=2, T=3, D=3, H=2):
     G = GATES[cell]
     arrays = {
         "xs": wave(1.1, N, T, D),
@@ -91,5 +146,31 @@ def test_frozen_numbers(cell, ops, dtype, tolerance):
     results = run_cell(ops, cell, arrays)
     assert {(cell, name) for name in results} == {key for key in FROZEN if key[0] == cell}
     for name, array in results.items():
-        numbers = array.flat[0], array.flat[-1], array.sum(), np.linalg.norm(array)
-        assert numbers == pytest.approx(FROZEN[cell, name], rel=0, abs=tolerance), name
+        assert numbers_of(array) == pytest.approx(FROZEN[cell, name], rel=0, abs=tolerance), name
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 5e-6)])
+@pytest.mark.parametrize("ops", [kernels, numpy_ops], ids=["compiled", "numpy"])
+def test_frozen_numbers_of_attention_and_a_loss(ops, dtype, tolerance):
+    enc, dec, dout = 3 * wave(1.1, 2, 4, 2), wave(1.3, 2, 3, 2), wave(1.7, 2, 3, 2)
+    enc, dec, dout = (array.astype(dtype) for array in (enc, dec, dout))
+    layer, loss_layer = rnnfast.Attention(ops=ops), rnnfast.TimeSigmoidWithLoss(ops=ops)
+    contexts = layer.forward(enc, dec, [4, 2])
+    denc, ddec = layer.backward(dout)
+    xs, ts = 9 * wave(1.9, 2, 3, 2), wave(2.3, 2, 3, 2) > 0
+    loss = np.array([loss_layer.forward(xs.astype(dtype), ts)])
+    results = {
+        ("attention", "contexts"): contexts,
+        ("attention", "weights"): layer.weights,
+        ("attention", "denc"): denc,
+        ("attention", "ddec"): ddec,
+        ("sigmoid_loss", "loss"): loss,
+        ("sigmoid_loss", "dxs"): loss_layer.backward(),
+    }
+    assert results.keys() == OTHERS.keys()
+    for name, array in results.items():
+        assert numbers_of(array) == pytest.approx(OTHERS[name], rel=0, abs=tolerance), name
+
+
+def numbers_of(array):
+    return array.flat[0], array.flat[-1], array.sum(), np.linalg.norm(array)

@@ -45,8 +45,8 @@ ORDER = [
 SOURCES = {".py", ".pyi", ".pyx", ".pxd"}
 KERNELS = [
     *("engine", "panels", "products", "sums", "recurrent", "forward_steps", "backward_steps"),
-    *("affine", "affine_loss", "embedding", "generation", "softmax_loss", "masks"),
-    *("optimizer_steps", "build"),
+    *("affine", "affine_loss", "attention", "embedding", "generation", "sigmoid_loss"),
+    *("softmax_loss", "masks", "optimizer_steps", "build"),
 ]
 NO_KERNELS = {"build", "engine"}  # names in `kernels` that are no functions
 

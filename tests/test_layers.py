@@ -14,6 +14,7 @@ from problems import (
     WEIGHTLESS,
     assert_all_close,
     assert_close,
+    class_of,
     make_problem,
 )
 
@@ -345,9 +346,9 @@ def test_a_layer_may_have_no_weights():
 
 
 @pytest.mark.parametrize("name", WEIGHTLESS)
-def test_losses_without_weights_are_layers_that_take_none(name):
-    layer = getattr(rnnfast, name)()
+def test_what_has_no_weights_is_a_layer_that_takes_none(name):
+    layer = class_of(name)()
     assert isinstance(layer, rnnfast.Layer)
     assert not hasattr(layer, "dtype")
     with pytest.raises(TypeError):
-        getattr(rnnfast, name)(W=np.zeros((2, 2)))
+        class_of(name)(W=np.zeros((2, 2)))

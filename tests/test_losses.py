@@ -1,11 +1,13 @@
 """The loss: exact where it is easy to get it wrong."""
 
+import doctest
+
 import numpy as np
 import pytest
 from problems import DTYPES, assert_close, make_problem
 
 import rnnfast
-from rnnfast import reference
+from rnnfast import kernels, losses, reference
 
 both = pytest.mark.parametrize("module", [rnnfast, reference], ids=["compiled", "numpy"])
 
@@ -223,6 +225,133 @@ def test_losses_reject_what_does_not_fit():
             loss().backward(np.zeros((1, 1, 1)))
 
 
+# Binary cross entropy. ----------------------------------------------------------------------------
+
+ROUNDING = {"float32": 1e-6, "float64": 1e-14}
+
+
+@both
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4), (3, 5, 23)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sigmoid_loss(shape, dtype, module):
+    """The formula, of probabilities that are far from 0 and 1; the mean is over what is left."""
+    rng, rounding = np.random.default_rng(1), ROUNDING[dtype]
+    xs, ts = rng.normal(size=shape).astype(dtype), rng.integers(-1, 2, shape)
+    p, kept = 1 / (1 + np.exp(-xs.astype("f8"))), ts >= 0
+    assert 0 < kept.sum() < kept.size
+    loss_layer = module.TimeSigmoidWithLoss()
+    expected = -(ts * np.log(p) + (1 - ts) * np.log(1 - p))[kept].mean()
+    assert loss_layer.forward(xs, ts) == pytest.approx(expected, rel=rounding)
+    gradient = loss_layer.backward()
+    assert gradient.dtype == dtype
+    assert_close(gradient, np.where(kept, p - ts, 0) / kept.sum(), rounding)
+    assert_close(loss_layer.backward(-3), -3 * gradient)
+    np.testing.assert_array_equal(loss_layer.backward(), gradient)
+
+    xs[~kept] = np.nan  # ignored logits have no influence
+    assert loss_layer.forward(xs, ts) == pytest.approx(expected, rel=rounding)
+    np.testing.assert_array_equal(loss_layer.backward(), gradient)
+
+
+@both
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sigmoid_loss_of_probabilities_that_round_to_0_or_1(dtype, module):
+    """Neither the loss nor the gradient of a certain logit rounds away, or overflows."""
+    loss_layer = module.TimeSigmoidWithLoss()
+    for x, target, loss, gradient in (
+        (200, 0, 200, 1),
+        (-200, 1, 200, -1),
+        (3e38, 0, 3e38, 1),
+        (-3e38, 1, 3e38, -1),
+        (3e38, 1, 0, 0),
+        (np.inf, 1, 0, 0),
+        (-np.inf, 1, np.inf, -1),
+        (40, 1, np.exp(-40), -np.exp(-40)),
+        (-40, 0, np.exp(-40), np.exp(-40)),
+        (0, 1, np.log(2), -0.5),
+    ):
+        found = loss_layer.forward(np.array([[x]], dtype), [[target]])
+        assert found == pytest.approx(loss, rel=1e-6, abs=0)
+        assert loss_layer.backward()[0, 0] == pytest.approx(gradient, rel=1e-6, abs=0)
+    assert np.isnan(loss_layer.forward([[np.nan, 0.0]], [[0, 1]]))
+    np.testing.assert_array_equal(loss_layer.backward(), [[np.nan, -0.25]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_sigmoid_loss_of_single_numbers(dtype):
+    """In units in the last place: the engine has a logarithm of its own."""
+    rng, most = np.random.default_rng(0), {"float32": 85, "float64": 700}[dtype]
+    xs = -np.concatenate([np.geomspace(1e-6, most, 3000), rng.uniform(0, 20, 3000)]).astype(dtype)
+    sides = np.ones(1, np.int8)
+    found = [kernels.sigmoid_loss_forward(xs[k : k + 1], sides)[0] for k in range(len(xs))]
+    exact = np.log1p(np.exp(xs.astype(np.longdouble)))
+    assert (np.abs(found - exact) / np.spacing(exact.astype(dtype))).max() < 3.5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 63, 64, 65, 200, 4095, 4096, 4097, 20000])
+def test_sigmoid_loss_kernels(count, dtype):
+    rng = np.random.default_rng(count)
+    xs, sides = 9 * rng.standard_normal(count).astype(dtype), rng.integers(-1, 2, count, np.int8)
+    loss, dxs = kernels.sigmoid_loss_forward(xs, sides)
+    expected, expected_dxs = reference.ops.sigmoid_loss_forward(xs, sides)
+    assert loss == pytest.approx(expected, rel=2 * ROUNDING[dtype], abs=1e-300)
+    assert_close(dxs, expected_dxs)
+    assert (dxs != 0).tolist() == (sides != 0).tolist()
+
+
+@pytest.mark.parametrize("ignore_label", [-1, 0, 1, 255])
+def test_targets_of_the_sigmoid_loss(ignore_label):
+    """Of any real dtype; where all are ignored, the loss is 0."""
+    xs, ts = np.array([[1.0, -2.0, 0.5, 3.0]]), np.array([[1, 0, 2, 1]])
+    ts[ts == 2] = ignore_label
+    loss_layer = rnnfast.TimeSigmoidWithLoss(ignore_label=ignore_label)
+    expected = loss_layer.forward(xs, ts), loss_layer.backward()
+    kept = ts != ignore_label
+    assert (expected[1] != 0).tolist() == kept.tolist()
+    losses = np.log1p(np.exp(np.where(ts == 1, -xs, xs)))
+    assert expected[0] == pytest.approx(losses[kept].mean(), rel=1e-14)
+    given = [ts.astype(dtype) for dtype in ("i2", "i8", "f4", "f8")]
+    if ignore_label in (0, 1):
+        given.append(ts.astype(bool))
+    if ignore_label >= 0:
+        given.append(ts.astype("u1"))
+    for targets in given:
+        assert loss_layer.forward(xs, targets) == expected[0]
+        np.testing.assert_array_equal(loss_layer.backward(), expected[1])
+    assert loss_layer.forward(xs, np.full((1, 4), ignore_label)) == 0
+    np.testing.assert_array_equal(loss_layer.backward(), np.zeros((1, 4)), strict=True)
+
+
+def test_the_sigmoid_loss_rejects_what_does_not_fit():
+    loss_layer = rnnfast.TimeSigmoidWithLoss()
+    xs = np.arange(6.0).reshape(2, 3)
+    expected = loss_layer.forward(xs, np.ones((2, 3))), loss_layer.backward()
+    for wrong, error, message in (
+        ([[0, 1, 1], [1, 2, 0]], ValueError, r"ts: expected 0 or 1 or .* -1, got 2 at .*\(1, 1\)"),
+        ([[0, 0.5, 1], [1, 1, 0]], ValueError, r"ts: .* got 0\.5 at position \(0, 1\); there is"),
+        ([[0, 1, 1], [1, np.nan, 0]], ValueError, r"ts: .* got nan at position \(1, 1\)"),
+        (np.full((2, 3), 2**64 - 1, "u8"), ValueError, r"ts: .* got 18446744073709551615 at"),
+        ([0, 1, 1], ValueError, r"ts: .* \(2, 3\), got \(3,\); targets have the shape of the"),
+        (np.ones((2, 3, 1)), ValueError, r"ts: .* \(2, 3\), got \(2, 3, 1\)"),
+        ([["a"] * 3] * 2, TypeError, "ts: expected an array of the numbers 0 and 1, got dtype <U1"),
+    ):
+        with pytest.raises(error, match=f"^{message}"):
+            loss_layer.forward(xs, wrong)
+    for wrong, error, message in (
+        (np.ones(3), ValueError, r"xs: expected an array of shape \(N, T\), got \(3,\)"),
+        (np.ones((1, 2, 3, 4)), ValueError, r"xs: .* \(N, T\), got \(1, 2, 3, 4\)"),
+        (np.ones((2, 0, 3)), ValueError, r"xs: .* \(N, T, K\), got \(2, 0, 3\) \(sizes must be"),
+        (xs + 1j, TypeError, "xs: expected an array of real numbers"),
+        ([[1.0], [1.0, 2.0]], ValueError, "xs: expected an array, got rows of different shapes"),
+    ):
+        with pytest.raises(error, match=f"^{message}"):
+            loss_layer.forward(wrong, np.ones((2, 3)))
+    np.testing.assert_array_equal(loss_layer.backward(), expected[1])
+    with pytest.raises(RuntimeError, match=r"TimeSigmoidWithLoss\.backward: .* call forward first"):
+        rnnfast.TimeSigmoidWithLoss().backward()
+
+
 # What losses say of themselves. -------------------------------------------------------------------
 
 
@@ -237,7 +366,7 @@ def test_ignore_label_is_a_whole_number(module):
     assert (type(layer.ignore_label), layer.config()) == (int, {"ignore_label": 5})
     assert fused(ignore_label=3).config()["ignore_label"] == 3
     for wrong in (5.0, True, "1", None):
-        for make in (fused, module.TimeSoftmaxWithLoss):
+        for make in (fused, module.TimeSoftmaxWithLoss, module.TimeSigmoidWithLoss):
             with pytest.raises(TypeError, match="ignore_label: expected a whole number, got"):
                 make(ignore_label=wrong)
         with pytest.raises(TypeError, match="ignore_label: expected a whole number, got"):
@@ -250,6 +379,7 @@ def test_ignore_label_is_a_whole_number(module):
 def test_config_makes_a_loss_again():
     for loss in (
         rnnfast.TimeSoftmaxWithLoss(ignore_label=2),
+        rnnfast.TimeSigmoidWithLoss(ignore_label=2),
         rnnfast.TimePerplexityLoss(0.5),
         rnnfast.TimeSquaredLoss(),
         rnnfast.TimeSoftmax(),
@@ -298,3 +428,8 @@ def test_gradients_of_the_fused_loss_are_those_of_the_weights_of_forward():
         layer.backward()
     layer.forward(xs, ts)
     layer.backward()
+
+
+def test_the_example_in_a_docstring():
+    results = doctest.testmod(losses)
+    assert (results.failed, results.attempted > 2) == (0, True)

@@ -70,7 +70,7 @@ def test_layers_and_losses(name, module, dtype, change, tmp_path):
     assert_same(ours.values(), expected.values())
     layer = fixed.layer(module)
     if hasattr(layer, "infer"):
-        infer = [np.asarray(layer.infer(p.inputs[0])[0]) for p in (problem, fixed)]
+        infer = [np.asarray(p.infer(layer)[0]) for p in (problem, fixed)]
         assert_same(infer[:1], infer[1:])
 
 

@@ -62,6 +62,12 @@ def test_affine_and_softmax(shape):
     same_bits(run)
 
 
+def test_sigmoid_loss():
+    rng = np.random.default_rng(0)
+    xs, sides = rng.standard_normal(50001, np.float32), rng.integers(-1, 2, 50001, np.int8)
+    same_bits(lambda: kernels.sigmoid_loss_forward(xs, sides))
+
+
 @pytest.mark.parametrize("Model", MODELS)
 @pytest.mark.parametrize("N", [2, 17], ids=["units", "rows"])
 def test_training(Model, N):

@@ -129,6 +129,59 @@ def test_softmax_with_loss(ignore_label):
     assert_close(layer.backward(0.7), xs.grad.numpy())
 
 
+@pytest.mark.parametrize("ignore_label", [-1, 2, 0])
+@pytest.mark.parametrize("name", ["TimeSigmoidWithLoss", "TimeSigmoidWithLoss flat"])
+def test_sigmoid_with_loss(name, ignore_label):
+    logits, targets = make_problem(name).inputs
+    targets = np.where(targets == -1, ignore_label, targets)
+    layer = rnnfast.TimeSigmoidWithLoss(ignore_label=ignore_label)
+    loss = layer.forward(20 * logits, targets)
+
+    xs, kept = leaf(20 * logits), torch.tensor(targets != ignore_label)
+    theirs = torch.nn.functional.binary_cross_entropy_with_logits(
+        xs[kept], torch.tensor(targets, dtype=torch.float64)[kept]
+    )
+    (0.7 * theirs).backward()
+    assert loss == pytest.approx(theirs.item(), rel=1e-13)
+    assert_close(layer.backward(0.7), xs.grad.numpy())
+
+
+@pytest.mark.parametrize("lengths", [None, [7, 1, 4]], ids=str)
+@pytest.mark.parametrize("module", [rnnfast, rnnfast.reference], ids=["compiled", "numpy"])
+def test_attention(module, lengths):
+    """Queries are the decoder's; keys and values are both the encoder's."""
+    problem = make_problem("Attention")
+    (hs_enc, hs_dec), (dout,) = problem.inputs, problem.gradients
+    layer = module.Attention()
+    ours = [layer.forward(hs_enc, hs_dec, lengths), *layer.backward(dout)]
+
+    enc, dec, mask = leaf(hs_enc), leaf(hs_dec), None
+    if lengths is not None:
+        mask = (torch.arange(7) < torch.tensor(lengths)[:, None])[:, None]
+    out = torch.nn.functional.scaled_dot_product_attention(dec, enc, enc, mask, scale=1.0)
+    out.backward(torch.tensor(dout))
+    theirs = numpy_of([out, enc.grad, dec.grad])
+    assert_all_close(dict(enumerate(ours)), dict(enumerate(theirs)))
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_dropout(locked):
+    """Theirs is of other masks: what is kept is multiplied by as much, and the gradient is that of
+    a product with our mask."""
+    problem = make_problem("TimeDropout")
+    (xs,), (dout,) = problem.inputs, problem.gradients
+    layer = rnnfast.TimeDropout(0.4, locked=locked, rng=0)
+    mask = torch.tensor(layer.forward(np.ones_like(xs)))
+    theirs = torch.nn.functional.dropout(torch.ones_like(mask), 0.4, training=True)
+    assert set(mask.unique().tolist()) == set(theirs.unique().tolist())
+    given = leaf(xs)
+    out = given * mask
+    out.backward(torch.tensor(dout))
+    layer.rng = 0
+    assert_close(layer.forward(xs), out.detach().numpy())
+    assert_close(layer.backward(dout), given.grad.numpy())
+
+
 @pytest.mark.parametrize("tie_weights", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("Model", MODELS)

@@ -54,7 +54,7 @@ def test_layers_and_losses(name, module):
     layer = problem.layer(module, **(OPS if given else {}))
     assert problem.forward(layer) | problem.backward(layer)
     if hasattr(layer, "infer"):
-        layer.infer(problem.inputs[0])
+        problem.infer(layer)
 
 
 @pytest.mark.parametrize("cell", CELLS)

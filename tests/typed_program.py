@@ -61,6 +61,18 @@ def sequences(rng: np.random.Generator) -> float:
     return float(hs.sum()) + float(both.hs.sum()) + both.weight_drop
 
 
+def attending(rng: np.random.Generator) -> float:
+    """A decoder's states that look at an encoder's, with dropout; labels that are 0 or 1."""
+    hs_enc, hs_dec = (rng.standard_normal((2, steps, 4)).astype(np.float32) for steps in (5, 3))
+    attention, dropout = rnnfast.Attention(), rnnfast.TimeDropout(0.5, locked=True, rng=rng)
+    contexts: NDArray[np.float32] = attention.forward(hs_enc, hs_dec, lengths=[5, 2])
+    loss_layer = rnnfast.TimeSigmoidWithLoss(ignore_label=-1)
+    loss: float = loss_layer.forward(dropout.forward(contexts), np.ones((2, 3, 4), int))
+    denc, ddec = attention.backward(dropout.backward(loss_layer.backward()))
+    dropout.rate = dropout.rate / 2
+    return loss + float(denc.sum()) + float(ddec.sum()) + float(attention.weights.sum())
+
+
 def writing(text: str) -> str:
     """A language model, trained, evaluated, and made to write."""
     vocabulary = rnnfast.Vocabulary.from_text(text)
@@ -79,6 +91,6 @@ def writing(text: str) -> str:
 
 if __name__ == "__main__":
     print(regression(np.random.default_rng(0)), sequences(np.random.default_rng(0)))
-    print(stacked(np.random.default_rng(0)))
+    print(stacked(np.random.default_rng(0)), attending(np.random.default_rng(0)))
     print(writing("the quick brown fox jumps over the lazy dog.\n" * 40))
     print(rnnfast.build_info()["threads"], rnnfast.get_num_threads())

@@ -17,6 +17,7 @@ try:
     from . import build, engine
     from .affine import affine_backward, affine_forward
     from .affine_loss import affine_loss_backward, affine_loss_forward
+    from .attention import attention_backward, attention_forward
     from .embedding import distinct, embedding_backward, embedding_forward
     from .generation import generate
     from .masks import draw_mask
@@ -37,6 +38,7 @@ try:
         recurrent_forward,
         recurrent_states,
     )
+    from .sigmoid_loss import sigmoid_loss_forward
     from .softmax_loss import softmax_loss_backward, softmax_loss_forward
 except ImportError as _error:
     raise ImportError(
@@ -56,6 +58,8 @@ __all__ = [
     "affine_forward",
     "affine_loss_backward",
     "affine_loss_forward",
+    "attention_backward",
+    "attention_forward",
     "bidirectional_backward",
     "bidirectional_forward",
     "bidirectional_states",
@@ -73,6 +77,7 @@ __all__ = [
     "rmsprop_step",
     "scale_array",
     "sgd_step",
+    "sigmoid_loss_forward",
     "softmax_loss_backward",
     "softmax_loss_forward",
     "sum_of_squares",

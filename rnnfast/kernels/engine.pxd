@@ -77,6 +77,8 @@ cdef extern from "simd.h" nogil:
                                    const States*, const Gates*) noexcept nogil
         double (*largest)(Py_ssize_t, const void*) noexcept nogil
         double (*exp_shifted)(Py_ssize_t, double, void*) noexcept nogil
+        void (*softmax_gradient)(Py_ssize_t, const void*, void*) noexcept nogil
+        double (*sigmoid_loss)(Py_ssize_t, const void*, const signed char*, void*) noexcept nogil
         void (*panel_top)(Py_ssize_t, Py_ssize_t, const void*, void*) noexcept nogil
         void (*panel_exp)(Py_ssize_t, Py_ssize_t, void*, const void*, double*) noexcept nogil
         double (*sum_of_squares)(Py_ssize_t, const void*) noexcept nogil

@@ -11,8 +11,10 @@ Letters in shapes: N batch rows, T time steps, D input size, H hidden size, V vo
 """
 
 from .affine import TimeAffine
+from .attention import Attention
 from .base import Layer
 from .bidirectional import TimeBiGRU, TimeBiLSTM, TimeBiRNN
+from .dropout import TimeDropout
 from .embedding import TimeEmbedding
 from .recurrent import TIME_LAYERS, TimeGRU, TimeLSTM, TimeRNN, time_layer
 from .stack import TimeStack
@@ -23,11 +25,13 @@ __all__ = [
     "LSTM",
     "RNN",
     "TIME_LAYERS",
+    "Attention",
     "Layer",
     "TimeAffine",
     "TimeBiGRU",
     "TimeBiLSTM",
     "TimeBiRNN",
+    "TimeDropout",
     "TimeEmbedding",
     "TimeGRU",
     "TimeLSTM",

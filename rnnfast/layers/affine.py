@@ -1,8 +1,6 @@
 """Affine layers. N batch rows, T time steps, D input size, M output size."""
 
-import numpy as np
-
-from .._checks import as_floats
+from .._checks import as_floats, unshared
 from .._ops import Ops
 from .._types import Array, ArrayLike, Sizes
 from .base import Layer
@@ -43,8 +41,7 @@ class TimeAffine(Affine):
         W, b = self._checked_params()
         own = as_floats("x", x, W.dtype, ("N", "T", len(W)))
         out: Array = self._ops.affine_forward(own, W, b)
-        # a copy, where x is the caller's own array: backward needs it unchanged
-        self._keep(own.copy() if own is x or np.may_share_memory(own, x) else own)
+        self._keep(unshared(own, x))  # backward needs it unchanged
         return out
 
     def backward(self, dout: ArrayLike) -> Array:

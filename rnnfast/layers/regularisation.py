@@ -10,14 +10,28 @@ import numpy as np
 
 from .._checks import as_bool, as_fraction, as_generator, is_number
 from .._ops import Ops
-from .._random import Generator, draw_key, set_state_of, state_of
-from .._types import Array, ArrayLike, Arrays, Seed, Shape
+from .._random import Generator, draw_key, put_back_on_error
+from .._types import Array, ArrayLike, Arrays, DTypeLike, Seed, Shape
 from .cell import Drops, Forward, Recurrent, dropped
 
 Rates: TypeAlias = float | Sequence[float]
 """One for all states, or one for each."""
 Zoneouts: TypeAlias = tuple[Array | None, ...] | None
 """Masks of each state (N, T, H), or None of all."""
+
+
+def draw(
+    ops: Ops, rng: Generator, probability: float, value: float, shape: Shape, dtype: DTypeLike
+) -> Array:
+    """A mask: `value` with this probability, and else 0."""
+    mask = np.empty(shape, dtype)
+    ops.draw_mask(draw_key(rng), probability, value, mask)
+    return mask
+
+
+def draw_dropout(ops: Ops, rng: Generator, rate: float, shape: Shape, dtype: DTypeLike) -> Array:
+    """A mask of 0 with probability `rate`; what is kept makes up for it in the mean."""
+    return draw(ops, rng, 1 - rate, 1 / (1 - rate), shape, dtype)
 
 
 class Regularisation(TypedDict, total=False):
@@ -164,16 +178,12 @@ class Regularised(Recurrent):
         if not training:
             return self._kernel_forward(xs, weights, states, options | self._means(shape)), {}
         assert self._rng is not None
-        before = state_of(self._rng)
-        try:
+        with put_back_on_error(self._rng):
             masks, drops = self._draw(self._rng, weights, shape)
             options.update(masks)
             if drops:
                 weights = dropped(weights, drops)
             return self._kernel_forward(xs, weights, states, options), drops
-        except BaseException:
-            set_state_of(self._rng, before)
-            raise
 
     def _draw(
         self, rng: Generator, weights: Sequence[Array], shape: Shape
@@ -194,15 +204,10 @@ class Regularised(Recurrent):
 
     def _mask(self, rng: Generator, probability: float, value: float, shape: Shape) -> Array | None:
         """`value` with this probability, and else 0; None where it is 0."""
-        if not probability:
-            return None
-        drawn = np.empty(shape, self.dtype)
-        self._ops.draw_mask(draw_key(rng), probability, value, drawn)
-        return drawn
+        return draw(self._ops, rng, probability, value, shape, self.dtype) if probability else None
 
     def _dropout_mask(self, rng: Generator, rate: float, shape: Shape) -> Array | None:
-        """0 with this probability; what is kept makes up for it in the mean."""
-        return self._mask(rng, 1 - rate, 1 / (1 - rate), shape) if rate else None
+        return draw_dropout(self._ops, rng, rate, shape, self.dtype) if rate else None
 
     def _means(self, shape: Shape) -> dict[str, Any]:
         """What evaluation has in place of masks, as arguments of a kernel."""

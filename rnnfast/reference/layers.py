@@ -53,7 +53,19 @@ class TimeAffine(layers.TimeAffine):
     default_ops = ops
 
 
+class TimeDropout(layers.TimeDropout):
+    default_ops = ops
+
+
+class Attention(layers.Attention):
+    default_ops = ops
+
+
 class TimeAffineWithLoss(losses.TimeAffineWithLoss):
+    default_ops = ops
+
+
+class TimeSigmoidWithLoss(losses.TimeSigmoidWithLoss):
     default_ops = ops
 
 
@@ -65,16 +77,19 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Attention",
     "TimeAffine",
     "TimeAffineWithLoss",
     "TimeBiGRU",
     "TimeBiLSTM",
     "TimeBiRNN",
+    "TimeDropout",
     "TimeEmbedding",
     "TimeGRU",
     "TimeLSTM",
     "TimePerplexityLoss",
     "TimeRNN",
+    "TimeSigmoidWithLoss",
     "TimeSoftmax",
     "TimeSoftmaxWithLoss",
     "TimeSquaredLoss",

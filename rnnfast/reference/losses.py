@@ -1,4 +1,7 @@
-"""Softmax with cross entropy, of logits and of an affine layer. M rows, D inputs, V outputs."""
+"""Cross entropy of a softmax, of logits and of an affine layer, and of a sigmoid.
+
+Letters: M rows, D inputs, V outputs.
+"""
 
 from typing import Any
 
@@ -40,6 +43,20 @@ def softmax_loss_backward(probs: Array, targets: Ids, ignore_label: int, scale: 
     dlogits[rows, targets[rows]] -= 1
     dlogits *= scale
     return dlogits
+
+
+def sigmoid_loss_forward(logits: Array, sides: Array) -> tuple[float, Array]:
+    """Cross entropy of the sigmoid, in nats: log(1 + e^z), z = side x, summed, where the side is 1
+    for a target of 0, -1 for a target of 1, and 0 for one that is ignored, and so is the loss.
+
+    logits (M,) C-contiguous, sides (M,), int8 -> the sum as a float64, its gradient (M,): side
+    sigmoid(z), which is sigmoid(x) less the target
+    """
+    # how far a logit is on the wrong side: one that is ignored, as far as can be on the right
+    z = np.where(sides > 0, logits, np.where(sides < 0, -logits, -np.inf))
+    small = np.exp(-np.abs(z))  # overflows nowhere
+    losses = np.log1p(small) + np.maximum(z, 0)
+    return float(losses.sum(dtype=np.float64)), sides * (np.where(z > 0, 1, small) / (1 + small))
 
 
 def affine_loss_forward(

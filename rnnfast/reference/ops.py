@@ -8,11 +8,13 @@ module, which may be called any number of times with it.
 """
 
 from .affine import affine_backward, affine_forward
+from .attention import attention_backward, attention_forward
 from .embedding import distinct, embedding_backward, embedding_forward
 from .generation import draw, generate
 from .losses import (
     affine_loss_backward,
     affine_loss_forward,
+    sigmoid_loss_forward,
     softmax_loss_backward,
     softmax_loss_forward,
 )
@@ -42,6 +44,8 @@ __all__ = [
     "affine_forward",
     "affine_loss_backward",
     "affine_loss_forward",
+    "attention_backward",
+    "attention_forward",
     "bidirectional_backward",
     "bidirectional_forward",
     "bidirectional_states",
@@ -58,6 +62,7 @@ __all__ = [
     "rmsprop_step",
     "scale_array",
     "sgd_step",
+    "sigmoid_loss_forward",
     "softmax_loss_backward",
     "softmax_loss_forward",
     "sum_of_squares",

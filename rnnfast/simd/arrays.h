@@ -267,6 +267,56 @@ static double FN(exp_shifted)(ptrdiff_t n, double shift, void *numbers)
     return total;
 }
 
+/* dx = p (dp - sum of dp p), the gradient of what p is the softmax of; in the memory of dp */
+static void FN(softmax_gradient)(ptrdiff_t n, const void *probs, void *gradients)
+{
+    const real *restrict p = probs;
+    real *restrict dp = gradients;
+    double part[FN(PARTS)] = {0}, total = 0;
+    ptrdiff_t j = 0;
+    for (; j + FN(PARTS) <= n; j += FN(PARTS))
+        for (int q = 0; q < FN(PARTS); q++)
+            part[q] += (double)p[j + q] * (double)dp[j + q];
+    for (int q = 0; q < FN(PARTS); q++)
+        total += part[q];
+    for (; j < n; j++)
+        total += (double)p[j] * (double)dp[j];
+    const real mean = (real)total;
+    for (j = 0; j < n; j++)
+        dp[j] = p[j] * (dp[j] - mean);
+}
+
+/* The sum of log(1 + e^z) of z = side x, which is how far x is on the wrong side, and its gradient.
+ * For a side of 0, neither 1 nor -1, both are 0: z is as small as can be. In powers of -|z|, of which
+ * none overflows; sides are taken apart from the rest, of which the compiler makes vectors. */
+static double FN(sigmoid_loss)(ptrdiff_t n, const void *logits, const signed char *sides,
+                               void *gradients)
+{
+    enum { BLOCK = 64 };
+    const real *restrict x = logits;
+    real *restrict dx = gradients;
+    double part[FN(PARTS)] = {0}, total = 0;
+    for (; n > 0; n -= BLOCK, x += BLOCK, dx += BLOCK, sides += BLOCK) {
+        const ptrdiff_t count = n < BLOCK ? n : BLOCK;
+        real side[BLOCK], loss[BLOCK] = {0};
+        for (ptrdiff_t j = 0; j < count; j++)
+            side[j] = sides[j];
+        for (ptrdiff_t j = 0; j < count; j++) {
+            const real product = side[j] * x[j];
+            const real z = side[j] == 0 ? -(real)INFINITY : product;
+            const real e = FN(exp)(z > 0 ? -z : z), above = z > 0 ? z : 0, high = z > 0 ? 1 : e;
+            dx[j] = side[j] * (high / (1 + e));
+            loss[j] = FN(small_log1p)(e) + above;
+        }
+        for (int j = 0; j < BLOCK; j += FN(PARTS))
+            for (int q = 0; q < FN(PARTS); q++)
+                part[q] += loss[j + q];
+    }
+    for (int q = 0; q < FN(PARTS); q++)
+        total += part[q];
+    return total;
+}
+
 /* For the softmax of rows that stand in panels: L running maxima of each row, top (rows, L), and
  * once their largest is known, panel = e^(panel - largest) and L running sums, sum (rows, L). */
 static void FN(panel_top)(ptrdiff_t rows, ptrdiff_t n, const void *logits, void *tops)

@@ -111,6 +111,8 @@ typedef struct {
                                  const simd_gates *das))                                          \
     F(double, largest, (ptrdiff_t n, const void *x))                                              \
     F(double, exp_shifted, (ptrdiff_t n, double shift, void *x))                                  \
+    F(void, softmax_gradient, (ptrdiff_t n, const void *p, void *dp))                             \
+    F(double, sigmoid_loss, (ptrdiff_t n, const void *x, const signed char *sides, void *dx))     \
     F(void, panel_top, (ptrdiff_t rows, ptrdiff_t n, const void *panel, void *top))               \
     F(void, panel_exp, (ptrdiff_t rows, ptrdiff_t n, void *panel, const void *largest,            \
                         double *sum))                                                             \
