@@ -307,7 +307,8 @@ class Trainer:
     def restore(self, arrays: Mapping[str, Array], position: Mapping[str, Any]) -> None:
         """Take the place of the trainer whose `state` this is; everything is copied.
 
-        Raises InputError, or KeyError for what is missing; nothing has changed then.
+        Raises InputError, KeyError for what is missing, or ValueError where the layers' generators
+        are of another kind; nothing has changed then.
         """
         number = checkpoint.number
         epoch, block, step = (
