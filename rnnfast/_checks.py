@@ -122,6 +122,7 @@ def as_ids(
     ignore_label: int | None = None,
     used: Array | None = None,
     what: str = "token ids",
+    hint: str = "check the vocabulary the ids come from",
 ) -> Ids:
     """A C-contiguous int64 copy of token ids, each in 0..vocab_size-1 or `ignore_label`.
 
@@ -139,10 +140,6 @@ def as_ids(
     besides = "" if ignore_label is None else f" or the ignored label {ignore_label}"
     label = () if ignore_label is None else (ignore_label,)
     expected = f"{what} in 0..{vocab_size - 1}{besides}"
-    if what == "token ids":
-        hint = "check the vocabulary the ids come from"
-    else:
-        hint = f"there are {vocab_size} of them"
     _check_between(name, ids, vocab_size - 1, expected, hint, label)
     return np.array(ids, np.int64, order="C")
 

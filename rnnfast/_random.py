@@ -1,7 +1,5 @@
 """What random generators are asked for, of either kind that NumPy has."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,15 +22,20 @@ def set_state_of(rng: Generator, state: Any) -> None:
         rng.bit_generator.state = state
 
 
-@contextmanager
-def put_back_on_error(rng: Generator) -> Iterator[None]:
-    """Within it, an error leaves the generator as it was before."""
-    before = state_of(rng)
-    try:
-        yield
-    except BaseException:
-        set_state_of(rng, before)
-        raise
+class PutBackOnError:
+    """Within it, an error leaves the generators as they were before. (A class, since small layers
+    would notice the time of a `contextmanager`.)"""
+
+    def __init__(self, *generators: Generator) -> None:
+        self._before = [(rng, state_of(rng)) for rng in generators]
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            for rng, state in self._before:
+                set_state_of(rng, state)
 
 
 def draw_key(rng: Generator) -> int:

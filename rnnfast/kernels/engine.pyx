@@ -112,8 +112,8 @@ cdef int check_shapes(bint fit) except -1:
 # ---------------------------------------------------------------- arrays
 
 cdef View view_of(object array, bint writable=False) except *:
-    """An array of up to three axes, or a contiguous one. A third of the time of a memoryview, for calls
-    that take microseconds; who calls keeps the array."""
+    """An array of up to three axes, or a contiguous one. Faster than a memoryview, for calls that take
+    microseconds; who calls keeps the array."""
     cdef Py_buffer buffer
     cdef View view
     cdef Py_ssize_t k

@@ -95,7 +95,8 @@ cdef class Cache(Workspace):
         cdef const Sizes* s = &self.sizes
         cdef View d = view_of(dhs), Wx = view_of(weights[0]), Wh = view_of(weights[1])
         cdef View dWx = view_of(grads[0], True), dWh = view_of(grads[1], True)
-        cdef View db = view_of(grads[2], True), dbh = view_of(grads[len(grads) - 1], True)
+        cdef View db = view_of(grads[2], True)
+        cdef View dbh = view_of(grads[len(grads) - 1], True)  # without a bh it is db
         cdef object of_forward = (
             (s.N, s.T_all, s.D, s.H, s.groups * s.columns.used, s.simd.number)
             if self.ready and s.cell == cell_number(cell.name) else None)
@@ -424,7 +425,7 @@ cdef int _prepare(
     """Sizes and memory of a forward call."""
     cdef Sizes* s = &own.sizes
     cdef Memory* mem = &own.mem
-    cdef View x, Wx, Wh, b, bh, out
+    cdef View x, Wx, Wh, b, bh
     cdef Py_ssize_t k
     own.begin()
     xs = _rows(xs)
@@ -669,8 +670,7 @@ cdef int _prepare_backward(
     cdef void* rests = own.rests.zeroed(rest_x + rest_h + rest_das, number)
     _sums(s, s.D, own.dWx, own.db, sums, rests if rest_x else NULL, mem.dWx, mem.db)
     sums, rests = moved(s.simd, sums, of_x), moved(s.simd, rests, rest_x)
-    _sums(s, s.H, own.dWh, own.dbh, sums,
-          rests if rest_h else NULL, mem.dWh, mem.dbh)
+    _sums(s, s.H, own.dWh, own.dbh, sums, rests if rest_h else NULL, mem.dWh, mem.dbh)
     if s.indexed:
         mem.das_sum = _panels(own.scratch.das_sum, s, panels, s.U)
         mem.das_rest = moved(s.simd, rests, rest_h) if rest_das else NULL
@@ -684,6 +684,7 @@ cdef int _prepare_backward(
     mem.zoned = states_from(s, &mem.dstates, s.S * s.N, 0)
     mem.reached = states_from(s, &mem.dstates, 2 * s.S * s.N, 0)
     _copy_in(s, &mem.dstates, dlast)
+    return 0
 
 
 cdef void _sums(

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from .. import cells
-from .._types import Array, Arrays, Shape, Sizes
+from .._types import Array, Arrays, Sizes
 from .base import hands_on
 from .cell import Activation, Backward, Forward, Rows, gru_cell, rnn_cell, weights_of
 from .recurrent import Options, TimeRecurrent
@@ -37,9 +37,6 @@ class TimeBidirectional(TimeRecurrent):
         first = super()._shapes()
         Wx, Wh = self.params[:2]
         return *first, Wx.shape, Wh.shape, *first[2:]  # both have the same input and H
-
-    def _kernel_shape(self, rows: int) -> Shape:
-        return 2, *super()._kernel_shape(rows)
 
     def _parts(self, states: Array) -> Array:
         return states.swapaxes(0, 1)

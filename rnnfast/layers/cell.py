@@ -11,7 +11,7 @@ import numpy as np
 from .. import cells
 from .._checks import as_bool, as_floats
 from .._ops import Ops
-from .._types import Array, ArrayLike, Arrays, Shape, Sizes
+from .._types import Array, ArrayLike, Arrays, Sizes
 from .base import Layer
 
 Rows = TypeVar("Rows", int, str)
@@ -100,10 +100,6 @@ class Recurrent(Layer):
         columns = self.cell.G * self.params[1].shape[0] if self.params[1].ndim else "G*H"
         shapes: dict[str, Sizes] = {"Wx": ("D", columns), "Wh": ("H", columns)}
         return tuple(shapes.get(name, (columns,)) for name in self.cell.weights)
-
-    def _kernel_shape(self, rows: int) -> Shape:
-        """Shape of all states together, as kernels have them."""
-        return self.cell.S, rows, self.hidden_size
 
     def _parts(self, states: Array) -> Array:
         """A view of what kernels have, whose first axis is that of the states: h, then c."""

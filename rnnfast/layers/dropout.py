@@ -4,7 +4,7 @@ from typing import Any
 
 from .._checks import as_array, as_bool, as_floats, as_fraction, as_generator, as_own_floats
 from .._ops import Ops
-from .._random import Generator, put_back_on_error
+from .._random import Generator, PutBackOnError
 from .._types import Array, ArrayLike, Seed
 from .base import Layer
 from .regularisation import draw_dropout
@@ -103,7 +103,7 @@ class TimeDropout(Layer):
         mask = None
         if self.training and rate:
             shape = (len(xs), 1, *xs.shape[2:]) if self._locked else xs.shape
-            with put_back_on_error(self._rng):
+            with PutBackOnError(self._rng):
                 mask = draw_dropout(self._ops, self._rng, rate, shape, xs.dtype)
                 xs = xs * mask
         self._keep((xs.shape, xs.dtype, mask))

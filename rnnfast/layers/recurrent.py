@@ -267,7 +267,10 @@ class TimeRecurrent(Regularised):
             lengths = options["lengths"] = as_lengths("lengths", lengths, *shape)
         if index is not None:
             used = None if lengths is None else np.arange(shape[1]) < lengths[:, None]
-            options["index"] = as_ids("index", index, len(xs), shape, used=used, what="rows of xs")
+            hint = f"there are {len(xs)} of them"
+            options["index"] = as_ids(
+                "index", index, len(xs), shape, used=used, what="rows of xs", hint=hint
+            )
         if reset is not None:
             options["reset"] = as_bools("reset", reset, shape, "a flag for every step of every row")
         return xs, shape, options

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._checks import as_bool, as_fraction, as_generator, is_number
 from .._ops import Ops
-from .._random import Generator, draw_key, put_back_on_error
+from .._random import Generator, PutBackOnError, draw_key
 from .._types import Array, ArrayLike, Arrays, DTypeLike, Seed, Shape
 from .cell import Drops, Forward, Recurrent, dropped
 
@@ -178,7 +178,7 @@ class Regularised(Recurrent):
         if not training:
             return self._kernel_forward(xs, weights, states, options | self._means(shape)), {}
         assert self._rng is not None
-        with put_back_on_error(self._rng):
+        with PutBackOnError(self._rng):
             masks, drops = self._draw(self._rng, weights, shape)
             options.update(masks)
             if drops:

@@ -340,9 +340,6 @@ class TimeStack(TimeRecurrent):
         ]
         return masks | {"between": between}, drops
 
-    def _kernel_shape(self, rows: int) -> Shape:
-        return len(self._recurrent_places), self.cell.S, rows, self.hidden_size
-
     def _parts(self, states: Array) -> Array:
         return states.swapaxes(0, 1)
 

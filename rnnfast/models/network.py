@@ -11,7 +11,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 
 from .._ops import HasOps, Ops
-from .._random import Generator, set_state_of, state_of
+from .._random import Generator, PutBackOnError, set_state_of, state_of
 from .._types import Array, ArrayLike
 from ..archive import require_like, require_names
 from ..layers.base import Layer, same
@@ -563,17 +563,12 @@ class Network:
         everyone = [*self.layers, self.loss_layer]
         carried = self.get_state()
         kept = [getattr(layer, "_kept", None) for layer in everyone]
-        drawn = [
-            (rng, state_of(rng))
-            for layer in everyone
-            if isinstance(rng := getattr(layer, "rng", None), Generator)
-        ]
+        generators = [getattr(layer, "rng", None) for layer in everyone]
         try:
-            yield
+            with PutBackOnError(*(rng for rng in generators if isinstance(rng, Generator))):
+                yield
         except BaseException:
             self.set_state(carried)
-            for rng, state in drawn:
-                set_state_of(rng, state)
             for layer, before in zip(everyone, kept, strict=True):
                 if before is not getattr(layer, "_kept", None):
                     layer._kept = None
