@@ -2,6 +2,10 @@
 
 import tracemalloc
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from importlib import import_module
+from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +31,7 @@ from rnnfast.layers.cell import CELL_OPTIONS
 from rnnfast.layers.recurrent import TimeRecurrent
 from rnnfast.models import Network
 
-from . import problems
+from . import problems, programs
 
 BIDIRECTIONAL: dict[Any, Any] = {TimeRNN: TimeBiRNN, TimeLSTM: TimeBiLSTM, TimeGRU: TimeBiGRU}
 
@@ -155,6 +159,45 @@ class Training:
 
     def peak(self) -> int:
         return peak(self.run)
+
+
+class Program:
+    """Epochs of a program of the textbook's chapters, the next one in every `run`."""
+
+    program: Any
+
+    def __init__(self, threads: int, *, name: str, **options: Any) -> None:
+        rnnfast.set_num_threads(threads)
+        np.random.seed(0)
+        self.program = getattr(programs, name)(self.common(), **options)
+
+    def common(self) -> Any:
+        """What such a program imports."""
+        modules = (import_module(f"rnnfast.textbook.{name}") for name in programs.IMPORTED)
+        names = {name: thing for module in modules for name, thing in vars(module).items()}
+        return SimpleNamespace(**names)
+
+    def run(self) -> list[float]:
+        return self.epoch(20)
+
+    def epoch(self, interval: int) -> list[float]:
+        """One, which notes a loss every so many steps."""
+        with redirect_stdout(StringIO()):
+            losses: list[float] = self.program.epoch(interval)
+        return losses
+
+    def results(self) -> list[Array]:
+        """The losses of all steps of an epoch, and what its evaluation says."""
+        return [np.array(self.epoch(1), "f")]
+
+
+class ProgramWithAttention(Program):
+    """The same, whose own attention is that of this package."""
+
+    def common(self) -> Any:
+        names = super().common()
+        names.TimeAttention = rnnfast.Attention
+        return names
 
 
 class Generation:

@@ -13,6 +13,7 @@ from ..cells import CELLS
 from ..models import LANGUAGE_MODELS, Network
 
 LEARNING_RATE = 0.1
+ADDITION_VOCABULARY, DATES_VOCABULARY = 13, 59
 
 
 def layer(
@@ -88,6 +89,28 @@ def token_ids(V: int, shape: Sequence[int]) -> Ids:
 def blocks(N: int, T: int, V: int) -> list[tuple[Ids, Ids]]:
     """Ten pairs of ids and targets, (N, T)."""
     return [(ids[:, :-1].copy(), ids[:, 1:].copy()) for ids in token_ids(V, (10, N, T + 1))]
+
+
+def addition(count: int) -> tuple[Ids, Ids]:
+    """Questions (count, 7) such as "314+15 " backwards, and their answers (count, 5), "_329 ", as
+    ids of characters."""
+    numbers = np.random.default_rng(0).integers(0, 1000, (count, 2))
+    characters = "0123456789+_ "
+    assert len(characters) == ADDITION_VOCABULARY
+    texts = [(f"{a}+{b}".ljust(7)[::-1], f"_{a + b}".ljust(5)) for a, b in numbers]
+    questions, answers = (
+        np.array([[*map(characters.index, text)] for text in column])
+        for column in zip(*texts, strict=True)
+    )
+    return questions, answers
+
+
+def dates(count: int) -> tuple[Ids, Ids]:
+    """Ids of the shape that dates in words, and in figures, have: (count, 29) and (count, 11)."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, DATES_VOCABULARY, (count, 29)), rng.integers(
+        0, DATES_VOCABULARY, (count, 11)
+    )
 
 
 def language_model(cell: str, V: int, D: int, H: int, **options: Any) -> Network:

@@ -59,6 +59,18 @@ GENERATION: list[tuple[dict[str, Any], dict[str, float]]] = [  # sizes, targets
     ),
     ({"cell": "gru", "V": 65, "D": 64, "H": 128, "length": 500}, {}),
 ]
+PROGRAMS: list[tuple[str, str, str, dict[str, Any], float | None]] = [
+    # what it is, task of ours, program, steps of an epoch and questions or blocks, target
+    ("5, its own loop", "Program", "simple", {"steps": 19, "own_loop": True}, 2.0),
+    ("7, Seq2seq", "Program", "addition", {"steps": 9, "evaluated": 128, "peeky": False}, 3.0),
+    ("5, RnnlmTrainer", "Program", "simple", {"steps": 19, "own_loop": False}, 2.0),
+    ("7, PeekySeq2seq", "Program", "addition", {"steps": 9, "evaluated": 128, "peeky": True}, 3.0),
+    ("6, Rnnlm", "Program", "rnnlm", {"steps": 6, "evaluated": 1}, 2.5),
+    ("6, BetterRnnlm", "Program", "better", {"steps": 3, "evaluated": 1}, 2.5),
+    ("8, training alone", "Program", "dates", {"steps": 3}, 2.0),
+    ("8, with evaluation", "Program", "dates", {"steps": 3, "evaluated": 43}, None),
+    ("8, training alone, rnnfast.Attention", "ProgramWithAttention", "dates", {"steps": 3}, 2.0),
+]
 FEW_ROWS = [1, 2, 5, 16]
 STEPS: list[tuple[str, dict[str, Any]]] = [  # task, sizes but the number of rows
     ("Affine", {"D": 128, "M": 65, "tied": False}),
