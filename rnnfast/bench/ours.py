@@ -136,9 +136,11 @@ class Training:
     blocks: list[tuple[Ids, Ids]]
     steps: int
 
-    def __init__(self, threads: int, *, cell: str, N: int, T: int, V: int, D: int, H: int) -> None:
+    def __init__(
+        self, threads: int, *, cell: str, N: int, T: int, V: int, D: int, H: int, layers: int = 1
+    ) -> None:
         rnnfast.set_num_threads(threads)
-        self.model = problems.language_model(cell, V, D, H, ops=self.ops)
+        self.model = problems.language_model(cell, V, D, H, num_layers=layers, ops=self.ops)
         self.optimizer = rnnfast.SGD(problems.LEARNING_RATE)
         self.blocks, self.steps = problems.blocks(N, T, V), 0
 
@@ -256,6 +258,50 @@ class Affine:
 
     def results(self) -> list[Array]:
         return [self.run()]
+
+
+class Dropout:
+    """Dropout of half of the numbers, forward and backward. Everybody draws masks of their own."""
+
+    xs: Array
+    dout: Array
+    layer: Any
+
+    def __init__(self, threads: int, *, shape: Sequence[int]) -> None:
+        rnnfast.set_num_threads(threads)
+        self.xs, self.dout = problems.dropout(shape)
+        self.layer = rnnfast.TimeDropout(0.5, rng=0)
+
+    def run(self) -> list[Array]:
+        return [self.layer.forward(self.xs), self.layer.backward(self.dout)]
+
+    def results(self) -> list[Array]:
+        """The tenths that are kept, what they are multiplied by, forward and backward, and what
+        the gradient of the others is: of each the least and the most."""
+        out, dxs = self.run()
+        kept = out != 0
+        found = (out[kept] / self.xs[kept], dxs[kept] / self.dout[kept], dxs[~kept])
+        tenths = round(10 * float(kept.mean()))
+        return [np.array([tenths]), np.array([[x.min(), x.max()] for x in found], "f")]
+
+
+class Attention:
+    """Attention of all steps of a decoder, forward and backward."""
+
+    arrays: tuple[Array, Array, Array]
+    layer: Any
+
+    def __init__(self, threads: int, *, N: int, S: int, T: int, H: int) -> None:
+        rnnfast.set_num_threads(threads)
+        self.arrays = problems.attention(N, S, T, H)
+        self.layer = rnnfast.Attention()
+
+    def run(self) -> list[Array]:
+        enc, dec, dout = self.arrays
+        return [self.layer.forward(enc, dec), *self.layer.backward(dout)]
+
+    def results(self) -> list[Array]:
+        return self.run()
 
 
 class Step:

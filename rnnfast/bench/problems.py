@@ -73,6 +73,18 @@ def affine(N: int, D: int, M: int, tied: bool) -> tuple[Array, Array, Array]:
     return x, W.T if tied else W, b
 
 
+def dropout(shape: Sequence[int]) -> Array:
+    """Input, and gradient of the output, both of the shape."""
+    return np.random.default_rng(0).standard_normal((2, *shape)).astype("f")
+
+
+def attention(N: int, S: int, T: int, H: int) -> tuple[Array, Array, Array]:
+    """States of the encoder (N, S, H) and of the decoder (N, T, H), gradient of the contexts."""
+    rng = np.random.default_rng(0)
+    enc, dec, dout = (rng.standard_normal((N, K, H)) for K in (S, T, T))
+    return enc.astype("f"), (dec / H**0.5).astype("f"), dout.astype("f")
+
+
 def step(cell: str, N: int, D: int, H: int) -> tuple[Array, list[Array], Array]:
     """Input (N, D), weights, and the states before the step (S, N, H)."""
     xs, weights, _ = layer(cell, "float32", (N, 1, D, H))

@@ -16,7 +16,7 @@ import numpy as np
 
 from .._types import Array, Ids
 from ..reference.ops import draw
-from . import ours, problems, textbook_loops
+from . import ours, problems, programs, textbook_loops
 
 
 def sigmoid(x: Array) -> Array:
@@ -374,6 +374,18 @@ class Affine(ours.Affine):
     def run(self) -> Array:
         out: Array = self.layer.forward(self.x)
         return out
+
+
+class Dropout(ours.Dropout):
+    def __init__(self, threads: int, **sizes: Any) -> None:
+        super().__init__(threads, **sizes)
+        self.layer = TimeDropout()
+
+
+class Attention(ours.Attention):
+    def __init__(self, threads: int, **sizes: int) -> None:
+        super().__init__(threads, **sizes)
+        self.layer = programs.TimeAttention(SimpleNamespace(Softmax=Softmax))
 
 
 class Step(ours.Step):

@@ -51,6 +51,13 @@ LANGUAGE_MODELS: list[Case] = [  # cell, N, T, V, D, H
     ("lstm", 64, 50, 65, 64, 512),
     ("lstm", 20, 35, 10000, 650, 650),
 ]
+DEEP_MODELS: list[tuple[Case, int]] = [  # and layers
+    (("lstm", 50, 50, 65, 128, 128), 3),
+    (("rnn", 20, 35, 1000, 200, 200), 2),
+    (("lstm", 20, 35, 10000, 650, 650), 2),
+]
+DROPOUTS = [(10, 5, 100), (20, 35, 650), (128, 29, 256)]  # N, T, D
+ATTENTIONS = [(20, 7, 5, 128), (128, 29, 10, 256), (64, 50, 50, 128)]  # N, S, T, H
 GENERATION: list[tuple[dict[str, Any], dict[str, float]]] = [  # sizes, targets
     ({"cell": "lstm", "V": 65, "D": 64, "H": 128, "length": 500}, {"torch": 20.0}),
     (
@@ -115,9 +122,10 @@ def layer(
     return Entry(name, "Layer", options, threads, environment or {})
 
 
-def training(name: str, case: Case, *, threads: int = 1) -> Entry:
-    """Entry of a training step; `case` is one like those of LANGUAGE_MODELS."""
-    options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True))
+def training(name: str, case: Case, *, threads: int = 1, **more: int) -> Entry:
+    """Entry of a training step; `case` is one like those of LANGUAGE_MODELS, and `more` the number
+    of layers."""
+    options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True)) | more
     return Entry(name, "Training", options, threads)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ..duel import Entry, Refused
 from . import cases
-from .cases import comma, training
+from .cases import comma, named, training
 from .rows import MB, Bench, Peer, Row, table
 
 
@@ -19,6 +19,21 @@ def _training(bench: Bench) -> Iterator[Row]:
             names = ("rnnfast", "torch", "textbook", "numpy")
             ours, *peers = (training(name, case, threads=n) for name in names)
             yield from bench.rows(f"{case[0]} {comma(case[1:])}", ours, [*map(Peer, peers)])
+
+
+@table(
+    "deep",
+    "Training step of a language model cell N,T,V,D,H of several layers: forward, backward, SGD, "
+    "float32",
+)
+def _deep(bench: Bench) -> Iterator[Row]:
+    for n in bench.threads:
+        for case, layers in bench.few(cases.DEEP_MODELS, 1):
+            ours, torch = (
+                training(name, case, threads=n, layers=layers) for name in ("rnnfast", "torch")
+            )
+            what = f"{named(case[0], case[1:])}, {layers} layers"
+            yield from bench.rows(what, ours, [Peer(torch, 1.0)])
 
 
 @table(
