@@ -52,12 +52,43 @@ def adam(W, grads, lr=0.1, beta1=0.7, beta2=0.95):
     return W
 
 
+def adamw(W, grads, lr=0.1, weight_decay=0.3):
+    """Those of two axes decay."""
+    m = v = 0
+    for t, dW in enumerate(grads, start=1):
+        if W.ndim > 1:
+            W = W - lr * weight_decay * W
+        m = 0.7 * m + (1 - 0.7) * dW
+        v = 0.95 * v + (1 - 0.95) * dW**2
+        m_hat, v_hat = m / (1 - 0.7**t), v / (1 - 0.95**t)
+        W = W - lr * m_hat / (v_hat**0.5 + 1e-7 / (1 - 0.95**t) ** 0.5)
+    return W
+
+
+def sgd_with_decay(W, grads, lr=0.1, weight_decay=0.3):
+    """As of a penalty on the sum of squares."""
+    for dW in grads:
+        W = W - lr * (dW + weight_decay * W * (W.ndim > 1))
+    return W
+
+
+def momentum_with_decay(W, grads, lr=0.1, momentum=0.8, weight_decay=0.3):
+    v = 0
+    for dW in grads:
+        v = momentum * v - lr * dW
+        W = W - lr * weight_decay * W * (W.ndim > 1) + v
+    return W
+
+
 CASES = [
     (lambda: rnnfast.SGD(0.1), sgd),
     (lambda: rnnfast.Momentum(0.1, 0.8), momentum),
     (lambda: rnnfast.AdaGrad(0.1), adagrad),
     (lambda: rnnfast.RMSprop(0.1, 0.9), rmsprop),
     (lambda: rnnfast.Adam(0.1, 0.7, 0.95), adam),
+    (lambda: rnnfast.AdamW(0.1, 0.7, 0.95, 0.3), adamw),
+    (lambda: rnnfast.SGD(0.1, weight_decay=0.3), sgd_with_decay),
+    (lambda: rnnfast.Momentum(0.1, 0.8, weight_decay=0.3), momentum_with_decay),
 ]
 cases = pytest.mark.parametrize(("make", "formula"), CASES, ids=[f.__name__ for _, f in CASES])
 DEFAULTS = {
@@ -66,6 +97,7 @@ DEFAULTS = {
     "AdaGrad": {"lr": 0.01},
     "RMSprop": {"lr": 0.01, "decay_rate": 0.99},
     "Adam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999},
+    "AdamW": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.01},
 }
 
 
