@@ -170,10 +170,8 @@ def _results(
     ]
     rows = np.arange(0, V, 2)
     for name, n_slots, numbers in steps:
-        params, grads, *kept = (
-            [np.abs(normal(V, H)) for _ in range(2)] for _ in range(n_slots + 2)
-        )
-        state = [tuple(slots[k] for slots in kept) for k in range(2)]
+        params, grads = ([normal(V, H), normal(V, H)] for _ in range(2))
+        state = [tuple(np.abs(normal(V, H)) for _ in range(n_slots)) for _ in params]
         getattr(ops, name)(params, grads, state, [None, rows], 0.99, *numbers)
         results[name] = [*params, *(slot for slots in state for slot in slots)]
     for name in ("scale_arrays", "clip_arrays"):

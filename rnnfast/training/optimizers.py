@@ -333,7 +333,7 @@ def _for_all(
 def _one_by_one(
     name: str, ops: Ops, lists: Sequence[Sequence[Any]], numbers: Sequence[float]
 ) -> list[Any]:
-    """What a function of `ops` returns for each of the arrays, in NumPy where it does not take it."""
+    """What a function of `ops` returns for each array, that in NumPy where it does not take it."""
     results = []
     for own in zip(*lists, strict=True):
         arguments = [[item] for item in own]
