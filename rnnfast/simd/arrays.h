@@ -4,7 +4,7 @@
  * same for every call; the parts are doubles where many numbers are added.
  */
 
-enum { FN(PARTS) = 16 };
+enum { FN(PARTS) = SIMD_PARTS };
 
 typedef LANE_NUMBER FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
 
@@ -356,19 +356,34 @@ static void FN(panel_exp)(ptrdiff_t rows, ptrdiff_t n, void *logits, const void 
     }
 }
 
-static double FN(sum_of_squares)(ptrdiff_t n, const void *numbers)
+/* What is not a number stays so. */
+static void FN(clip)(ptrdiff_t n, double limit, void *numbers)
+{
+    const real most = (real)limit;
+    real *restrict x = numbers;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const real low = x[j] < -most ? -most : x[j];
+        x[j] = low > most ? most : low;
+    }
+}
+
+/* sums[(at + j) mod PARTS] += x_j^2, so that numbers that are 0 may be left out of a sum. */
+static void FN(add_squares)(ptrdiff_t n, ptrdiff_t at, const void *numbers, double *restrict sums)
 {
     const real *restrict x = numbers;
-    double part[FN(PARTS)] = {0}, total = 0;
+    double part[FN(PARTS)];
     ptrdiff_t j = 0;
+    for (; j < n && (at + j) % FN(PARTS); j++)
+        sums[(at + j) % FN(PARTS)] += (double)x[j] * (double)x[j];
+    for (int q = 0; q < FN(PARTS); q++)
+        part[q] = sums[q];
     for (; j + FN(PARTS) <= n; j += FN(PARTS))
         for (int q = 0; q < FN(PARTS); q++)
             part[q] += (double)x[j + q] * (double)x[j + q];
     for (int q = 0; q < FN(PARTS); q++)
-        total += part[q];
-    for (; j < n; j++)
-        total += (double)x[j] * (double)x[j];
-    return total;
+        sums[q] = part[q];
+    for (int q = 0; j < n; j++, q++)
+        sums[q] += (double)x[j] * (double)x[j];
 }
 
 /* The optimizers: the formulas are those of rnnfast/training/optimizers.py, one number at a time.
@@ -390,6 +405,18 @@ static void FN(momentum)(ptrdiff_t n, double lr, double momentum, void *params,
     for (ptrdiff_t j = 0; j < n; j++) {
         v[j] = kept * v[j] - step * dW[j];
         W[j] += v[j];
+    }
+}
+
+static void FN(nesterov)(ptrdiff_t n, double lr, double momentum, void *params,
+                         const void *grads, void *slot)
+{
+    const real step = (real)lr, kept = (real)momentum, *restrict dW = grads;
+    const real of_v = (real)(momentum * momentum), of_dW = (real)((1 + momentum) * lr);
+    real *restrict W = params, *restrict v = slot;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        v[j] = kept * v[j] - step * dW[j];
+        W[j] += of_v * v[j] - of_dW * dW[j];
     }
 }
 

@@ -1,6 +1,6 @@
 """Training: optimizers, the trainer, and runs, which are folders."""
 
-from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop, clip_grads
+from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, RMSprop, clip_grads, clip_values
 from .runs import Run, Settings
 from .trainer import Trainer, evaluate
 
@@ -8,11 +8,13 @@ __all__ = [
     "SGD",
     "AdaGrad",
     "Adam",
+    "AdamW",
     "Momentum",
     "RMSprop",
     "Run",
     "Settings",
     "Trainer",
     "clip_grads",
+    "clip_values",
     "evaluate",
 ]

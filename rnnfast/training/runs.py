@@ -26,7 +26,7 @@ from ..text.lanes import TEST_PART, VALID_PART, split_by_position
 from ..text.sampling import generate
 from ..text.vocabulary import END_OF_LINE, LEVELS, UNKNOWN, Vocabulary
 from . import checkpoint
-from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop
+from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, RMSprop
 from .trainer import OnEpoch, OnStep, Record, Stop, Trainer
 
 OPTIMIZERS: dict[str, Any] = {
@@ -35,8 +35,16 @@ OPTIMIZERS: dict[str, Any] = {
     "adagrad": AdaGrad,
     "rmsprop": RMSprop,
     "adam": Adam,
+    "adamw": AdamW,
 }
-LEARNING_RATES = {"sgd": 1.0, "momentum": 0.1, "adagrad": 0.05, "rmsprop": 0.003, "adam": 0.003}
+LEARNING_RATES = {
+    "sgd": 1.0,
+    "momentum": 0.1,
+    "adagrad": 0.05,
+    "rmsprop": 0.003,
+    "adam": 0.003,
+    "adamw": 0.003,
+}
 MAX_WORDS = 10_000
 CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
 
