@@ -131,12 +131,14 @@ def test_tables_of_every_kind_run(monkeypatch):
     monkeypatch.setattr(cases, "REGULARISED", [("lstm", SHAPE)])
     monkeypatch.setattr(cases, "MANY_ROWS", 1)
     monkeypatch.setattr(cases, "MEMORY_VOCABULARIES", (5, 7))
+    monkeypatch.setattr(cases, "TABLE_ROWS", (20, 7))
+    monkeypatch.setattr(cases, "STEP_WITH_TABLE", {"N": 2, "T": 3, "V": 5, "D": 4, "H": 3})
     monkeypatch.setattr(cases, "DEEP_MODELS", [(("rnn", 2, 3, 11, 4, 5), 2)])
     monkeypatch.setattr(cases, "PROGRAMS", [("x", "Program", *PROGRAMS[0], None)])
     for name in (
         *("lstm-forward", "training", "gemm", "memory", "busy", "gru", "gru-textbook", "relu"),
         *("rnn-inference", "lengths", "bidirectional", "stacks", "regularisation", "few-rows"),
-        *("deep", "textbook"),
+        *("deep", "textbook", "wide-table"),
     ):
         rows = [row for _, row in measure([name], quick=True)]
         assert rows, name
@@ -201,6 +203,7 @@ def test_avx2_limits_both_contestants(monkeypatch):
         ("float64", 7, {1.0: 7}, {"PyTorch": 1.5}),
         ("avx2", 7, {}, {"PyTorch": 1.3}),
         ("training", 15, {}, {"PyTorch": 2.5, "textbook NumPy": 6.0, "NumPy": None}),
+        ("wide-table", 1, {1 / 1.15: 1}, {}),
         ("deep", 3, {1.0: 3}, {"PyTorch": None}),
         ("generation", 5, {20.0: 1, 1.5: 2}, {}),
         ("textbook", 9, {2.0: 4, 2.5: 2, 3.0: 2}, {"textbook NumPy": None}),

@@ -30,6 +30,7 @@ from rnnfast.layers import (
 from rnnfast.layers.cell import CELL_OPTIONS
 from rnnfast.layers.recurrent import TimeRecurrent
 from rnnfast.models import Network
+from rnnfast.training.steps import take_step
 
 from . import problems, programs
 
@@ -161,6 +162,23 @@ class Training:
 
     def peak(self) -> int:
         return peak(self.run)
+
+
+class WideTable(Training):
+    """Steps of a model whose embedding has more rows than it has outputs."""
+
+    def __init__(self, threads: int, *, rows: int, N: int, T: int, V: int, D: int, H: int) -> None:
+        rnnfast.set_num_threads(threads)
+        self.model = problems.wide_table(rows, V, D, H, ops=self.ops)
+        self.optimizer = rnnfast.SGD(problems.LEARNING_RATE, ops=self.ops)
+        ids, targets = problems.blocks(N, T, rows), problems.blocks(N, T, V)
+        self.blocks = [(xs, ts) for (xs, _), (_, ts) in zip(ids, targets, strict=True)]
+        self.steps = 0
+
+    def run(self) -> float:
+        xs, ts = self.blocks[self.steps % len(self.blocks)]
+        self.steps += 1
+        return take_step(self.model, self.optimizer, xs, ts, max_grad=5.0)
 
 
 class Program:

@@ -10,6 +10,8 @@ import numpy as np
 
 from .._types import Array, Ids
 from ..cells import CELLS
+from ..layers import TimeEmbedding, TimeLSTM
+from ..losses import TimeAffineWithLoss
 from ..models import LANGUAGE_MODELS, Network
 
 LEARNING_RATE = 0.1
@@ -128,6 +130,20 @@ def dates(count: int) -> tuple[Ids, Ids]:
 def language_model(cell: str, V: int, D: int, H: int, **options: Any) -> Network:
     """A model of this package; its weights are also what the peers start from."""
     return LANGUAGE_MODELS[cell](V, D, H, rng=np.random.default_rng(0), **options)
+
+
+def wide_table(rows: int, V: int, D: int, H: int, **options: Any) -> Network:
+    """A model with an LSTM whose embedding has so many rows, and V outputs."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> Array:
+        return (rng.standard_normal(shape) / shape[0] ** 0.5).astype("f")
+
+    layers = [
+        TimeEmbedding((rng.standard_normal((rows, D)) / 100).astype("f"), **options),
+        TimeLSTM(normal(D, 4 * H), normal(H, 4 * H), np.zeros(4 * H, "f"), **options),
+    ]
+    return Network(layers, TimeAffineWithLoss(normal(H, V), np.zeros(V, "f"), **options))
 
 
 def writer(cell: str, V: int, D: int, H: int) -> Network:

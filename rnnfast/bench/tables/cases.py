@@ -91,6 +91,8 @@ STEPS: list[tuple[str, dict[str, Any]]] = [  # task, sizes but the number of row
 ]
 LARGE_STEPS = STEPS[-3:]
 EMBEDDING = {"V": 10000, "D": 650, "tokens": 700}
+TABLE_ROWS = (20000, 1000)
+STEP_WITH_TABLE = {"N": 8, "T": 30, "V": 1000, "D": 128, "H": 128}
 PRODUCT_SIZE = 2048
 MEMORY_VOCABULARIES = (10000, 20000)
 LONG_TIMES = [100, 200, 400, 800, 1600]
@@ -99,6 +101,7 @@ AVX2 = {
     "rnnfast": {"RNNFAST_CPU": "avx2"},
     "torch": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
 }
+AT_MOST_15_PERCENT_SLOWER = 1 / 1.15
 AT_MOST_5_PERCENT_SLOWER = 1 / 1.05
 AT_MOST_10_PERCENT_SLOWER = 1 / 1.1
 NOT_APART = 0.5  # of the speed alone

@@ -65,6 +65,24 @@ def _embedding(bench: Bench) -> Iterator[Row]:
 
 
 @table(
+    "wide-table",
+    "Training step (forward, backward, clipping, SGD) of an LSTM model with a large embedding "
+    "beside one with a small one: rows, and N,T,V,D,H, float32",
+    rate="",
+)
+def _wide_table(bench: Bench) -> Iterator[Row]:
+    sizes = cases.STEP_WITH_TABLE
+    large, small = cases.TABLE_ROWS
+    for n in bench.threads:
+        ours, other = (
+            Entry("rnnfast", "WideTable", {"rows": rows, **sizes}, n) for rows in (large, small)
+        )
+        label = f"rnnfast, {small} rows"
+        peer = Peer(other, cases.AT_MOST_15_PERCENT_SLOWER, label, same=False)
+        yield from bench.rows(f"{large} rows, {comma([*sizes.values()])}", ours, [peer])
+
+
+@table(
     "memory",
     "Most memory that training steps allocate, beside an array of N*T*V numbers: "
     "LSTM model N,T,V,D,H, float32",
