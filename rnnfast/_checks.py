@@ -139,14 +139,21 @@ def as_ids(
     if used is not None:
         ids = ids * used
     own: Ids = np.array(ids, np.int64, order="C")
-    # negative numbers are the largest without a sign: one question, where calls take microseconds
-    if ids.dtype != np.uint64 and not np.count_nonzero(own.view(np.uint64) >= vocab_size):
+    if _all_below(own, vocab_size):
         return own
     besides = "" if ignore_label is None else f" or the ignored label {ignore_label}"
     label = () if ignore_label is None else (ignore_label,)
     expected = f"{what} in 0..{vocab_size - 1}{besides}"
     _check_between(name, ids, vocab_size - 1, expected, hint, label)
     return own
+
+
+def _all_below(ids: Ids, size: int) -> bool:
+    """Whether all ids, int64, are in 0..size-1: in one question, where calls take microseconds."""
+    if ids.size == 1:  # as where a text is written
+        return bool(0 <= ids.item() < size)
+    # negative numbers are the largest without a sign
+    return not np.count_nonzero(ids.view(np.uint64) >= size)
 
 
 def as_sides(name: str, flags: ArrayLike, shape: Sizes, ignore_label: int, hint: str) -> Array:

@@ -167,6 +167,11 @@ class Training:
 class WideTable(Training):
     """Steps of a model whose embedding has more rows than it has outputs."""
 
+    model: Any
+    optimizer: rnnfast.SGD
+    blocks: list[tuple[Ids, Ids]]
+    steps: int
+
     def __init__(self, threads: int, *, rows: int, N: int, T: int, V: int, D: int, H: int) -> None:
         rnnfast.set_num_threads(threads)
         self.model = problems.wide_table(rows, V, D, H, ops=self.ops)

@@ -88,6 +88,10 @@ class Rnnlm:
 class BetterRnnlm(Rnnlm):
     """Chapter 6: two layers, dropout, tied weights."""
 
+    layers: list[Any]
+    recurrent_layers: list[Any]
+    drop_layers: list[Any]
+
     def __init__(self, common: Common, V: int, D: int, H: int) -> None:
         embed_W = normal(V, D, 100)
         self.recurrent_layers = [recurrent(common.TimeLSTM, 4, rows, H, True) for rows in (D, H)]

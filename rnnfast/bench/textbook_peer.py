@@ -205,15 +205,15 @@ class TimeRecurrent(TimeLayer):
 
 
 class TimeRNN(TimeRecurrent):
-    cell = RNN
+    cell: type[Cell] = RNN
 
 
 class TimeLSTM(TimeRecurrent):
-    cell = LSTM
+    cell: type[Cell] = LSTM
 
 
 class TimeGRU(TimeRecurrent):
-    cell = GRU
+    cell: type[Cell] = GRU
 
 
 TIME_LAYERS: dict[str, type[TimeRecurrent]] = {"rnn": TimeRNN, "lstm": TimeLSTM, "gru": TimeGRU}

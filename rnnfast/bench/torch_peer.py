@@ -292,6 +292,11 @@ class Affine:
 
 
 class Dropout(ours.Dropout):
+    xs: Array
+    dout: Array
+    inputs: Any
+    of_output: Any
+
     def __init__(self, threads: int, *, shape: Sequence[int]) -> None:
         torch.set_num_threads(threads)
         self.xs, self.dout = problems.dropout(shape)
@@ -306,6 +311,9 @@ class Dropout(ours.Dropout):
 
 class Attention(ours.Attention):
     """By `scaled_dot_product_attention`, which makes one kernel of it."""
+
+    inputs: Any
+    of_output: Any
 
     def __init__(self, threads: int, *, N: int, S: int, T: int, H: int) -> None:
         torch.set_num_threads(threads)

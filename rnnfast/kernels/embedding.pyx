@@ -5,7 +5,7 @@ import numpy as np
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from .engine cimport check_shapes, real, simd_of
+from .engine cimport Matrix, View, below, check_shapes, moved, real, simd_of, view_of
 
 cdef enum:
     MANY_ROWS = 1024              # of which sums are made exactly
@@ -13,9 +13,21 @@ cdef enum:
 
 def embedding_forward(W, ids):
     """Rows of a table. See `rnnfast.reference.ops.embedding_forward` for the contract."""
-    out = np.empty((ids.size, W.shape[1]), W.dtype)
-    _gather(W, ids.reshape(-1), out)
-    return out.reshape(*ids.shape, W.shape[1])
+    out = np.empty((*ids.shape, W.shape[1]), W.dtype)
+    cdef View table = view_of(W), rows = view_of(out, True)
+    cdef const int64_t[::1] of_rows = ids.reshape(-1)
+    cdef Py_ssize_t m, j, D = table.columns, number = table.simd.number
+    cdef Matrix row
+    with nogil:
+        for m in range(of_rows.shape[0]):
+            row = below(table.simd, table.matrix, of_rows[m])
+            if row.column == 1:
+                memcpy(moved(rows.simd, rows.matrix.at, m * D), row.at, D * number)
+            else:
+                for j in range(D):
+                    memcpy(moved(rows.simd, rows.matrix.at, m * D + j),
+                           moved(table.simd, row.at, j * row.column), number)
+    return out
 
 
 def embedding_backward(dout, ids, dW, filled=None):
@@ -40,23 +52,6 @@ def distinct(ids, V):
     tokens, index = np.empty(min(V, ids.size), np.int64), np.empty(ids.shape, np.int64)
     count = _number(ids.reshape(-1), np.full(V, -1, np.int64), tokens, index.reshape(-1))
     return tokens[:count], index
-
-
-def _gather(
-    const real[:, :] W,           # IN (V, D)
-    const int64_t[::1] ids,       # IN (M)
-    real[:, ::1] out,             # OUT (M, D)
-):
-    """out_m = W[id_m]"""
-    cdef Py_ssize_t m, j, D = W.shape[1]
-    cdef bint contiguous = W.strides[1] == sizeof(real)
-    with nogil:
-        for m in range(out.shape[0]):
-            if contiguous:
-                memcpy(&out[m, 0], &W[ids[m], 0], D * sizeof(real))
-            else:
-                for j in range(D):
-                    out[m, j] = W[ids[m], j]
 
 
 def _clear(
