@@ -32,7 +32,7 @@ from .losses import (
     TimeSoftmaxWithLoss,
     TimeSquaredLoss,
 )
-from .models import GruRnnlm, Network, Rnnlm, SimpleRnnlm
+from .models import BetterRnnlm, GruRnnlm, LanguageModel, Network, Rnnlm, SimpleRnnlm
 from .systems import (
     CharLstm,
     CharRnn,
@@ -78,10 +78,12 @@ __all__ = [
     "AdaGrad",
     "Adam",
     "Attention",
+    "BetterRnnlm",
     "CharLstm",
     "CharRnn",
     "GruRnnlm",
     "InputError",
+    "LanguageModel",
     "Layer",
     "Momentum",
     "Network",
