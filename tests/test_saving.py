@@ -677,18 +677,21 @@ OPTIONAL = {  # they have defaults
 
 def is_fine(keys, other):
     """What makes another model, and no nonsense."""
-    return len(keys) > 1 and (
-        (keys[-1] == "config" and other == {})
-        or (keys[1] in ("cell", "dropout") and other is ...)  # files written before they were
-        or (keys[-1] == "affine" and other == {})
-        or (keys[-2:-1] == ("recurrent",) and other == {})
-        or (keys[1] == "inputs" and other == "x")  # which is then a keyword argument
-        or (keys[-1] == "factor")
-        or (keys[-1] == "truncate_size" and other in (None, 10**30))
-        or (keys[-1] == "eps" and other == 10**30)
-        or (keys[1] == "shapes" and keys[-1] == 0 and other is ...)  # a bias of one dimension
-        or (keys[-1] == "time_T" and other in (None, 10**30))
-        or (keys[-1] == "batch_size" and other == 10**30)
+    return (
+        len(keys) > 1
+        and (
+            (keys[-1] == "config" and other == {})
+            or (keys[1] in ("cell", "dropout") and other is ...)  # files written before they were
+            or (keys[-1] == "affine" and other == {})
+            or (keys[-2:-1] == ("recurrent",) and other == {})
+            or (keys[1] == "inputs" and other == "x")  # which is then a keyword argument
+            or (keys[-1] == "factor")
+            or (keys[-1] == "truncate_size" and other in (None, 10**30))
+            or (keys[-1] == "eps" and other == 10**30)
+            or (keys[1] == "shapes" and keys[-1] == 0 and other is ...)  # a bias of one dimension
+            or (keys[-1] == "time_T" and other in (None, 10**30))
+            or (keys[-1] == "batch_size" and other == 10**30)
+        )
     )
 
 

@@ -4,7 +4,7 @@ Letters: N batch rows, T time steps, D embedding size, H hidden size, V vocabula
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -20,6 +20,7 @@ from .._checks import (
     check_shape,
 )
 from .._ops import Ops
+from .._random import Generator
 from .._types import Array, ArrayLike, Ids, Seed, Shape
 from ..archive import require_names
 from ..cells import Cell
@@ -46,16 +47,19 @@ def param_shapes(
     tie_weights: bool = False,
 ) -> dict[str, Shape]:
     """Shapes of the parameters of a model of these sizes, by name, in their order."""
-    V, D, H, columns = vocab_size, embedding, hidden, cell.G * hidden
+    V, D, H = vocab_size, embedding, hidden
     shapes: dict[str, Shape] = {"embedding.W": (V, D)}
     for k in range(layers):
-        shapes[f"recurrent.{k}.Wx"] = H if k else D, columns
-        shapes[f"recurrent.{k}.Wh"] = H, columns
-        shapes[f"recurrent.{k}.b"] = (columns,)
+        own = _recurrent_shapes(cell, H if k else D, H)
+        shapes |= {f"recurrent.{k}.{name}": shape for name, shape in own.items()}
     if not tie_weights:
         shapes["affine.W"] = H, V
     shapes["affine.b"] = (V,)
     return shapes
+
+
+def _recurrent_shapes(cell: Cell, D: int, H: int) -> dict[str, Shape]:
+    return {"Wx": (D, cell.G * H), "Wh": (H, cell.G * H), "b": (cell.G * H,)}
 
 
 @known
@@ -152,32 +156,34 @@ class LanguageModel(Network):
         tie_weights = as_bool("tie_weights", tie_weights)
         if tie_weights and D != H:
             raise ValueError(
-                f"tie_weights: expected equal sizes of embedding and hidden state, got {D} and {H}; "
-                "the output layer uses the embedding's table"
+                f"tie_weights: expected equal sizes of embedding and hidden state, got {D} and "
+                f"{H}; the output layer uses the embedding's table"
             )
         dropout, locked = as_fraction("dropout", dropout), as_bool("locked", locked)
         dtype, draw = as_float_dtype("dtype", dtype), init_by_name(init)
+        # the smallest layer of this kind says what it thinks of the options
+        least = self.Cell(
+            *(np.zeros(shape) for shape in _recurrent_shapes(self.Cell.cell, 1, 1).values()),
+            stateful=True,
+            weight_drop=weight_drop,
+            zoneout=zoneout,
+        )
         # NumPy's module has what a generator has, and draws from the global state
         numbers: Any = np.random if rng is None else as_generator(rng)
-        regularised: dict[str, Any] = {}
-        if weight_drop or zoneout:
-            regularised = {"weight_drop": weight_drop, "zoneout": zoneout}
-        if regularised or dropout:
-            rng = as_generator(int(np.random.randint(2**31))) if rng is None else numbers
-        if regularised:
-            regularised["rng"] = rng
         arrays = draw.embedding(V, D, numbers)
         for k in range(layers):
             arrays += draw.recurrent(self.Cell.cell, H if k else D, H, numbers)
         arrays += draw.affine(H, V, numbers)
         if tie_weights:
             del arrays[-2]
-        shapes = param_shapes(self.Cell.cell, V, D, H, layers, tie_weights)
-        params = {name: array.astype(dtype) for name, array in zip(shapes, arrays, strict=True)}
+        names = param_shapes(self.Cell.cell, V, D, H, layers, tie_weights)
+        params = {name: array.astype(dtype) for name, array in zip(names, arrays, strict=True)}
         drops = [{"rate": dropout, "locked": locked}] * (layers + 1) if dropout else []
-        self._assemble(params, [{"stateful": True} | regularised] * layers, drops, {}, ops)
-        for layer in self.dropout_layers:
-            layer.rng = rng
+        self._assemble(params, [least.config()] * layers, drops, {}, ops)
+        if rng is not None:
+            self._share(numbers)
+        elif self._masked():
+            self._share(as_generator(int(np.random.randint(2**31))))
 
     def _assemble(
         self,
@@ -217,6 +223,15 @@ class LanguageModel(Network):
         # the index of the first layer is the model's
         for taken in ("_takes", "_infer_takes", "_forward_takes"):
             setattr(self, taken, getattr(self, taken) - {"index"})
+
+    def _masked(self) -> list[Any]:
+        """The layers that draw masks."""
+        return [layer for layer in self.layers if getattr(layer, "rng", None) is not None]
+
+    def _share(self, rng: Generator) -> None:
+        """Let all masks come from one generator."""
+        for layer in self._masked():
+            layer.rng = rng
 
     @property
     def ops(self) -> Ops:
@@ -292,6 +307,7 @@ class LanguageModel(Network):
         model = cls.__new__(cls)
         model.Cell = layer
         model._assemble(params, recurrent, dropout, field(config, "affine", dict), ops)
+        model._share(as_generator(None))
         require_names(model.named_params(), params)  # an option may ask for one more
         return model
 
@@ -377,7 +393,7 @@ def _layer_of(name: str, cell: Any) -> Any:
 class _TextbookModel(LanguageModel):
     """A `LanguageModel` with the textbook's arguments and initial weights."""
 
-    Cell: ClassVar[Any]
+    Cell: Any
 
     def __init__(
         self,
@@ -418,14 +434,14 @@ class SimpleRnnlm(_TextbookModel):
     tie_weights, dtype, rng, ops : as in `LanguageModel`
     """
 
-    Cell = TimeRNN
+    Cell: Any = TimeRNN
 
 
 @known
 class Rnnlm(_TextbookModel):
     """`LanguageModel` on `TimeLSTM` under its name in the textbook; otherwise as `SimpleRnnlm`."""
 
-    Cell = TimeLSTM
+    Cell: Any = TimeLSTM
 
 
 @known
@@ -435,7 +451,7 @@ class GruRnnlm(_TextbookModel):
     The textbook, which has no such model, calls that on an LSTM `Rnnlm`: the cell stands before.
     """
 
-    Cell = TimeGRU
+    Cell: Any = TimeGRU
 
 
 @known
@@ -451,7 +467,7 @@ class BetterRnnlm(LanguageModel):
     dtype, rng, ops : keyword-only, as in `LanguageModel`
     """
 
-    Cell = TimeLSTM
+    Cell: Any = TimeLSTM
 
     def __init__(
         self,
