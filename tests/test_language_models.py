@@ -96,14 +96,16 @@ def test_gradients_with_everything_dropped(cell, locked, tie_weights):
 
 @pytest.mark.parametrize("locked", [False, True])
 def test_dropout_is_that_of_the_layers(locked):
-    """Vectors, first and second outputs are masked, in this order, of one generator."""
+    """Vectors, first and second outputs are masked, each by a generator of its own."""
     model = make(dropout=0.4, locked=locked)
     rng = np.random.default_rng(0)
     plain = make(rng=rng)  # draws the same weights first
     xs, ts = batch()
-    drop = rnnfast.TimeDropout(0.4, locked=locked, rng=rng)
-    hs = drop.forward(plain.embedding.forward(xs))
-    for layer in plain.recurrent_layers:
+    first, *others = (
+        rnnfast.TimeDropout(0.4, locked=locked, rng=int(rng.random() * 2**53)) for _ in range(3)
+    )
+    hs = first.forward(plain.embedding.forward(xs))
+    for layer, drop in zip(plain.recurrent_layers, others, strict=True):
         hs = drop.forward(layer.forward(hs))
     assert model.forward(xs, ts) == plain.affine.forward(hs, ts)
     assert 0 < (hs == 0).mean() < 1

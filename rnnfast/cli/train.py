@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..models import LANGUAGE_MODELS
+from ..layers.initial import INITS
+from ..models import LAYER_OF_CELL
 from ..text.lanes import unigram_entropy
 from ..text.vocabulary import LEVELS
 from ..training.plot import plot_history
 from ..training.runs import OPTIMIZERS, Run, Settings, holds_run
 from ..training.trainer import loss_text
 from .eval import loss_of
-from .options import above_zero, count, seed
+from .options import above_zero, count, flag, fraction, seed
 from .sample import SAMPLE_TEMPERATURE
 
 DEFAULT_FOLDER = "rnnfast-run"
@@ -26,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--text", metavar="FILE", help="UTF-8 text (default: the help texts of Python's pydoc)")
     option("--level", choices=list(LEVELS), help="what a token is (default: char)")
-    option("--cell", choices=list(LANGUAGE_MODELS), help="kind of recurrent layer (default: lstm)")
+    option("--cell", choices=list(LAYER_OF_CELL), help="kind of recurrent layer (default: lstm)")
     for name, meaning in (
         ("hidden", "hidden size"),
         ("embedding", "embedding size"),
@@ -37,6 +38,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     ):
         default = getattr(Settings, name)
         option(f"--{name}", type=count, metavar="N", help=f"{meaning} (default: {default})")
+    for name, meaning in (
+        ("dropout", "of vectors and of what layers return"),
+        ("weight-drop", "of recurrent weights"),
+        ("zoneout", "of states"),
+    ):
+        default = getattr(Settings, name.replace("-", "_"))
+        meaning = f"part that is left out in training, {meaning} (default: {default:g})"
+        option(f"--{name}", type=fraction, metavar="P", help=meaning)
+    option("--locked", **flag, help="one mask of dropout for all steps of a block")
+    option("--tie-weights", **flag, help="one table for embedding and output")
+    option("--init", choices=list(INITS), help=f"initial weights (default: {Settings.init})")
     option("--lr", type=above_zero, metavar="X", help="learning rate (default: by the optimizer)")
     option("--optimizer", choices=list(OPTIMIZERS), help="how weights are updated (default: adam)")
     option("--seed", type=seed, metavar="N", help="of the random numbers (default: 0)")
@@ -87,7 +99,7 @@ def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Run:
         folder = _numbered_folder(number)
     epochs = given.pop("epochs", None)
     if given:
-        options = ", ".join(f"--{name}" for name in given)
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
             f"{options}: a resumed run keeps its settings, only --epochs and --threads may change; "
             "leave these options out, or start a new run"

@@ -20,7 +20,7 @@ from .._checks import (
     check_shape,
 )
 from .._ops import Ops
-from .._random import Generator
+from .._random import draw_key
 from .._types import Array, ArrayLike, Ids, Seed, Shape
 from ..archive import require_names
 from ..cells import Cell
@@ -88,8 +88,9 @@ class LanguageModel(Network):
         Probability of a number of a state to stay what it was (Krueger et al. 2017).
     dtype : float32 or float64
     rng : numpy.random.Generator or RandomState, int, or None
-        Where the weights, and then masks, are drawn from. A whole number seeds a generator of its
-        own; None is NumPy's global state, as in the textbook.
+        Where the weights are drawn from, and then a number for each layer with masks, which seeds
+        the generator that they come from. A whole number seeds a generator of its own; None is
+        NumPy's global state, as in the textbook.
     init : "textbook", "pytorch" or "keras"
         How weights are drawn, in the order of `params`. Recurrent layers as in `TimeStack`, and the
         others as they are in a new layer there: "textbook": normal, divided by 100 for the
@@ -180,10 +181,9 @@ class LanguageModel(Network):
         params = {name: array.astype(dtype) for name, array in zip(names, arrays, strict=True)}
         drops = [{"rate": dropout, "locked": locked}] * (layers + 1) if dropout else []
         self._assemble(params, [least.config()] * layers, drops, {}, ops)
-        if rng is not None:
-            self._share(numbers)
-        elif self._masked():
-            self._share(as_generator(int(np.random.randint(2**31))))
+        for layer in self.layers:
+            if getattr(layer, "rng", None) is not None:
+                layer.rng = draw_key(numbers)
 
     def _assemble(
         self,
@@ -223,15 +223,6 @@ class LanguageModel(Network):
         # the index of the first layer is the model's
         for taken in ("_takes", "_infer_takes", "_forward_takes"):
             setattr(self, taken, getattr(self, taken) - {"index"})
-
-    def _masked(self) -> list[Any]:
-        """The layers that draw masks."""
-        return [layer for layer in self.layers if getattr(layer, "rng", None) is not None]
-
-    def _share(self, rng: Generator) -> None:
-        """Let all masks come from one generator."""
-        for layer in self._masked():
-            layer.rng = rng
 
     @property
     def ops(self) -> Ops:
@@ -307,7 +298,6 @@ class LanguageModel(Network):
         model = cls.__new__(cls)
         model.Cell = layer
         model._assemble(params, recurrent, dropout, field(config, "affine", dict), ops)
-        model._share(as_generator(None))
         require_names(model.named_params(), params)  # an option may ask for one more
         return model
 

@@ -15,12 +15,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from .._checks import as_count, as_ids, is_number
+from .._checks import as_bool, as_count, as_fraction, as_ids, is_number
 from .._types import Array, Ids, Seed
 from ..archive import damage, load_archive, save_archive, write_atomically
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
-from ..models.language_models import LANGUAGE_MODELS as MODELS
-from ..models.language_models import LanguageModel
+from ..layers.initial import INITS
+from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
 from ..text.corpora import builtin_corpus, checksum, load_text
 from ..text.lanes import TEST_PART, VALID_PART, split_by_position
 from ..text.sampling import generate
@@ -41,6 +41,13 @@ MAX_WORDS = 10_000
 CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
 
 
+OF_MODEL = (  # settings that are keyword arguments of LanguageModel
+    *("cell", "embedding", "hidden", "layers", "tie_weights", "init"),
+    *("dropout", "locked", "weight_drop", "zoneout"),
+)
+BEFORE = {"dropout": 0.0, "init": "textbook"}  # what runs had that were saved before it was said
+
+
 @dataclass
 class Settings:
     """What a run is made of. `text` is a path, or None for the built-in corpus; `lr` None is a
@@ -52,6 +59,12 @@ class Settings:
     hidden: int = 384
     embedding: int = 64
     layers: int = 1
+    tie_weights: bool = False
+    dropout: float = 0.2
+    locked: bool = False
+    weight_drop: float = 0.0
+    zoneout: float = 0.0
+    init: str = "textbook"
     batch: int = 32
     time: int = 64
     epochs: int = 12
@@ -60,7 +73,12 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in (("level", LEVELS), ("cell", MODELS), ("optimizer", OPTIMIZERS)):
+        for name, choices in (
+            ("level", LEVELS),
+            ("cell", LAYER_OF_CELL),
+            ("init", INITS),
+            ("optimizer", OPTIMIZERS),
+        ):
             value = getattr(self, name)
             if not isinstance(value, str) or value not in choices:
                 raise InputError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
@@ -68,7 +86,11 @@ class Settings:
             for name in ("hidden", "embedding", "layers", "batch", "time", "epochs"):
                 setattr(self, name, as_count(name, getattr(self, name)))
             self.seed = as_count("seed", self.seed, least=0)
-        except ValueError as error:
+            for name in ("tie_weights", "locked"):
+                setattr(self, name, as_bool(name, getattr(self, name)))
+            for name in ("dropout", "weight_drop", "zoneout"):
+                setattr(self, name, as_fraction(name, getattr(self, name)))
+        except (TypeError, ValueError) as error:
             raise InputError(str(error)) from error
         if self.text is not None:
             if not isinstance(self.text, (str, os.PathLike)):
@@ -133,12 +155,10 @@ class Run:
         self.vocabulary = vocabulary
         self.rng = rng
         try:
-            self.model = MODELS[settings.cell](
+            self.model = LanguageModel(
                 len(vocabulary),
-                settings.embedding,
-                settings.hidden,
-                num_layers=settings.layers,
                 rng=rng,
+                **{name: getattr(settings, name) for name in OF_MODEL},
             )
         except (MemoryError, OverflowError, ValueError) as error:
             raise InputError(
@@ -235,13 +255,20 @@ class Run:
             raise InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
         version, arrays, meta = load_archive(folder / name, "checkpoint")
         with damage(folder / name, "checkpoint"):
-            settings, vocabulary = Settings(**meta["settings"]), Vocabulary(**meta["vocabulary"])
+            settings = Settings(**(BEFORE | meta["settings"]))
+            vocabulary = Vocabulary(**meta["vocabulary"])
             if settings.layers > len(arrays):
                 raise InputError(
                     f"layers: expected one or more with weights, got {settings.layers}"
                 )
-            sizes = len(vocabulary), settings.embedding, settings.hidden, settings.layers
-            shapes = MODELS[settings.cell].param_shapes(*sizes)
+            shapes = param_shapes(
+                LAYER_OF_CELL[settings.cell].cell,
+                len(vocabulary),
+                settings.embedding,
+                settings.hidden,
+                settings.layers,
+                settings.tie_weights,
+            )
             if version == 1:
                 recurrent = [f"recurrent.{k}" for k in range(settings.layers)]
                 slots = OPTIMIZERS[settings.optimizer].slots
@@ -253,7 +280,8 @@ class Run:
             rng = np.random.default_rng()
             run = cls(folder, settings, vocabulary, rng)
             if "model" in meta:  # with the options that its layers had
-                run.model = type(run.model).from_params(params, **meta["model"])
+                config = {"cell": settings.cell} | meta["model"]
+                run.model = LanguageModel.from_params(params, **config)
             else:
                 run.model.set_params(params)
             rng.bit_generator.state = meta["random_state"]
