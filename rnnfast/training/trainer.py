@@ -199,7 +199,7 @@ class Trainer:
                     self.model.reset_state()
                 while self.block < len(self.blocks):
                     tokens, loss = self._take_step()
-                    progress.advance(tokens, loss)
+                    progress.advance(tokens, f"loss {loss:.3f}")
                     if on_step:
                         on_step(tokens, loss)
                     if stop and stop():
