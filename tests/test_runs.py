@@ -358,7 +358,9 @@ def test_a_relative_path_is_found_from_anywhere(start, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = start(text="text.txt")
     monkeypatch.chdir("/")
-    assert rnnfast.Run.resume(run.folder).corpus.text == TEXT
+    corpus = rnnfast.Run.resume(run.folder).corpus
+    assert run.vocabulary.decode(corpus.ids) == TEXT
+    assert corpus.characters == len(TEXT)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,8 @@ def test_state_is_carried_from_block_to_block_and_reset_between_epochs():
     assert [a.train_loss for a in first] == pytest.approx([b.train_loss for b in second], rel=1e-6)
     model = trainer.model
     model.reset_state()
-    xs, ts = (np.concatenate(part, axis=1) for part in zip(*trainer.blocks[:3], strict=True))
+    blocks = [trainer.blocks[k] for k in range(3)]
+    xs, ts = (np.concatenate(part, axis=1) for part in zip(*blocks, strict=True))
     assert np.mean([a.train_loss for a in first[:3]]) == pytest.approx(
         model.forward(xs, ts), rel=1e-5
     )

@@ -4,8 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import InputError
 from ..layers.initial import INITS
 from ..models import LAYER_OF_CELL
@@ -110,13 +108,12 @@ def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Run:
 def _describe(run: Run) -> None:
     settings, vocabulary, corpus = run.settings, run.vocabulary, run.corpus
     unit = vocabulary.unit
-    ids = np.concatenate((corpus.train, corpus.valid, corpus.test))
     parameters = sum(W.size for W in run.model.params)
     lines = [
-        f"text: {corpus.name}, {len(corpus.text):,} characters, sha256 {run.sha256}",
+        f"text: {corpus.name}, {corpus.characters:,} characters, sha256 {run.sha256}",
         f"vocabulary: {len(vocabulary):,} {unit}s; training part {len(corpus.train):,}, "
         f"validation {len(corpus.valid):,}, test {len(corpus.test):,}",
-        f"without context (unigram entropy): {loss_text(unigram_entropy(ids), unit)}",
+        f"without context (unigram entropy): {loss_text(unigram_entropy(corpus.ids), unit)}",
         f"model: {settings.cell}, embedding {settings.embedding}, hidden {settings.hidden}, "
         f"layers {settings.layers}: {parameters:,} parameters; {settings.optimizer}, "
         f"lr {settings.lr:g}, {settings.batch} lanes x {settings.time} steps",

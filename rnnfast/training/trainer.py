@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -12,12 +12,10 @@ from .._checks import as_above_zero, as_count
 from .._types import Array, Ids
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
 from ..models import Network
-from ..text.lanes import PADDING, lanes
+from ..text.lanes import PADDING, Blocks
 from . import checkpoint
 from .progress import Progress
 from .steps import take_step
-
-Block: TypeAlias = tuple[Ids, Ids]
 
 
 @dataclass
@@ -43,7 +41,7 @@ OnEpoch: TypeAlias = Callable[[Record, bool], object]
 Stop: TypeAlias = Callable[[], bool]
 
 
-def evaluate(model: Network, ids: Ids, *, batch_size: int = 32, time_size: int = 64) -> float:
+def evaluate(model: Network, ids: Array, *, batch_size: int = 32, time_size: int = 64) -> float:
     """Mean cross entropy of a text in nats per token; the model's carried state is untouched.
 
     The text is read in `batch_size` parallel lanes, each starting from zeros (fewer where lanes
@@ -59,7 +57,7 @@ def evaluate(model: Network, ids: Ids, *, batch_size: int = 32, time_size: int =
     total, count = 0.0, 0
     try:
         with model.in_evaluation():
-            for xs, ts in _blocks(*lanes(ids, batch_size), time_size):
+            for xs, ts in Blocks(ids, batch_size, time_size):
                 n = _counted(ts)
                 total += model.forward(xs, ts, need_gradient=False) * n
                 count += n
@@ -75,7 +73,8 @@ class Trainer:
     ----------
     model : Network that makes a loss in nats of ids (N, T) and targets (N, T)
     optimizer : as in `rnnfast.training.optimizers`
-    train_ids, valid_ids : int arrays (M,)
+    train_ids, valid_ids : int arrays (M,), of any integer dtype
+        They are not copied, and may be in a file (`numpy.memmap`).
     batch_size, time_size : int
         N lanes, and T tokens of each in a block: one step of the optimizer.
     max_grad : float or None
@@ -97,13 +96,13 @@ class Trainer:
 
     model: Network
     optimizer: Any
-    valid_ids: Ids
+    valid_ids: Array
     batch_size: int
     time_size: int
     max_grad: float | None
     lr_decay: float
     unit: str
-    blocks: list[Block]
+    blocks: Blocks
     record_every: int
     epoch: int
     step: int
@@ -115,8 +114,8 @@ class Trainer:
         self,
         model: Network,
         optimizer: Any,
-        train_ids: Ids,
-        valid_ids: Ids,
+        train_ids: Array,
+        valid_ids: Array,
         *,
         batch_size: int = 32,
         time_size: int = 64,
@@ -144,7 +143,7 @@ class Trainer:
         self.max_grad = None if max_grad is None else as_above_zero("max_grad", max_grad)
         self.lr_decay = as_above_zero("lr_decay", lr_decay)
         self.unit = unit
-        self.blocks = list(_blocks(*lanes(train_ids, batch_size), time_size))
+        self.blocks = Blocks(train_ids, batch_size, time_size)
         self.record_every = max(1, len(self.blocks) // records_per_epoch)
         self.epoch = self.step = self.block = 0
         self.best_loss = math.inf
@@ -154,7 +153,7 @@ class Trainer:
     @property
     def tokens_per_epoch(self) -> int:
         """How many tokens are a target in an epoch."""
-        return sum(_counted(ts) for _, ts in self.blocks)
+        return self.blocks.tokens
 
     def fit(
         self,
@@ -200,7 +199,7 @@ class Trainer:
                     self.model.reset_state()
                 while self.block < len(self.blocks):
                     tokens, loss = self._take_step()
-                    progress.advance(tokens, loss)
+                    progress.advance(tokens, f"loss {loss:.3f}")
                     if on_step:
                         on_step(tokens, loss)
                     if stop and stop():
@@ -354,13 +353,6 @@ def loss_text(loss: float, unit: str) -> str:
         f"{loss:.4f} nats (perplexity {perplexity(loss):.3f}, "
         f"{loss / math.log(2):.4f} bits per {unit})"
     )
-
-
-def _blocks(inputs: Ids, targets: Ids, time_size: int) -> Iterator[Block]:
-    """Blocks of `time_size` columns of the lanes, the last one maybe shorter."""
-    for start in range(0, inputs.shape[1], time_size):
-        columns = slice(start, start + time_size)
-        yield inputs[:, columns], targets[:, columns]
 
 
 def _counted(targets: Ids) -> int:
