@@ -41,16 +41,16 @@ class Progress:
     ) -> None:
         self._bar.close()
 
-    def advance(self, tokens: int, loss: float) -> None:
-        """Count the tokens of a step, and show its loss, in nats."""
+    def advance(self, tokens: int, shown: str) -> None:
+        """Count the tokens of a step, and show a text beside them, such as its loss."""
         self._done += tokens
         self._bar.update(tokens)
-        self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        self._bar.set_postfix_str(shown, refresh=False)
         seconds = time.perf_counter() - self._last_line
         if self._bar.disable and seconds >= SECONDS_BETWEEN_LINES:
             rate = (self._done - self._done_at_line) / seconds
             self.line(
-                f"{self._done / self._total:4.0%}  loss {loss:.3f}  {rate:,.0f} tokens/s  "
+                f"{self._done / self._total:4.0%}  {shown}  {rate:,.0f} tokens/s  "
                 f"{(self._total - self._done) / rate:.0f} s left"
             )
             self._done_at_line = self._done
