@@ -359,7 +359,10 @@ def test_what_does_not_fit_changes_nothing():
         (arrays, position | {"carried": [*carried, "param/drop"]}),
         (arrays, position | {"random_state": {}}),
         (arrays, position | {"random_state": random_state | {"drop": {}}}),
-        *((arrays, {k: v for k, v in position.items() if k != name}) for name in position),
+        *(
+            (arrays, {k: v for k, v in position.items() if k != name})
+            for name in position.keys() - {"peak_lr", "earlier"}  # which are not in old files
+        ),
     ]
     for bad_arrays, bad_position in wrong:
         if bad_position.get("carried") == [*carried, "param/drop"]:

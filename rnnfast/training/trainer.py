@@ -346,10 +346,8 @@ class Trainer:
                 for callback in callbacks:
                     callback.on_epoch(self, record, improved)
             if self.stopped_early:
-                progress.line(
-                    f"stopped: validation has not improved for {self.epochs_since_best} epochs, "
-                    f"the best was {loss_text(self.best_loss, self.unit)}"
-                )
+                best = loss_text(self.best_loss, self.unit)
+                progress.line(f"stopped early (patience {self.patience}); best validation: {best}")
 
     def _take_step(self, epochs: int) -> tuple[int, float]:
         started = time.perf_counter()
