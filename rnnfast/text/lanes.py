@@ -1,12 +1,16 @@
 """Parts of a text, and its parallel lanes for truncated back-propagation through time (BPTT)."""
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 
 from .._checks import as_array, as_count, as_ids, check_shape
 from .._types import Array, ArrayLike, Ids
 from .vocabulary import check_length
+
+Block: TypeAlias = tuple[Ids, Ids]
+"""Inputs and targets, both (N, T)."""
 
 VALID_PART = TEST_PART = 0.05  # of a text
 PADDING = -1  # target of a position that counts for nothing
@@ -68,7 +72,7 @@ class Blocks:
     def __len__(self) -> int:
         return len(self._columns)
 
-    def __getitem__(self, k: int) -> tuple[Ids, Ids]:
+    def __getitem__(self, k: int) -> Block:
         column = self._columns[k]
         places = self._begins + np.arange(column, min(column + self._columns.step, self._length))
         filled = places >= self.tokens
@@ -77,7 +81,7 @@ class Blocks:
         inputs[filled], targets[filled] = 0, PADDING
         return inputs, targets
 
-    def __iter__(self) -> Iterator[tuple[Ids, Ids]]:
+    def __iter__(self) -> Iterator[Block]:
         return (self[k] for k in range(len(self)))
 
 

@@ -2,15 +2,21 @@
 
 from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop, clip_grads
 from .runs import Run, Settings
-from .trainer import Trainer, evaluate
+from .schedules import ConstantLR, CosineLR, ReduceLROnPlateau, Schedule
+from .trainer import Callback, Trainer, evaluate
 
 __all__ = [
     "SGD",
     "AdaGrad",
     "Adam",
+    "Callback",
+    "ConstantLR",
+    "CosineLR",
     "Momentum",
     "RMSprop",
+    "ReduceLROnPlateau",
     "Run",
+    "Schedule",
     "Settings",
     "Trainer",
     "clip_grads",

@@ -1,12 +1,13 @@
 """One step of gradient descent: the only place where weights are updated in training."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .._checks import as_above_zero
+from .._types import Array
 from ..errors import TrainingDiverged
 from ..models import Network
 from .optimizers import clip_grads, gradient_norm
@@ -19,45 +20,102 @@ def take_step(
     ts: Any,
     *,
     max_grad: float | None = None,
+    max_value: float | None = None,
     where: Callable[[], str] | None = None,
 ) -> float:
-    """Forward, backward, clipping at the norm `max_grad` unless it is None, and an update.
+    """Forward, backward, clipping, and an update.
 
-    Returns the loss before the update. Clipping is computed where the optimizer computes, by its
-    `ops`. `where()` says in errors which step it was; without it, they say how many steps the
-    optimizer has done.
+    Gradients are clipped to -max_value..max_value first, and then at the norm `max_grad`; None
+    leaves either out. Returns the loss before the update. Clipping is computed where the optimizer
+    computes, by its `ops`. `where()` says in errors which step it was; without it, they say how
+    many steps the optimizer has done.
 
     Raises TrainingDiverged where the loss or a gradient is not finite. After this and every other
     error, weights, optimizer, carried states and the layers' generators are as before the step.
     """
+    return take_step_of_blocks(
+        model, optimizer, [(xs, ts)], [1], max_grad=max_grad, max_value=max_value, where=where
+    )
+
+
+def take_step_of_blocks(
+    model: Network,
+    optimizer: Any,
+    blocks: Iterable[tuple[Any, Any]],
+    weights: Sequence[float],
+    *,
+    max_grad: float | None = None,
+    max_value: float | None = None,
+    where: Callable[[], str] | None = None,
+) -> float:
+    """`take_step` with the sum of the losses of blocks (xs, ts), each times its weight.
+
+    The blocks are computed one after the other, and asked for one by one: what is done to the model
+    when one is asked for belongs to the step, and is put back after an error.
+    """
     if max_grad is not None:
         max_grad = as_above_zero("max_grad", max_grad)
+    if max_value is not None:
+        max_value = as_above_zero("max_value", max_value)
+    clips = max_grad is not None or max_value is not None
     ops = getattr(optimizer, "ops", None)  # the textbook's optimizers have none
     # what is not finite is an error of its own here: NumPy need not warn too
     with model.unchanged_on_error(), np.errstate(all="ignore"):
-        loss = model.forward(xs, ts)
-        if not math.isfinite(loss):
-            raise TrainingDiverged(f"the loss is {loss}{_at(optimizer, where, max_grad)}")
-        model.backward()
-        if max_grad is None:
+        total = _backward(model, blocks, weights, lambda: _at(optimizer, where, clips))
+        if max_grad is None or max_value is not None:  # which would make a number of an infinity
             norm = gradient_norm(model.grads, ops=ops)
         else:
             norm = clip_grads(model.grads, max_grad, ops=ops)
         if not math.isfinite(norm):
             raise TrainingDiverged(
                 f"the gradient of {_first_not_finite(model)} is not finite"
-                f"{_at(optimizer, where, max_grad)}"
+                f"{_at(optimizer, where, clips)}"
             )
+        if max_value is not None:
+            clip_values(model.grads, max_value)
+            if max_grad is not None:
+                clip_grads(model.grads, max_grad, ops=ops)
         optimizer.update(model.params, model.grads)
-    return loss
+    return total
 
 
-def _at(optimizer: Any, where: Callable[[], str] | None, max_grad: float | None) -> str:
+def _backward(
+    model: Network,
+    blocks: Iterable[tuple[Any, Any]],
+    weights: Sequence[float],
+    at: Callable[[], str],
+) -> float:
+    """Leave the gradient of the sum of the weighted losses in `model.grads`; -> the sum."""
+    total = 0.0
+    sums: list[Array] = []  # of the blocks before: backward overwrites
+    for k, ((xs, ts), weight) in enumerate(zip(blocks, weights, strict=True), start=1):
+        loss = model.forward(xs, ts)
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"the loss is {loss}{at()}")
+        total += weight * loss
+        if weight == 1:
+            model.backward()
+        else:
+            model.backward(weight)
+        for dW, before in zip(model.grads, sums, strict=k > 1):
+            dW += before
+        if k < len(weights):
+            sums = [dW.copy() for dW in model.grads]
+    return total
+
+
+def clip_values(grads: Sequence[Array], max_value: float) -> None:
+    """Clip every number of all grads in place to -max_value..max_value."""
+    for dW in grads:
+        np.clip(dW, -max_value, max_value, out=dW)
+
+
+def _at(optimizer: Any, where: Callable[[], str] | None, clips: bool) -> str:
     """Which step it was, and what to do."""
     place = f" after {optimizer.steps} steps" if hasattr(optimizer, "steps") else ""
     if where is not None:
         place = f" {where()}"
-    advice = ", or clip the gradient with max_grad" if max_grad is None else ""
+    advice = "" if clips else ", or clip the gradient with max_grad"
     return f"{place}; try a smaller learning rate{advice}"
 
 
