@@ -10,10 +10,11 @@ from ..models import LAYER_OF_CELL
 from ..text.lanes import unigram_entropy
 from ..text.vocabulary import LEVELS
 from ..training.plot import plot_history
-from ..training.runs import OPTIMIZERS, Run, Settings, holds_run
+from ..training.runs import Run, holds_run
+from ..training.settings import OPTIMIZERS, SCHEDULES, Settings
 from ..training.trainer import loss_text
 from .eval import loss_of
-from .options import above_zero, count, flag, fraction, seed
+from .options import above_zero, count, flag, fraction, not_negative, seed
 from .sample import SAMPLE_TEMPERATURE
 
 DEFAULT_FOLDER = "rnnfast-run"
@@ -31,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         ("embedding", "embedding size"),
         ("layers", "recurrent layers"),
         ("batch", "parallel lanes of text"),
-        ("time", "time steps of a block, through which gradients flow"),
+        ("time", "time steps of a block"),
         ("epochs", "passes over the training part"),
     ):
         default = getattr(Settings, name)
@@ -47,8 +48,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--locked", **flag, help="one mask of dropout for all steps of a block")
     option("--tie-weights", **flag, help="one table for embedding and output")
     option("--init", choices=list(INITS), help=f"initial weights (default: {Settings.init})")
-    option("--lr", type=above_zero, metavar="X", help="learning rate (default: by the optimizer)")
     option("--optimizer", choices=list(OPTIMIZERS), help="how weights are updated (default: adam)")
+    option("--lr", type=above_zero, metavar="X", help="learning rate (default: by the optimizer)")
+    option(
+        "--schedule",
+        choices=list(SCHEDULES),
+        help=f"of the learning rate (default: {Settings.schedule})",
+    )
+    option("--weight-decay", type=not_negative, metavar="X", help="of sgd, momentum and adamw")
+    option("--max-grad", type=above_zero, metavar="X", help="norm of gradients (default: 1)")
+    option("--max-value", type=above_zero, metavar="X", help="of a number of them (default: none)")
+    option("--average", type=fraction, metavar="P", help="validate with averages of the weights")
+    option("--window", type=count, metavar="N", help="steps that gradients flow (default: --time)")
+    option("--accumulate", type=count, metavar="N", help="blocks of an update (default: 1)")
+    option(
+        "--patience",
+        type=count,
+        metavar="N",
+        help=f"epochs without a better validation, to stop (default: {Settings.patience})",
+    )
     option("--seed", type=seed, metavar="N", help="of the random numbers (default: 0)")
     option("--threads", type=count, metavar="N", help="CPU threads (default: all usable)")
     option("--out", metavar="DIR", help=f"run folder (default: {DEFAULT_FOLDER}, or a free number)")

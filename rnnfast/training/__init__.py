@@ -1,8 +1,9 @@
 """Training: optimizers, the trainer, and runs, which are folders."""
 
 from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop, clip_grads
-from .runs import Run, Settings
+from .runs import Run
 from .schedules import ConstantLR, CosineLR, ReduceLROnPlateau, Schedule
+from .settings import Settings
 from .trainer import Callback, Trainer, evaluate
 
 __all__ = [

@@ -15,94 +15,23 @@ from typing import Any, Self
 
 import numpy as np
 
-from .._checks import as_bool, as_count, as_fraction, as_ids, is_number
+from .._checks import as_count, as_ids
 from .._types import Array, Seed
 from ..archive import damage, load_archive, save_archive, write_atomically
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
-from ..layers.initial import INITS
 from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
 from ..text.corpora import Text
 from ..text.lanes import TEST_PART, VALID_PART, split_by_position
 from ..text.pieces import Digest, gather
 from ..text.sampling import generate
-from ..text.vocabulary import END_OF_LINE, LEVELS, UNKNOWN, UnknownToken, Vocabulary, count_tokens
+from ..text.vocabulary import END_OF_LINE, UNKNOWN, UnknownToken, Vocabulary, count_tokens
 from . import checkpoint
-from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop
 from .progress import Progress
+from .settings import BEFORE, OPTIMIZERS, Settings
 from .trainer import OnEpoch, OnStep, Record, Stop, Trainer
 
-OPTIMIZERS: dict[str, Any] = {
-    "sgd": SGD,
-    "momentum": Momentum,
-    "adagrad": AdaGrad,
-    "rmsprop": RMSprop,
-    "adam": Adam,
-}
-LEARNING_RATES = {"sgd": 1.0, "momentum": 0.1, "adagrad": 0.05, "rmsprop": 0.003, "adam": 0.003}
 MAX_WORDS = 10_000
 CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
-
-
-OF_MODEL = (  # settings that are keyword arguments of LanguageModel
-    *("cell", "embedding", "hidden", "layers", "tie_weights", "init"),
-    *("dropout", "locked", "weight_drop", "zoneout"),
-)
-BEFORE = {"dropout": 0.0, "init": "textbook"}  # what runs had that were saved before it was said
-
-
-@dataclass
-class Settings:
-    """What a run is made of. `text` is a path, or None for the built-in corpus; `lr` None is a
-    learning rate that suits the optimizer; sizes are those of `models` and `Trainer`."""
-
-    text: str | os.PathLike[str] | None = None
-    level: str = "char"
-    cell: str = "lstm"
-    hidden: int = 384
-    embedding: int = 64
-    layers: int = 1
-    tie_weights: bool = False
-    dropout: float = 0.2
-    locked: bool = False
-    weight_drop: float = 0.0
-    zoneout: float = 0.0
-    init: str = "textbook"
-    batch: int = 32
-    time: int = 64
-    epochs: int = 12
-    lr: float | None = None
-    optimizer: str = "adam"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, choices in (
-            ("level", LEVELS),
-            ("cell", LAYER_OF_CELL),
-            ("init", INITS),
-            ("optimizer", OPTIMIZERS),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, str) or value not in choices:
-                raise InputError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
-        try:
-            for name in ("hidden", "embedding", "layers", "batch", "time", "epochs"):
-                setattr(self, name, as_count(name, getattr(self, name)))
-            self.seed = as_count("seed", self.seed, least=0)
-            for name in ("tie_weights", "locked"):
-                setattr(self, name, as_bool(name, getattr(self, name)))
-            for name in ("dropout", "weight_drop", "zoneout"):
-                setattr(self, name, as_fraction(name, getattr(self, name)))
-        except (TypeError, ValueError) as error:
-            raise InputError(str(error)) from error
-        if self.text is not None:
-            if not isinstance(self.text, (str, os.PathLike)):
-                raise InputError(f"text: expected a path or None, got {self.text!r}")
-            self.text = os.fspath(self.text)
-        if self.lr is None:
-            self.lr = LEARNING_RATES[self.optimizer]
-        if not is_number(self.lr) or not 0 < self.lr < math.inf:
-            raise InputError(f"lr: expected a finite number above 0 or None, got {self.lr!r}")
-        self.lr = float(self.lr)
 
 
 @dataclass
@@ -168,7 +97,7 @@ class Run:
             self.model = LanguageModel(
                 len(vocabulary),
                 rng=rng,
-                **{name: getattr(settings, name) for name in OF_MODEL},
+                **settings.of_model,
             )
         except (MemoryError, OverflowError, ValueError) as error:
             raise InputError(
@@ -335,15 +264,13 @@ class Run:
 
     def _new_trainer(self) -> Trainer:
         settings, corpus = self.settings, self.corpus
-        assert settings.lr is not None
         return Trainer(
             self.model,
-            OPTIMIZERS[settings.optimizer](settings.lr),
+            settings.new_optimizer(),
             corpus.train,
             corpus.valid,
-            batch_size=settings.batch,
-            time_size=settings.time,
             unit=self.vocabulary.unit,
+            **settings.of_trainer,
         )
 
     def fit(
@@ -467,7 +394,8 @@ class Run:
             "random_state": self.rng.bit_generator.state,
         }
         if best:
-            weights = {name: array for name, array in arrays.items() if name.startswith("param/")}
+            validated = self.trainer.validated_params()
+            weights = {f"param/{name}": W for name, W in validated.items()}
             save_archive(self.folder / "best.npz", "checkpoint", weights, meta)
         self._save_history(self.trainer.history)
         meta["position"] = position
