@@ -1,5 +1,6 @@
 """Learning-rate schedules: their formulas, and what a trainer does with them."""
 
+import doctest
 import math
 
 import numpy as np
@@ -160,6 +161,12 @@ def test_a_schedule_of_ones_own_and_what_it_may_return():
         with pytest.raises(ValueError, match=r"schedule: expected .* from Own.before_step, got"):
             trainer.fit(2)
     assert (trainer.step, trainer.optimizer.lr) == (13, 0.5)
+
+
+def test_the_example_of_a_schedule():
+    results = doctest.testmod(rnnfast.training.schedules)
+    assert results.attempted
+    assert not results.failed
 
 
 def test_a_step_that_fails_leaves_the_rate():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._checks import as_above_zero
+from .._ops import Ops
 from .._types import Array
 from ..errors import TrainingDiverged
 from ..models import Network
@@ -51,7 +52,8 @@ def take_step_of_blocks(
     """`take_step` with the sum of the losses of blocks (xs, ts), each times its weight.
 
     The blocks are computed one after the other, and asked for one by one: what is done to the model
-    when one is asked for belongs to the step, and is put back after an error.
+    when one is asked for belongs to the step, and is put back after an error. Afterwards the
+    model's own `grads` are those of the last block.
     """
     if max_grad is not None:
         max_grad = as_above_zero("max_grad", max_grad)
@@ -61,53 +63,47 @@ def take_step_of_blocks(
     ops = getattr(optimizer, "ops", None)  # the textbook's optimizers have none
     # what is not finite is an error of its own here: NumPy need not warn too
     with model.unchanged_on_error(), np.errstate(all="ignore"):
-        total = _backward(model, blocks, weights, lambda: _at(optimizer, where, clips))
-        if max_grad is None or max_value is not None:  # which would make a number of an infinity
-            norm = gradient_norm(model.grads, ops=ops)
-        else:
-            norm = clip_grads(model.grads, max_grad, ops=ops)
+        total, grads = 0.0, model.grads
+        for k, ((xs, ts), weight) in enumerate(zip(blocks, weights, strict=True)):
+            loss = model.forward(xs, ts)
+            if not math.isfinite(loss):
+                raise TrainingDiverged(f"the loss is {loss}{_at(optimizer, where, clips)}")
+            total += weight * loss
+            if weight == 1:
+                model.backward()
+            else:
+                model.backward(weight)
+            if k:
+                for dW, more in zip(grads, model.grads, strict=True):
+                    dW += more
+            elif len(weights) > 1:  # backward of the next block overwrites the model's own
+                grads = [dW.copy() for dW in model.grads]
+        # of these, the last says whether all are finite: who finds that they are not changes none
+        if max_value is not None:
+            norm = clip_values(grads, max_value, ops=ops)
+        if max_grad is not None:
+            norm = clip_grads(grads, max_grad, ops=ops)
+        if not clips:
+            norm = gradient_norm(grads, ops=ops)
         if not math.isfinite(norm):
             raise TrainingDiverged(
-                f"the gradient of {_first_not_finite(model)} is not finite"
+                f"the gradient of {_first_not_finite(model, grads)} is not finite"
                 f"{_at(optimizer, where, clips)}"
             )
-        if max_value is not None:
-            clip_values(model.grads, max_value)
-            if max_grad is not None:
-                clip_grads(model.grads, max_grad, ops=ops)
-        optimizer.update(model.params, model.grads)
+        optimizer.update(model.params, grads)
     return total
 
 
-def _backward(
-    model: Network,
-    blocks: Iterable[tuple[Any, Any]],
-    weights: Sequence[float],
-    at: Callable[[], str],
-) -> float:
-    """Leave the gradient of the sum of the weighted losses in `model.grads`; -> the sum."""
-    total = 0.0
-    sums: list[Array] = []  # of the blocks before: backward overwrites
-    for k, ((xs, ts), weight) in enumerate(zip(blocks, weights, strict=True), start=1):
-        loss = model.forward(xs, ts)
-        if not math.isfinite(loss):
-            raise TrainingDiverged(f"the loss is {loss}{at()}")
-        total += weight * loss
-        if weight == 1:
-            model.backward()
-        else:
-            model.backward(weight)
-        for dW, before in zip(model.grads, sums, strict=k > 1):
-            dW += before
-        if k < len(weights):
-            sums = [dW.copy() for dW in model.grads]
-    return total
+def clip_values(grads: Sequence[Array], max_value: float, *, ops: Ops | None = None) -> float:
+    """Clip every number of all grads in place to -max_value..max_value.
 
-
-def clip_values(grads: Sequence[Array], max_value: float) -> None:
-    """Clip every number of all grads in place to -max_value..max_value."""
-    for dW in grads:
-        np.clip(dW, -max_value, max_value, out=dW)
+    Returns the norm before, see `gradient_norm`; one that is not finite changes nothing.
+    """
+    norm = gradient_norm(grads, ops=ops)
+    if math.isfinite(norm):
+        for dW in grads:
+            np.clip(dW, -max_value, max_value, out=dW)
+    return norm
 
 
 def _at(optimizer: Any, where: Callable[[], str] | None, clips: bool) -> str:
@@ -119,5 +115,6 @@ def _at(optimizer: Any, where: Callable[[], str] | None, clips: bool) -> str:
     return f"{place}; try a smaller learning rate{advice}"
 
 
-def _first_not_finite(model: Network) -> str:
-    return next(name for name, dW in model.named_grads().items() if not np.isfinite(dW).all())
+def _first_not_finite(model: Network, grads: Sequence[Array]) -> str:
+    named = zip(model.named_params(), grads, strict=True)
+    return next(name for name, dW in named if not np.isfinite(dW).all())
