@@ -59,6 +59,7 @@ from .training import (
     SGD,
     AdaGrad,
     Adam,
+    AdamW,
     Callback,
     ConstantLR,
     CosineLR,
@@ -70,6 +71,7 @@ from .training import (
     Settings,
     Trainer,
     clip_grads,
+    clip_values,
     evaluate,
 )
 
@@ -82,6 +84,7 @@ __all__ = [
     "SGD",
     "AdaGrad",
     "Adam",
+    "AdamW",
     "Attention",
     "BetterRnnlm",
     "Callback",
@@ -129,6 +132,7 @@ __all__ = [
     "build_info",
     "builtin_corpus",
     "clip_grads",
+    "clip_values",
     "cyclic_batch",
     "evaluate",
     "generate",

@@ -367,9 +367,9 @@ class LanguageModel(Network):
         )  # fmt: skip
         return ids
 
-    def backward(self, dout: float = 1) -> None:
-        super().backward(dout)
-        if self.tie_weights:
+    def backward(self, dout: float = 1, *, sparse: bool = False) -> None:
+        super().backward(dout, sparse=sparse and not self.tie_weights)
+        if self.tie_weights:  # into all rows
             self.embedding.grads[0] += self.affine.grads[0].T
 
 

@@ -1,6 +1,6 @@
 """Training: optimizers, the trainer, and runs, which are folders."""
 
-from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop, clip_grads
+from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, RMSprop, clip_grads, clip_values
 from .runs import Run
 from .schedules import ConstantLR, CosineLR, ReduceLROnPlateau, Schedule
 from .settings import Settings
@@ -10,6 +10,7 @@ __all__ = [
     "SGD",
     "AdaGrad",
     "Adam",
+    "AdamW",
     "Callback",
     "ConstantLR",
     "CosineLR",
@@ -21,5 +22,6 @@ __all__ = [
     "Settings",
     "Trainer",
     "clip_grads",
+    "clip_values",
     "evaluate",
 ]

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from .._checks import as_count, as_ids
+from .._checks import as_ids
 from .._types import Array, Seed
 from ..archive import damage, load_archive, save_archive, write_atomically
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from .._checks import as_above_zero
-from .._ops import Ops
 from .._types import Array
 from ..errors import TrainingDiverged
 from ..models import Network
-from .optimizers import clip_grads, gradient_norm
+from ..models.steps import keywords
+from .optimizers import clip_grads, clip_values, gradient_norm
 
 
 def take_step(
@@ -23,19 +24,29 @@ def take_step(
     max_grad: float | None = None,
     max_value: float | None = None,
     where: Callable[[], str] | None = None,
+    **options: Any,
 ) -> float:
     """Forward, backward, clipping, and an update.
 
     Gradients are clipped to -max_value..max_value first, and then at the norm `max_grad`; None
     leaves either out. Returns the loss before the update. Clipping is computed where the optimizer
-    computes, by its `ops`. `where()` says in errors which step it was; without it, they say how
-    many steps the optimizer has done.
+    computes, by its `ops`. Where the optimizer `takes_rows`, rows of an embedding that `xs` does
+    not have are not touched. `where()` says in errors which step it was; without it, they say how
+    many steps the optimizer has done. All other keyword arguments, such as `lengths`, are those of
+    the forward.
 
     Raises TrainingDiverged where the loss or a gradient is not finite. After this and every other
     error, weights, optimizer, carried states and the layers' generators are as before the step.
     """
     return take_step_of_blocks(
-        model, optimizer, [(xs, ts)], [1], max_grad=max_grad, max_value=max_value, where=where
+        model,
+        optimizer,
+        [(xs, ts)],
+        [1],
+        max_grad=max_grad,
+        max_value=max_value,
+        where=where,
+        **options,
     )
 
 
@@ -48,6 +59,7 @@ def take_step_of_blocks(
     max_grad: float | None = None,
     max_value: float | None = None,
     where: Callable[[], str] | None = None,
+    **options: Any,
 ) -> float:
     """`take_step` with the sum of the losses of blocks (xs, ts), each times its weight.
 
@@ -61,49 +73,61 @@ def take_step_of_blocks(
         max_value = as_above_zero("max_value", max_value)
     clips = max_grad is not None or max_value is not None
     ops = getattr(optimizer, "ops", None)  # the textbook's optimizers have none
+    backward: Callable[..., Any] = model.backward
+    sparse = (  # several blocks touch other rows each
+        len(weights) == 1
+        and getattr(optimizer, "takes_rows", False)
+        and _takes(optimizer.update, "rows")
+        and _takes(backward, "sparse")
+    )
+    if sparse:
+        backward = partial(backward, sparse=True)
     # what is not finite is an error of its own here: NumPy need not warn too
     with model.unchanged_on_error(), np.errstate(all="ignore"):
         total, grads = 0.0, model.grads
         for k, ((xs, ts), weight) in enumerate(zip(blocks, weights, strict=True)):
-            loss = model.forward(xs, ts)
+            loss = model.forward(xs, ts, **options)
             if not math.isfinite(loss):
                 raise TrainingDiverged(f"the loss is {loss}{_at(optimizer, where, clips)}")
             total += weight * loss
             if weight == 1:
-                model.backward()
+                backward()
             else:
-                model.backward(weight)
+                backward(weight)
             if k:
                 for dW, more in zip(grads, model.grads, strict=True):
                     dW += more
             elif len(weights) > 1:  # backward of the next block overwrites the model's own
                 grads = [dW.copy() for dW in model.grads]
+        rows = model.grad_rows() if sparse else None
         # of these, the last says whether all are finite: who finds that they are not changes none
         if max_value is not None:
-            norm = clip_values(grads, max_value, ops=ops)
+            norm = clip_values(grads, max_value, ops=ops, rows=rows)
         if max_grad is not None:
-            norm = clip_grads(grads, max_grad, ops=ops)
+            norm = clip_grads(grads, max_grad, ops=ops, rows=rows)
         if not clips:
-            norm = gradient_norm(grads, ops=ops)
+            norm = gradient_norm(grads, ops=ops, rows=rows)
         if not math.isfinite(norm):
             raise TrainingDiverged(
                 f"the gradient of {_first_not_finite(model, grads)} is not finite"
                 f"{_at(optimizer, where, clips)}"
             )
-        optimizer.update(model.params, grads)
+        if rows is None:
+            optimizer.update(model.params, grads)
+        else:
+            optimizer.update(model.params, grads, rows)
     return total
 
 
-def clip_values(grads: Sequence[Array], max_value: float, *, ops: Ops | None = None) -> float:
-    """Clip every number of all grads in place to -max_value..max_value.
+def _takes(method: Callable[..., Any], name: str) -> bool:
+    """Whether a method, which may be one of somebody's own, takes an argument of this name."""
+    function = getattr(method, "__func__", None)
+    return name in (keywords(method, 0) if function is None else _keywords(function))
 
-    Returns the norm before, see `gradient_norm`; one that is not finite changes nothing.
-    """
-    norm = gradient_norm(grads, ops=ops)
-    if math.isfinite(norm):
-        for dW in grads:
-            np.clip(dW, -max_value, max_value, out=dW)
-    return norm
+
+@lru_cache(maxsize=64)
+def _keywords(function: Callable[..., Any]) -> frozenset[str]:
+    return keywords(function, 0)
 
 
 def _at(optimizer: Any, where: Callable[[], str] | None, clips: bool) -> str:
