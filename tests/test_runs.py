@@ -15,7 +15,7 @@ import rnnfast
 from rnnfast.archive import FORMATS, load_archive, save_archive
 from rnnfast.errors import InputError, TrainingDiverged, TrainingInterrupted
 from rnnfast.models import LAYER_OF_CELL
-from rnnfast.training import runs
+from rnnfast.training import runs, settings
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
 TINY = {"hidden": 12, "embedding": 6, "batch": 4, "time": 10, "epochs": 3}
@@ -308,16 +308,22 @@ def test_lines_now_and_then(start, capsys, monkeypatch, lines):
 # Settings. ----------------------------------------------------------------------------------------
 
 NO_COUNTS = [0, -1, 1.0, "3", True, None, np.nan, [], 10**3 * 1.5]
+SOME_NO_COUNTS = [n for n in NO_COUNTS if n is not None]
 NO_CHOICES = ["", "none", None, 3, [], {}, b"lstm"]
 NO_FRACTIONS = [-0.1, 1, "0.5", None, np.nan, []]
 NO_FLAGS = [0, 1, None, "yes", []]
+NO_SCALES = [-1, 0, "1", np.nan, np.inf, True, []]
 WRONG = {
     **dict.fromkeys(("hidden", "embedding", "layers", "batch", "time", "epochs"), NO_COUNTS),
-    **dict.fromkeys(("level", "cell", "init", "optimizer"), NO_CHOICES),
+    **dict.fromkeys(("accumulate", "window", "patience"), SOME_NO_COUNTS),
+    **dict.fromkeys(("level", "cell", "init", "optimizer", "schedule"), NO_CHOICES),
     **dict.fromkeys(("dropout", "weight_drop", "zoneout"), NO_FRACTIONS),
     **dict.fromkeys(("tie_weights", "locked"), NO_FLAGS),
     "seed": [-1, 1.5, "0", True, None, np.random.default_rng(0)],
     "lr": [-1, 0, "fast", np.nan, np.inf, -np.inf, True, False, 1j, [0.1], np.ones(1)],
+    **dict.fromkeys(("max_grad", "max_value"), NO_SCALES),
+    "average": [-0.1, 1, "0.5", np.nan, []],
+    "weight_decay": [-1, "0.1", np.nan, np.inf, [], True],
     "text": [3, b"text", ["a"], True],
 }
 
@@ -420,10 +426,10 @@ def as_version_1(path, recurrent):
 
 
 @pytest.mark.parametrize("cell", LAYER_OF_CELL)
-@pytest.mark.parametrize("optimizer", list(runs.OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", list(settings.OPTIMIZERS))
 @pytest.mark.parametrize("step", [7, 41, 50])
 def test_version_1_resumes_bit_for_bit(start, cell, optimizer, step):
-    options = runs.BEFORE | {"cell": cell, "optimizer": optimizer, "layers": 2}
+    options = settings.BEFORE | {"cell": cell, "optimizer": optimizer, "layers": 2}
     whole, run = start("whole", **options), start(**options)
     whole.fit()
     with pytest.raises(TrainingInterrupted):

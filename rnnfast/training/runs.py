@@ -295,7 +295,8 @@ class Run:
         ----------
         epochs : int or None
             In all, those done before included; None is `settings.epochs`, which a larger number
-            replaces. Where as many are done, nothing happens.
+            replaces. Where as many are done, nothing happens. A cosine is as long as
+            `settings.epochs`, and so the same for calls that do some of them each.
         verbose, on_step, on_epoch, stop : keyword-only, as in `Trainer.fit`
             `on_epoch` is called after the epoch was saved. What callbacks raise comes out of `fit`;
             the folder keeps what was saved last, and calling `fit` again carries on.
@@ -316,7 +317,7 @@ class Run:
         if settings.epochs <= trainer.epoch:
             return
         if settings.epochs > self.settings.epochs:
-            self.settings = settings
+            self.settings, trainer.schedule = settings, settings.new_schedule()
         presses: list[bool] = []
 
         def pressed_or_stopped() -> bool:
