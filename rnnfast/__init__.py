@@ -32,7 +32,15 @@ from .losses import (
     TimeSoftmaxWithLoss,
     TimeSquaredLoss,
 )
-from .models import GruRnnlm, Network, Rnnlm, SimpleRnnlm
+from .models import (
+    AttentionSeq2seq,
+    GruRnnlm,
+    Network,
+    PeekySeq2seq,
+    Rnnlm,
+    Seq2seq,
+    SimpleRnnlm,
+)
 from .systems import (
     CharLstm,
     CharRnn,
@@ -78,6 +86,7 @@ __all__ = [
     "AdaGrad",
     "Adam",
     "Attention",
+    "AttentionSeq2seq",
     "CharLstm",
     "CharRnn",
     "GruRnnlm",
@@ -85,10 +94,12 @@ __all__ = [
     "Layer",
     "Momentum",
     "Network",
+    "PeekySeq2seq",
     "PerplexityRnnlm",
     "RMSprop",
     "Rnnlm",
     "Run",
+    "Seq2seq",
     "SequenceRegressor",
     "Settings",
     "SimpleRnnlm",

@@ -414,10 +414,7 @@ class Network:
         Raises RuntimeError without a forward before it, or where `params` and `grads` are no longer
         the arrays of the layers: an optimizer would change others than those that compute.
         """
-        self._require_own_arrays()
-        for layer in (*self.layers, self.loss_layer):
-            if isinstance(layer, Layer):
-                layer._writable_grads()  # before any is written
+        self._require_good_arrays()
         arrived = {self.layer_names[-1]: self.loss_layer.backward(dout)}
         for step, layer in zip(reversed(self._steps), reversed(self.layers), strict=True):
             gradient = arrived.pop(step.name, None)
@@ -428,8 +425,9 @@ class Network:
             for name, part in step.by_source(layer.backward(gradient)):
                 arrived[name] = arrived[name] + part if name in arrived else part
 
-    def _require_own_arrays(self) -> None:
-        """Raise RuntimeError where somebody has put others into the lists of a layer or these."""
+    def _require_good_arrays(self) -> None:
+        """Raise RuntimeError where somebody has put others into the lists of a layer or these, and
+        TypeError where one cannot be written: before any is."""
         everyone = [*self.layers, self.loss_layer]
         for kind in ("params", "grads"):
             own = list(chain.from_iterable(map(attrgetter(kind), everyone)))
@@ -444,6 +442,9 @@ class Network:
                     f"got another one as {list(self.named_params())[others[0]]}; write into "
                     "arrays, or make a new network of layers whose arrays were replaced"
                 )
+        for layer in everyone:
+            if isinstance(layer, Layer):
+                layer._writable_grads()
 
     @property
     def training(self) -> bool:
