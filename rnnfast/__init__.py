@@ -55,7 +55,9 @@ from .systems import (
 )
 from .text import (
     Vocabulary,
+    addition_pairs,
     builtin_corpus,
+    date_pairs,
     generate,
     lanes,
     load_text,
@@ -72,8 +74,10 @@ from .training import (
     Run,
     Settings,
     Trainer,
+    answered,
     clip_grads,
     evaluate,
+    train_pairs,
 )
 
 from . import reference  # isort: skip  (it is made of the layers above)
@@ -125,10 +129,13 @@ __all__ = [
     "Vocabulary",
     "WordRun",
     "__version__",
+    "addition_pairs",
+    "answered",
     "build_info",
     "builtin_corpus",
     "clip_grads",
     "cyclic_batch",
+    "date_pairs",
     "evaluate",
     "generate",
     "get_num_threads",
@@ -138,6 +145,7 @@ __all__ = [
     "reference",
     "set_num_threads",
     "split_by_position",
+    "train_pairs",
     "train_word_file",
     "train_words",
     "unigram_entropy",

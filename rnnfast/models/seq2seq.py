@@ -35,6 +35,9 @@ from .decoding import beam_search, greedy
 from .network import Call, Network, States
 from .saving import Classes, field, known, layer_from, require_constructor
 
+IGNORED = -1
+"""The target that marks a position to leave out, unless another is set in the loss."""
+
 
 class Encoded(NamedTuple):
     """What the decoder has of what the encoder has read."""
@@ -612,9 +615,9 @@ def _there(array: Array | None) -> Array:
 
 def _checked_questions(xs: Any) -> Array:
     """xs as an array (N, S)."""
-    xs = as_array("xs", xs)
-    check_shape("xs", xs, ("N", "S"))
-    return xs
+    ids = as_array("xs", xs)
+    check_shape("xs", ids, ("N", "S"))
+    return ids
 
 
 def _as_token(name: str, token: object, vocab_size: int) -> int:

@@ -20,12 +20,13 @@ def take_step(
     *,
     max_grad: float | None = None,
     where: Callable[[], str] | None = None,
+    **options: Any,
 ) -> float:
     """Forward, backward, clipping at the norm `max_grad` unless it is None, and an update.
 
     Returns the loss before the update. Clipping is computed where the optimizer computes, by its
     `ops`. `where()` says in errors which step it was; without it, they say how many steps the
-    optimizer has done.
+    optimizer has done. All other keyword arguments, such as `lengths`, are those of the forward.
 
     Raises TrainingDiverged where the loss or a gradient is not finite. After this and every other
     error, weights, optimizer, carried states and the layers' generators are as before the step.
@@ -35,7 +36,7 @@ def take_step(
     ops = getattr(optimizer, "ops", None)  # the textbook's optimizers have none
     # what is not finite is an error of its own here: NumPy need not warn too
     with model.unchanged_on_error(), np.errstate(all="ignore"):
-        loss = model.forward(xs, ts)
+        loss = model.forward(xs, ts, **options)
         if not math.isfinite(loss):
             raise TrainingDiverged(f"the loss is {loss}{_at(optimizer, where, max_grad)}")
         model.backward()
