@@ -35,9 +35,6 @@ from .decoding import beam_search, greedy
 from .network import Call, Network, States
 from .saving import Classes, field, known, layer_from, require_constructor
 
-IGNORED = -1
-"""The target that marks a position to leave out, unless another is set in the loss."""
-
 
 class Encoded(NamedTuple):
     """What the decoder has of what the encoder has read."""
@@ -311,20 +308,8 @@ class Seq2seq(Network):
         TypeError, ValueError
             For arguments that do not fit; nothing has changed then.
         """
-        V, N = self.target_vocab_size, len(_checked_questions(xs))
-        ids = as_ids("ts", ts, V, (N, "T+1"), self.affine.ignore_label)
-        if ids.shape[1] < 2:
-            raise ValueError(
-                "ts: expected a start token and at least one target in every row, got rows of "
-                f"{ids.shape[1]}"
-            )
-        known = (ids >= 0) & (ids < V)
-        if not known[:, 0].all():
-            row = int(np.argmin(known[:, 0]))
-            raise ValueError(
-                f"ts: expected every row to begin with a start token in 0..{V - 1}, got "
-                f"{ids[row, 0]} at position ({row}, 0)"
-            )
+        ids = self._checked_answers(ts, len(_two_axes(xs)))
+        known = (ids >= 0) & (ids < self.target_vocab_size)
         decoder_xs = np.where(known, ids, 0)[:, :-1]
         return super().forward(
             xs, ids[:, 1:], need_gradient=need_gradient, lengths=lengths,
@@ -356,6 +341,32 @@ class Seq2seq(Network):
         outputs, after = self._read_and_write(xs, options, keep=False)
         return self.affine.infer(outputs), after
 
+    def _checked_questions(self, xs: Any, lengths: ArrayLike | None) -> tuple[Ids, Ids | None]:
+        """Ids (N, S), 0 beyond lengths, and these."""
+        xs, used, steps = _two_axes(xs), None, None
+        if lengths is not None:
+            steps = as_lengths("lengths", lengths, *xs.shape)
+            used = np.arange(xs.shape[1]) < steps[:, None]
+        return as_ids("xs", xs, self.vocab_size, ("N", "S"), used=used), steps
+
+    def _checked_answers(self, ts: Any, rows: int) -> Ids:
+        """Ids (N, T+1), each row beginning with a token."""
+        V = self.target_vocab_size
+        ids = as_ids("ts", ts, V, (rows, "T+1"), self.affine.ignore_label)
+        if ids.shape[1] < 2:
+            raise ValueError(
+                "ts: expected a start token and at least one target in every row, got rows of "
+                f"{ids.shape[1]}"
+            )
+        started = (ids[:, 0] >= 0) & (ids[:, 0] < V)
+        if not started.all():
+            row = int(np.argmin(started))
+            raise ValueError(
+                f"ts: expected every row to begin with a start token in 0..{V - 1}, got "
+                f"{ids[row, 0]} at position ({row}, 0)"
+            )
+        return ids
+
     def _outputs(self, xs: Any, options: dict[str, Any], call: Call) -> Array:
         return self.affine.infer(self._read_and_write(xs, options, keep=True)[0])
 
@@ -368,19 +379,15 @@ class Seq2seq(Network):
         self, xs: Any, options: dict[str, Any], *, keep: bool
     ) -> tuple[Array, States]:
         """What the affine layer takes, and the states of both recurrent layers."""
-        N = len(_checked_questions(xs))
-        ids = as_ids("decoder_xs", options["decoder_xs"], self.target_vocab_size, (N, "T"))
+        shape = len(_two_axes(xs)), "T"
+        ids = as_ids("decoder_xs", options["decoder_xs"], self.target_vocab_size, shape)
         encoded, states = self._encode(xs, options.get("lengths"), keep)
         outputs, after = self._decode(ids, self._started(encoded), encoded, keep)
         return outputs, [states, after]
 
     def _encode(self, xs: Any, lengths: ArrayLike | None, keep: bool) -> tuple[Encoded, Array]:
         """What the decoder has of xs, and the encoder's states (S, N, H)."""
-        xs, used, steps = _checked_questions(xs), None, None
-        if lengths is not None:
-            steps = as_lengths("lengths", lengths, *xs.shape)
-            used = np.arange(xs.shape[1]) < steps[:, None]
-        ids = as_ids("xs", xs, self.vocab_size, ("N", "S"), used=used)
+        ids, steps = self._checked_questions(xs, lengths)
         vectors, index = _distinct(self.layers[0], ids, keep)
         if keep:
             self._read = ids.shape
@@ -613,7 +620,7 @@ def _there(array: Array | None) -> Array:
     return array
 
 
-def _checked_questions(xs: Any) -> Array:
+def _two_axes(xs: Any) -> Array:
     """xs as an array (N, S)."""
     ids = as_array("xs", xs)
     check_shape("xs", ids, ("N", "S"))

@@ -42,10 +42,10 @@ class Example:
     reverse: bool
     """Whether questions are read from their end, which is near to where the answer begins."""
     epochs: int
-    lr: float
     wordvec_size: int = 16
     hidden_size: int = 128
-    batch_size: int = 128
+    batch_size: int = 64
+    lr: float = 0.005
     max_grad: float = 5.0
 
     @cached_property
@@ -105,7 +105,6 @@ ADDITION = Example(
     Model=PeekySeq2seq,
     reverse=True,
     epochs=16,
-    lr=0.004,
 )
 DATES = Example(
     name="dates",
@@ -116,8 +115,7 @@ DATES = Example(
     answer_size=10,
     Model=AttentionSeq2seq,
     reverse=False,
-    epochs=8,
-    lr=0.005,
+    epochs=5,
 )
 EXAMPLES = {example.name: example for example in (ADDITION, DATES)}
 

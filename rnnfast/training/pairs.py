@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import as_above_zero, as_array, as_count, as_generator, check_shape
+from .._checks import as_above_zero, as_count, as_generator
 from .._types import Array, ArrayLike, Ids, Seed
 from ..models import Seq2seq
-from ..models.seq2seq import IGNORED
 from .steps import take_step
 
 
@@ -66,7 +65,7 @@ def train_pairs(
     batch_size, epochs = as_count("batch_size", batch_size), as_count("epochs", epochs)
     if max_grad is not None:
         max_grad = as_above_zero("max_grad", max_grad)
-    numbers, pairs = as_generator(rng), _checked_pairs(xs, ts, lengths)
+    numbers, pairs = as_generator(rng), _checked_pairs(model, xs, ts, lengths)
     count, lr = len(pairs["xs"]), optimizer.lr
     steps, done, losses = epochs * -(-count // batch_size), 0, []
     try:
@@ -100,11 +99,12 @@ def answered(
     """Which of the questions xs (M, S) a model answers as in ts (M, T+1), token for token: bools.
 
     The answer is what `generate` makes of the likeliest token each time, after the start token,
-    the first of every row of ts. Targets of -1 count as right. The mean is the accuracy.
+    the first of every row of ts. Targets that the loss leaves out count as right. The mean is the
+    accuracy.
 
     Raises TypeError and ValueError for arguments that do not fit.
     """
-    pairs = _checked_pairs(xs, ts, lengths)
+    pairs = _checked_pairs(model, xs, ts, lengths)
     batch_size = as_count("batch_size", batch_size)
     starts = np.unique(pairs["ts"][:, 0])
     if len(starts) > 1:
@@ -116,19 +116,17 @@ def answered(
     for batch in _batches(pairs, batch_size, np.arange(len(pairs["xs"]))):
         targets = batch.pop("ts")[:, 1:]
         ids = model.generate(**batch, start_id=starts[0], length=targets.shape[1], stop_id=stop_id)
-        right.append(((ids == targets) | (targets == IGNORED)).all(axis=1))
+        right.append(((ids == targets) | (targets == model.affine.ignore_label)).all(axis=1))
     return np.concatenate(right)
 
 
-def _checked_pairs(xs: ArrayLike, ts: ArrayLike, lengths: ArrayLike | None) -> dict[str, Any]:
-    """The arrays by the names of arguments, with as many rows each; the model checks the rest."""
-    pairs = {"xs": as_array("xs", xs), "ts": as_array("ts", ts)}
-    check_shape("xs", pairs["xs"], ("M", "S"))
-    check_shape("ts", pairs["ts"], (len(pairs["xs"]), "T+1"), "an answer for every row of xs")
-    if lengths is not None:
-        pairs["lengths"] = as_array("lengths", lengths)
-        check_shape("lengths", pairs["lengths"], pairs["xs"].shape[:1], "a length for every row")
-    return pairs
+def _checked_pairs(
+    model: Seq2seq, xs: ArrayLike, ts: ArrayLike, lengths: ArrayLike | None
+) -> dict[str, Any]:
+    """The arrays by the names of arguments: what is wrong is found before the first batch."""
+    questions, steps = model._checked_questions(xs, lengths)
+    pairs = {"xs": questions, "ts": model._checked_answers(ts, len(questions))}
+    return pairs if steps is None else pairs | {"lengths": steps}
 
 
 def _batches(pairs: dict[str, Any], size: int, order: Ids) -> Iterator[dict[str, Any]]:
