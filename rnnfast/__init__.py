@@ -74,9 +74,9 @@ from .training import (
     Run,
     Settings,
     Trainer,
-    answered,
     clip_grads,
     evaluate,
+    right_answers,
     train_pairs,
 )
 
@@ -130,7 +130,6 @@ __all__ = [
     "WordRun",
     "__version__",
     "addition_pairs",
-    "answered",
     "build_info",
     "builtin_corpus",
     "clip_grads",
@@ -143,6 +142,7 @@ __all__ = [
     "load_text",
     "pack_gates",
     "reference",
+    "right_answers",
     "set_num_threads",
     "split_by_position",
     "train_pairs",

@@ -176,20 +176,20 @@ def test_gradients_are_clipped():
 
 def test_what_was_learnt_is_answered():
     model = make(dtype="float64")
-    assert not rnnfast.answered(model, XS, TS).all()
+    assert not rnnfast.right_answers(model, XS, TS).all()
     rnnfast.train_pairs(model, rnnfast.Adam(0.02), XS, TS, batch_size=M, epochs=300, rng=0)
-    right = rnnfast.answered(model, XS, TS, batch_size=7)
+    right = rnnfast.right_answers(model, XS, TS, batch_size=7)
     assert (right.shape, right.dtype) == ((M,), bool)
     assert right.all()
     wrong = TS.copy()
     wrong[3, 1] = (wrong[3, 1] + 1) % V
-    assert np.flatnonzero(~rnnfast.answered(model, XS, wrong)).tolist() == [3]
+    assert np.flatnonzero(~rnnfast.right_answers(model, XS, wrong)).tolist() == [3]
     wrong[3, 1] = -1
-    assert rnnfast.answered(model, XS, wrong).all()
+    assert rnnfast.right_answers(model, XS, wrong).all()
     # the token after which an answer ends
     stop = int(TS[0, 1])
     after = TS[TS[:, 1] == stop]
-    found = rnnfast.answered(model, XS[TS[:, 1] == stop], after, stop_id=stop)
+    found = rnnfast.right_answers(model, XS[TS[:, 1] == stop], after, stop_id=stop)
     np.testing.assert_array_equal(found, after[:, 2] == stop)
 
 
@@ -198,11 +198,11 @@ def test_answers_take_lengths():
     beyond = np.where(np.arange(4) < LENGTHS[:, None], XS, -1)
     expected = np.concatenate(
         [
-            rnnfast.answered(model, xs[None, :n], ts[None])
+            rnnfast.right_answers(model, xs[None, :n], ts[None])
             for xs, ts, n in zip(XS, TS, LENGTHS, strict=True)
         ]
     )
-    found = rnnfast.answered(model, beyond, TS, lengths=LENGTHS)
+    found = rnnfast.right_answers(model, beyond, TS, lengths=LENGTHS)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -210,7 +210,7 @@ def train(model, **arguments):
     return rnnfast.train_pairs(model, rnnfast.SGD(0.1), **arguments)
 
 
-@pytest.mark.parametrize("function", [train, rnnfast.answered])
+@pytest.mark.parametrize("function", [train, rnnfast.right_answers])
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -247,7 +247,7 @@ def test_several_start_tokens_in_one_call():
     ts = TS.copy()
     ts[4, 0] = 2
     with pytest.raises(ValueError, match="ts: expected one start token in all rows, got 2 and 5"):
-        rnnfast.answered(make(), XS, ts)
+        rnnfast.right_answers(make(), XS, ts)
 
 
 def test_training_that_diverges_says_so():

@@ -238,8 +238,35 @@ def test_without_gradient_backward_cannot_follow(Model):
     with pytest.raises(RuntimeError, match="expected a forward"):
         model.backward()
     model.forward(*data, need_gradient=False)
+    model.predict(data[0], decoder_xs=data[1], need_gradient=False)
+    assert not any(layer._kept for layer in model.layers)
     with pytest.raises(RuntimeError, match="expected a forward"):
         model.backward()
+
+
+@every_model
+@pytest.mark.parametrize("kind", ["params", "grads"])
+def test_arrays_that_an_optimizer_would_miss(Model, kind):
+    model = make(Model)
+    arrays = getattr(model.layers[3], kind)
+    arrays[1] = arrays[1].copy()
+    model.forward(*batch())
+    with pytest.raises(RuntimeError, match=rf"in {kind} .*, got another one as decoder.recurrent"):
+        model.backward()
+
+
+@every_model
+def test_gradients_that_cannot_be_written(Model):
+    model = make(Model)
+    model.forward(*batch())
+    model.backward()
+    before = [dP.copy() for dP in model.grads]
+    model.forward(*batch(1))
+    model.grads[0].flags.writeable = False
+    with pytest.raises(TypeError, match="gradient of W: expected a writable array"):
+        model.backward()
+    for dP, then in zip(model.grads, before, strict=True):
+        np.testing.assert_array_equal(dP, then)
 
 
 def test_the_last_h_is_what_a_plain_decoder_gets():

@@ -52,7 +52,7 @@ def execute(arguments: argparse.Namespace) -> int:
     result.model.save(folder / "model.npz")
     print(f"model: {folder / 'model.npz'}")
     _draw(example, result, folder)
-    ask = f'rnnfast example {example.name} --ask "{result.questions[0]}"'
+    ask = f'rnnfast example {example.name} --ask "{_longest(result)}"'
     if arguments.out:
         ask += f" --out {folder}"
     print(
@@ -98,8 +98,13 @@ def _show_answers(example: Example, result: Result) -> None:
         print(f"  {question:{width}}  ->  {answer:{example.answer_size}}  {mark}")
 
 
+def _longest(result: Result) -> str:
+    """Of the questions that are shown, the one with most to look at."""
+    return max(result.questions[:ANSWERS_SHOWN], key=len)
+
+
 def _draw(example: Example, result: Result, folder: Path) -> None:
-    """The curve, and the attention to the first question where there is any."""
+    """The curve, and the attention to a question where there is any."""
 
     def curve(path: Path) -> None:
         plot_curve(
@@ -113,7 +118,7 @@ def _draw(example: Example, result: Result, folder: Path) -> None:
 
     pictures: dict[str, Callable[[Path], None]] = {"accuracy": curve}
     if isinstance(model := result.model, AttentionSeq2seq):
-        question = result.questions[0]
+        question = _longest(result)
         (answer,) = example.answers(model, [question])
         weights = example.attention(model, question, answer)
         pictures["attention"] = lambda path: plot_attention(path, weights, question, answer)

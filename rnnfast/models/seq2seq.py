@@ -203,8 +203,8 @@ class Seq2seq(Network):
         more, inputs_of_more = self._more_layers(ops)
         super().__init__(layers | more, self.affine, inputs=inputs | inputs_of_more)
         # what the layers take besides is the model's
-        self._takes = self._infer_takes = frozenset({"decoder_xs", "lengths"})
-        self._forward_takes = self._takes | {"need_gradient"}
+        self._infer_takes = frozenset({"decoder_xs", "lengths"})
+        self._takes = self._forward_takes = self._infer_takes | {"need_gradient"}
 
     def _more_layers(self, ops: Ops | None) -> tuple[dict[str, Any], dict[str, Sequence[str]]]:
         """Layers after the decoder's recurrent one, and what they take, by name."""
@@ -297,7 +297,8 @@ class Seq2seq(Network):
         ts : ids (N, T+1) of the decoder's vocabulary
             The decoder reads ts[:, :-1], of which the first is a start token, and is to predict
             ts[:, 1:]. There -1 (`affine.ignore_label`) marks a target to leave out, such as those
-            beyond the end of an answer; the decoder reads the token 0 in its place.
+            beyond the end of an answer; the decoder reads the token 0 in place of a label that is
+            no token.
         lengths : integers (N,), keyword-only (like what follows)
             Of the rows of xs; see the notes of the class.
         need_gradient : bool
@@ -320,7 +321,8 @@ class Seq2seq(Network):
         """Questions xs (N, S) and, by the name `decoder_xs`, what the decoder reads, ids (N, T),
         a start token first -> logits (N, T, V) of the token that follows each.
 
-        `lengths` as in `forward`. To look at what a model attends to, predict what it has written.
+        `lengths` and `need_gradient` as in `forward`. To look at what a model attends to, predict
+        what it has written.
         """
         return super().predict(xs, **options)
 
@@ -368,7 +370,7 @@ class Seq2seq(Network):
         return ids
 
     def _outputs(self, xs: Any, options: dict[str, Any], call: Call) -> Array:
-        return self.affine.infer(self._read_and_write(xs, options, keep=True)[0])
+        return self.affine.infer(self._loss_input(xs, options))
 
     def _loss_input(self, xs: Any, options: dict[str, Any]) -> Array:
         """What the loss takes, which has the affine layer in it."""

@@ -19,7 +19,7 @@ from ..models import AttentionSeq2seq, PeekySeq2seq, Seq2seq
 from ..text.pairs import addition_pairs, date_pairs
 from ..text.vocabulary import Vocabulary
 from ..training.optimizers import Adam
-from ..training.pairs import answered, train_pairs
+from ..training.pairs import right_answers, train_pairs
 
 START = "_"
 """What the decoder reads first."""
@@ -166,7 +166,7 @@ def train_example(
     stop_id, accuracies = example.vocabulary.id_of(STOP), []
 
     def test_epoch(epoch: int, loss: float) -> None:
-        accuracies.append(float(answered(model, **test, stop_id=stop_id).mean()))
+        accuracies.append(float(right_answers(model, **test, stop_id=stop_id).mean()))
         if on_epoch:
             on_epoch(epoch, loss, accuracies[-1])
 

@@ -1,7 +1,7 @@
 """Training: optimizers, the trainer, and runs, which are folders."""
 
 from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop, clip_grads
-from .pairs import answered, train_pairs
+from .pairs import right_answers, train_pairs
 from .runs import Run, Settings
 from .trainer import Trainer, evaluate
 
@@ -14,8 +14,8 @@ __all__ = [
     "Run",
     "Settings",
     "Trainer",
-    "answered",
     "clip_grads",
     "evaluate",
+    "right_answers",
     "train_pairs",
 ]

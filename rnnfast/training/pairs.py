@@ -87,7 +87,7 @@ def train_pairs(
     return losses
 
 
-def answered(
+def right_answers(
     model: Seq2seq,
     xs: ArrayLike,
     ts: ArrayLike,
