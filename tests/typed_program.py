@@ -105,8 +105,23 @@ def writing(text: str) -> str:
     return f"{gain:.3f} nats, perplexity {perplexity:.2f}: {vocabulary.decode(ids)}"
 
 
+def answering() -> float:
+    """An encoder and a decoder that learn sums, and answer with beam search."""
+    vocabulary = rnnfast.Vocabulary("0123456789+ _", "char")
+    questions, answers = rnnfast.addition_pairs(40, digits=1, rng=0)
+    xs = vocabulary.encode("".join(questions)).reshape(40, 3)
+    ts = vocabulary.encode("".join(f"_{answer:2}" for answer in answers)).reshape(40, 3)
+    model = rnnfast.PeekySeq2seq(len(vocabulary), 8, 16, cell="gru", rng=0)
+    losses: list[float] = rnnfast.train_pairs(model, rnnfast.Adam(0.01), xs, ts, epochs=5, rng=0)
+    ids: NDArray[np.int64] = model.generate(xs, 12, 2, stop_id=11)
+    best, scores = model.generate(xs, 12, 2, lengths=[3] * 40, beams=4, return_scores=True)
+    right = rnnfast.right_answers(model, xs, ts, stop_id=11)
+    return losses[-1] + float(right.mean() + scores.mean()) + int((ids == best).sum())
+
+
 if __name__ == "__main__":
     print(regression(np.random.default_rng(0)), sequences(np.random.default_rng(0)))
     print(stacked(np.random.default_rng(0)), attending(np.random.default_rng(0)))
+    print(answering())
     print(writing("the quick brown fox jumps over the lazy dog.\n" * 40))
     print(rnnfast.build_info()["threads"], rnnfast.get_num_threads())
