@@ -307,7 +307,7 @@ def test_generation_checks_what_a_caller_put_in_place_of_weights_and_states():
         W = layer.params[0]
         shape = W.shape
         reshape_in_place(W, (1, W.size))
-        with pytest.raises(ValueError, match="shape of an array|expected shape"):
+        with pytest.raises(ValueError, match=r"shape of an array|expected shape"):
             model.writer(first, None, 5, Choice())
         reshape_in_place(W, shape)
         model.writer(first, None, 5, Choice())

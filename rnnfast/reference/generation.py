@@ -123,5 +123,4 @@ def draw(
         p[np.isin(np.arange(len(p)), kept, invert=True)] = 0
     cumulated = p.cumsum()
     # side="right": a draw of exactly 0 must not select a first token of probability 0
-    k = int(np.searchsorted(cumulated, u * cumulated[-1], "right"))
-    return k if k < len(p) else int(logits.argmax())  # the product may be rounded up to the sum
+    return int(np.searchsorted(cumulated, u * cumulated[-1], "right"))
