@@ -63,7 +63,9 @@ from .text import (
     generate,
     lanes,
     load_text,
+    log_probabilities,
     split_by_position,
+    stream,
     unigram_entropy,
 )
 from .threads import get_num_threads, set_num_threads
@@ -158,11 +160,13 @@ __all__ = [
     "get_num_threads",
     "lanes",
     "load_text",
+    "log_probabilities",
     "pack_gates",
     "reference",
     "right_answers",
     "set_num_threads",
     "split_by_position",
+    "stream",
     "train_pairs",
     "train_word_file",
     "train_words",

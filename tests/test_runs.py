@@ -392,6 +392,66 @@ def test_samples_are_seeded_by_an_int(start):
     assert first == second != other
 
 
+@pytest.mark.parametrize("level", ["char", "word"])
+@pytest.mark.parametrize("prime", ["", "the brown", "\n\nthe"])
+def test_streamed_texts_are_the_whole_ones(start, level, prime):
+    """And those of single calls; spaces and newlines between words come where they belong."""
+    run = start(level=level)
+    options = {"prime": prime, "temperature": 3.0, "top_k": 20, "rng": 0}
+    parts = [*run.stream(40, samples=3, **options)]
+    assert len(parts) == 41
+    texts = ["".join(pieces) for pieces in zip(*parts, strict=True)]
+    assert texts == run.samples(3, 40, **options)
+    assert texts[0] == run.sample(40, **options)
+    assert len(set(texts)) == 3
+    ids = run.vocabulary.encode(texts[0])
+    assert run.vocabulary.decode(ids) == texts[0]
+    assert len(ids) == len(run.vocabulary.encode(prime)) + 40
+    assert texts[0].startswith(prime)
+    assert run.sample(0, **options) == prime
+
+
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_a_text_ends_with_a_line(start, level):
+    run = start(level=level)
+    texts = run.samples(5, 2000, stop="\n", temperature=3.0, rng=0)
+    assert all(text.endswith("\n") and text.count("\n") == 1 for text in texts)
+    first, second = run.vocabulary.tokens[:2]
+    with pytest.raises(InputError, match="not in the vocabulary"):
+        run.sample(5, stop=f"{first} \u4e2d {second}")
+
+
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_scores_of_lines(start, level, monkeypatch):
+    """Each alone after the run's context, with its end; whatever is scored beside it."""
+    run = start(level=level)
+    lines = ["the brown", "", "the quick brown fox jumps over", "fox fox"] * 3
+    end = run.vocabulary.encode("\n")
+    for tokens in (1, 20, 4096):
+        monkeypatch.setattr(runs, "SCORED_TOKENS", tokens)
+        scores = [*run.score(lines)]
+        assert len(scores) == len(lines)
+        for line, (ids, log_p) in zip(lines, scores, strict=True):
+            assert ids.tolist() == [*run.vocabulary.encode(line), *end]
+            alone = rnnfast.log_probabilities(run.model, run.context, ids)
+            np.testing.assert_allclose(log_p, alone, rtol=1e-4)
+    assert [*run.score([])] == []
+
+
+def test_lines_that_cannot_be_scored(start, tmp_path):
+    run = start()
+    with pytest.raises(InputError, match=r"^line 2: '\u4e2d' \(character 4 of the text\) not in"):
+        run.score(["the dog", "the \u4e2d"])
+    (tmp_path / "text.txt").write_text(TEXT + "once and for all\n")
+    run = start("words", level="word")
+    [(ids, log_p)] = run.score(["the xyzzy"])
+    assert run.vocabulary.decode(ids) == "the <unk>\n"
+    assert len(log_p) == 3
+    assert "<unk>" not in run.sample(300, temperature=5.0, rng=0)
+    with pytest.raises(InputError, match=r"stop: expected words of the vocabulary, got 'xyzzy'"):
+        run.sample(5, stop="xyzzy")
+
+
 # Checkpoints of version 0.1. ----------------------------------------------------------------------
 
 

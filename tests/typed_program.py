@@ -100,7 +100,13 @@ def writing(text: str) -> str:
     model.reset_state()
     inputs, targets = rnnfast.lanes(test, 2)
     perplexity = np.exp(model.forward(inputs, targets, need_gradient=False))
-    ids = rnnfast.generate(model, vocabulary.encode("the "), 20, temperature=0.8, rng=0)
+    prime, stop = vocabulary.encode("the "), vocabulary.encode(".")
+    ids = rnnfast.generate(model, prime, 20, temperature=0.8, rng=0)
+    several = rnnfast.generate(model, prime, 20, top_k=5, samples=3, stop_ids=stop, rng=0)
+    likeliest = several[rnnfast.log_probabilities(model, prime, several).sum(1).argmax()]
+    for part in rnnfast.stream(model, prime, 20, top_p=0.9, rng=0):
+        print(vocabulary.decode(part), end="")
+    print(vocabulary.decode(likeliest[likeliest >= 0]))
     gain = rnnfast.unigram_entropy(test) - loss
     return f"{gain:.3f} nats, perplexity {perplexity:.2f}: {vocabulary.decode(ids)}"
 

@@ -593,7 +593,7 @@ class AttentionSeq2seq(Seq2seq):
     def _decode_backward(self, dout: Array, sparse: bool) -> tuple[Array, Array | None]:
         H = self.hidden_size
         denc, ddec = self.attention.backward(dout[:, :, :H])
-        dh, _ = super()._decode_backward(dout[:, :, H:] + ddec)
+        dh, _ = super()._decode_backward(dout[:, :, H:] + ddec, sparse)
         return dh, denc
 
 
