@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..errors import InputError
-from .pieces import PIECE, OnRead, read_pieces
+from .pieces import OnRead, in_pieces, read_pieces
 
 
 def builtin_corpus() -> str:
@@ -53,7 +53,4 @@ class Text:
 
     def pieces(self, on_read: OnRead | None = None) -> Iterator[str]:
         """The text in pieces; see `read_pieces`."""
-        if self._held is None:
-            return read_pieces(self._path, on_read)
-        held = self._held
-        return (held[k : k + PIECE] for k in range(0, len(held), PIECE))
+        return read_pieces(self._path, on_read) if self._held is None else in_pieces(self._held)
