@@ -53,8 +53,12 @@ class Example:
         """The characters of questions and answers."""
         return Vocabulary(self.alphabet + STOP + START, "char")
 
+    def read(self, text: str) -> str:
+        """What the encoder reads of a question, STOP last: where it ends counts."""
+        return (text[::-1] if self.reverse else text) + STOP
+
     def as_questions(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Texts -> xs (N, S) and lengths (N,), as the model takes them by name.
+        """Texts -> xs (N, S+1) and lengths (N,), as the model takes them by name.
 
         Raises InputError for a text that is empty or too long, or has other characters.
         """
@@ -64,9 +68,9 @@ class Example:
                     f"question {text!r}: expected 1 to {self.question_size} characters, got "
                     f"{len(text)}"
                 )
-        read = [text[::-1] for text in texts] if self.reverse else texts
-        lengths = np.array([len(text) for text in texts])
-        return {"xs": self._ids(read, self.question_size), "lengths": lengths}
+        read = [self.read(text) for text in texts]
+        lengths = np.array([len(text) for text in read])
+        return {"xs": self._ids(read, self.question_size + 1), "lengths": lengths}
 
     def as_answers(self, texts: Sequence[str]) -> Ids:
         """Texts -> ts (N, T+1), START first."""
@@ -83,12 +87,12 @@ class Example:
         return [self.vocabulary.decode(row).rstrip(STOP) for row in ids]
 
     def attention(self, model: AttentionSeq2seq, question: str, answer: str) -> Array:
-        """Weights (T, S), of as many characters as answer and question have: what the model looks
-        at where it writes each character of the answer."""
-        reads = self._ids([START + answer[:-1]], len(answer))
-        model.predict(**self.as_questions([question]), decoder_xs=reads)
-        weights: Array = model.attention.weights[0, :, : len(question)]
-        return weights[:, ::-1] if self.reverse else weights
+        """Weights: a row for every character of the answer, a column for every one of
+        `read(question)`, which the model looks at where it writes the other."""
+        written = self._ids([START + answer[:-1]], len(answer))
+        model.predict(**self.as_questions([question]), decoder_xs=written)
+        weights: Array = model.attention.weights[0, :, : len(self.read(question))]
+        return weights
 
     def _ids(self, texts: Sequence[str], size: int) -> Ids:
         joined = "".join(text.ljust(size, STOP) for text in texts)
