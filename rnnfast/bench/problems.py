@@ -10,9 +10,12 @@ import numpy as np
 
 from .._types import Array, Ids
 from ..cells import CELLS
+from ..layers import TimeEmbedding, TimeLSTM
+from ..losses import TimeAffineWithLoss
 from ..models import LANGUAGE_MODELS, Network
 
 LEARNING_RATE = 0.1
+ADDITION_VOCABULARY, DATES_VOCABULARY = 13, 59
 
 
 def layer(
@@ -72,6 +75,18 @@ def affine(N: int, D: int, M: int, tied: bool) -> tuple[Array, Array, Array]:
     return x, W.T if tied else W, b
 
 
+def dropout(shape: Sequence[int]) -> Array:
+    """Input, and gradient of the output, both of the shape."""
+    return np.random.default_rng(0).standard_normal((2, *shape)).astype("f")
+
+
+def attention(N: int, S: int, T: int, H: int) -> tuple[Array, Array, Array]:
+    """States of the encoder (N, S, H) and of the decoder (N, T, H), gradient of the contexts."""
+    rng = np.random.default_rng(0)
+    enc, dec, dout = (rng.standard_normal((N, K, H)) for K in (S, T, T))
+    return enc.astype("f"), (dec / H**0.5).astype("f"), dout.astype("f")
+
+
 def step(cell: str, N: int, D: int, H: int) -> tuple[Array, list[Array], Array]:
     """Input (N, D), weights, and the states before the step (S, N, H)."""
     xs, weights, _ = layer(cell, "float32", (N, 1, D, H))
@@ -90,9 +105,45 @@ def blocks(N: int, T: int, V: int) -> list[tuple[Ids, Ids]]:
     return [(ids[:, :-1].copy(), ids[:, 1:].copy()) for ids in token_ids(V, (10, N, T + 1))]
 
 
+def addition(count: int) -> tuple[Ids, Ids]:
+    """Questions (count, 7) such as "314+15 " backwards, and their answers (count, 5), "_329 ", as
+    ids of characters."""
+    numbers = np.random.default_rng(0).integers(0, 1000, (count, 2))
+    characters = "0123456789+_ "
+    assert len(characters) == ADDITION_VOCABULARY
+    texts = [(f"{a}+{b}".ljust(7)[::-1], f"_{a + b}".ljust(5)) for a, b in numbers]
+    questions, answers = (
+        np.array([[*map(characters.index, text)] for text in column])
+        for column in zip(*texts, strict=True)
+    )
+    return questions, answers
+
+
+def dates(count: int) -> tuple[Ids, Ids]:
+    """Ids of the shape that dates in words, and in figures, have: (count, 29) and (count, 11)."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, DATES_VOCABULARY, (count, 29)), rng.integers(
+        0, DATES_VOCABULARY, (count, 11)
+    )
+
+
 def language_model(cell: str, V: int, D: int, H: int, **options: Any) -> Network:
     """A model of this package; its weights are also what the peers start from."""
     return LANGUAGE_MODELS[cell](V, D, H, rng=np.random.default_rng(0), **options)
+
+
+def wide_table(rows: int, V: int, D: int, H: int, **options: Any) -> Network:
+    """A model with an LSTM whose embedding has so many rows, and V outputs."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> Array:
+        return (rng.standard_normal(shape) / shape[0] ** 0.5).astype("f")
+
+    layers = [
+        TimeEmbedding((rng.standard_normal((rows, D)) / 100).astype("f"), **options),
+        TimeLSTM(normal(D, 4 * H), normal(H, 4 * H), np.zeros(4 * H, "f"), **options),
+    ]
+    return Network(layers, TimeAffineWithLoss(normal(H, V), np.zeros(V, "f"), **options))
 
 
 def writer(cell: str, V: int, D: int, H: int) -> Network:

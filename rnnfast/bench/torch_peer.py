@@ -11,7 +11,7 @@ from torch.nn.utils import rnn
 from .._types import Array, Ids
 from ..cells import CELLS
 from ..reference.ops import draw
-from . import problems
+from . import ours, problems
 
 MODULES = {
     "rnn": torch.nn.RNN,
@@ -152,11 +152,11 @@ class LanguageModel:
     recurrent: Any
     cell: str
 
-    def __init__(self, cell: str, params: Sequence[Array]) -> None:
+    def __init__(self, cell: str, params: Sequence[Array], layers: int = 1) -> None:
         embed_W, *weights, W, affine_b = params
         self.embedding = torch.nn.Embedding(*embed_W.shape)
         self.affine = torch.nn.Linear(*W.shape)
-        self.recurrent, self.cell = recurrent(cell, weights), cell
+        self.recurrent, self.cell = recurrent(cell, weights, layers=layers), cell
         with torch.no_grad():
             self.embedding.weight[...] = torch.from_numpy(embed_W)
             self.affine.weight[...] = torch.from_numpy(W.T)
@@ -190,9 +190,12 @@ class Training:
     steps: int
     state: Any
 
-    def __init__(self, threads: int, *, cell: str, N: int, T: int, V: int, D: int, H: int) -> None:
+    def __init__(
+        self, threads: int, *, cell: str, N: int, T: int, V: int, D: int, H: int, layers: int = 1
+    ) -> None:
         torch.set_num_threads(threads)
-        self.model = LanguageModel(cell, problems.language_model(cell, V, D, H).params)
+        params = problems.language_model(cell, V, D, H, num_layers=layers).params
+        self.model = LanguageModel(cell, params, layers)
         self.optimizer = torch.optim.SGD(self.model.trained(), problems.LEARNING_RATE)
         self.blocks = [
             (torch.from_numpy(xs), torch.from_numpy(ts)) for xs, ts in problems.blocks(N, T, V)
@@ -286,6 +289,34 @@ class Affine:
 
     def results(self) -> list[Array]:
         return [self.run().numpy()]
+
+
+class Dropout(ours.Dropout):
+    def __init__(self, threads: int, *, shape: Sequence[int]) -> None:
+        torch.set_num_threads(threads)
+        self.xs, self.dout = problems.dropout(shape)
+        self.inputs = torch.from_numpy(self.xs).requires_grad_()
+        self.of_output = torch.from_numpy(self.dout)
+
+    def run(self) -> list[Array]:
+        out = torch.nn.functional.dropout(self.inputs, 0.5)
+        (dxs,) = torch.autograd.grad(out, self.inputs, self.of_output)
+        return [out.detach().numpy(), dxs.numpy()]
+
+
+class Attention(ours.Attention):
+    """By `scaled_dot_product_attention`, which makes one kernel of it."""
+
+    def __init__(self, threads: int, *, N: int, S: int, T: int, H: int) -> None:
+        torch.set_num_threads(threads)
+        enc, dec, dout = map(torch.from_numpy, problems.attention(N, S, T, H))
+        self.inputs, self.of_output = (enc.requires_grad_(), dec.requires_grad_()), dout
+
+    def run(self) -> list[Array]:
+        enc, dec = self.inputs
+        out = torch.nn.functional.scaled_dot_product_attention(dec, enc, enc, scale=1.0)
+        grads = torch.autograd.grad(out, self.inputs, self.of_output)
+        return [x.detach().numpy() for x in (out, *grads)]
 
 
 class Step:
