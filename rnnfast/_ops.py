@@ -8,7 +8,7 @@ from . import kernels
 
 Ops: TypeAlias = Any
 """A module with the functions of `rnnfast.reference.ops`, or an object that has them."""
-KEPT = {"_kept", "_memory", "_left", "_good"}
+KEPT = {"_kept", "_memory", "_left", "_good", "_filled"}
 """What belongs to one object and its ops: it is made again where it is None."""
 
 

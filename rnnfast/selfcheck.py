@@ -149,7 +149,7 @@ def _results(
         "affine_loss_forward": [np.array([loss, count])],
         "affine_loss_backward": [dx, *grads],
         "distinct": list(ops.distinct(ids, V)),
-        "sum_of_squares": [np.array([ops.sum_of_squares(W.reshape(-1))])],
+        "sum_of_squares": [np.array([ops.sum_of_squares([W, b], None)])],
     }
 
     first, uniforms = [normal(cell.S, 1, H) for cell, *_ in layers], rng.random(3)
@@ -163,13 +163,19 @@ def _results(
     steps: list[tuple[str, int, tuple[float, ...]]] = [
         ("sgd_step", 0, (0.1,)),
         ("momentum_step", 1, (0.1, 0.9)),
+        ("nesterov_step", 1, (0.1, 0.9)),
         ("adagrad_step", 1, (0.1,)),
         ("rmsprop_step", 1, (0.1, 0.99)),
         ("adam_step", 2, (0.1, 0.9, 0.999)),
-        ("scale_array", -1, (0.3,)),
     ]
-    for name, n_slots, options in steps:
-        arrays = [np.abs(normal(V * H)) for _ in range(n_slots + 2)]
-        getattr(ops, name)(*arrays, *options)
+    rows = np.arange(0, V, 2)
+    for name, n_slots, numbers in steps:
+        params, grads = ([normal(V, H), normal(V, H)] for _ in range(2))
+        state = [tuple(np.abs(normal(V, H)) for _ in range(n_slots)) for _ in params]
+        getattr(ops, name)(params, grads, state, [None, rows], 0.99, *numbers)
+        results[name] = [*params, *(slot for slots in state for slot in slots)]
+    for name in ("scale_arrays", "clip_arrays"):
+        arrays = [normal(V, H), normal(V, H)]
+        getattr(ops, name)(arrays, [None, rows], 0.3)
         results[name] = arrays
     return results

@@ -663,7 +663,9 @@ def test_sizes_of_models(Model, argument, value):
 def test_tied_weights_need_equal_sizes(Model):
     with pytest.raises(ValueError, match=r"^tie_weights: ") as error:
         Model(5, 3, 4, tie_weights=True)
-    assert_says(error, "wordvec_size equal to hidden_size", "got 3 and 4", "embedding's table")
+    assert_says(
+        error, "equal sizes of embedding and hidden state", "got 3 and 4", "embedding's table"
+    )
 
 
 @models
@@ -804,12 +806,29 @@ def test_learning_rates(Optimizer, value):
         (rnnfast.RMSprop, "decay_rate"),
         (rnnfast.Adam, "beta1"),
         (rnnfast.Adam, "beta2"),
+        (rnnfast.AdamW, "beta1"),
     ],
 )
 def test_fractions(Optimizer, argument, value):
     with pytest.raises(ValueError, match=f"^{argument}: expected a number in 0 <= ") as error:
         Optimizer(**{argument: value})
     assert_says(error, f"got {value!r}")
+
+
+@pytest.mark.parametrize("value", [-0.1, np.inf, np.nan, "0.1", None, True])
+@pytest.mark.parametrize("Optimizer", [rnnfast.SGD, rnnfast.Momentum, rnnfast.AdamW])
+def test_weight_decays(Optimizer, value):
+    message = r"^weight_decay: expected a finite number of at least 0, got "
+    with pytest.raises(ValueError, match=message) as error:
+        Optimizer(weight_decay=value)
+    assert_says(error, repr(value))
+
+
+@optimizers
+def test_lazy_is_true_or_false(Optimizer):
+    if Optimizer is not rnnfast.AdaGrad:
+        with pytest.raises(TypeError, match=r"^lazy: expected True or False, got 1"):
+            Optimizer(lazy=1)
 
 
 def frozen(array):
@@ -872,9 +891,55 @@ def test_updates_of_another_list(Optimizer):
         np.testing.assert_array_equal(slots, before)
 
 
+@optimizers
+def test_updates_after_an_array_has_changed(Optimizer):
+    """What was good in one update may be read-only, another, or smaller in the next one."""
+
+    def case():
+        optimizer, params, grads = Optimizer(), [np.ones(2), np.ones((40, 3))], [np.ones(2)]
+        grads.append(np.ones((40, 3)))
+        for _ in range(2):
+            optimizer.update(params, grads)
+        return optimizer, params, grads
+
+    def resize(optimizer, params, grads):
+        grads[1].resize((1, 1), refcheck=False)
+
+    def reshape(optimizer, params, grads):
+        grads[1] = grads[1].reshape(3, 40)
+
+    def freeze(optimizer, params, grads):
+        params[1].flags.writeable = False
+
+    def recast(optimizer, params, grads):
+        params[1] = params[1].astype(int)
+
+    def lose(optimizer, params, grads):
+        del params[1]
+
+    for change, says in (
+        (resize, r"^grads\[1\]: expected real numbers of shape \(40, 3\), got float64 \(1, 1\)"),
+        (reshape, r"^grads\[1\]: expected real numbers of shape \(40, 3\), got float64 \(3, 40\)"),
+        (freeze, r"^params\[1\]: expected a writable array of floats, got read-only float64"),
+        (recast, r"^params\[1\]: expected a writable array of floats, got int64"),
+        (lose, r"^grads: expected 1 arrays as in params, got 2"),
+    ):
+        optimizer, params, grads = case()
+        change(optimizer, params, grads)
+        before = [W.copy() for W in params], [np.copy(slots) for slots in optimizer.state]
+        with pytest.raises(ValueError, match=says):
+            optimizer.update(params, grads)
+        assert optimizer.steps == 2
+        for now, then in zip((params, optimizer.state), before, strict=True):
+            for ours, theirs in zip(now, then, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["max_norm", "max_value"])
 @pytest.mark.parametrize("value", [0, -1, np.inf, np.nan, "1", None])
-def test_clip_grads(value):
+def test_clipping(value, name):
     grads = [np.ones(2)]
-    with pytest.raises(ValueError, match=r"^max_norm: expected a finite number above 0, got"):
-        rnnfast.clip_grads(grads, value)
+    clip = {"max_norm": rnnfast.clip_grads, "max_value": rnnfast.clip_values}[name]
+    with pytest.raises(ValueError, match=f"^{name}: expected a finite number above 0, got"):
+        clip(grads, value)
     np.testing.assert_array_equal(grads[0], 1)

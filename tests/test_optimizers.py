@@ -52,12 +52,43 @@ def adam(W, grads, lr=0.1, beta1=0.7, beta2=0.95):
     return W
 
 
+def adamw(W, grads, lr=0.1, weight_decay=0.3):
+    """Those of two axes decay."""
+    m = v = 0
+    for t, dW in enumerate(grads, start=1):
+        if W.ndim > 1:
+            W = W - lr * weight_decay * W
+        m = 0.7 * m + (1 - 0.7) * dW
+        v = 0.95 * v + (1 - 0.95) * dW**2
+        m_hat, v_hat = m / (1 - 0.7**t), v / (1 - 0.95**t)
+        W = W - lr * m_hat / (v_hat**0.5 + 1e-7 / (1 - 0.95**t) ** 0.5)
+    return W
+
+
+def sgd_with_decay(W, grads, lr=0.1, weight_decay=0.3):
+    """As of a penalty on the sum of squares."""
+    for dW in grads:
+        W = W - lr * (dW + weight_decay * W * (W.ndim > 1))
+    return W
+
+
+def momentum_with_decay(W, grads, lr=0.1, momentum=0.8, weight_decay=0.3):
+    v = 0
+    for dW in grads:
+        v = momentum * v - lr * dW
+        W = W - lr * weight_decay * W * (W.ndim > 1) + v
+    return W
+
+
 CASES = [
     (lambda: rnnfast.SGD(0.1), sgd),
     (lambda: rnnfast.Momentum(0.1, 0.8), momentum),
     (lambda: rnnfast.AdaGrad(0.1), adagrad),
     (lambda: rnnfast.RMSprop(0.1, 0.9), rmsprop),
     (lambda: rnnfast.Adam(0.1, 0.7, 0.95), adam),
+    (lambda: rnnfast.AdamW(0.1, 0.7, 0.95, 0.3), adamw),
+    (lambda: rnnfast.SGD(0.1, weight_decay=0.3), sgd_with_decay),
+    (lambda: rnnfast.Momentum(0.1, 0.8, weight_decay=0.3), momentum_with_decay),
 ]
 cases = pytest.mark.parametrize(("make", "formula"), CASES, ids=[f.__name__ for _, f in CASES])
 DEFAULTS = {
@@ -66,6 +97,7 @@ DEFAULTS = {
     "AdaGrad": {"lr": 0.01},
     "RMSprop": {"lr": 0.01, "decay_rate": 0.99},
     "Adam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999},
+    "AdamW": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.01},
 }
 
 
@@ -156,6 +188,64 @@ def test_clip_grads_reports_what_is_not_finite_and_changes_nothing(value):
     assert not np.isfinite(rnnfast.clip_grads(grads, 1))
     np.testing.assert_array_equal(grads[0], [1, value])
     np.testing.assert_array_equal(grads[1], [5])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_clip_values(dtype):
+    grads = [np.array([[3, -4]], dtype), np.array([12, 0, -0.5], dtype)]
+    grads.append(np.array([[1, 5], [-6, -2]], dtype).T[::-1])
+    same = list(grads)
+    expected = [np.clip(dW, -2.5, 2.5) for dW in grads]
+    assert rnnfast.clip_values(grads, 2.5) == pytest.approx(235.25**0.5, rel=1e-12)
+    for dW, kept, clipped in zip(grads, same, expected, strict=True):
+        assert dW is kept
+        np.testing.assert_array_equal(dW, clipped, strict=True)
+    assert rnnfast.clip_values(grads, 1e300) > 2.5  # a limit that float32 does not have
+    np.testing.assert_array_equal(grads[0], expected[0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_clip_values_reports_what_is_not_finite_and_changes_nothing(value):
+    grads = [np.array([1.0, value]), np.array([5.0])]
+    assert not np.isfinite(rnnfast.clip_values(grads, 1))
+    np.testing.assert_array_equal(grads[0], [1, value])
+    np.testing.assert_array_equal(grads[1], [5])
+
+
+@cases
+def test_arrays_of_every_kind_in_one_list(make, formula):
+    """Those that the compiled steps take, beside others: each gets its formula."""
+    rng = np.random.default_rng(0)
+
+    def array(*shape, dtype="f8"):
+        return rng.standard_normal(shape).astype(dtype)
+
+    params = [
+        array(3, 4), array(4, dtype="f4"), array(6, 4)[::2], array(3, 4).T, array(), array(0, 3),
+        array(5, dtype=np.longdouble), array(2, 3, 4), array(3),
+    ]  # fmt: skip
+    starts = [W.astype(float) for W in params]
+    optimizer, history = make(), []
+    for _ in range(3):
+        grads = [array(*W.shape).astype(W.dtype) for W in params]
+        grads[3] = np.ascontiguousarray(grads[3])  # in another order than its parameter
+        grads[8] = grads[8].astype("f4")
+        history.append([dW.astype(float) for dW in grads])
+        optimizer.update(params, grads)
+        assert rnnfast.clip_grads(grads, 1e9) == pytest.approx(
+            math.sqrt(sum((dW**2).sum() for dW in history[-1])), rel=1e-6
+        )
+    for k, W in enumerate(params):
+        expected = formula(starts[k], [grads[k] for grads in history])
+        np.testing.assert_allclose(W.astype(float), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_array_twice():
+    """Is updated twice, one after the other, and is clipped so."""
+    W, dW = np.ones((3, 4)), np.full((3, 4), 0.5)
+    rnnfast.SGD(0.5).update([W, W, W.T], [dW, 2 * dW, dW.T])
+    np.testing.assert_array_equal(W, 1 - 0.5 * 2)
+    assert rnnfast.clip_grads([dW, dW], 1e-3) == pytest.approx(24**0.5 / 2)
 
 
 HUGE = {  # gradients, and their norm

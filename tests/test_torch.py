@@ -230,6 +230,15 @@ def test_whole_models(Model, num_layers, tie_weights):
         (rnnfast.RMSprop(0.1, 0.9), lambda W: torch.optim.RMSprop(W, 0.1, alpha=0.9, eps=1e-7)),
         # The textbook adds 1e-7 to sqrt(v) before v is corrected for its start from 0, PyTorch
         # after: they coincide where eps vanishes beside sqrt(v), as with 0 and these gradients.
+        (
+            rnnfast.AdamW(0.1, 0.8, 0.9, 0.3),
+            lambda W: torch.optim.AdamW(
+                [{"params": W[:1], "weight_decay": 0.3}, {"params": W[1:], "weight_decay": 0}],
+                0.1,
+                (0.8, 0.9),
+                eps=0,
+            ),
+        ),
         (rnnfast.Adam(0.1, 0.8, 0.9), lambda W: torch.optim.Adam(W, 0.1, (0.8, 0.9), eps=0)),
     ],
     ids=lambda value: type(value).__name__ if hasattr(value, "update") else "",

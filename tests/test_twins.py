@@ -112,6 +112,7 @@ def test_optimizers_and_clipping(dtype, Optimizer):
     assert optimizer.ops is reference.ops
     for _ in range(2):
         assert rnnfast.clip_grads([dW, W.T.copy().T], 1.0, **OPS) > 1
+        assert rnnfast.clip_values([dW, W.T.copy().T], 0.3, **OPS) > 0.9
         optimizer.update([W], [dW])
     assert (W != 1).all()
 

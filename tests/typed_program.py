@@ -1,5 +1,7 @@
 """What a user's program looks like to a type checker: `mypy --strict` passes, and it runs."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +23,16 @@ class Scale(rnnfast.Layer):
         assert self.xs is not None
         self.grads[0][...] = (dout * self.xs).sum(axis=(0, 1))
         return dout * self.params[0]
+
+
+class Watching(rnnfast.Callback):
+    """Keeps the perplexity of every epoch."""
+
+    def __init__(self) -> None:
+        self.perplexities: list[float | None] = []
+
+    def on_epoch(self, trainer: rnnfast.Trainer, record: Any, improved: bool) -> None:
+        self.perplexities.append(record.valid_perplexity)
 
 
 def regression(rng: np.random.Generator) -> float:
@@ -78,8 +90,12 @@ def writing(text: str) -> str:
     vocabulary = rnnfast.Vocabulary.from_text(text)
     train, valid, test = rnnfast.split_by_position(vocabulary.encode(text))
     model = rnnfast.Rnnlm(len(vocabulary), 8, 16, rng=0)
-    trainer = rnnfast.Trainer(model, rnnfast.SGD(1.0), train, valid, batch_size=4, time_size=10)
-    trainer.fit(2)
+    schedule = rnnfast.CosineLR(warmup=0.1, final=0.1)
+    trainer = rnnfast.Trainer(
+        model, rnnfast.SGD(1.0), train, valid, batch_size=4, time_size=10, schedule=schedule
+    )
+    trainer.fit(2, callbacks=[Watching()])
+    assert trainer.validated_params()["embedding.W"] is model.named_params()["embedding.W"]
     loss: float = rnnfast.evaluate(model, test, batch_size=1, time_size=10)
     model.reset_state()
     inputs, targets = rnnfast.lanes(test, 2)

@@ -23,8 +23,8 @@ class Training(ours.Training):
     ops = reference.ops
 
     def update(self) -> None:
-        for W, dW in zip(self.model.params, self.model.grads, strict=True):
-            self.ops.sgd_step(W, dW, problems.LEARNING_RATE)
+        params, grads = self.model.params, self.model.grads
+        self.ops.sgd_step(params, grads, [()] * len(params), None, 1.0, problems.LEARNING_RATE)
 
 
 class Embedding:

@@ -4,17 +4,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import InputError
-from ..models import LANGUAGE_MODELS
+from ..layers.initial import INITS
+from ..models import LAYER_OF_CELL
 from ..text.lanes import unigram_entropy
 from ..text.vocabulary import LEVELS
 from ..training.plot import plot_history
-from ..training.runs import OPTIMIZERS, Run, Settings, holds_run
+from ..training.runs import Run, holds_run
+from ..training.settings import OPTIMIZERS, SCHEDULES, Settings
 from ..training.trainer import loss_text
 from .eval import loss_of
-from .options import above_zero, count, seed
+from .options import above_zero, count, flag, fraction, not_negative, seed
 from .sample import SAMPLE_TEMPERATURE
 
 DEFAULT_FOLDER = "rnnfast-run"
@@ -26,19 +26,47 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--text", metavar="FILE", help="UTF-8 text (default: the help texts of Python's pydoc)")
     option("--level", choices=list(LEVELS), help="what a token is (default: char)")
-    option("--cell", choices=list(LANGUAGE_MODELS), help="kind of recurrent layer (default: lstm)")
+    option("--cell", choices=list(LAYER_OF_CELL), help="kind of recurrent layer (default: lstm)")
     for name, meaning in (
         ("hidden", "hidden size"),
         ("embedding", "embedding size"),
         ("layers", "recurrent layers"),
         ("batch", "parallel lanes of text"),
-        ("time", "time steps of a block, through which gradients flow"),
+        ("time", "time steps of a block"),
         ("epochs", "passes over the training part"),
     ):
         default = getattr(Settings, name)
         option(f"--{name}", type=count, metavar="N", help=f"{meaning} (default: {default})")
-    option("--lr", type=above_zero, metavar="X", help="learning rate (default: by the optimizer)")
+    for name, meaning in (
+        ("dropout", "of vectors and of what layers return"),
+        ("weight-drop", "of recurrent weights"),
+        ("zoneout", "of states"),
+    ):
+        default = getattr(Settings, name.replace("-", "_"))
+        meaning = f"part that is left out in training, {meaning} (default: {default:g})"
+        option(f"--{name}", type=fraction, metavar="P", help=meaning)
+    option("--locked", **flag, help="one mask of dropout for all steps of a block")
+    option("--tie-weights", **flag, help="one table for embedding and output")
+    option("--init", choices=list(INITS), help=f"initial weights (default: {Settings.init})")
     option("--optimizer", choices=list(OPTIMIZERS), help="how weights are updated (default: adam)")
+    option("--lr", type=above_zero, metavar="X", help="learning rate (default: by the optimizer)")
+    option(
+        "--schedule",
+        choices=list(SCHEDULES),
+        help=f"of the learning rate (default: {Settings.schedule})",
+    )
+    option("--weight-decay", type=not_negative, metavar="X", help="of sgd, momentum and adamw")
+    option("--max-grad", type=above_zero, metavar="X", help="norm of gradients (default: 1)")
+    option("--max-value", type=above_zero, metavar="X", help="of a number of them (default: none)")
+    option("--average", type=fraction, metavar="P", help="validate with averages of the weights")
+    option("--window", type=count, metavar="N", help="steps that gradients flow (default: --time)")
+    option("--accumulate", type=count, metavar="N", help="blocks of an update (default: 1)")
+    option(
+        "--patience",
+        type=count,
+        metavar="N",
+        help=f"epochs without a better validation, to stop (default: {Settings.patience})",
+    )
     option("--seed", type=seed, metavar="N", help="of the random numbers (default: 0)")
     option("--threads", type=count, metavar="N", help="CPU threads (default: all usable)")
     option("--out", metavar="DIR", help=f"run folder (default: {DEFAULT_FOLDER}, or a free number)")
@@ -87,7 +115,7 @@ def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Run:
         folder = _numbered_folder(number)
     epochs = given.pop("epochs", None)
     if given:
-        options = ", ".join(f"--{name}" for name in given)
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
             f"{options}: a resumed run keeps its settings, only --epochs and --threads may change; "
             "leave these options out, or start a new run"
@@ -98,13 +126,12 @@ def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Run:
 def _describe(run: Run) -> None:
     settings, vocabulary, corpus = run.settings, run.vocabulary, run.corpus
     unit = vocabulary.unit
-    ids = np.concatenate((corpus.train, corpus.valid, corpus.test))
     parameters = sum(W.size for W in run.model.params)
     lines = [
-        f"text: {corpus.name}, {len(corpus.text):,} characters, sha256 {run.sha256}",
+        f"text: {corpus.name}, {corpus.characters:,} characters, sha256 {run.sha256}",
         f"vocabulary: {len(vocabulary):,} {unit}s; training part {len(corpus.train):,}, "
         f"validation {len(corpus.valid):,}, test {len(corpus.test):,}",
-        f"without context (unigram entropy): {loss_text(unigram_entropy(ids), unit)}",
+        f"without context (unigram entropy): {loss_text(unigram_entropy(corpus.ids), unit)}",
         f"model: {settings.cell}, embedding {settings.embedding}, hidden {settings.hidden}, "
         f"layers {settings.layers}: {parameters:,} parameters; {settings.optimizer}, "
         f"lr {settings.lr:g}, {settings.batch} lanes x {settings.time} steps",

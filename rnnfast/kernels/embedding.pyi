@@ -18,6 +18,7 @@ def embedding_backward(
     dout: NDArray[_Real],  # (..., D)
     ids: NDArray[int64],  # (...), C-contiguous, each in 0..V-1
     dW: NDArray[_Real],  # (V, D), overwritten
+    filled: NDArray[int64] | None = None,  # (...), C-contiguous, each in 0..V-1
 ) -> None: ...
 def embedding_forward(
     W: NDArray[_Real],  # (V, D)

@@ -18,10 +18,13 @@ def embedding_forward(W, ids):
     return out.reshape(*ids.shape, W.shape[1])
 
 
-def embedding_backward(dout, ids, dW):
+def embedding_backward(dout, ids, dW, filled=None):
     """Scatter-add. See `rnnfast.reference.ops.embedding_backward` for the contract."""
     check_shapes(dout.shape[ids.ndim] == dW.shape[1])
-    dW[...] = 0
+    if filled is None:
+        dW[...] = 0
+    else:
+        _clear(filled, dW)
     dout, ids = dout.reshape(-1, dW.shape[1]), ids.reshape(-1)
     if ids.size <= MANY_ROWS:
         _scatter_add(dout, ids, dW)
@@ -54,6 +57,18 @@ def _gather(
             else:
                 for j in range(D):
                     out[m, j] = W[ids[m], j]
+
+
+def _clear(
+    const int64_t[::1] ids,       # IN (M)
+    real[:, :] dW,                # INOUT (V, D)
+):
+    """dW[id_m] = 0"""
+    cdef Py_ssize_t m, j
+    with nogil:
+        for m in range(ids.shape[0]):
+            for j in range(dW.shape[1]):
+                dW[ids[m], j] = 0
 
 
 def _scatter_add(

@@ -82,8 +82,10 @@ cdef extern from "simd.h" nogil:
         void (*panel_top)(Py_ssize_t, Py_ssize_t, const void*, void*) noexcept nogil
         void (*panel_exp)(Py_ssize_t, Py_ssize_t, void*, const void*, double*) noexcept nogil
         double (*sum_of_squares)(Py_ssize_t, const void*) noexcept nogil
+        void (*clip)(Py_ssize_t, double, void*) noexcept nogil
         void (*sgd)(Py_ssize_t, double, void*, const void*) noexcept nogil
         void (*momentum)(Py_ssize_t, double, double, void*, const void*, void*) noexcept nogil
+        void (*nesterov)(Py_ssize_t, double, double, void*, const void*, void*) noexcept nogil
         void (*adagrad)(Py_ssize_t, double, void*, const void*, void*) noexcept nogil
         void (*rmsprop)(Py_ssize_t, double, double, double, void*, const void*,
                         void*) noexcept nogil

@@ -1,53 +1,71 @@
-"""Steps of the optimizers, on flat arrays of M numbers.
+"""Steps of the optimizers and what clipping needs, of lists of arrays.
 
-`rnnfast.reference.ops` documents what these functions do.
+`rnnfast.reference.ops` documents what these functions do, and which arrays they take.
 """
 
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
-from numpy import float32, float64
+from numpy import int64
 from numpy.typing import NDArray
 
-_Real = TypeVar("_Real", float32, float64)
+_Arrays: TypeAlias = Sequence[NDArray[Any]]
+_State: TypeAlias = Sequence[tuple[NDArray[Any], ...]]
+_Rows: TypeAlias = Sequence[NDArray[int64] | None] | None
 
 def adagrad_step(
-    W: NDArray[_Real],  # (M,), changed in place
-    dW: NDArray[_Real],  # (M,)
-    h: NDArray[_Real],  # (M,), changed in place
+    params: _Arrays,
+    grads: _Arrays,
+    state: _State,
+    rows: _Rows,
+    decay: float,
     lr: float,
-) -> None: ...
+) -> bool: ...
 def adam_step(
-    W: NDArray[_Real],  # (M,), changed in place
-    dW: NDArray[_Real],  # (M,)
-    m: NDArray[_Real],  # (M,), changed in place
-    v: NDArray[_Real],  # (M,), changed in place
+    params: _Arrays,
+    grads: _Arrays,
+    state: _State,
+    rows: _Rows,
+    decay: float,
     lr: float,
     beta1: float,
     beta2: float,
-) -> None: ...
+) -> bool: ...
+def clip_arrays(arrays: _Arrays, rows: _Rows, limit: float) -> bool: ...
 def momentum_step(
-    W: NDArray[_Real],  # (M,), changed in place
-    dW: NDArray[_Real],  # (M,)
-    v: NDArray[_Real],  # (M,), changed in place
+    params: _Arrays,
+    grads: _Arrays,
+    state: _State,
+    rows: _Rows,
+    decay: float,
     lr: float,
     momentum: float,
-) -> None: ...
-def rmsprop_step(
-    W: NDArray[_Real],  # (M,), changed in place
-    dW: NDArray[_Real],  # (M,)
-    h: NDArray[_Real],  # (M,), changed in place
-    lr: float,
+) -> bool: ...
+def nesterov_step(
+    params: _Arrays,
+    grads: _Arrays,
+    state: _State,
+    rows: _Rows,
     decay: float,
-) -> None: ...
-def scale_array(
-    x: NDArray[_Real],  # (M,)
-    factor: float,
-) -> None: ...
-def sgd_step(
-    W: NDArray[_Real],  # (M,), changed in place
-    dW: NDArray[_Real],  # (M,)
     lr: float,
-) -> None: ...
-def sum_of_squares(
-    x: NDArray[_Real],  # (M,)
-) -> float: ...
+    momentum: float,
+) -> bool: ...
+def rmsprop_step(
+    params: _Arrays,
+    grads: _Arrays,
+    state: _State,
+    rows: _Rows,
+    decay: float,
+    lr: float,
+    decay_rate: float,
+) -> bool: ...
+def scale_arrays(arrays: _Arrays, rows: _Rows, factor: float) -> bool: ...
+def sgd_step(
+    params: _Arrays,
+    grads: _Arrays,
+    state: _State,
+    rows: _Rows,
+    decay: float,
+    lr: float,
+) -> bool: ...
+def sum_of_squares(arrays: _Arrays, rows: _Rows) -> float | None: ...

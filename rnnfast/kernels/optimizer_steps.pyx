@@ -1,82 +1,309 @@
-"""Steps of the optimizers, one pass over each array, and the norm of the gradients.
+"""Steps of the optimizers, the norm of the gradients and clipping: one call for a list of arrays.
 
-`rnnfast.reference.ops` has the same for arrays of any kind; these take flat ones of one dtype.
+Each takes all arrays or none: it returns what says so, and has changed nothing, where one of them
+is not of the kind that it takes. So that must be looked at in every call, which is cheap here.
+`rnnfast.reference.ops` has the same for arrays of any kind.
+
+An item is a parameter with what belongs to it; it is worked on in stretches of contiguous numbers:
+its rows, where only some of them are asked for or where their sums are, or else pieces of CHUNK.
 """
 
+from cpython.buffer cimport (
+    PyBUF_RECORDS, PyBUF_RECORDS_RO, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cython.parallel cimport parallel, threadid
+from libc.stdint cimport int64_t
 
-from .engine cimport part, real, simd_of, team_size, threads_for
+from .engine cimport SIMD_FORMAT_OF, Simd, TABLES, moved, part, team_size, threads_for
 
 cdef enum:
-    CHUNK = 16384                 # numbers in a partial sum: fixed, so that threads change nothing
-    COST = 40                     # a number costs as much as so many flops: it comes from memory
+    CHUNK = 16384                 # numbers that are dealt out together: fixed, whatever the threads
+    COST = 20                     # a number costs as much as so many flops: it comes from memory
+    ARRAYS = 4                    # most of an item
+    NONE = ARRAYS                 # of its arrays is only read
+
+cdef enum Task:
+    SGD
+    MOMENTUM
+    NESTEROV
+    ADAGRAD
+    RMSPROP
+    ADAM
+    SCALE
+    CLIP
+    SQUARES
+
+# What is done to every stretch, with its numbers; `decay` multiplies matrices first.
+ctypedef struct Formula:
+    Task task
+    double decay, lr, a, b
+
+ctypedef struct Item:
+    const Simd* simd
+    int arrays
+    char* at[ARRAYS]              # W, dW and what is kept for them; or an array alone
+    Py_ssize_t size, width        # numbers in all, and in a stretch
+    const int64_t* rows           # stretches that count, or NULL: all of them
+    Py_ssize_t stretches
+    Py_ssize_t together           # stretches that are dealt out together
+    Py_ssize_t deal, stretch      # how many of both are in the items before
+    bint matrix
 
 
-def sgd_step(real[::1] W, const real[::1] dW, double lr):
-    """W -= lr dW"""
-    cdef Py_ssize_t n = W.shape[0]
-    cdef int threads = threads_for(COST * n)
-    with nogil, parallel(num_threads=threads):
-        _sgd(part(n, CHUNK, threadid(), team_size()),
-             part(n, CHUNK, threadid() + 1, team_size()), W, dW, lr)
+def sgd_step(params, grads, state, rows, double decay, double lr):
+    """W -= lr dW. See `rnnfast.reference.ops` for the contract of this and the others."""
+    return _step(params, grads, state, rows, 0, Formula(SGD, decay, lr, 0, 0))
 
 
-cdef void _sgd(
-    Py_ssize_t j, Py_ssize_t end, real[::1] W, const real[::1] dW, double lr,
-) noexcept nogil:
-    if j < end:
-        simd_of(&W[0]).sgd(end - j, lr, &W[j], &dW[j])
-
-
-def momentum_step(real[::1] W, const real[::1] dW, real[::1] v, double lr, double momentum):
+def momentum_step(params, grads, state, rows, double decay, double lr, double momentum):
     """v = momentum v - lr dW;  W += v"""
-    if W.shape[0]:
-        simd_of(&W[0]).momentum(W.shape[0], lr, momentum, &W[0], &dW[0], &v[0])
+    return _step(params, grads, state, rows, 1, Formula(MOMENTUM, decay, lr, momentum, 0))
 
 
-def adagrad_step(real[::1] W, const real[::1] dW, real[::1] h, double lr):
+def nesterov_step(params, grads, state, rows, double decay, double lr, double momentum):
+    """v = momentum v - lr dW;  W += momentum^2 v - (1 + momentum) lr dW"""
+    return _step(params, grads, state, rows, 1, Formula(NESTEROV, decay, lr, momentum, 0))
+
+
+def adagrad_step(params, grads, state, rows, double decay, double lr):
     """h += dW^2;  W -= lr dW / (sqrt(h) + 1e-7)"""
-    if W.shape[0]:
-        simd_of(&W[0]).adagrad(W.shape[0], lr, &W[0], &dW[0], &h[0])
+    return _step(params, grads, state, rows, 1, Formula(ADAGRAD, decay, lr, 0, 0))
 
 
-def rmsprop_step(real[::1] W, const real[::1] dW, real[::1] h, double lr, double decay):
-    """h = decay h + (1 - decay) dW^2;  W -= lr dW / (sqrt(h) + 1e-7)"""
-    if W.shape[0]:
-        simd_of(&W[0]).rmsprop(W.shape[0], lr, decay, 1 - decay, &W[0], &dW[0], &h[0])
+def rmsprop_step(params, grads, state, rows, double decay, double lr, double decay_rate):
+    """h = decay_rate h + (1 - decay_rate) dW^2;  W -= lr dW / (sqrt(h) + 1e-7)"""
+    return _step(params, grads, state, rows, 1, Formula(RMSPROP, decay, lr, decay_rate, 0))
 
 
-def adam_step(
-    real[::1] W, const real[::1] dW, real[::1] m, real[::1] v, double lr, double beta1,
-    double beta2,
-):
+def adam_step(params, grads, state, rows, double decay, double lr, double beta1, double beta2):
     """m += (1 - beta1) (dW - m);  v += (1 - beta2) (dW^2 - v);  W -= lr m / (sqrt(v) + 1e-7)"""
-    cdef Py_ssize_t n = W.shape[0]
-    cdef int threads = threads_for(2 * COST * n)
-    with nogil, parallel(num_threads=threads):
-        _adam(part(n, CHUNK, threadid(), team_size()),
-              part(n, CHUNK, threadid() + 1, team_size()), W, dW, m, v, lr, 1 - beta1, 1 - beta2)
+    return _step(params, grads, state, rows, 2, Formula(ADAM, decay, lr, 1 - beta1, 1 - beta2))
 
 
-cdef void _adam(
-    Py_ssize_t j, Py_ssize_t end, real[::1] W, const real[::1] dW, real[::1] m, real[::1] v,
-    double lr, double rate1, double rate2,
-) noexcept nogil:
-    if j < end:
-        simd_of(&W[0]).adam(end - j, lr, rate1, rate2, &W[j], &dW[j], &m[j], &v[j])
+def scale_arrays(arrays, rows, double factor):
+    """x *= factor"""
+    cdef _Work work = _work([(x,) for x in arrays], rows, 1, NONE, False)
+    if work is not None:
+        work.do(Formula(SCALE, 1, factor, 0, 0), NULL)
+    return work is not None
 
 
-def sum_of_squares(const real[::1] x):
-    """The sum of the squares, in double."""
-    cdef Py_ssize_t n = x.shape[0], k, chunks = (n + CHUNK - 1) // CHUNK
+def clip_arrays(arrays, rows, double limit):
+    """x = min(max(x, -limit), limit)"""
+    cdef _Work work = _work([(x,) for x in arrays], rows, 1, NONE, False)
+    if work is not None:
+        work.do(Formula(CLIP, 1, limit, 0, 0), NULL)
+    return work is not None
+
+
+def sum_of_squares(arrays, rows):
+    """The sum of all squares, in double; rows of zeros change no bit of it."""
+    cdef _Work work = _work([(x,) for x in arrays], rows, 1, 0, True)
+    if work is None:
+        return None
+    cdef bytearray memory = bytearray(work.stretches * sizeof(double))
+    cdef double* sums = <double*> <char*> memory
     cdef double total = 0
-    with nogil:
-        for k in range(chunks):
-            total += simd_of(&x[0]).sum_of_squares(min(CHUNK, n - k * CHUNK), &x[k * CHUNK])
+    cdef Py_ssize_t s
+    work.do(Formula(SQUARES, 1, 0, 0, 0), sums)
+    for s in range(work.stretches):
+        total += sums[s]
     return total
 
 
-def scale_array(real[::1] x, double factor):
-    """x *= factor"""
-    if x.shape[0]:
-        simd_of(&x[0]).scale(x.shape[0], factor, &x[0])
+cdef bint _step(params, grads, state, rows, int kept, Formula formula) except -1:
+    """Whether it was done, with so many arrays that are kept for each parameter."""
+    cdef object W, dW, slots
+    params, grads, state = tuple(params), tuple(grads), tuple(state)
+    if not len(params) == len(grads) == len(state):
+        return False
+    arrays = [(W, dW, *slots) for W, dW, slots in zip(params, grads, state)]
+    cdef _Work work = _work(arrays, rows, 2 + kept, 1, False)
+    if work is None:
+        return False
+    work.do(formula, NULL)
+    return True
+
+
+# ---------------------------------------------------------------- items
+
+cdef class _Work:
+    """The items of a call."""
+    cdef list arrays              # who has them keeps them
+    cdef object rows
+    cdef bytearray memory
+    cdef Item* items
+    cdef Py_ssize_t count, deals, stretches
+    cdef double cost
+
+    cdef int do(self, Formula formula, double* sums) except -1:
+        """The task on every stretch; sums (stretches,) of SQUARES."""
+        cdef int threads = threads_for(self.cost)
+        if threads > 1 and self.overlap():  # what two threads wrote at once would be anything
+            threads = 1
+        cdef const Item* items = self.items
+        cdef const Formula* what = &formula
+        cdef Py_ssize_t count = self.count, deals = self.deals
+        if threads == 1:
+            with nogil:
+                _share(items, count, 0, deals, what, sums)
+        else:
+            with nogil, parallel(num_threads=threads):
+                _share(items, count, part(deals, 1, threadid(), team_size()),
+                       part(deals, 1, threadid() + 1, team_size()), what, sums)
+        return 0
+
+    cdef bint overlap(self) noexcept:
+        """Whether two arrays share memory."""
+        cdef Py_ssize_t i, j, k, m, size, own
+        for i in range(self.count):
+            own = self.items[i].size * self.items[i].simd.number
+            for j in range(i + 1):
+                size = self.items[j].size * self.items[j].simd.number
+                for k in range(self.items[i].arrays):
+                    for m in range(k if i == j else self.items[j].arrays):
+                        if (self.items[i].at[k] < self.items[j].at[m] + size
+                                and self.items[j].at[m] < self.items[i].at[k] + own):
+                            return True
+        return False
+
+
+cdef _Work _work(list arrays, rows, int number, int read_only, bint by_rows):
+    """The items of these tuples of so many arrays, of which one is only read, or None if one is not
+    of the kind that is taken."""
+    cdef _Work work = _Work.__new__(_Work)
+    cdef Py_ssize_t k
+    cdef Item* item
+    cdef object own
+    work.arrays, work.count = arrays, len(arrays)
+    work.rows = None if rows is None else tuple(rows)
+    if work.rows is not None and len(<tuple> work.rows) != work.count:
+        return None
+    work.memory = bytearray(work.count * sizeof(Item))
+    work.items = <Item*> <char*> work.memory
+    for k in range(work.count):
+        item = &work.items[k]
+        own = None if work.rows is None else (<tuple> work.rows)[k]
+        item.arrays = number
+        if not _fill(item, <tuple> arrays[k], own, read_only, by_rows):
+            return None
+        item.deal, item.stretch = work.deals, work.stretches
+        work.deals += (item.stretches + item.together - 1) // item.together
+        work.stretches += item.stretches
+        work.cost += <double> COST * number * min(item.size, item.stretches * item.width)
+    return work
+
+
+cdef bint _fill(Item* item, tuple arrays, rows, int read_only, bint by_rows) except -1:
+    """Whether the arrays are one item: of one format and shape, in one order, without gaps."""
+    cdef Py_buffer[ARRAYS] buffers
+    cdef Py_buffer* first = &buffers[0]
+    cdef int k, taken = 0
+    cdef bint c = True, f = True
+    if len(arrays) != item.arrays:
+        return False
+    try:
+        for k in range(item.arrays):
+            PyObject_GetBuffer(arrays[k], &buffers[k],
+                               PyBUF_RECORDS_RO if k == read_only else PyBUF_RECORDS)
+            taken += 1
+            if not _alike(&buffers[k], first):
+                return False
+            c = c and PyBuffer_IsContiguous(&buffers[k], c"C")
+            f = f and PyBuffer_IsContiguous(&buffers[k], c"F")
+            item.at[k] = <char*> buffers[k].buf
+        if not (c or f):
+            return False
+        item.simd = TABLES[SIMD_FORMAT_OF(<float*> NULL) if first.format[0] == c"f"
+                           else SIMD_FORMAT_OF(<double*> NULL)]
+        item.size, item.matrix = first.len // first.itemsize, first.ndim > 1
+        item.width, item.together = CHUNK, 1
+        if item.matrix and item.size and (by_rows or rows is not None):
+            item.width = item.size // first.shape[0 if c else first.ndim - 1]
+            item.together = max(1, CHUNK // item.width)
+        item.stretches = (item.size + item.width - 1) // item.width
+        return rows is None or (c and item.matrix and _fill_rows(item, rows))
+    except (BufferError, TypeError, ValueError):  # it gives none, or is read-only
+        return False
+    finally:
+        for k in range(taken):
+            PyBuffer_Release(&buffers[k])
+
+
+cdef bint _alike(const Py_buffer* array, const Py_buffer* first) noexcept:
+    """Whether an array is one of floats or doubles, in the format and shape of another."""
+    cdef int axis
+    if array.format == NULL or array.ndim != first.ndim:
+        return False
+    cdef char format_ = array.format[0]
+    if (format_ != c"f" and format_ != c"d") or array.format[1] or format_ != first.format[0]:
+        return False
+    for axis in range(array.ndim):
+        if array.shape[axis] != first.shape[axis]:
+            return False
+    return True
+
+
+cdef bint _fill_rows(Item* item, rows) except -1:
+    """Whether these are numbers of its rows, each larger than the one before; the item has them."""
+    cdef const int64_t[::1] ids = rows
+    cdef Py_ssize_t k
+    cdef int64_t last = -1
+    for k in range(ids.shape[0]):
+        if not last < ids[k] < item.stretches:
+            return False
+        last = ids[k]
+    item.stretches = ids.shape[0]
+    if item.stretches:
+        item.rows = &ids[0]
+    return True
+
+
+# ---------------------------------------------------------------- below the GIL
+
+cdef void _share(
+    const Item* items, Py_ssize_t count, Py_ssize_t begin, Py_ssize_t end,
+    const Formula* formula, double* sums,
+) noexcept nogil:
+    """What is dealt out from `begin` to `end`."""
+    cdef const Item* item
+    cdef Py_ssize_t k, s, start, n
+    for k in range(count):
+        item = &items[k]
+        for s in range(max(begin - item.deal, 0) * item.together,
+                       min((end - item.deal) * item.together, item.stretches)):
+            start = (s if item.rows == NULL else item.rows[s]) * item.width
+            n = min(item.width, item.size - start)
+            if formula.task == SQUARES:
+                sums[item.stretch + s] = item.simd.sum_of_squares(
+                    n, moved(item.simd, item.at[0], start))
+            else:
+                _apply(formula, item, start, n)
+
+
+cdef void _apply(const Formula* f, const Item* item, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    cdef const Simd* simd = item.simd
+    cdef void* W = moved(simd, item.at[0], start)
+    if f.task == SCALE:
+        simd.scale(n, f.lr, W)
+        return
+    if f.task == CLIP:
+        simd.clip(n, f.lr, W)
+        return
+    cdef void* dW = moved(simd, item.at[1], start)
+    cdef void* a = moved(simd, item.at[2], start) if item.arrays > 2 else NULL
+    cdef void* b = moved(simd, item.at[3], start) if item.arrays > 3 else NULL
+    if f.decay != 1 and item.matrix:
+        simd.scale(n, f.decay, W)
+    if f.task == SGD:
+        simd.sgd(n, f.lr, W, dW)
+    elif f.task == MOMENTUM:
+        simd.momentum(n, f.lr, f.a, W, dW, a)
+    elif f.task == NESTEROV:
+        simd.nesterov(n, f.lr, f.a, W, dW, a)
+    elif f.task == ADAGRAD:
+        simd.adagrad(n, f.lr, W, dW, a)
+    elif f.task == RMSPROP:
+        simd.rmsprop(n, f.lr, f.a, 1 - f.a, W, dW, a)
+    elif f.task == ADAM:
+        simd.adam(n, f.lr, f.a, f.b, W, dW, a, b)

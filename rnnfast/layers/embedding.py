@@ -1,5 +1,7 @@
 """Vectors of tokens. N batch rows, T time steps, V vocabulary size, D vector size."""
 
+import numpy as np
+
 from .._checks import as_floats, as_ids
 from .._ops import Ops
 from .._types import Array, ArrayLike, Ids, Sizes
@@ -21,6 +23,9 @@ class TimeEmbedding(Layer):
     ValueError
         For an id outside 0..V-1, with its position.
     """
+
+    # the gradient that a sparse backward has filled, and the rows of it; None: any may be
+    _filled: tuple[Array, Ids] | None = None
 
     def __init__(self, W: Array, *, ops: Ops | None = None) -> None:
         super().__init__(ops, W=W)
@@ -57,12 +62,34 @@ class TimeEmbedding(Layer):
         tokens, index = self._distinct(xs)
         return self.ops.embedding_forward(self._checked_params()[0], tokens), index
 
-    def backward(self, dout: ArrayLike) -> None:
-        """Gradient of the vectors, (N, T, D) or (U, D) -> None: ids have none; fills `grads`."""
+    def backward(self, dout: ArrayLike, *, sparse: bool = False) -> None:
+        """Gradient of the vectors, (N, T, D) or (U, D) -> None: ids have none; fills `grads`.
+
+        With `sparse`, which makes a large table as fast as a small one, rows of the gradient are
+        left as they are which neither this forward had nor the one before the last sparse backward:
+        they are zero, unless somebody has written there since. `grad_rows` says which rows are not.
+        A gradient whose rows do not follow each other in memory is filled as without.
+        """
         (W,) = self._checked_params()
         ids = self._require_cache()
         dout = as_floats("dout", dout, self.dtype, (*ids.shape, W.shape[1]))
-        self.ops.embedding_backward(dout, ids, *self._writable_grads())
+        (dW,) = self._writable_grads()
+        before, self._filled = self._filled, None  # unknown, until all is done
+        if not sparse or not dW.flags.c_contiguous:
+            self.ops.embedding_backward(dout, ids, dW)
+            return
+        rows = np.unique(ids)
+        rows.flags.writeable = False
+        filled = None if before is None or before[0] is not dW else before[1]
+        self.ops.embedding_backward(dout, ids, dW, filled)
+        self._filled = dW, rows
+
+    def grad_rows(self) -> list[Ids | None]:
+        """For the array of `grads`, the numbers of its rows that may differ from zero, increasing;
+        None after a backward that was not sparse."""
+        if self._filled is None or self._filled[0] is not self.grads[0]:
+            return [None]
+        return [self._filled[1]]
 
     def _distinct(self, xs: ArrayLike) -> tuple[Ids, Ids]:
         (W,) = self._checked_params()

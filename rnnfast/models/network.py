@@ -12,7 +12,7 @@ import numpy as np
 
 from .._ops import HasOps, Ops
 from .._random import Generator, PutBackOnError, set_state_of, state_of
-from .._types import Array, ArrayLike
+from .._types import Array, ArrayLike, Ids
 from ..archive import require_like, require_names
 from ..layers.base import Layer, same
 from . import saving
@@ -408,8 +408,12 @@ class Network:
         missing = ", ".join(sorted(self._asked - options.keys()))
         raise TypeError(f"{missing}: expected as keyword argument, since inputs names it; {taken}")
 
-    def backward(self, dout: float = 1) -> Any:
+    def backward(self, dout: float = 1, *, sparse: bool = False) -> Any:
         """Fill `grads` with the gradients of the last forward, times `dout`.
+
+        With `sparse`, layers that can (`TimeEmbedding`) write only the rows that change; the
+        gradients are the same, as long as nobody else has written into these since the last such
+        call. `grad_rows` says which rows may differ from zero.
 
         Raises RuntimeError without a forward before it, or where `params` and `grads` are no longer
         the arrays of the layers: an optimizer would change others than those that compute.
@@ -425,8 +429,21 @@ class Network:
                 for dW in layer.grads:
                     dW[...] = 0
                 continue
-            for name, part in step.by_source(layer.backward(gradient)):
+            options = {"sparse": True} if sparse and step.sparse else {}
+            for name, part in step.by_source(layer.backward(gradient, **options)):
                 arrived[name] = arrived[name] + part if name in arrived else part
+
+    def grad_rows(self) -> list[Ids | None]:
+        """For each of `grads`, the numbers of its rows that may differ from zero, increasing, or
+        None where they are not known: `rows` of the optimizers, of `clip_grads` and `clip_values`.
+
+        Layers know after a `backward` with `sparse`, if they have a method `grad_rows`.
+        """
+        known: dict[int, Ids | None] = {}
+        for layer in self.layers:
+            if hasattr(layer, "grad_rows"):
+                known |= zip(map(id, layer.grads), layer.grad_rows(), strict=True)
+        return [known.get(id(dW)) for dW in self.grads]
 
     def _require_own_arrays(self) -> None:
         """Raise RuntimeError where somebody has put others into the lists of a layer or these."""

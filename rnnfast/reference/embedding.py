@@ -10,12 +10,15 @@ def embedding_forward(W: Array, ids: Ids) -> Array:
     return W[ids]
 
 
-def embedding_backward(dout: Array, ids: Ids, dW: Array) -> None:
-    """dout (..., D), ids (...); dW (V, D) is overwritten: row v collects every dout of id v."""
+def embedding_backward(dout: Array, ids: Ids, dW: Array, filled: Ids | None = None) -> None:
+    """dout (..., D), ids (...); dW (V, D) is overwritten: row v collects every dout of id v.
+
+    `filled` has the numbers of all rows of dW that may differ from zero before; None: any.
+    """
     tokens, index = distinct(ids, len(dW))
     sums = np.zeros((len(tokens), dW.shape[1]))  # in double, since there may be very many rows
     np.add.at(sums, index, dout)
-    dW[...] = 0
+    dW[... if filled is None else filled] = 0
     dW[tokens] = sums
 
 

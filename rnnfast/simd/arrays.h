@@ -356,6 +356,17 @@ static void FN(panel_exp)(ptrdiff_t rows, ptrdiff_t n, void *logits, const void 
     }
 }
 
+/* What is not a number stays so. */
+static void FN(clip)(ptrdiff_t n, double limit, void *numbers)
+{
+    const real most = (real)limit;
+    real *restrict x = numbers;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const real low = x[j] < -most ? -most : x[j];
+        x[j] = low > most ? most : low;
+    }
+}
+
 static double FN(sum_of_squares)(ptrdiff_t n, const void *numbers)
 {
     const real *restrict x = numbers;
@@ -390,6 +401,18 @@ static void FN(momentum)(ptrdiff_t n, double lr, double momentum, void *params,
     for (ptrdiff_t j = 0; j < n; j++) {
         v[j] = kept * v[j] - step * dW[j];
         W[j] += v[j];
+    }
+}
+
+static void FN(nesterov)(ptrdiff_t n, double lr, double momentum, void *params,
+                         const void *grads, void *slot)
+{
+    const real step = (real)lr, kept = (real)momentum, *restrict dW = grads;
+    const real of_v = (real)(momentum * momentum), of_dW = (real)((1 + momentum) * lr);
+    real *restrict W = params, *restrict v = slot;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        v[j] = kept * v[j] - step * dW[j];
+        W[j] += of_v * v[j] - of_dW * dW[j];
     }
 }
 

@@ -117,8 +117,11 @@ typedef struct {
     F(void, panel_exp, (ptrdiff_t rows, ptrdiff_t n, void *panel, const void *largest,            \
                         double *sum))                                                             \
     F(double, sum_of_squares, (ptrdiff_t n, const void *x))                                       \
+    F(void, clip, (ptrdiff_t n, double limit, void *x))                                           \
     F(void, sgd, (ptrdiff_t n, double lr, void *W, const void *dW))                               \
     F(void, momentum, (ptrdiff_t n, double lr, double momentum, void *W, const void *dW,          \
+                       void *v))                                                                  \
+    F(void, nesterov, (ptrdiff_t n, double lr, double momentum, void *W, const void *dW,          \
                        void *v))                                                                  \
     F(void, adagrad, (ptrdiff_t n, double lr, void *W, const void *dW, void *h))                  \
     F(void, rmsprop, (ptrdiff_t n, double lr, double decay, double rate, void *W,                 \

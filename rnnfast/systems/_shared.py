@@ -123,9 +123,9 @@ class NamedNetwork(Network):
         """The gradients of the last backward by name."""
         return self._by_name(self.grads, self._given_shapes)
 
-    def backward(self, dout: float = 1) -> Named:
+    def backward(self, dout: float = 1, *, sparse: bool = False) -> Named:
         """Fill `grads` with the gradients of the last forward, times `dout`; -> `gradients`."""
-        super().backward(dout)
+        super().backward(dout, sparse=sparse)
         return self.gradients
 
 

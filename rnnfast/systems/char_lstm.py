@@ -173,9 +173,9 @@ class CharLstm(NamedNetwork):
         self._positions = ts.size
         return super().forward(xs, ts, **options) * ts.size
 
-    def backward(self, dout: float = 1) -> Named:
+    def backward(self, dout: float = 1, *, sparse: bool = False) -> Named:
         """Fill `grads` with the gradients of the last forward, times `dout`; -> `gradients`."""
-        return super().backward(dout * self._positions)
+        return super().backward(dout * self._positions, sparse=sparse)
 
     def fit(
         self,

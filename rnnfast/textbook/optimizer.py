@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .._ops import Ops
 from .._types import Array
+from ..reference.optimizer_steps import Rows
 from ..training import optimizers
 from ..training.optimizers import SGD
 from .config import GPU
@@ -29,15 +29,16 @@ class _Lists(optimizers._Optimizer):
         for k, name in enumerate(self.slots):
             setattr(self, name, [arrays[k] for arrays in state] or None)
 
-    def update(self, params: Sequence[Array], grads: Sequence[Array]) -> None:
-        """Take one step; params and grads are lists of arrays of matching shapes."""
+    def update(self, params: Sequence[Array], grads: Sequence[Array], rows: Rows = None) -> None:
+        """Take one step; params and grads are lists of arrays of matching shapes, `rows` as in
+        `rnnfast.training.optimizers`."""
         given = [getattr(self, name) for name in self.slots]
         if self.steps or any(arrays is not None for arrays in given):
             for name, arrays in zip(self.slots, given, strict=True):
                 if arrays is None:
                     setattr(self, name, [*map(np.zeros_like, params)])
             self.steps = max(self.steps, 1)  # at 0 the library begins anew
-        super().update(params, grads)
+        super().update(params, grads, rows)
 
 
 class Momentum(_Lists, optimizers.Momentum):
@@ -53,11 +54,7 @@ class Nesterov(Momentum):
     that before it.
     """
 
-    def _step(self, ops: Ops, W: Array, dW: Array, *slots: Array) -> None:
-        (v,) = slots
-        v *= self.momentum
-        v -= self.lr * dW
-        W += self.momentum * self.momentum * v - (1 + self.momentum) * self.lr * dW
+    _function = "nesterov_step"
 
 
 class AdaGrad(_Lists, optimizers.AdaGrad):

@@ -9,87 +9,48 @@ import platform
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from .._checks import as_count, as_ids, is_number
-from .._types import Array, Ids, Seed
+from .._checks import as_ids
+from .._types import Array, Seed
 from ..archive import damage, load_archive, save_archive, write_atomically
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
-from ..models.language_models import LANGUAGE_MODELS as MODELS
-from ..models.language_models import LanguageModel
-from ..text.corpora import builtin_corpus, checksum, load_text
+from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
+from ..text.corpora import Text
 from ..text.lanes import TEST_PART, VALID_PART, split_by_position
+from ..text.pieces import Digest, gather
 from ..text.sampling import generate
-from ..text.vocabulary import END_OF_LINE, LEVELS, UNKNOWN, Vocabulary
+from ..text.vocabulary import END_OF_LINE, UNKNOWN, UnknownToken, Vocabulary, count_tokens
 from . import checkpoint
-from .optimizers import SGD, AdaGrad, Adam, Momentum, RMSprop
+from .progress import Progress
+from .settings import BEFORE, OPTIMIZERS, Settings
 from .trainer import OnEpoch, OnStep, Record, Stop, Trainer
 
-OPTIMIZERS: dict[str, Any] = {
-    "sgd": SGD,
-    "momentum": Momentum,
-    "adagrad": AdaGrad,
-    "rmsprop": RMSprop,
-    "adam": Adam,
-}
-LEARNING_RATES = {"sgd": 1.0, "momentum": 0.1, "adagrad": 0.05, "rmsprop": 0.003, "adam": 0.003}
 MAX_WORDS = 10_000
 CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
 
 
 @dataclass
-class Settings:
-    """What a run is made of. `text` is a path, or None for the built-in corpus; `lr` None is a
-    learning rate that suits the optimizer; sizes are those of `models` and `Trainer`."""
-
-    text: str | os.PathLike[str] | None = None
-    level: str = "char"
-    cell: str = "lstm"
-    hidden: int = 384
-    embedding: int = 64
-    layers: int = 1
-    batch: int = 32
-    time: int = 64
-    epochs: int = 12
-    lr: float | None = None
-    optimizer: str = "adam"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, choices in (("level", LEVELS), ("cell", MODELS), ("optimizer", OPTIMIZERS)):
-            value = getattr(self, name)
-            if not isinstance(value, str) or value not in choices:
-                raise InputError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
-        try:
-            for name in ("hidden", "embedding", "layers", "batch", "time", "epochs"):
-                setattr(self, name, as_count(name, getattr(self, name)))
-            self.seed = as_count("seed", self.seed, least=0)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        if self.text is not None:
-            if not isinstance(self.text, (str, os.PathLike)):
-                raise InputError(f"text: expected a path or None, got {self.text!r}")
-            self.text = os.fspath(self.text)
-        if self.lr is None:
-            self.lr = LEARNING_RATES[self.optimizer]
-        if not is_number(self.lr) or not 0 < self.lr < math.inf:
-            raise InputError(f"lr: expected a finite number above 0 or None, got {self.lr!r}")
-        self.lr = float(self.lr)
-
-
-@dataclass
 class Corpus:
-    """A text, where it came from, and its ids in three parts."""
+    """Where a text came from, how long it is, and its ids (M,): all, and in three parts.
+
+    They are of the smallest unsigned dtype that holds them; those of a large text are read-only,
+    and in a file.
+    """
 
     name: str
-    text: str
-    train: Ids
-    valid: Ids
-    test: Ids
+    characters: int
+    ids: Array
+    train: Array = field(init=False)
+    valid: Array = field(init=False)
+    test: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.train, self.valid, self.test = split_by_position(self.ids)
 
 
 class Run:
@@ -133,12 +94,10 @@ class Run:
         self.vocabulary = vocabulary
         self.rng = rng
         try:
-            self.model = MODELS[settings.cell](
+            self.model = LanguageModel(
                 len(vocabulary),
-                settings.embedding,
-                settings.hidden,
-                num_layers=settings.layers,
                 rng=rng,
+                **settings.of_model,
             )
         except (MemoryError, OverflowError, ValueError) as error:
             raise InputError(
@@ -171,8 +130,13 @@ class Run:
         return self._corpus
 
     @classmethod
-    def start(cls, folder: str | os.PathLike[str], settings: Settings) -> Self:
-        """A new run; its folder is made, and holds the untrained model from then on."""
+    def start(
+        cls, folder: str | os.PathLike[str], settings: Settings, *, verbose: bool = True
+    ) -> Self:
+        """A new run; its folder is made, and holds the untrained model from then on.
+
+        With `verbose`, standard error shows how far a long text was read.
+        """
         folder = Path(folder)
         if holds_run(folder):
             raise InputError(
@@ -181,16 +145,11 @@ class Run:
         # a copy, checked again; the text is found from any folder later
         text_path = None if settings.text is None else Path(settings.text).absolute()
         settings = replace(settings, text=text_path)
-        name, text = read_text(settings)
-        min_count = 1 if settings.level == "char" else 2
-        vocabulary = Vocabulary.from_text(
-            text, settings.level, max_size=MAX_WORDS, min_count=min_count
-        )
-        ids = vocabulary.encode(text)
-        _require_enough(name, ids, vocabulary, settings)
+        text = read_text(settings)
+        vocabulary, sha256 = _count(text, settings, verbose)
         run = cls(folder, settings, vocabulary, np.random.default_rng(settings.seed))
-        run.sha256 = checksum(text)
-        run._corpus = Corpus(name, text, *split_by_position(ids))
+        run.sha256 = sha256
+        run._encode(text, verbose)
         run.context = run._beginning_of_text(run.corpus.train)
         run._trainer = run._new_trainer()
         made = not folder.exists()
@@ -207,12 +166,21 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, folder: str | os.PathLike[str], epochs: int | None = None) -> Self:
-        """The run of a folder as it was when it was saved last; `epochs` changes how many."""
+    def resume(
+        cls,
+        folder: str | os.PathLike[str],
+        epochs: int | None = None,
+        *,
+        verbose: bool = True,
+    ) -> Self:
+        """The run of a folder as it was when it was saved last; `epochs` changes how many.
+
+        `verbose` is as in `start`.
+        """
         run, arrays, meta = cls._read(folder, "last.npz")
         if epochs is not None:
             run.settings = replace(run.settings, epochs=epochs)
-        run.read_corpus()
+        run.read_corpus(verbose=verbose)
         with damage(run.folder / "last.npz", "checkpoint"):
             run._trainer = run._new_trainer()
             run.trainer.restore(arrays, meta["position"])
@@ -235,13 +203,20 @@ class Run:
             raise InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
         version, arrays, meta = load_archive(folder / name, "checkpoint")
         with damage(folder / name, "checkpoint"):
-            settings, vocabulary = Settings(**meta["settings"]), Vocabulary(**meta["vocabulary"])
+            settings = Settings(**(BEFORE | meta["settings"]))
+            vocabulary = Vocabulary(**meta["vocabulary"])
             if settings.layers > len(arrays):
                 raise InputError(
                     f"layers: expected one or more with weights, got {settings.layers}"
                 )
-            sizes = len(vocabulary), settings.embedding, settings.hidden, settings.layers
-            shapes = MODELS[settings.cell].param_shapes(*sizes)
+            shapes = param_shapes(
+                LAYER_OF_CELL[settings.cell].cell,
+                len(vocabulary),
+                settings.embedding,
+                settings.hidden,
+                settings.layers,
+                settings.tie_weights,
+            )
             if version == 1:
                 recurrent = [f"recurrent.{k}" for k in range(settings.layers)]
                 slots = OPTIMIZERS[settings.optimizer].slots
@@ -253,7 +228,8 @@ class Run:
             rng = np.random.default_rng()
             run = cls(folder, settings, vocabulary, rng)
             if "model" in meta:  # with the options that its layers had
-                run.model = type(run.model).from_params(params, **meta["model"])
+                config = {"cell": settings.cell} | meta["model"]
+                run.model = LanguageModel.from_params(params, **config)
             else:
                 run.model.set_params(params)
             rng.bit_generator.state = meta["random_state"]
@@ -262,28 +238,39 @@ class Run:
             run.context = context.tolist()
         return run, arrays, meta
 
-    def read_corpus(self) -> Corpus:
-        """Set `corpus` to the text that the run was started with, if it is still the same."""
-        name, text = read_text(self.settings)
-        if checksum(text) != self.sha256:
+    def read_corpus(self, *, verbose: bool = True) -> Corpus:
+        """Set `corpus` to the text that the run was started with, if it is still the same.
+
+        `verbose` is as in `start`.
+        """
+        return self._encode(read_text(self.settings), verbose)
+
+    def _encode(self, text: Text, verbose: bool) -> Corpus:
+        """Set `corpus` to a text whose checksum is known from before."""
+        digest = Digest()
+        pieces = digest.of(_pieces(text, verbose))
+        try:
+            ids = gather(self.vocabulary.encode_pieces(pieces), _on_disk_of(self.folder))
+            same = digest.sha256 == self.sha256
+        except UnknownToken:
+            same = False
+        if not same:
             raise InputError(
-                f"{name} is not the text that the run in {self.folder} was started with; "
+                f"{text.name} is not the text that the run in {self.folder} was started with; "
                 "put that text back, or start a new run"
             )
-        self._corpus = Corpus(name, text, *split_by_position(self.vocabulary.encode(text)))
-        return self.corpus
+        self._corpus = Corpus(text.name, digest.characters, ids)
+        return self._corpus
 
     def _new_trainer(self) -> Trainer:
         settings, corpus = self.settings, self.corpus
-        assert settings.lr is not None
         return Trainer(
             self.model,
-            OPTIMIZERS[settings.optimizer](settings.lr),
+            settings.new_optimizer(),
             corpus.train,
             corpus.valid,
-            batch_size=settings.batch,
-            time_size=settings.time,
             unit=self.vocabulary.unit,
+            **settings.of_trainer,
         )
 
     def fit(
@@ -365,7 +352,7 @@ class Run:
         except TrainingDiverged as error:
             raise TrainingDiverged(f"{error}; {self.folder} keeps what was saved last") from None
 
-    def _beginning_of_text(self, train_ids: Ids) -> list[int]:
+    def _beginning_of_text(self, train_ids: Array) -> list[int]:
         """The first ids of the text, up to the end of a line where there is one."""
         ids: list[int] = train_ids[: CONTEXT_BLOCKS * self.settings.time].tolist()
         newline = self.vocabulary.id_of("\n" if self.settings.level == "char" else END_OF_LINE)
@@ -407,7 +394,8 @@ class Run:
             "random_state": self.rng.bit_generator.state,
         }
         if best:
-            weights = {name: array for name, array in arrays.items() if name.startswith("param/")}
+            validated = self.trainer.validated_params()
+            weights = {f"param/{name}": W for name, W in validated.items()}
             save_archive(self.folder / "best.npz", "checkpoint", weights, meta)
         self._save_history(self.trainer.history)
         meta["position"] = position
@@ -452,7 +440,34 @@ def _remove_half(folder: Path, made: bool) -> None:
             folder.rmdir()
 
 
-def _require_enough(name: str, ids: Ids, vocabulary: Vocabulary, settings: Settings) -> None:
+def _count(text: Text, settings: Settings, verbose: bool) -> tuple[Vocabulary, str]:
+    """The vocabulary of a text from which something can be learnt, and its checksum."""
+    digest = Digest()
+    counts = count_tokens(digest.of(_pieces(text, verbose)), settings.level)
+    min_count = 1 if settings.level == "char" else 2
+    vocabulary = Vocabulary.from_counts(
+        counts, settings.level, max_size=MAX_WORDS, min_count=min_count
+    )
+    _require_enough(text.name, sum(counts.values()), vocabulary, settings)
+    return vocabulary, digest.sha256
+
+
+def _pieces(text: Text, verbose: bool) -> Iterator[str]:
+    """A text in pieces; if it is long, how far it was read is shown."""
+    with Progress(text.size, verbose=verbose, read=Path(text.name).name) as progress:
+        yield from text.pieces(progress.advance)
+
+
+def _on_disk_of(folder: Path) -> Path | None:
+    """A folder on the disk of one that may not be there yet: the system's own for temporary files,
+    which None is, may be in memory. None where nothing can be written."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder if folder.is_dir() and os.access(folder, os.W_OK) else None
+
+
+def _require_enough(name: str, length: int, vocabulary: Vocabulary, settings: Settings) -> None:
     """Raise InputError unless all parts of a text are long enough, with the length that is."""
     if set(vocabulary.tokens) <= {UNKNOWN}:
         raise InputError(
@@ -462,16 +477,16 @@ def _require_enough(name: str, ids: Ids, vocabulary: Vocabulary, settings: Setti
     block = settings.batch * settings.time
     needed = max(2 * round(1 / TEST_PART), math.ceil((block + 1) / (1 - VALID_PART - TEST_PART)))
     needed += 1  # where a part begins is rounded
-    if len(ids) < needed:
+    if length < needed:
         raise InputError(
-            f"{name} has {len(ids):,} {vocabulary.unit}s, but {settings.batch} lanes of "
+            f"{name} has {length:,} {vocabulary.unit}s, but {settings.batch} lanes of "
             f"{settings.time} steps need at least {needed:,}; take a longer text, or a smaller "
             "--batch or --time"
         )
-    if (ids == ids[0]).all():
+    if len(vocabulary) == 1:
         raise InputError(
-            f"{name} has one {vocabulary.unit} only, {vocabulary.tokens[ids[0]]!r}, again and "
-            "again, so there is nothing to learn; take another text"
+            f"{name} has one {vocabulary.unit} only, {vocabulary.tokens[0]!r}, again and again, "
+            "so there is nothing to learn; take another text"
         )
 
 
@@ -480,8 +495,7 @@ def holds_run(folder: str | os.PathLike[str]) -> bool:
     return (Path(folder) / "last.npz").exists()
 
 
-def read_text(settings: Settings) -> tuple[str, str]:
-    """(name, text) of the text that settings ask for."""
-    if settings.text is None:
-        return f"pydoc_data.topics of Python {platform.python_version()}", builtin_corpus()
-    return str(settings.text), load_text(settings.text)
+def read_text(settings: Settings) -> Text:
+    """The text that settings ask for."""
+    name = f"pydoc_data.topics of Python {platform.python_version()}"
+    return Text(name if settings.text is None else str(settings.text), settings.text)
