@@ -57,8 +57,8 @@ def test_train_ends_with_figures_a_sample_and_a_saved_run(folder, capsys):
     assert end == (
         "\nrun saved in rnnfast-run; next:\n"
         "  rnnfast sample rnnfast-run                           writes more\n"
-        "  rnnfast score rnnfast-run FILE                       says how likely the lines of a file "
-        "are\n"
+        "  rnnfast score rnnfast-run FILE                       says how likely the lines of a "
+        "file are\n"
         "  rnnfast train --resume --out rnnfast-run --epochs 4  trains on\n"
     )
     assert "epoch 2/2: training" in err
