@@ -306,6 +306,7 @@ class Trainer:
             Where the schedule does not fit so many epochs; nothing has changed then.
         """
         epochs = as_count("epochs", epochs, least=0)
+        callbacks = tuple(callbacks)
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks: expected objects of a Callback, got {callback!r}")
