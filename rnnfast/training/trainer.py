@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -274,7 +274,7 @@ class Trainer:
         verbose: bool = True,
         on_step: OnStep | None = None,
         on_epoch: OnEpoch | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Iterable[Callback] = (),
         stop: Stop | None = None,
     ) -> None:
         """Train until `epochs` epochs are done in all, those of calls before included, or until
