@@ -119,7 +119,7 @@ DATES = Example(
     answer_size=10,
     Model=AttentionSeq2seq,
     reverse=False,
-    epochs=5,
+    epochs=6,
 )
 EXAMPLES = {example.name: example for example in (ADDITION, DATES)}
 
