@@ -79,7 +79,8 @@ def affine(N: int, D: int, M: int, tied: bool) -> tuple[Array, Array, Array]:
 
 def dropout(shape: Sequence[int]) -> Array:
     """Input, and gradient of the output, both of the shape."""
-    return np.random.default_rng(0).standard_normal((2, *shape)).astype("f")
+    both: Array = np.random.default_rng(0).standard_normal((2, *shape)).astype("f")
+    return both
 
 
 def attention(N: int, S: int, T: int, H: int) -> tuple[Array, Array, Array]:
@@ -139,7 +140,8 @@ def wide_table(rows: int, V: int, D: int, H: int, **options: Any) -> Network:
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> Array:
-        return (rng.standard_normal(shape) / shape[0] ** 0.5).astype("f")
+        W: Array = (rng.standard_normal(shape) / shape[0] ** 0.5).astype("f")
+        return W
 
     layers = [
         TimeEmbedding((rng.standard_normal((rows, D)) / 100).astype("f"), **options),

@@ -7,7 +7,7 @@ of the book's folder `common/`, be they those of `rnnfast.textbook` or of plain 
 N batch rows, T time steps, D vector size, H hidden size, V vocabulary size, S steps of an encoder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -22,7 +22,8 @@ IMPORTED = ("time_layers", "optimizer", "trainer", "util")
 
 
 def normal(rows: int, columns: int, scale: float) -> Array:
-    return (np.random.randn(rows, columns) / scale).astype("f")
+    W: Array = (np.random.randn(rows, columns) / scale).astype("f")
+    return W
 
 
 def weights(rows: int, columns: int) -> Array:
@@ -40,6 +41,13 @@ def recurrent(layer: Any, gates: int, D: int, H: int, stateful: bool) -> Any:
 
 class Rnnlm:
     """Chapter 6; with an RNN it is chapter 5's SimpleRnnlm."""
+
+    layers: list[Any]
+    recurrent_layers: list[Any]
+    drop_layers: list[Any]
+    loss_layer: Any
+    params: list[Array]
+    grads: list[Array]
 
     def __init__(self, common: Common, V: int, D: int, H: int, cell: str = "lstm") -> None:
         layer, gates = {"rnn": (common.TimeRNN, 1), "lstm": (common.TimeLSTM, 4)}[cell]
@@ -105,6 +113,12 @@ class BetterRnnlm(Rnnlm):
 
 
 class Encoder:
+    embed: Any
+    lstm: Any
+    params: list[Array]
+    grads: list[Array]
+    hs: Array
+
     def __init__(self, common: Common, V: int, D: int, H: int) -> None:
         self.embed = common.TimeEmbedding(normal(V, D, 100))
         self.lstm = recurrent(common.TimeLSTM, 4, D, H, False)
@@ -112,7 +126,7 @@ class Encoder:
         self.grads = self.embed.grads + self.lstm.grads
 
     def forward(self, xs: Ids) -> Array:
-        self.hs: Array = self.lstm.forward(self.embed.forward(xs))
+        self.hs = self.lstm.forward(self.embed.forward(xs))
         return self.hs[:, -1, :]
 
     def backward(self, dh: Array) -> None:
@@ -133,6 +147,12 @@ class AttentionEncoder(Encoder):
 
 
 class Decoder:
+    embed: Any
+    lstm: Any
+    affine: Any
+    params: list[Array]
+    grads: list[Array]
+
     def __init__(
         self, common: Common, V: int, D: int, H: int, into_lstm: int = 0, into_affine: int = 0
     ) -> None:
@@ -174,6 +194,8 @@ class Decoder:
 class PeekyDecoder(Decoder):
     """All its layers see the encoder's state at every step."""
 
+    H: int
+
     def __init__(self, common: Common, V: int, D: int, H: int) -> None:
         super().__init__(common, V, D, H, H, H)
 
@@ -195,6 +217,8 @@ class PeekyDecoder(Decoder):
 
 
 class AttentionDecoder(Decoder):
+    attention: Any
+
     def __init__(self, common: Common, V: int, D: int, H: int) -> None:
         super().__init__(common, V, D, H, 0, H)
         # a program may take that of a library
@@ -221,6 +245,11 @@ class AttentionDecoder(Decoder):
 
 class Seq2seq:
     parts: Any = Encoder, Decoder
+    encoder: Any
+    decoder: Any
+    softmax: Any
+    params: list[Array]
+    grads: list[Array]
 
     def __init__(self, common: Common, V: int, D: int, H: int) -> None:
         self.encoder, self.decoder = (part(common, V, D, H) for part in self.parts)
@@ -251,6 +280,11 @@ class AttentionSeq2seq(Seq2seq):
 class Attention:
     """Of one step of the decoder, as chapter 8 builds it: products summed by hand."""
 
+    softmax: Any
+    hs: Array
+    h: Array
+    weights: Array
+
     def __init__(self, softmax: Any) -> None:
         self.softmax = softmax
 
@@ -273,12 +307,15 @@ class Attention:
 class TimeAttention:
     """One `Attention` for every step of the decoder."""
 
+    common: Common
+    steps: list[Attention]
+
     def __init__(self, common: Common) -> None:
         self.common = common
 
     def forward(self, hs_enc: Array, hs_dec: Array) -> Array:
         contexts = np.empty_like(hs_dec)
-        self.steps: list[Attention] = []
+        self.steps = []
         for t in range(hs_dec.shape[1]):
             step = Attention(self.common.Softmax())
             contexts[:, t, :] = step.forward(hs_enc, hs_dec[:, t, :])
@@ -299,6 +336,17 @@ class TimeAttention:
 
 class Reading:
     """Chapters 5 and 6: SGD on a text, then the perplexity of another."""
+
+    common: Common
+    model: Rnnlm
+    sizes: Sequence[int]
+    max_grad: float | None
+    text: Ids
+    other: Ids | None
+    optimizer: Any
+    trainer: Any
+    fit: Callable[[int], list[float]]
+    time_idx: int
 
     def __init__(
         self,
@@ -354,6 +402,14 @@ class Reading:
 
 class Answering:
     """Chapters 7 and 8: Adam on questions with answers, then how many of others are right."""
+
+    common: Common
+    model: Seq2seq
+    N: int
+    training: tuple[Ids, Ids]
+    test: tuple[Ids, Ids]
+    characters: dict[int, str]
+    trainer: Any
 
     def __init__(
         self,

@@ -24,6 +24,10 @@ class SGD:
 
 
 class Adam:
+    lr: float
+    beta1: float
+    beta2: float
+    steps: int
     m: list[Array]
     v: list[Array]
 
@@ -72,6 +76,11 @@ def remove_duplicate(params: list[Array], grads: list[Array]) -> tuple[list[Arra
 class Loop:
     """Steps, and a line for every so many of them."""
 
+    model: Any
+    optimizer: Any
+    started: float
+    losses: Array
+
     def __init__(self, model: Any, optimizer: Any) -> None:
         self.model, self.optimizer = model, optimizer
         self.started, self.losses = time.time(), np.zeros(2)
@@ -94,9 +103,11 @@ class Loop:
 
 
 class Trainer(Loop):
+    loss_list: list[float]
+
     def __init__(self, model: Any, optimizer: Any) -> None:
         super().__init__(model, optimizer)
-        self.loss_list: list[float] = []
+        self.loss_list = []
 
     def fit(
         self,
@@ -120,6 +131,7 @@ class Trainer(Loop):
 
 class RnnlmTrainer(Loop):
     time_idx: int = 0
+    ppl_list: list[float]
 
     def get_batch(self, x: Ids, t: Ids, batch_size: int, time_size: int) -> tuple[Ids, Ids]:
         batch_x = np.empty((batch_size, time_size), dtype="i")

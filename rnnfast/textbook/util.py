@@ -196,10 +196,8 @@ def batch_of(
     end stands at the beginning. Targets are `ahead` further on."""
     first = start % len(xs)
     places = jump * np.arange(batch_size)[:, None] + np.arange(first, first + time_size)
-    return tuple(
-        np.asarray(a).take(places + k, mode="wrap").astype(np.int32)
-        for a, k in ((xs, 0), (ts, ahead))
-    )
+    inputs, targets = xs.take(places, mode="wrap"), ts.take(places + ahead, mode="wrap")
+    return inputs.astype(np.int32), targets.astype(np.int32)
 
 
 def eval_seq2seq(
