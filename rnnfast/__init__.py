@@ -32,7 +32,17 @@ from .losses import (
     TimeSoftmaxWithLoss,
     TimeSquaredLoss,
 )
-from .models import BetterRnnlm, GruRnnlm, LanguageModel, Network, Rnnlm, SimpleRnnlm
+from .models import (
+    AttentionSeq2seq,
+    BetterRnnlm,
+    GruRnnlm,
+    LanguageModel,
+    Network,
+    PeekySeq2seq,
+    Rnnlm,
+    Seq2seq,
+    SimpleRnnlm,
+)
 from .systems import (
     CharLstm,
     CharRnn,
@@ -47,11 +57,15 @@ from .systems import (
 )
 from .text import (
     Vocabulary,
+    addition_pairs,
     builtin_corpus,
+    date_pairs,
     generate,
     lanes,
     load_text,
+    log_probabilities,
     split_by_position,
+    stream,
     unigram_entropy,
 )
 from .threads import get_num_threads, set_num_threads
@@ -73,6 +87,8 @@ from .training import (
     clip_grads,
     clip_values,
     evaluate,
+    right_answers,
+    train_pairs,
 )
 
 from . import reference  # isort: skip  (it is made of the layers above)
@@ -86,6 +102,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Attention",
+    "AttentionSeq2seq",
     "BetterRnnlm",
     "Callback",
     "CharLstm",
@@ -98,12 +115,14 @@ __all__ = [
     "Layer",
     "Momentum",
     "Network",
+    "PeekySeq2seq",
     "PerplexityRnnlm",
     "RMSprop",
     "ReduceLROnPlateau",
     "Rnnlm",
     "Run",
     "Schedule",
+    "Seq2seq",
     "SequenceRegressor",
     "Settings",
     "SimpleRnnlm",
@@ -129,20 +148,26 @@ __all__ = [
     "Vocabulary",
     "WordRun",
     "__version__",
+    "addition_pairs",
     "build_info",
     "builtin_corpus",
     "clip_grads",
     "clip_values",
     "cyclic_batch",
+    "date_pairs",
     "evaluate",
     "generate",
     "get_num_threads",
     "lanes",
     "load_text",
+    "log_probabilities",
     "pack_gates",
     "reference",
+    "right_answers",
     "set_num_threads",
     "split_by_position",
+    "stream",
+    "train_pairs",
     "train_word_file",
     "train_words",
     "unigram_entropy",

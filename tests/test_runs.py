@@ -15,7 +15,7 @@ import rnnfast
 from rnnfast.archive import FORMATS, load_archive, save_archive
 from rnnfast.errors import InputError, TrainingDiverged, TrainingInterrupted
 from rnnfast.models import LAYER_OF_CELL
-from rnnfast.training import runs
+from rnnfast.training import runs, settings
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
 TINY = {"hidden": 12, "embedding": 6, "batch": 4, "time": 10, "epochs": 3}
@@ -308,16 +308,22 @@ def test_lines_now_and_then(start, capsys, monkeypatch, lines):
 # Settings. ----------------------------------------------------------------------------------------
 
 NO_COUNTS = [0, -1, 1.0, "3", True, None, np.nan, [], 10**3 * 1.5]
+SOME_NO_COUNTS = [n for n in NO_COUNTS if n is not None]
 NO_CHOICES = ["", "none", None, 3, [], {}, b"lstm"]
 NO_FRACTIONS = [-0.1, 1, "0.5", None, np.nan, []]
 NO_FLAGS = [0, 1, None, "yes", []]
+NO_SCALES = [-1, 0, "1", np.nan, np.inf, True, []]
 WRONG = {
     **dict.fromkeys(("hidden", "embedding", "layers", "batch", "time", "epochs"), NO_COUNTS),
-    **dict.fromkeys(("level", "cell", "init", "optimizer"), NO_CHOICES),
+    **dict.fromkeys(("accumulate", "window", "patience"), SOME_NO_COUNTS),
+    **dict.fromkeys(("level", "cell", "init", "optimizer", "schedule"), NO_CHOICES),
     **dict.fromkeys(("dropout", "weight_drop", "zoneout"), NO_FRACTIONS),
     **dict.fromkeys(("tie_weights", "locked"), NO_FLAGS),
     "seed": [-1, 1.5, "0", True, None, np.random.default_rng(0)],
     "lr": [-1, 0, "fast", np.nan, np.inf, -np.inf, True, False, 1j, [0.1], np.ones(1)],
+    **dict.fromkeys(("max_grad", "max_value"), NO_SCALES),
+    "average": [-0.1, 1, "0.5", np.nan, []],
+    "weight_decay": [-1, "0.1", np.nan, np.inf, [], True],
     "text": [3, b"text", ["a"], True],
 }
 
@@ -386,6 +392,66 @@ def test_samples_are_seeded_by_an_int(start):
     assert first == second != other
 
 
+@pytest.mark.parametrize("level", ["char", "word"])
+@pytest.mark.parametrize("prime", ["", "the brown", "\n\nthe"])
+def test_streamed_texts_are_the_whole_ones(start, level, prime):
+    """And those of single calls; spaces and newlines between words come where they belong."""
+    run = start(level=level)
+    options = {"prime": prime, "temperature": 3.0, "top_k": 20, "rng": 0}
+    parts = [*run.stream(40, samples=3, **options)]
+    assert len(parts) == 41
+    texts = ["".join(pieces) for pieces in zip(*parts, strict=True)]
+    assert texts == run.samples(3, 40, **options)
+    assert texts[0] == run.sample(40, **options)
+    assert len(set(texts)) == 3
+    ids = run.vocabulary.encode(texts[0])
+    assert run.vocabulary.decode(ids) == texts[0]
+    assert len(ids) == len(run.vocabulary.encode(prime)) + 40
+    assert texts[0].startswith(prime)
+    assert run.sample(0, **options) == prime
+
+
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_a_text_ends_with_a_line(start, level):
+    run = start(level=level)
+    texts = run.samples(5, 2000, stop="\n", temperature=3.0, rng=0)
+    assert all(text.endswith("\n") and text.count("\n") == 1 for text in texts)
+    first, second = run.vocabulary.tokens[:2]
+    with pytest.raises(InputError, match="not in the vocabulary"):
+        run.sample(5, stop=f"{first} \u4e2d {second}")
+
+
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_scores_of_lines(start, level, monkeypatch):
+    """Each alone after the run's context, with its end; whatever is scored beside it."""
+    run = start(level=level)
+    lines = ["the brown", "", "the quick brown fox jumps over", "fox fox"] * 3
+    end = run.vocabulary.encode("\n")
+    for tokens in (1, 20, 4096):
+        monkeypatch.setattr(runs, "SCORED_TOKENS", tokens)
+        scores = [*run.score(lines)]
+        assert len(scores) == len(lines)
+        for line, (ids, log_p) in zip(lines, scores, strict=True):
+            assert ids.tolist() == [*run.vocabulary.encode(line), *end]
+            alone = rnnfast.log_probabilities(run.model, run.context, ids)
+            np.testing.assert_allclose(log_p, alone, rtol=1e-4)
+    assert [*run.score([])] == []
+
+
+def test_lines_that_cannot_be_scored(start, tmp_path):
+    run = start()
+    with pytest.raises(InputError, match=r"^line 2: '\u4e2d' \(character 4 of the text\) not in"):
+        run.score(["the dog", "the \u4e2d"])
+    (tmp_path / "text.txt").write_text(TEXT + "once and for all\n")
+    run = start("words", level="word")
+    [(ids, log_p)] = run.score(["the xyzzy"])
+    assert run.vocabulary.decode(ids) == "the <unk>\n"
+    assert len(log_p) == 3
+    assert "<unk>" not in run.sample(300, temperature=5.0, rng=0)
+    with pytest.raises(InputError, match=r"stop: expected words of the vocabulary, got 'xyzzy'"):
+        run.sample(5, stop="xyzzy")
+
+
 # Checkpoints of version 0.1. ----------------------------------------------------------------------
 
 
@@ -420,10 +486,10 @@ def as_version_1(path, recurrent):
 
 
 @pytest.mark.parametrize("cell", LAYER_OF_CELL)
-@pytest.mark.parametrize("optimizer", list(runs.OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", list(settings.OPTIMIZERS))
 @pytest.mark.parametrize("step", [7, 41, 50])
 def test_version_1_resumes_bit_for_bit(start, cell, optimizer, step):
-    options = runs.BEFORE | {"cell": cell, "optimizer": optimizer, "layers": 2}
+    options = settings.BEFORE | {"cell": cell, "optimizer": optimizer, "layers": 2}
     whole, run = start("whole", **options), start(**options)
     whole.fit()
     with pytest.raises(TrainingInterrupted):

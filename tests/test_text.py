@@ -68,6 +68,7 @@ def test_words_stand_in_order_of_first_use_with_ends_of_lines():
     assert vocabulary.tokens == ["the", "cat", END_OF_LINE, "dog"]
     assert vocabulary.encode("dog the\n").tolist() == [3, 0, 2]
     assert vocabulary.decode([0, 1, 2, 0, 3, 2]) == "the cat\nthe dog\n"
+    assert vocabulary.decode([2, 2, 1, 2, 2, 0]) == "\n\ncat\n\nthe"
 
 
 def test_rare_words_become_unknown():

@@ -29,6 +29,7 @@ from ..layers import TimeDropout, TimeEmbedding, TimeGRU, TimeLSTM, TimeRNN
 from ..layers.initial import Init, init_by_name
 from ..layers.regularisation import Rates
 from ..losses import TimeAffineWithLoss
+from ..reference.generation import Choice, Writer
 from .network import Call, Network, States, forward_with
 from .saving import Classes, field, known, layer_from
 
@@ -337,35 +338,29 @@ class LanguageModel(Network):
         self._hidden(self.embedding.infer_distinct, xs, call)
         return after
 
-    def continued(
-        self,
-        first: int,
-        states: Sequence[Array | None] | None,
-        length: int,
-        temperature: float,
-        skip_ids: list[int],
-        uniforms: Array,
-    ) -> Ids:
-        """Ids (length,) that follow the id `first` and states (S, 1, H) of what came before it.
+    def writer(
+        self, first: Ids, states: Sequence[Array | None] | None, length: int, choice: Choice
+    ) -> Writer:
+        """What continues rows: after the ids `first` (N,), and states (S, N, H) of what came before
+        them, or None for zeros.
 
-        See `rnnfast.generate`, and `rnnfast.reference.ops.generate` for the arguments.
+        See `rnnfast.generate`, and `rnnfast.reference.ops.writer` for the arguments. It has the
+        weights as they are now; they should stay while it writes.
         """
         layers = [(layer.cell, *layer._checked_params()) for layer in self.recurrent_layers]
         if states is None:
             states = [None] * len(layers)
-        shapes = [(layer.cell.S, 1, layer.hidden_size) for layer in self.recurrent_layers]
+        rows = len(first)
+        shapes = [(layer.cell.S, rows, layer.hidden_size) for layer in self.recurrent_layers]
         states = [
-            np.zeros(shape, self.affine.dtype)
-            if given is None
-            else as_floats(f"states[{k}]", given, self.affine.dtype, shape)
+            None if given is None else as_floats(f"states[{k}]", given, self.affine.dtype, shape)
             for k, (given, shape) in enumerate(zip(states, shapes, strict=True))
         ]
-        ids: Ids
-        ids, _ = self.ops.generate(
+        writer: Writer = self.ops.writer(
             *self.embedding._checked_params(), layers, *self.affine._checked_params(), states,
-            int(first), length, temperature, skip_ids, uniforms,
+            first, length, choice,
         )  # fmt: skip
-        return ids
+        return writer
 
     def backward(self, dout: float = 1, *, sparse: bool = False) -> None:
         super().backward(dout, sparse=sparse and not self.tie_weights)

@@ -1,6 +1,5 @@
 """Vocabularies: tokens and their ids."""
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -186,12 +185,23 @@ class Vocabulary:
         Raises TypeError for ids that are not integers, ValueError for one outside 0..V-1, with its
         position.
         """
-        ids = list(ids)
-        tokens = [self.tokens[k] for k in as_ids("ids", ids, len(self), ("M",))] if ids else []
+        ids = as_ids("ids", ids, len(self), ("M",)).tolist() if (ids := list(ids)) else []
         if self.level == "char":
-            return "".join(tokens)
-        lines = " ".join("\n" if token == END_OF_LINE else token for token in tokens)
-        return re.sub(" ?\n ?", "\n", lines)
+            return "".join([self.tokens[k] for k in ids])
+        return "".join(map(self.piece, ids, [None, *ids]))
+
+    def piece(self, token_id: int, before: int | None) -> str:
+        """What an id adds to a text whose last id is `before`, None where it has none.
+
+        In the order of a text, these make what `decode` returns.
+        """
+        token = self.tokens[token_id]
+        if self.level == "char":
+            return token
+        if token == END_OF_LINE:
+            return "\n"
+        begins_line = before is None or self.tokens[before] == END_OF_LINE
+        return token if begins_line else f" {token}"
 
 
 def count_tokens(pieces: Iterable[str], level: str) -> Mapping[str, int]:

@@ -1,6 +1,7 @@
 """Training: optimizers, the trainer, and runs, which are folders."""
 
 from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, RMSprop, clip_grads, clip_values
+from .pairs import right_answers, train_pairs
 from .runs import Run
 from .schedules import ConstantLR, CosineLR, ReduceLROnPlateau, Schedule
 from .settings import Settings
@@ -24,4 +25,6 @@ __all__ = [
     "clip_grads",
     "clip_values",
     "evaluate",
+    "right_answers",
+    "train_pairs",
 ]

@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -16,14 +16,15 @@ from typing import Any, Self
 import numpy as np
 
 from .._checks import as_ids
-from .._types import Array, Seed
+from .._types import Array, Ids, Seed
 from ..archive import damage, load_archive, save_archive, write_atomically
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
 from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
 from ..text.corpora import Text
-from ..text.lanes import TEST_PART, VALID_PART, split_by_position
+from ..text.lanes import PADDING, TEST_PART, VALID_PART, split_by_position
 from ..text.pieces import Digest, gather
-from ..text.sampling import generate
+from ..text.sampling import stream
+from ..text.scoring import log_probabilities
 from ..text.vocabulary import END_OF_LINE, UNKNOWN, UnknownToken, Vocabulary, count_tokens
 from . import checkpoint
 from .progress import Progress
@@ -32,6 +33,7 @@ from .trainer import OnEpoch, OnStep, Record, Stop, Trainer
 
 MAX_WORDS = 10_000
 CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
+SCORED_TOKENS = 4096  # of lines that are scored at once
 
 
 @dataclass
@@ -295,7 +297,8 @@ class Run:
         ----------
         epochs : int or None
             In all, those done before included; None is `settings.epochs`, which a larger number
-            replaces. Where as many are done, nothing happens.
+            replaces. Where as many are done, nothing happens. A cosine is as long as
+            `settings.epochs`, and so the same for calls that do some of them each.
         verbose, on_step, on_epoch, stop : keyword-only, as in `Trainer.fit`
             `on_epoch` is called after the epoch was saved. What callbacks raise comes out of `fit`;
             the folder keeps what was saved last, and calling `fit` again carries on.
@@ -316,7 +319,7 @@ class Run:
         if settings.epochs <= trainer.epoch:
             return
         if settings.epochs > self.settings.epochs:
-            self.settings = settings
+            self.settings, trainer.schedule = settings, settings.new_schedule()
         presses: list[bool] = []
 
         def pressed_or_stopped() -> bool:
@@ -355,32 +358,111 @@ class Run:
     def _beginning_of_text(self, train_ids: Array) -> list[int]:
         """The first ids of the text, up to the end of a line where there is one."""
         ids: list[int] = train_ids[: CONTEXT_BLOCKS * self.settings.time].tolist()
-        newline = self.vocabulary.id_of("\n" if self.settings.level == "char" else END_OF_LINE)
+        newline = self._newline()
         while newline in ids and ids[-1] != newline:
             ids.pop()
         return ids
 
-    def sample(
-        self, length: int, *, prime: str = "", temperature: float = 1.0, rng: Seed = None
-    ) -> str:
-        """Text that continues `prime`, `length` tokens long; see `generate` for the rest.
+    def _newline(self) -> int | None:
+        """The id of the end of a line, where there is one."""
+        return self.vocabulary.id_of("\n" if self.vocabulary.level == "char" else END_OF_LINE)
+
+    def stream(
+        self,
+        length: int,
+        *,
+        prime: str = "",
+        stop: str = "",
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        samples: int = 1,
+        rng: Seed = None,
+    ) -> Iterator[list[str]]:
+        """Texts that continue `prime`, as they come: again and again what is new in each of them.
 
         The model first reads the beginning of its training text, since a model that was trained
-        on carried states knows little of how to start from none.
+        on carried states knows little of how to start from none. `<unk>` is never written.
+
+        Parameters
+        ----------
+        length : int
+            Tokens of each text, `prime` not counted, at most.
+        prime : str, keyword-only (like all that follow)
+            The texts begin with it.
+        stop : str
+            A text ends after any of its characters; with words, after any of its words or, where it
+            has a newline, after a line.
+        temperature, top_k, top_p, rng : as in `generate`
+        samples : int
+            How many texts; they come side by side, in one batch.
+
+        Raises
+        ------
+        InputError
+            Where the vocabulary does not have what is in `prime` or `stop`; where the model's
+            logits are not finite numbers.
+        TypeError, ValueError
+            As in `generate`.
         """
         vocabulary = self.vocabulary
-        given = vocabulary.encode(prime)
-        unknown = vocabulary.id_of(UNKNOWN) if vocabulary.level == "word" else None
-        ids = generate(
+        given, stops = vocabulary.encode(prime), vocabulary.encode(stop)
+        unknown = [vocabulary.id_of(UNKNOWN)] if vocabulary.level == "word" else []
+        skipped = [k for k in unknown if k is not None]
+        if np.isin(skipped, stops).any():
+            raise InputError(f"stop: expected words of the vocabulary, got {stop!r}; take others")
+        columns = stream(
             self.model,
             [*self.context, *given],
             length,
             temperature=temperature,
-            skip_ids=[] if unknown is None else [unknown],
+            top_k=top_k,
+            top_p=top_p,
+            skip_ids=skipped,
+            stop_ids=stops,
+            samples=samples,
             rng=rng,
         )
-        written: str = vocabulary.decode([*given, *ids])
-        return written
+        return _texts(vocabulary, given, columns, samples)
+
+    def samples(self, count: int, length: int, **options: Any) -> list[str]:
+        """`count` texts, whole; `length` and the options are those of `stream`."""
+        parts = self.stream(length, samples=count, **options)
+        return ["".join(pieces) for pieces in zip(*parts, strict=True)]
+
+    def sample(self, length: int, **options: Any) -> str:
+        """A text, whole; `length` and the options are those of `stream`, but for `samples`."""
+        return self.samples(1, length, **options)[0]
+
+    def score(self, lines: Sequence[str]) -> Iterator[tuple[Ids, Array]]:
+        """How likely the model finds lines: for each its ids and their log probabilities in nats,
+        (M,), float64.
+
+        Every line is scored on its own, as what follows the beginning of the training text, which
+        `stream` lets the model read too. The newline at its end counts as one of its tokens, where
+        the vocabulary has one; so does `<unk>`, for any word that the vocabulary does not have.
+
+        Raises InputError for a line with characters that the vocabulary does not have, before
+        anything is computed; its number is in the message.
+        """
+        end = [] if (newline := self._newline()) is None else [newline]
+        encoded = []
+        for k, line in enumerate(lines):
+            try:
+                encoded.append(np.append(self.vocabulary.encode(line), end).astype(np.int64))
+            except InputError as error:
+                raise InputError(f"line {k + 1}: {error}") from None
+        return self._scored(encoded)
+
+    def _scored(self, lines: list[Ids]) -> Iterator[tuple[Ids, Array]]:
+        """What `score` returns, of ids."""
+        for batch in _batches(lines):
+            ids = np.full((len(batch), max(1, *map(len, batch))), PADDING)
+            for row, line in zip(ids, batch, strict=True):
+                row[: len(line)] = line
+            scores = log_probabilities(self.model, self.context, ids)
+            for line, log_p in zip(batch, scores, strict=True):
+                yield line, log_p[: len(line)]
 
     def save(self, *, best: bool = False) -> None:
         """Write `last.npz` and the history, and first `best.npz` if these weights are the best."""
@@ -408,6 +490,32 @@ class Run:
         writer.writerows(asdict(record) for record in history)
         content = lines.getvalue().encode()
         write_atomically(self.folder / "history.csv", lambda file: file.write(content))
+
+
+def _texts(
+    vocabulary: Vocabulary, given: Ids, columns: Iterator[Ids], rows: int
+) -> Iterator[list[str]]:
+    """What each of some texts begins with, and what columns (rows, 1) of ids add to it."""
+    yield [vocabulary.decode(given)] * rows
+    before = [given[-1] if len(given) else None] * rows
+    for column in columns:
+        ids = column[:, 0].tolist()
+        # a text that has ended gets padding only from then on
+        pieces = zip(ids, before, strict=True)
+        yield ["" if k == PADDING else vocabulary.piece(k, last) for k, last in pieces]
+        before = ids
+
+
+def _batches(lines: list[Ids]) -> Iterator[list[Ids]]:
+    """The lines, some at a time: up to `SCORED_TOKENS`, padding counted, where they are several."""
+    batch: list[Ids] = []
+    for line in lines:
+        if (len(batch) + 1) * max(map(len, [line, *batch])) > SCORED_TOKENS and batch:
+            yield batch
+            batch = []
+        batch.append(line)
+    if batch:
+        yield batch
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +27,11 @@ LEARNING_RATES = {
     **{"rmsprop": 0.003, "adam": 0.005, "adamw": 0.005},
 }
 DECAYING = ("sgd", "momentum", "adamw")  # optimizers that have a weight decay
-SCHEDULES: dict[str, Schedule] = {
-    "constant": ConstantLR(),
-    "cosine": CosineLR(warmup=0.02),
-    "plateau": ReduceLROnPlateau(0.5),
-    "textbook": ReduceLROnPlateau(0.25),
+SCHEDULES: dict[str, Callable[[int], Schedule]] = {  # by how many epochs there are
+    "constant": lambda epochs: ConstantLR(),
+    "cosine": lambda epochs: CosineLR(warmup=0.02, epochs=epochs),
+    "plateau": lambda epochs: ReduceLROnPlateau(0.5),
+    "textbook": lambda epochs: ReduceLROnPlateau(0.25),
 }
 OF_MODEL = (  # settings that are keyword arguments of LanguageModel
     *("cell", "embedding", "hidden", "layers", "tie_weights", "init"),
@@ -51,9 +52,9 @@ class Settings:
     `batch`, `time`, `window`, `accumulate`, `max_grad`, `max_value`, `average` and `patience` are
     those of `Trainer`, where the first two are called batch_size and time_size. `lr` and
     `weight_decay` None are what suits the optimizer; the latter is of "sgd", "momentum" and "adamw"
-    alone. `schedule` is "constant", "cosine" with a short warm-up, "plateau", which halves the
-    learning rate after an epoch that did not improve validation, or "textbook", which divides it by
-    4. Others are those of `LanguageModel`.
+    alone. `schedule` is "constant", "cosine", which after a short warm-up falls to 0 at the end of
+    the last of the `epochs`, "plateau", which halves the learning rate after an epoch that did not
+    improve validation, or "textbook", which divides it by 4. Others are those of `LanguageModel`.
     """
 
     text: str | os.PathLike[str] | None = None
@@ -153,8 +154,12 @@ class Settings:
             **{name: getattr(self, name) for name in OF_TRAINER},
             "batch_size": self.batch,
             "time_size": self.time,
-            "schedule": SCHEDULES[self.schedule],
+            "schedule": self.new_schedule(),
         }
+
+    def new_schedule(self) -> Schedule:
+        """The schedule of the learning rate."""
+        return SCHEDULES[self.schedule](self.epochs)
 
     def new_optimizer(self) -> Any:
         """The optimizer, before its first step."""
