@@ -40,7 +40,10 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 
 SENTENCES = ["the quick brown fox jumps over the lazy dog.", "The class of a cat is an animal."]
 TEXT = "\n".join(SENTENCES * 120) + "\n"
-SMALLER = {"train": "--hidden 8 --embedding 8 --layers 1 --batch 4 --time 10 --epochs 1"}
+SMALLER = {
+    "train": "--hidden 8 --embedding 8 --layers 1 --batch 4 --time 10 --epochs 1",
+    "example": "--pairs 50 --epochs 1",
+}
 TOLERANCE = 0.02  # a number of training differs in its last digits from machine to machine
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
