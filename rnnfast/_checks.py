@@ -98,8 +98,9 @@ def as_floats(name: str, array: ArrayLike, dtype: DTypeLike, shape: Sizes, hint:
 def as_own_floats(name: str, array: ArrayLike, shape: Sizes, hint: str = "") -> Array:
     """`array` in float64 if it is in float64, else in float32: for layers without weights."""
     array = as_array(name, array)
-    # big-endian float64 is float64 too
-    dtype = np.dtype(np.float64 if array.dtype.newbyteorder("=") == np.float64 else np.float32)
+    dtype = array.dtype
+    if dtype not in FLOATS:  # big-endian float64 is float64 too
+        dtype = FLOATS[dtype.newbyteorder("=") == np.float64]
     return as_floats(name, array, dtype, shape, hint)
 
 
@@ -137,11 +138,15 @@ def as_ids(
         )
     if used is not None:
         ids = ids * used
+    own: Ids = np.array(ids, np.int64, order="C")
+    # negative numbers are the largest without a sign: one question, where calls take microseconds
+    if ids.dtype != np.uint64 and not np.count_nonzero(own.view(np.uint64) >= vocab_size):
+        return own
     besides = "" if ignore_label is None else f" or the ignored label {ignore_label}"
     label = () if ignore_label is None else (ignore_label,)
     expected = f"{what} in 0..{vocab_size - 1}{besides}"
     _check_between(name, ids, vocab_size - 1, expected, hint, label)
-    return np.array(ids, np.int64, order="C")
+    return own
 
 
 def as_sides(name: str, flags: ArrayLike, shape: Sizes, ignore_label: int, hint: str) -> Array:

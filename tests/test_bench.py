@@ -36,6 +36,19 @@ LAYERS = [  # cell, options
     for cell in ("lstm", "gru_reset_after", "rnn")
     for options in ({"ragged": True}, {"directions": 2}, {"layers": 2}, {"way": "inference"})
 ] + [("rnn_relu", {}), ("gru_reset_after", {})]
+BETWEEN = [
+    ("Dropout", {"shape": (5, 6, 7)}),
+    ("Attention", {"N": 3, "S": 4, "T": 2, "H": 5}),
+]
+PROGRAMS = [  # name, options
+    ("simple", {"steps": 3, "own_loop": True}),
+    ("simple", {"steps": 3, "own_loop": False}),
+    ("rnnlm", {"steps": 2, "evaluated": 1, "H": 4}),
+    ("better", {"steps": 2, "evaluated": 1, "H": 4}),
+    ("addition", {"steps": 3, "evaluated": 5, "peeky": False, "N": 4}),
+    ("addition", {"steps": 3, "evaluated": 5, "peeky": True, "N": 4}),
+    ("dates", {"steps": 3, "evaluated": 2, "N": 4, "H": 8}),
+]
 MODELS = [{"cell": cell, "N": 2, "T": 3, "V": 11, "D": 4, "H": 5} for cell in ("rnn", "lstm")]
 
 
@@ -118,9 +131,14 @@ def test_tables_of_every_kind_run(monkeypatch):
     monkeypatch.setattr(cases, "REGULARISED", [("lstm", SHAPE)])
     monkeypatch.setattr(cases, "MANY_ROWS", 1)
     monkeypatch.setattr(cases, "MEMORY_VOCABULARIES", (5, 7))
+    monkeypatch.setattr(cases, "TABLE_ROWS", (20, 7))
+    monkeypatch.setattr(cases, "STEP_WITH_TABLE", {"N": 2, "T": 3, "V": 5, "D": 4, "H": 3})
+    monkeypatch.setattr(cases, "DEEP_MODELS", [(("rnn", 2, 3, 11, 4, 5), 2)])
+    monkeypatch.setattr(cases, "PROGRAMS", [("x", "Program", *PROGRAMS[0], None)])
     for name in (
         *("lstm-forward", "training", "gemm", "memory", "busy", "gru", "gru-textbook", "relu"),
         *("rnn-inference", "lengths", "bidirectional", "stacks", "regularisation", "few-rows"),
+        *("deep", "textbook", "wide-table"),
     ):
         rows = [row for _, row in measure([name], quick=True)]
         assert rows, name
@@ -185,7 +203,12 @@ def test_avx2_limits_both_contestants(monkeypatch):
         ("float64", 7, {1.0: 7}, {"PyTorch": 1.5}),
         ("avx2", 7, {}, {"PyTorch": 1.3}),
         ("training", 15, {}, {"PyTorch": 2.5, "textbook NumPy": 6.0, "NumPy": None}),
+        ("wide-table", 1, {1 / 1.15: 1}, {}),
+        ("deep", 3, {1.0: 3}, {"PyTorch": None}),
         ("generation", 5, {20.0: 1, 1.5: 2}, {}),
+        ("textbook", 9, {2.0: 4, 2.5: 2, 3.0: 2}, {"textbook NumPy": None}),
+        ("dropout", 6, {2.0: 3, 1.0: 3}, {"textbook NumPy": None, "PyTorch": None}),
+        ("attention", 6, {5.0: 3, 1.0: 3}, {"textbook NumPy": None, "PyTorch": None}),
         ("embedding", 2, {3.0: 1}, {}),
         ("gemm", 5, {0.8: 3}, {}),
         ("linear", 7, {1 / 1.1: 7}, {}),
@@ -489,7 +512,9 @@ def test_optional_peers_compute_the_same(monkeypatch):
     with Arena(TINY) as arena:
         arena.check(arena.enter(entry("numpy"), *map(entry, names)))
         if "torch" in names:
-            tasks = [("Generation", GENERATION), *(("Training", m) for m in MODELS), *STEPS]
+            deep = {**MODELS[1], "layers": 2}
+            tasks = [("Generation", GENERATION), *(("Training", m) for m in [*MODELS, deep])]
+            tasks += [*STEPS, *BETWEEN]
             ours = [Entry("rnnfast", task, options) for task, options in tasks]
             ours += [layer("rnnfast", cell, (4, 6, 3, 5), **options) for cell, options in LAYERS]
             for entry_of_ours in ours:
@@ -499,7 +524,7 @@ def test_optional_peers_compute_the_same(monkeypatch):
 def test_the_textbook_makes_the_same_steps_and_texts():
     with Arena(TINY) as arena:
         texts = [("Generation", {**GENERATION, "cell": cell}) for cell in ("rnn", "lstm", "gru")]
-        for task, options in [*STEPS, *texts]:
+        for task, options in [*STEPS, *BETWEEN, *texts]:
             arena.check(arena.enter(*(Entry(n, task, options) for n in ("rnnfast", "textbook"))))
 
 
@@ -515,6 +540,28 @@ def test_the_textbook_trains_the_same_model_in_float32(options):
         assert not np.array_equal(W, start)
     kept = list(arrays(task.model))
     assert {x.dtype.kind + str(x.itemsize) for x in kept} == {"f4", "i8", "b1"}
+
+
+@pytest.mark.parametrize(("name", "options"), PROGRAMS, ids=lambda x: str(x)[:40])
+def test_programs_of_the_textbook_lose_the_same(name, options):
+    options = {"name": name, **options}
+    tasks = ["Program"] + ["ProgramWithAttention"] * (name == "dates")
+    with Arena(TINY) as arena:
+        for task in tasks:
+            pair = Entry("rnnfast", task, options), Entry("textbook", "Program", options)
+            arena.check(arena.enter(*pair))
+    task = textbook_peer.Program(1, **options)
+    losses, second = (x for _ in range(2) for x in task.results())
+    assert len(losses) == options["steps"] + ("evaluated" in options)
+    assert not np.array_equal(losses, second)  # it goes on where it was
+    assert np.isfinite(losses).all()
+    assert task.run() is not None
+
+
+def test_dropouts_are_compared_by_what_they_do():
+    kept, found = ours.Dropout(1, shape=(20, 30, 4)).results()
+    np.testing.assert_array_equal(kept, [5])
+    np.testing.assert_allclose(found, [[2, 2], [2, 2], [0, 0]], rtol=1e-6)
 
 
 def arrays(thing):

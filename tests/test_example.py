@@ -119,17 +119,20 @@ def test_numbers_of_pairs(pairs, capsys):
 def test_questions_are_reversed_and_answers_start_and_stop():
     decode = ADDITION.vocabulary.decode
     inputs = ADDITION.as_questions(["57+5", "123+456"])
-    assert [decode(row) for row in inputs["xs"]] == ["5+75   ", "654+321"]
-    assert inputs["lengths"].tolist() == [4, 7]
+    assert [decode(row) for row in inputs["xs"]] == ["   5+75", "654+321"]
+    assert inputs["lengths"].tolist() == [7, 7]
     assert [decode(row) for row in ADDITION.as_answers(["62", "1998"])] == ["_62  ", "_1998"]
-    dates = DATES.as_questions(["May 1, 1999"])
-    assert DATES.vocabulary.decode(dates["xs"][0]).rstrip() == "May 1, 1999"
+    dates = DATES.as_questions(["May 1, 1999", "6/3/99"])
+    read = [DATES.vocabulary.decode(row) for row in dates["xs"]]
+    assert read == ["May 1, 1999 ", "6/3/99      "]
+    assert dates["lengths"].tolist() == [12, 7]  # with the space that ends them
 
 
 @every_example
 def test_every_question_and_answer_fits(example):
     questions, answers = example.make(3000, rng=0)
-    assert example.as_questions(questions)["xs"].shape == (3000, example.question_size)
+    size = example.question_size + (not example.reverse)
+    assert example.as_questions(questions)["xs"].shape == (3000, size)
     assert example.as_answers(answers).shape == (3000, example.answer_size + 1)
     assert max(map(len, questions)) == example.question_size
     assert max(map(len, answers)) == example.answer_size
@@ -159,5 +162,5 @@ def test_the_test_is_on_what_was_not_trained_and_epochs_are_counted():
 def test_attention_is_that_to_the_characters_of_the_question():
     model = DATES.Model(len(DATES.vocabulary), 4, 4, rng=0)
     weights = DATES.attention(model, "May 1, 1999", "1999-05-01")
-    assert weights.shape == (10, 11)
+    assert weights.shape == (10, len(DATES.read("May 1, 1999"))) == (10, 12)
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)

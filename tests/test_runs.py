@@ -2,10 +2,14 @@
 
 import csv
 import doctest
+import hashlib
+import io
 import json
 import os
 import pathlib
 import signal
+import sys
+import tempfile
 import threading
 
 import numpy as np
@@ -15,7 +19,9 @@ import rnnfast
 from rnnfast.archive import FORMATS, load_archive, save_archive
 from rnnfast.errors import InputError, TrainingDiverged, TrainingInterrupted
 from rnnfast.models import LAYER_OF_CELL
+from rnnfast.text import pieces
 from rnnfast.training import runs, settings
+from rnnfast.training.progress import Progress
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
 TINY = {"hidden": 12, "embedding": 6, "batch": 4, "time": 10, "epochs": 3}
@@ -28,10 +34,9 @@ def start(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
 
-    def start(name="run", **options):
-        return rnnfast.Run.start(
-            tmp_path / name, rnnfast.Settings(**({"text": text} | TINY | options))
-        )
+    def start(name="run", verbose=True, **options):
+        settings = rnnfast.Settings(**({"text": text} | TINY | options))
+        return rnnfast.Run.start(tmp_path / name, settings, verbose=verbose)
 
     return start
 
@@ -263,6 +268,82 @@ def test_a_loaded_run_does_not_train(start):
             rnnfast.Run.resume(folder, epochs)
 
 
+# Long texts. --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long(monkeypatch):
+    """Texts are long as soon as they have more than a few characters."""
+    monkeypatch.setattr(pieces, "PIECE", 7)
+    monkeypatch.setattr(pieces, "IN_MEMORY", 0)
+
+
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_a_run_on_a_long_text_is_the_same_run(start, level, tmp_path, request):
+    (tmp_path / "text.txt").write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
+    whole = start("whole", level=level, batch=2)
+    whole.fit(verbose=False)
+    request.getfixturevalue("long")
+    run = start(level=level, batch=2)
+    for corpus, base in ((whole.corpus, type(None)), (run.corpus, np.memmap)):
+        assert corpus.ids.dtype == np.uint8
+        assert isinstance(corpus.ids.base, base)
+        assert np.shares_memory(corpus.ids, corpus.train)
+        np.testing.assert_array_equal(corpus.ids, run.vocabulary.encode(TEXT))
+        parts = [len(part) for part in (corpus.train, corpus.valid, corpus.test)]
+        assert parts == [len(part) for part in rnnfast.split_by_position(corpus.ids)]
+        assert (corpus.name, corpus.characters) == (str(tmp_path / "text.txt"), len(TEXT))
+    assert run.sha256 == hashlib.sha256(TEXT.encode()).hexdigest()
+    run.fit(1, verbose=False)
+    assert set(os.listdir(run.folder)) == FILES
+    resumed = rnnfast.Run.resume(run.folder)
+    assert isinstance(resumed.corpus.ids.base, np.memmap)
+    resumed.fit(verbose=False)
+    require_equal_runs(whole, resumed)
+
+
+@pytest.mark.parametrize("other", [TEXT + "a", TEXT[:-1], "A" + TEXT[1:], "x", TEXT.upper()])
+def test_another_text_is_no_text_to_resume_with(start, tmp_path, other):
+    """Whether or not the vocabulary has its characters."""
+    run = start()
+    (tmp_path / "text.txt").write_text(other)
+    message = r"text.txt is not the text that the run in .*run was started with; put that text back"
+    for read in (lambda: rnnfast.Run.resume(run.folder), rnnfast.Run.load(run.folder).read_corpus):
+        with pytest.raises(InputError, match=message):
+            read()
+
+
+@pytest.mark.parametrize("other", [TEXT + "a", TEXT.replace("q", "u"), TEXT.upper()])
+def test_a_text_that_changes_while_it_is_read(start, tmp_path, other, monkeypatch):
+    require_enough = runs._require_enough
+
+    def written_again(*args):
+        (tmp_path / "text.txt").write_text(other)
+        require_enough(*args)
+
+    monkeypatch.setattr(runs, "_require_enough", written_again)
+    with pytest.raises(InputError, match="is not the text that the run in"):
+        start()
+    assert os.listdir(tmp_path) == ["text.txt"]
+
+
+def test_ids_are_on_the_disk_of_the_run(start, tmp_path, long, monkeypatch):
+    """Not where the system has temporary files, which may be memory, unless there is no other."""
+    folders = []
+    temporary = tempfile.TemporaryFile
+
+    def noted(dir):
+        folders.append(dir)
+        return temporary(dir=dir)
+
+    monkeypatch.setattr("tempfile.TemporaryFile", noted)
+    start("a/b/run")
+    rnnfast.Run.resume(tmp_path / "a/b/run")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    rnnfast.Run.resume(tmp_path / "a/b/run")
+    assert folders == [tmp_path, tmp_path / "a/b/run", None]
+
+
 # What is shown. -----------------------------------------------------------------------------------
 
 
@@ -293,6 +374,43 @@ def test_without_a_standard_error(start, monkeypatch):
     """As under pythonw."""
     monkeypatch.setattr("sys.stderr", None)
     start().fit(1)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_reading_is_shown_where_it_takes_long(start, monkeypatch, terminal, long):
+    class Stream(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    run = start()
+    for seconds in (10**9, 0):
+        monkeypatch.setattr("rnnfast.training.progress.SECONDS_BEFORE_READING_IS_SHOWN", seconds)
+        monkeypatch.setattr("rnnfast.training.progress.SECONDS_BETWEEN_LINES", 10**9)
+        for verbose in (False, True):
+            monkeypatch.setattr("sys.stderr", Stream())
+            start(f"{seconds} {verbose}", verbose=verbose)
+            rnnfast.Run.resume(run.folder, verbose=verbose)
+            rnnfast.Run.load(run.folder).read_corpus(verbose=verbose)
+            shown = sys.stderr.getvalue()
+            if seconds or not verbose:
+                assert shown == ""
+            else:
+                passes = 2 + 1 + 1
+                assert shown.startswith("\r" * terminal + "reading text.txt:   0%")
+                assert (shown.count("reading text.txt: 100%") >= passes) is terminal
+                assert shown.count(" s left\n") == passes * (not terminal)
+
+
+def test_a_text_that_grows_while_its_reading_is_shown(capsys, monkeypatch):
+    """Or has no size, as what the system makes up."""
+    monkeypatch.setattr("rnnfast.training.progress.SECONDS_BEFORE_READING_IS_SHOWN", 0)
+    monkeypatch.setattr("rnnfast.training.progress.SECONDS_BETWEEN_LINES", 0)
+    for size in (0, 3):
+        with Progress(size, read="a text") as progress:
+            progress.advance(5)
+            progress.advance(5)
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.split("%")[0] for line in lines] == ["reading a text: 100"] * 2
 
 
 @pytest.mark.parametrize("lines", [0, 10**9])

@@ -272,6 +272,8 @@ def test_a_text_that_has_the_unknown_word_already(text):
     assert vocabulary.tokens.count(UNKNOWN) == 1
     a, unknown = vocabulary.id_of("a"), vocabulary.id_of(UNKNOWN)
     assert vocabulary.encode("<unk> never-seen a").tolist() == [unknown, unknown, a]
+    often = rnnfast.Vocabulary.from_text("<unk> " * 9 + text + " a b b", "word", max_size=2)
+    assert often.tokens == [UNKNOWN, "a"]
 
 
 def test_the_entropy_of_one_token_is_a_plain_zero():

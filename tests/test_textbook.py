@@ -3,6 +3,9 @@ plain NumPy and, where it has gradients, central differences; and what it is len
 """
 
 import copy
+import os
+import pickle
+import platform
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -56,6 +59,30 @@ def test_matplotlib_is_imported_by_plot_alone():
     code += "import sys; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory"
+)
+@pytest.mark.parametrize("chosen", [False, True])
+def test_memory_is_kept_for_the_arrays_that_follow(chosen):
+    """Unless somebody has chosen otherwise: pages that the system gave are counted."""
+    code = """if 1:
+        import resource
+        import rnnfast.textbook
+        import numpy as np
+        for k in range(40):
+            if k == 20:
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            arrays = [np.ones(750_000, "f") for _ in range(4)]
+            del arrays
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    environment |= {"MALLOC_TRIM_THRESHOLD_": "131072"} if chosen else {}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert (int(done.stdout) < 2000) is not chosen  # of 20 * 4 * 732
 
 
 def test_there_is_no_gpu():
@@ -742,6 +769,35 @@ def test_remove_duplicate(rng):
     for dW, wanted in zip(sums, expected, strict=True):
         assert_close(dW, wanted)
     assert len(params) == len(grads) == 5
+
+
+def test_one_memory_in_arrays_without_a_common_owner_is_one_parameter():
+    W = np.ones((H, H))
+    pair = [W, np.asarray(memoryview(W))]
+    assert pair[0].base is not pair[1].base
+    found, (dW,) = trainer.remove_duplicate(pair, [np.ones((H, H)), np.ones((H, H))])
+    assert found[0] is W
+    assert len(found) == 1
+    assert (dW == 2).all()
+
+
+@pytest.mark.parametrize("kind", ["TimeRNN", "TimeLSTM", "TimeGRU"])
+def test_recurrent_layers_are_pickled_and_errors_name_them(kind, rng):
+    gates = {"TimeRNN": 1, "TimeLSTM": 4, "TimeGRU": 3}[kind] * H
+    arrays = rng.normal(size=(D, gates)), rng.normal(size=(H, gates)), rng.normal(size=gates)
+    layer = getattr(time_layers, kind)(*arrays, stateful=True)
+    xs = rng.normal(size=(N, T, D))
+    layer.set_state(np.zeros((1, H)))
+    hs = layer.forward(xs)
+    again = pickle.loads(pickle.dumps(getattr(time_layers, kind)(*arrays)))
+    assert_close(again.forward(xs), hs)
+    layer.set_state(np.zeros((2, H)))
+    with pytest.raises(ValueError, match=r"h: expected .* \(3, 6\), got \(2, 6\)"):
+        layer.forward(xs)
+    assert layer.h.shape == (2, H)
+    layer._layer._kept = None
+    with pytest.raises(RuntimeError, match=f"^{kind}.backward"):
+        layer.backward(hs)
 
 
 def test_equal_numbers_in_two_places_are_two_parameters():

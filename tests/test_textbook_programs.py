@@ -19,63 +19,9 @@ TEXT = DATA.integers(0, V, 65)
 QUESTIONS, ANSWERS = DATA.integers(0, V, (24, 5)), DATA.integers(0, V, (24, 4))
 
 
-class PlainRecurrent(peer.TimeRecurrent):
-    """Steps of plain NumPy, with what the book's layers have besides."""
-
-    name = ""
-
-    def __init__(self, Wx, Wh, b, stateful=False):
-        super().__init__(peer.CELLS[self.name], Wx, Wh, b)
-        self.stateful = stateful
-
-    def forward(self, xs):
-        if not self.stateful:
-            self.state = None
-        if self.state is not None:
-            self.state = [np.broadcast_to(s, (len(xs), s.shape[1])) for s in self.state]
-        return super().forward(xs)
-
-    def backward(self, dhs):
-        dxs = super().backward(dhs)
-        # the gradient of the state before the first step, from those of all: once more
-        gradients = [np.zeros_like(dhs[:, 0])] * self.cell.states
-        for t in reversed(range(dhs.shape[1])):
-            _, *gradients = self.steps[t].backward(dhs[:, t] + gradients[0], *gradients[1:])
-        self.dh = gradients[0]
-        return dxs
-
-    def set_state(self, h, c=None):
-        self.state = [h, *[np.zeros_like(h) if c is None else c] * (self.cell.states - 1)]
-
-    def reset_state(self):
-        self.state = None
-
-    @property
-    def h(self):
-        return self.state[0]
-
-    @property
-    def c(self):
-        return self.state[1]
-
-
-class PlainDropout:
-    train_flg = True
-
-    def __init__(self, ratio):
-        self.params, self.grads, self.ratio = [], [], ratio
-
-    def forward(self, xs):
-        kept = np.random.rand(*xs.shape) >= self.ratio if self.train_flg else None
-        self.factor = 1 if kept is None else kept / np.float32(1 - self.ratio)
-        return xs * np.float32(self.factor)
-
-    def backward(self, dout):
-        return dout * np.float32(self.factor)
-
-
-class PlainLoss(peer.TimeSoftmaxWithLoss):
-    params, grads = (), ()
+class PlainLSTM(peer.TimeLSTM):
+    h = property(lambda self: self.state[0])
+    c = property(lambda self: self.state[1])
 
 
 @pytest.fixture
@@ -85,10 +31,10 @@ def plain():
         "np": np,
         "TimeEmbedding": peer.TimeEmbedding,
         "TimeAffine": peer.TimeAffine,
-        "TimeSoftmaxWithLoss": PlainLoss,
-        "TimeDropout": PlainDropout,
-        "TimeRNN": type("TimeRNN", (PlainRecurrent,), {"name": "rnn"}),
-        "TimeLSTM": type("TimeLSTM", (PlainRecurrent,), {"name": "lstm"}),
+        "TimeSoftmaxWithLoss": peer.TimeSoftmaxWithLoss,
+        "TimeDropout": peer.TimeDropout,
+        "TimeRNN": peer.TimeRNN,
+        "TimeLSTM": PlainLSTM,
     }
     module = ModuleType("plain_layers")
     vars(module).update(names, __all__=[*names])

@@ -415,7 +415,7 @@ def test_callbacks():
         1,
         on_step=lambda *step: calls.append(("function", *step)),
         on_epoch=lambda *epoch: calls.append(("function", *epoch)),
-        callbacks=[Own("a"), OnlyEpochs(), Own("b")],
+        callbacks=iter([Own("a"), OnlyEpochs(), Own("b")]),
         verbose=False,
     )
     record = trainer.history[-1]

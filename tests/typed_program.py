@@ -49,6 +49,10 @@ def regression(rng: np.random.Generator) -> float:
     network.backward()
     rnnfast.clip_grads(network.grads, 1.0)
     optimizer.update(network.params, network.grads)
+    network.backward(sparse=True)
+    rows = network.grad_rows()
+    rnnfast.clip_values(network.grads, 1.0, rows=rows)
+    rnnfast.AdamW(0.01, lazy=True).update(network.params, network.grads, rows)
     return loss + float(dxs.sum()) + sum(float(W.sum()) for W in network.named_params().values())
 
 

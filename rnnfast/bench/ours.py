@@ -1,7 +1,12 @@
 """What rnnfast does. A task has `run`, which is timed, and `results`, which are compared."""
 
+import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from importlib import import_module
+from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,8 +31,9 @@ from rnnfast.layers import (
 from rnnfast.layers.cell import CELL_OPTIONS
 from rnnfast.layers.recurrent import TimeRecurrent
 from rnnfast.models import Network
+from rnnfast.training.steps import take_step
 
-from . import problems
+from . import problems, programs
 
 BIDIRECTIONAL: dict[Any, Any] = {TimeRNN: TimeBiRNN, TimeLSTM: TimeBiLSTM, TimeGRU: TimeBiGRU}
 
@@ -132,9 +138,11 @@ class Training:
     blocks: list[tuple[Ids, Ids]]
     steps: int
 
-    def __init__(self, threads: int, *, cell: str, N: int, T: int, V: int, D: int, H: int) -> None:
+    def __init__(
+        self, threads: int, *, cell: str, N: int, T: int, V: int, D: int, H: int, layers: int = 1
+    ) -> None:
         rnnfast.set_num_threads(threads)
-        self.model = problems.language_model(cell, V, D, H, ops=self.ops)
+        self.model = problems.language_model(cell, V, D, H, num_layers=layers, ops=self.ops)
         self.optimizer = rnnfast.SGD(problems.LEARNING_RATE)
         self.blocks, self.steps = problems.blocks(N, T, V), 0
 
@@ -155,6 +163,92 @@ class Training:
 
     def peak(self) -> int:
         return peak(self.run)
+
+
+class WideTable(Training):
+    """Steps of a model whose embedding has more rows than it has outputs."""
+
+    def __init__(self, threads: int, *, rows: int, N: int, T: int, V: int, D: int, H: int) -> None:
+        rnnfast.set_num_threads(threads)
+        self.model = problems.wide_table(rows, V, D, H, ops=self.ops)
+        self.optimizer = rnnfast.SGD(problems.LEARNING_RATE, ops=self.ops)
+        ids, targets = problems.blocks(N, T, rows), problems.blocks(N, T, V)
+        self.blocks = [(xs, ts) for (xs, _), (_, ts) in zip(ids, targets, strict=True)]
+        self.steps = 0
+
+    def run(self) -> float:
+        xs, ts = self.blocks[self.steps % len(self.blocks)]
+        self.steps += 1
+        return take_step(self.model, self.optimizer, xs, ts, max_grad=5.0)
+
+
+class Program:
+    """Epochs of a program of the textbook's chapters, the next one in every `run`."""
+
+    program: Any
+
+    def __init__(self, threads: int, *, name: str, **options: Any) -> None:
+        rnnfast.set_num_threads(threads)
+        np.random.seed(0)
+        self.program = getattr(programs, name)(self.common(), **options)
+
+    def common(self) -> Any:
+        """What such a program imports."""
+        modules = (import_module(f"rnnfast.textbook.{name}") for name in programs.IMPORTED)
+        names = {name: thing for module in modules for name, thing in vars(module).items()}
+        return SimpleNamespace(**names)
+
+    def run(self) -> list[float]:
+        return self.epoch(20)
+
+    def epoch(self, interval: int) -> list[float]:
+        """One, which notes a loss every so many steps."""
+        with redirect_stdout(StringIO()):
+            losses: list[float] = self.program.epoch(interval)
+        return losses
+
+    def results(self) -> list[Array]:
+        """The losses of all steps of an epoch, and what its evaluation says."""
+        return [np.array(self.epoch(1), "f")]
+
+
+class ProgramWithAttention(Program):
+    """The same, whose own attention is that of this package."""
+
+    def common(self) -> Any:
+        names = super().common()
+        names.TimeAttention = rnnfast.Attention
+        return names
+
+
+class Recipe:
+    """`rnnfast train`, an epoch at a time."""
+
+    def __init__(self, threads: int, *, quick: bool) -> None:
+        rnnfast.set_num_threads(threads)
+        self.settings, model, train, valid = problems.recipe(quick)
+        self.trainer = rnnfast.Trainer(
+            model, self.settings.new_optimizer(), train, valid, **self.settings.of_trainer
+        )
+        self.seconds = 0.0
+
+    def train(self) -> tuple[float, float, bool]:
+        """Train an epoch; -> seconds so far, epochs, whether it was the last."""
+        start, trainer = time.perf_counter(), self.trainer
+        trainer.fit(trainer.epoch + 1, verbose=False)
+        self.seconds += time.perf_counter() - start
+        last = trainer.epoch == self.settings.epochs or trainer.stopped_early
+        return self.seconds, trainer.epoch, last
+
+    def loss(self) -> float:
+        """Lowest validation loss."""
+        return self.trainer.best_loss
+
+    def results(self) -> list[Array]:
+        """The loss of validation."""
+        sizes = {"batch_size": self.settings.batch, "time_size": self.settings.time}
+        loss = rnnfast.evaluate(self.trainer.model, self.trainer.valid_ids, **sizes)
+        return [np.array([loss], "f")]
 
 
 class Generation:
@@ -213,6 +307,50 @@ class Affine:
 
     def results(self) -> list[Array]:
         return [self.run()]
+
+
+class Dropout:
+    """Dropout of half of the numbers, forward and backward. Everybody draws masks of their own."""
+
+    xs: Array
+    dout: Array
+    layer: Any
+
+    def __init__(self, threads: int, *, shape: Sequence[int]) -> None:
+        rnnfast.set_num_threads(threads)
+        self.xs, self.dout = problems.dropout(shape)
+        self.layer = rnnfast.TimeDropout(0.5, rng=0)
+
+    def run(self) -> list[Array]:
+        return [self.layer.forward(self.xs), self.layer.backward(self.dout)]
+
+    def results(self) -> list[Array]:
+        """The tenths that are kept, what they are multiplied by, forward and backward, and what
+        the gradient of the others is: of each the least and the most."""
+        out, dxs = self.run()
+        kept = out != 0
+        found = (out[kept] / self.xs[kept], dxs[kept] / self.dout[kept], dxs[~kept])
+        tenths = round(10 * float(kept.mean()))
+        return [np.array([tenths]), np.array([[x.min(), x.max()] for x in found], "f")]
+
+
+class Attention:
+    """Attention of all steps of a decoder, forward and backward."""
+
+    arrays: tuple[Array, Array, Array]
+    layer: Any
+
+    def __init__(self, threads: int, *, N: int, S: int, T: int, H: int) -> None:
+        rnnfast.set_num_threads(threads)
+        self.arrays = problems.attention(N, S, T, H)
+        self.layer = rnnfast.Attention()
+
+    def run(self) -> list[Array]:
+        enc, dec, dout = self.arrays
+        return [self.layer.forward(enc, dec), *self.layer.backward(dout)]
+
+    def results(self) -> list[Array]:
+        return self.run()
 
 
 class Step:

@@ -10,9 +10,14 @@ import numpy as np
 
 from .._types import Array, Ids
 from ..cells import CELLS
-from ..models import LANGUAGE_MODELS, Network
+from ..layers import TimeEmbedding, TimeLSTM
+from ..losses import TimeAffineWithLoss
+from ..models import LANGUAGE_MODELS, LanguageModel, Network
+from ..text import Vocabulary, builtin_corpus, split_by_position
+from ..training import Settings
 
 LEARNING_RATE = 0.1
+ADDITION_VOCABULARY, DATES_VOCABULARY = 13, 59
 
 
 def layer(
@@ -72,6 +77,19 @@ def affine(N: int, D: int, M: int, tied: bool) -> tuple[Array, Array, Array]:
     return x, W.T if tied else W, b
 
 
+def dropout(shape: Sequence[int]) -> Array:
+    """Input, and gradient of the output, both of the shape."""
+    both: Array = np.random.default_rng(0).standard_normal((2, *shape)).astype("f")
+    return both
+
+
+def attention(N: int, S: int, T: int, H: int) -> tuple[Array, Array, Array]:
+    """States of the encoder (N, S, H) and of the decoder (N, T, H), gradient of the contexts."""
+    rng = np.random.default_rng(0)
+    enc, dec, dout = (rng.standard_normal((N, K, H)) for K in (S, T, T))
+    return enc.astype("f"), (dec / H**0.5).astype("f"), dout.astype("f")
+
+
 def step(cell: str, N: int, D: int, H: int) -> tuple[Array, list[Array], Array]:
     """Input (N, D), weights, and the states before the step (S, N, H)."""
     xs, weights, _ = layer(cell, "float32", (N, 1, D, H))
@@ -90,9 +108,46 @@ def blocks(N: int, T: int, V: int) -> list[tuple[Ids, Ids]]:
     return [(ids[:, :-1].copy(), ids[:, 1:].copy()) for ids in token_ids(V, (10, N, T + 1))]
 
 
+def addition(count: int) -> tuple[Ids, Ids]:
+    """Questions (count, 7) such as "314+15 " backwards, and their answers (count, 5), "_329 ", as
+    ids of characters."""
+    numbers = np.random.default_rng(0).integers(0, 1000, (count, 2))
+    characters = "0123456789+_ "
+    assert len(characters) == ADDITION_VOCABULARY
+    texts = [(f"{a}+{b}".ljust(7)[::-1], f"_{a + b}".ljust(5)) for a, b in numbers]
+    questions, answers = (
+        np.array([[*map(characters.index, text)] for text in column])
+        for column in zip(*texts, strict=True)
+    )
+    return questions, answers
+
+
+def dates(count: int) -> tuple[Ids, Ids]:
+    """Ids of the shape that dates in words, and in figures, have: (count, 29) and (count, 11)."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, DATES_VOCABULARY, (count, 29)), rng.integers(
+        0, DATES_VOCABULARY, (count, 11)
+    )
+
+
 def language_model(cell: str, V: int, D: int, H: int, **options: Any) -> Network:
     """A model of this package; its weights are also what the peers start from."""
     return LANGUAGE_MODELS[cell](V, D, H, rng=np.random.default_rng(0), **options)
+
+
+def wide_table(rows: int, V: int, D: int, H: int, **options: Any) -> Network:
+    """A model with an LSTM whose embedding has so many rows, and V outputs."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> Array:
+        W: Array = (rng.standard_normal(shape) / shape[0] ** 0.5).astype("f")
+        return W
+
+    layers = [
+        TimeEmbedding((rng.standard_normal((rows, D)) / 100).astype("f"), **options),
+        TimeLSTM(normal(D, 4 * H), normal(H, 4 * H), np.zeros(4 * H, "f"), **options),
+    ]
+    return Network(layers, TimeAffineWithLoss(normal(H, V), np.zeros(V, "f"), **options))
 
 
 def writer(cell: str, V: int, D: int, H: int) -> Network:
@@ -112,3 +167,14 @@ def embedding(V: int, D: int, tokens: int) -> tuple[Array, Ids, Array]:
 def matrices(size: int) -> Array:
     """Two matrices (size, size), float32."""
     return np.random.default_rng(0).standard_normal((2, size, size)).astype("f")
+
+
+def recipe(quick: bool) -> tuple[Settings, LanguageModel, Ids, Ids]:
+    """What `rnnfast train` trains without options: settings, model, ids to train and to validate;
+    a small model for one epoch where it has to be quick."""
+    settings = Settings(hidden=32, epochs=1) if quick else Settings()
+    text = builtin_corpus()
+    vocabulary = Vocabulary.from_text(text)
+    train, valid, _ = split_by_position(vocabulary.encode(text))
+    model = LanguageModel(len(vocabulary), rng=settings.seed, **settings.of_model)
+    return settings, model, train, valid

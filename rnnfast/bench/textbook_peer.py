@@ -9,13 +9,14 @@ N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
 """
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from .._types import Array, Ids
 from ..reference.ops import draw
-from . import ours, problems
+from . import ours, problems, programs, textbook_loops
 
 
 def sigmoid(x: Array) -> Array:
@@ -32,11 +33,11 @@ def softmax(x: Array) -> Array:
 class Layer:
     """Weights, and a gradient of each, whose memory stays."""
 
-    params: tuple[Array, ...]
+    params: list[Array]
     grads: list[Array]
 
     def __init__(self, *params: Array) -> None:
-        self.params, self.grads = params, [np.zeros_like(W) for W in params]
+        self.params, self.grads = [*params], [np.zeros_like(W) for W in params]
 
     def keep(self, *grads: Array) -> None:
         for dW, grad in zip(self.grads, grads, strict=True):
@@ -157,20 +158,22 @@ class TimeEmbedding(TimeLayer):
 
 
 class TimeRecurrent(TimeLayer):
-    """RNN or LSTM over time; a block starts from the state that the one before left."""
+    """A cell over time. Where it is `stateful`, a block starts from the state that the one before
+    left."""
 
     cell: type[Cell]
+    stateful: bool
     state: Sequence[Array] | None
+    dh: Array
     steps: list[Cell]
 
-    def __init__(self, cell: type[Cell], *params: Array) -> None:
+    def __init__(self, *params: Array, stateful: bool = False) -> None:
         super().__init__(*params)
-        self.cell = cell
-        self.state = None
+        self.stateful, self.state = stateful, None
 
     def forward(self, xs: Array) -> Array:
         (N, T, _), H = xs.shape, self.params[1].shape[0]
-        if self.state is None:
+        if not self.stateful or self.state is None:
             self.state = [np.zeros((N, H), "f") for _ in range(self.cell.states)]
         hs, self.steps = np.empty((N, T, H), "f"), []
         for t in range(T):
@@ -190,7 +193,30 @@ class TimeRecurrent(TimeLayer):
         for t in reversed(range(T)):
             dxs[:, t], dh, *dc = self.steps[t].backward(dhs[:, t] + dh, *dc)
             self.add(self.steps[t])
+        self.dh = dh
         return dxs
+
+    def set_state(self, h: Array, *c: Array) -> None:
+        missing = self.cell.states - 1 - len(c)
+        self.state = [h, *c, *[np.zeros_like(h)] * missing]
+
+    def reset_state(self) -> None:
+        self.state = None
+
+
+class TimeRNN(TimeRecurrent):
+    cell = RNN
+
+
+class TimeLSTM(TimeRecurrent):
+    cell = LSTM
+
+
+class TimeGRU(TimeRecurrent):
+    cell = GRU
+
+
+TIME_LAYERS: dict[str, type[TimeRecurrent]] = {"rnn": TimeRNN, "lstm": TimeLSTM, "gru": TimeGRU}
 
 
 class TimeAffine(Layer):
@@ -210,7 +236,42 @@ class TimeAffine(Layer):
         return dx.reshape(self.xs.shape)
 
 
-class TimeSoftmaxWithLoss:
+class TimeDropout(Layer):
+    train_flg: bool = True
+    ratio: float
+    mask: Array
+
+    def __init__(self, ratio: float = 0.5) -> None:
+        super().__init__()
+        self.ratio = ratio
+
+    def forward(self, xs: Array) -> Array:
+        if not self.train_flg:
+            return xs
+        kept = np.random.rand(*xs.shape) > self.ratio
+        self.mask = kept.astype("f") * (1 / (1 - self.ratio))
+        out: Array = xs * self.mask
+        return out
+
+    def backward(self, dout: Array) -> Array:
+        dxs: Array = dout * self.mask
+        return dxs
+
+
+class Softmax(Layer):
+    out: Array
+
+    def forward(self, x: Array) -> Array:
+        self.out = softmax(x)
+        return self.out
+
+    def backward(self, dout: Array) -> Array:
+        dx: Array = self.out * dout
+        dx -= self.out * np.sum(dx, axis=1, keepdims=True)
+        return dx
+
+
+class TimeSoftmaxWithLoss(Layer):
     ignore_label: int = -1
     cache: tuple[Array, Ids, Array, tuple[int, ...]]
 
@@ -241,7 +302,7 @@ class LanguageModel:
     def __init__(
         self, cell: str, embed_W: Array, Wx: Array, Wh: Array, b: Array, W: Array, affine_b: Array
     ) -> None:
-        recurrent = TimeRecurrent(CELLS[cell], Wx, Wh, b)
+        recurrent = TIME_LAYERS[cell](Wx, Wh, b, stateful=True)
         self.layers = [TimeEmbedding(embed_W), recurrent, TimeAffine(W, affine_b)]
         self.loss_layer = TimeSoftmaxWithLoss()
         self.recurrent = recurrent
@@ -272,6 +333,13 @@ class Training(ours.Training):
     def update(self) -> None:
         for W, dW in zip(self.model.params, self.model.grads, strict=True):
             W -= problems.LEARNING_RATE * dW
+
+
+class Program(ours.Program):
+    """A program of the book's, with the layers of this module."""
+
+    def common(self) -> Any:
+        return SimpleNamespace(**(globals() | vars(textbook_loops)))
 
 
 class Generation(ours.Generation):
@@ -306,6 +374,18 @@ class Affine(ours.Affine):
     def run(self) -> Array:
         out: Array = self.layer.forward(self.x)
         return out
+
+
+class Dropout(ours.Dropout):
+    def __init__(self, threads: int, **sizes: Any) -> None:
+        super().__init__(threads, **sizes)
+        self.layer = TimeDropout()
+
+
+class Attention(ours.Attention):
+    def __init__(self, threads: int, **sizes: int) -> None:
+        super().__init__(threads, **sizes)
+        self.layer = programs.TimeAttention(SimpleNamespace(Softmax=Softmax))
 
 
 class Step(ours.Step):

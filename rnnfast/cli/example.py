@@ -24,8 +24,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     default = ", ".join(f"{name} {example.epochs}" for name, example in EXAMPLES.items())
     option("--epochs", type=count, metavar="N", help=f"passes over the pairs (default: {default})")
     least_ten = number(int, lambda n: 10 <= n <= 10**6, "a whole number from 10 to 1,000,000")
-    more = "of which a tenth are for the test"
-    option("--pairs", type=least_ten, default=PAIRS, metavar="N", help=f"{more} (default: {PAIRS})")
+    made = f"pairs to make, a tenth of them for the test (default: {PAIRS})"
+    option("--pairs", type=least_ten, default=PAIRS, metavar="N", help=made)
     option("--seed", type=seed, default=0, metavar="N", help="of all that is drawn (default: 0)")
     option("--threads", type=count, metavar="N", help="CPU threads (default: all usable)")
     where = "folder for the model and the pictures, replaced if they are there"
@@ -121,7 +121,8 @@ def _draw(example: Example, result: Result, folder: Path) -> None:
         question = _longest(result)
         (answer,) = example.answers(model, [question])
         weights = example.attention(model, question, answer)
-        pictures["attention"] = lambda path: plot_attention(path, weights, question, answer)
+        read = example.read(question)
+        pictures["attention"] = lambda path: plot_attention(path, weights, read, answer)
     for name, draw in pictures.items():
         path = folder / f"{name}.png"
         try:

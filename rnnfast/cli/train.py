@@ -1,6 +1,7 @@
 """`rnnfast train`."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from ..training.settings import OPTIMIZERS, SCHEDULES, Settings
 from ..training.trainer import loss_text
 from .eval import loss_of
 from .options import above_zero, count, flag, fraction, not_negative, seed
-from .sample import SAMPLE_TEMPERATURE
+from .sample import BETWEEN, SAMPLE_TEMPERATURE
 
 DEFAULT_FOLDER = "rnnfast-run"
+SAMPLES, SAMPLE_LENGTHS = 3, {"char": 200, "word": 40}
 SETTINGS = tuple(Settings.__dataclass_fields__)
 
 
@@ -89,9 +91,33 @@ def execute(arguments: argparse.Namespace) -> int:
     print(f"validation, best epoch: {loss_text(trainer.best_loss, unit)}")
     print(f"test, same weights:     {loss_text(loss_of(best, run.corpus.test), unit)}")
     _plot(run)
-    print(f"run saved in {run.folder}: `rnnfast sample {run.folder}` writes more of this:\n")
-    print(best.sample(500, temperature=SAMPLE_TEMPERATURE, rng=best.rng))
+    _show_samples(best)
+    _say_what_is_next(run)
     return 0
+
+
+def _show_samples(run: Run) -> None:
+    length = SAMPLE_LENGTHS[run.vocabulary.level]
+    texts = run.samples(SAMPLES, length, temperature=SAMPLE_TEMPERATURE, rng=run.rng)
+    print(f"\n{SAMPLES} samples of {length} {run.vocabulary.unit}s:")
+    for text in texts:
+        print(BETWEEN, text.strip(), sep="\n")
+    print(BETWEEN)
+
+
+def _say_what_is_next(run: Run) -> None:
+    folder, epochs = shlex.quote(str(run.folder)), 2 * run.settings.epochs
+    ways = {
+        f"rnnfast sample {folder}": "writes more",
+        f"rnnfast score {folder} FILE": "says how likely the lines of a file are",
+        f"rnnfast train --resume --out {folder} --epochs {epochs}": "trains on",
+    }
+    if run.settings.text is None:
+        ways["rnnfast train --text FILE"] = "learns a text of yours"
+    print(f"run saved in {run.folder}; next:")
+    width = max(map(len, ways))
+    for command, what in ways.items():
+        print(f"  {command:{width}}  {what}")
 
 
 def _free_folder() -> Path:
@@ -133,8 +159,9 @@ def _describe(run: Run) -> None:
         f"validation {len(corpus.valid):,}, test {len(corpus.test):,}",
         f"without context (unigram entropy): {loss_text(unigram_entropy(corpus.ids), unit)}",
         f"model: {settings.cell}, embedding {settings.embedding}, hidden {settings.hidden}, "
-        f"layers {settings.layers}: {parameters:,} parameters; {settings.optimizer}, "
-        f"lr {settings.lr:g}, {settings.batch} lanes x {settings.time} steps",
+        f"layers {settings.layers}, dropout {settings.dropout:g}: {parameters:,} parameters",
+        f"training: {settings.optimizer}, lr {settings.lr:g}, schedule {settings.schedule}, "
+        f"{settings.batch} lanes x {settings.time} steps, {settings.epochs} epochs",
         f"run folder: {run.folder}",
     ]
     print(*lines, sep="\n", flush=True)

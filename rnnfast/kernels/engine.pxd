@@ -13,6 +13,7 @@ ctypedef fused real:
 
 cdef extern from "simd.h" nogil:
     enum: ROWS "SIMD_MOST_ROWS"   # of the highest tile: rows are dealt out in such units
+    enum: PARTS "SIMD_PARTS"
     enum: SIMD_FORMATS
     enum: SIMD_CELL_COUNT
     int SIMD_FORMAT_OF(const void*)
@@ -81,7 +82,7 @@ cdef extern from "simd.h" nogil:
         double (*sigmoid_loss)(Py_ssize_t, const void*, const signed char*, void*) noexcept nogil
         void (*panel_top)(Py_ssize_t, Py_ssize_t, const void*, void*) noexcept nogil
         void (*panel_exp)(Py_ssize_t, Py_ssize_t, void*, const void*, double*) noexcept nogil
-        double (*sum_of_squares)(Py_ssize_t, const void*) noexcept nogil
+        void (*add_squares)(Py_ssize_t, Py_ssize_t, const void*, double*) noexcept nogil
         void (*clip)(Py_ssize_t, double, void*) noexcept nogil
         void (*sgd)(Py_ssize_t, double, void*, const void*) noexcept nogil
         void (*momentum)(Py_ssize_t, double, double, void*, const void*, void*) noexcept nogil

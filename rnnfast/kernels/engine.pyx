@@ -29,7 +29,16 @@ cdef extern from *:
     #define omp_get_num_threads() 1
     static void rnnfast_barrier(void) {}
     #endif
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    static int rnnfast_keep_memory(int largest, int kept) {
+        return mallopt(M_MMAP_THRESHOLD, largest) && mallopt(M_TRIM_THRESHOLD, kept);
+    }
+    #else
+    #define rnnfast_keep_memory(largest, kept) 0
+    #endif
     """
+    bint rnnfast_keep_memory(int, int)
     const int RNNFAST_HAS_OPENMP
     const bint RNNFAST_DEBUG
     int omp_get_num_threads() nogil
@@ -238,6 +247,14 @@ cdef class Workspace:
 
     cdef void leave(self) noexcept:
         self._taken = False
+
+
+def keep_memory(int largest, int kept):
+    """Let the C library keep the memory of freed arrays, up to `kept` bytes of it, of arrays up to
+    `largest` bytes, for the arrays that follow: what it gives back, the system must fill with zeros
+    when it is asked for again, which takes longer than much of NumPy. Whether it is glibc, which
+    can be told that."""
+    return bool(rnnfast_keep_memory(largest, kept))
 
 
 cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil:

@@ -5,7 +5,7 @@ is not of the kind that it takes. So that must be looked at in every call, which
 `rnnfast.reference.ops` has the same for arrays of any kind.
 
 An item is a parameter with what belongs to it; it is worked on in stretches of contiguous numbers:
-its rows, where only some of them are asked for or where their sums are, or else pieces of CHUNK.
+its rows, where only some of them are meant, or else pieces of CHUNK.
 """
 
 from cpython.buffer cimport (
@@ -14,11 +14,13 @@ from cpython.buffer cimport (
 from cython.parallel cimport parallel, threadid
 from libc.stdint cimport int64_t
 
-from .engine cimport SIMD_FORMAT_OF, Simd, TABLES, moved, part, team_size, threads_for
+from libc.string cimport memset
+
+from .engine cimport PARTS, SIMD_FORMAT_OF, Simd, TABLES, moved, part, team_size, threads_for
 
 cdef enum:
     CHUNK = 16384                 # numbers that are dealt out together: fixed, whatever the threads
-    COST = 20                     # a number costs as much as so many flops: it comes from memory
+    COST = 12                     # a number costs as much as so many flops: it comes from memory
     ARRAYS = 4                    # most of an item
     NONE = ARRAYS                 # of its arrays is only read
 
@@ -46,7 +48,7 @@ ctypedef struct Item:
     const int64_t* rows           # stretches that count, or NULL: all of them
     Py_ssize_t stretches
     Py_ssize_t together           # stretches that are dealt out together
-    Py_ssize_t deal, stretch      # how many of both are in the items before
+    Py_ssize_t deals, before      # how many times, here and in the items before
     bint matrix
 
 
@@ -82,7 +84,7 @@ def adam_step(params, grads, state, rows, double decay, double lr, double beta1,
 
 def scale_arrays(arrays, rows, double factor):
     """x *= factor"""
-    cdef _Work work = _work([(x,) for x in arrays], rows, 1, NONE, False)
+    cdef _Work work = _work([(x,) for x in arrays], rows, 1, NONE)
     if work is not None:
         work.do(Formula(SCALE, 1, factor, 0, 0), NULL)
     return work is not None
@@ -90,7 +92,7 @@ def scale_arrays(arrays, rows, double factor):
 
 def clip_arrays(arrays, rows, double limit):
     """x = min(max(x, -limit), limit)"""
-    cdef _Work work = _work([(x,) for x in arrays], rows, 1, NONE, False)
+    cdef _Work work = _work([(x,) for x in arrays], rows, 1, NONE)
     if work is not None:
         work.do(Formula(CLIP, 1, limit, 0, 0), NULL)
     return work is not None
@@ -98,16 +100,19 @@ def clip_arrays(arrays, rows, double limit):
 
 def sum_of_squares(arrays, rows):
     """The sum of all squares, in double; rows of zeros change no bit of it."""
-    cdef _Work work = _work([(x,) for x in arrays], rows, 1, 0, True)
+    cdef _Work work = _work([(x,) for x in arrays], rows, 1, 0)
     if work is None:
         return None
-    cdef bytearray memory = bytearray(work.stretches * sizeof(double))
+    cdef bytearray memory = bytearray(work.deals * sizeof(double))
     cdef double* sums = <double*> <char*> memory
-    cdef double total = 0
-    cdef Py_ssize_t s
+    cdef double total = 0, own
+    cdef Py_ssize_t k, d
     work.do(Formula(SQUARES, 1, 0, 0, 0), sums)
-    for s in range(work.stretches):
-        total += sums[s]
+    for k in range(work.count):
+        own = 0
+        for d in range(work.items[k].before, work.items[k].before + work.items[k].deals):
+            own += sums[d]
+        total += own
     return total
 
 
@@ -118,7 +123,7 @@ cdef bint _step(params, grads, state, rows, int kept, Formula formula) except -1
     if not len(params) == len(grads) == len(state):
         return False
     arrays = [(W, dW, *slots) for W, dW, slots in zip(params, grads, state)]
-    cdef _Work work = _work(arrays, rows, 2 + kept, 1, False)
+    cdef _Work work = _work(arrays, rows, 2 + kept, 1)
     if work is None:
         return False
     work.do(formula, NULL)
@@ -133,11 +138,11 @@ cdef class _Work:
     cdef object rows
     cdef bytearray memory
     cdef Item* items
-    cdef Py_ssize_t count, deals, stretches
+    cdef Py_ssize_t count, deals
     cdef double cost
 
     cdef int do(self, Formula formula, double* sums) except -1:
-        """The task on every stretch; sums (stretches,) of SQUARES."""
+        """The task on every stretch; SQUARES leave sums (deals,)."""
         cdef int threads = threads_for(self.cost)
         if threads > 1 and self.overlap():  # what two threads wrote at once would be anything
             threads = 1
@@ -168,7 +173,7 @@ cdef class _Work:
         return False
 
 
-cdef _Work _work(list arrays, rows, int number, int read_only, bint by_rows):
+cdef _Work _work(list arrays, rows, int number, int read_only):
     """The items of these tuples of so many arrays, of which one is only read, or None if one is not
     of the kind that is taken."""
     cdef _Work work = _Work.__new__(_Work)
@@ -185,16 +190,16 @@ cdef _Work _work(list arrays, rows, int number, int read_only, bint by_rows):
         item = &work.items[k]
         own = None if work.rows is None else (<tuple> work.rows)[k]
         item.arrays = number
-        if not _fill(item, <tuple> arrays[k], own, read_only, by_rows):
+        if not _fill(item, <tuple> arrays[k], own, read_only):
             return None
-        item.deal, item.stretch = work.deals, work.stretches
-        work.deals += (item.stretches + item.together - 1) // item.together
-        work.stretches += item.stretches
+        item.deals = (item.stretches + item.together - 1) // item.together
+        item.before = work.deals
+        work.deals += item.deals
         work.cost += <double> COST * number * min(item.size, item.stretches * item.width)
     return work
 
 
-cdef bint _fill(Item* item, tuple arrays, rows, int read_only, bint by_rows) except -1:
+cdef bint _fill(Item* item, tuple arrays, rows, int read_only) except -1:
     """Whether the arrays are one item: of one format and shape, in one order, without gaps."""
     cdef Py_buffer[ARRAYS] buffers
     cdef Py_buffer* first = &buffers[0]
@@ -218,11 +223,10 @@ cdef bint _fill(Item* item, tuple arrays, rows, int read_only, bint by_rows) exc
                            else SIMD_FORMAT_OF(<double*> NULL)]
         item.size, item.matrix = first.len // first.itemsize, first.ndim > 1
         item.width, item.together = CHUNK, 1
-        if item.matrix and item.size and (by_rows or rows is not None):
-            item.width = item.size // first.shape[0 if c else first.ndim - 1]
-            item.together = max(1, CHUNK // item.width)
-        item.stretches = (item.size + item.width - 1) // item.width
-        return rows is None or (c and item.matrix and _fill_rows(item, rows))
+        if rows is None:
+            item.stretches = (item.size + CHUNK - 1) // CHUNK
+            return True
+        return c and item.matrix and _fill_rows(item, first.shape[0], rows, read_only == 0)
     except (BufferError, TypeError, ValueError):  # it gives none, or is read-only
         return False
     finally:
@@ -244,18 +248,19 @@ cdef bint _alike(const Py_buffer* array, const Py_buffer* first) noexcept:
     return True
 
 
-cdef bint _fill_rows(Item* item, rows) except -1:
-    """Whether these are numbers of its rows, each larger than the one before; the item has them."""
+cdef bint _fill_rows(Item* item, Py_ssize_t n, rows, bint whole) except -1:
+    """Whether these are numbers of its n rows, each larger than the one before; the item has them.
+    As a whole it is dealt out where a sum is made of them."""
     cdef const int64_t[::1] ids = rows
     cdef Py_ssize_t k
     cdef int64_t last = -1
     for k in range(ids.shape[0]):
-        if not last < ids[k] < item.stretches:
+        if not last < ids[k] < n:
             return False
         last = ids[k]
-    item.stretches = ids.shape[0]
-    if item.stretches:
-        item.rows = &ids[0]
+    if item.size and ids.shape[0]:
+        item.rows, item.stretches, item.width = &ids[0], ids.shape[0], item.size // n
+        item.together = item.stretches if whole else max(1, CHUNK // item.width)
     return True
 
 
@@ -267,18 +272,55 @@ cdef void _share(
 ) noexcept nogil:
     """What is dealt out from `begin` to `end`."""
     cdef const Item* item
-    cdef Py_ssize_t k, s, start, n
+    cdef Py_ssize_t k, d, s, last
     for k in range(count):
         item = &items[k]
-        for s in range(max(begin - item.deal, 0) * item.together,
-                       min((end - item.deal) * item.together, item.stretches)):
-            start = (s if item.rows == NULL else item.rows[s]) * item.width
-            n = min(item.width, item.size - start)
+        for d in range(max(begin - item.before, 0), min(end - item.before, item.deals)):
+            last = min((d + 1) * item.together, item.stretches)
             if formula.task == SQUARES:
-                sums[item.stretch + s] = item.simd.sum_of_squares(
-                    n, moved(item.simd, item.at[0], start))
+                sums[item.before + d] = _squares(item, d * item.together, last)
             else:
-                _apply(formula, item, start, n)
+                for s in range(d * item.together, last):
+                    _apply(formula, item, _start(item, s), _size(item, s))
+
+
+cdef Py_ssize_t _start(const Item* item, Py_ssize_t s) noexcept nogil:
+    """Where a stretch begins."""
+    return (s if item.rows == NULL else item.rows[s]) * item.width
+
+
+cdef Py_ssize_t _size(const Item* item, Py_ssize_t s) noexcept nogil:
+    return min(item.width, item.size - _start(item, s))
+
+
+cdef double _squares(const Item* item, Py_ssize_t s, Py_ssize_t last) noexcept nogil:
+    """The sum of the squares in some stretches: in parts of each CHUNK, by where a number stands in
+    it, and these added up. Numbers that are 0 or are not there come to the same."""
+    cdef double[PARTS] sums
+    cdef double total = 0
+    cdef Py_ssize_t start, end, n, chunk = 0
+    memset(sums, 0, sizeof(sums))
+    for s in range(s, last):
+        start = _start(item, s)
+        end = start + _size(item, s)
+        while start < end:
+            if start // CHUNK != chunk:
+                total += _total(sums)
+                chunk = start // CHUNK
+            n = min(end, (chunk + 1) * CHUNK) - start
+            item.simd.add_squares(n, start, moved(item.simd, item.at[0], start), sums)
+            start += n
+    return total + _total(sums)
+
+
+cdef double _total(double* sums) noexcept nogil:
+    """The sum of the parts, which begin anew."""
+    cdef double total = 0
+    cdef int q
+    for q in range(PARTS):
+        total += sums[q]
+        sums[q] = 0
+    return total
 
 
 cdef void _apply(const Formula* f, const Item* item, Py_ssize_t start, Py_ssize_t n) noexcept nogil:

@@ -4,7 +4,7 @@
  * same for every call; the parts are doubles where many numbers are added.
  */
 
-enum { FN(PARTS) = 16 };
+enum { FN(PARTS) = SIMD_PARTS };
 
 typedef LANE_NUMBER FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
 
@@ -367,19 +367,23 @@ static void FN(clip)(ptrdiff_t n, double limit, void *numbers)
     }
 }
 
-static double FN(sum_of_squares)(ptrdiff_t n, const void *numbers)
+/* sums[(at + j) mod PARTS] += x_j^2, so that numbers that are 0 may be left out of a sum. */
+static void FN(add_squares)(ptrdiff_t n, ptrdiff_t at, const void *numbers, double *restrict sums)
 {
     const real *restrict x = numbers;
-    double part[FN(PARTS)] = {0}, total = 0;
+    double part[FN(PARTS)];
     ptrdiff_t j = 0;
+    for (; j < n && (at + j) % FN(PARTS); j++)
+        sums[(at + j) % FN(PARTS)] += (double)x[j] * (double)x[j];
+    for (int q = 0; q < FN(PARTS); q++)
+        part[q] = sums[q];
     for (; j + FN(PARTS) <= n; j += FN(PARTS))
         for (int q = 0; q < FN(PARTS); q++)
             part[q] += (double)x[j + q] * (double)x[j + q];
     for (int q = 0; q < FN(PARTS); q++)
-        total += part[q];
-    for (; j < n; j++)
-        total += (double)x[j] * (double)x[j];
-    return total;
+        sums[q] = part[q];
+    for (int q = 0; j < n; j++, q++)
+        sums[q] += (double)x[j] * (double)x[j];
 }
 
 /* The optimizers: the formulas are those of rnnfast/training/optimizers.py, one number at a time.

@@ -14,6 +14,7 @@
 
 enum { SIMD_VECTORS = 4 };                /* vectors in a row of a panel */
 #define SIMD_MOST_ROWS 6                  /* of a tile */
+enum { SIMD_PARTS = 16 };                 /* of a sum of many numbers */
 
 /* The number formats. What is in none of them does not compile. */
 enum { SIMD_FLOAT, SIMD_DOUBLE, SIMD_FORMATS };
@@ -116,7 +117,7 @@ typedef struct {
     F(void, panel_top, (ptrdiff_t rows, ptrdiff_t n, const void *panel, void *top))               \
     F(void, panel_exp, (ptrdiff_t rows, ptrdiff_t n, void *panel, const void *largest,            \
                         double *sum))                                                             \
-    F(double, sum_of_squares, (ptrdiff_t n, const void *x))                                       \
+    F(void, add_squares, (ptrdiff_t n, ptrdiff_t at, const void *x, double *sums))                \
     F(void, clip, (ptrdiff_t n, double limit, void *x))                                           \
     F(void, sgd, (ptrdiff_t n, double lr, void *W, const void *dW))                               \
     F(void, momentum, (ptrdiff_t n, double lr, double momentum, void *W, const void *dW,          \

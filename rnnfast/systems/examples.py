@@ -1,6 +1,6 @@
 """Two tasks for an encoder and a decoder, after the textbook: sums, and dates in many forms.
 
-Letters: N questions, S characters of a question, T of an answer.
+Letters: N questions, S characters that are read of a question, T of an answer.
 """
 
 import math
@@ -40,7 +40,7 @@ class Example:
     answer_size: int
     Model: type[Seq2seq]
     reverse: bool
-    """Whether questions are read from their end, which is near to where the answer begins."""
+    """Whether questions are filled up to one size, and read from their end: learnt much faster."""
     epochs: int
     wordvec_size: int = 16
     hidden_size: int = 128
@@ -53,6 +53,12 @@ class Example:
         """The characters of questions and answers."""
         return Vocabulary(self.alphabet + STOP + START, "char")
 
+    def read(self, text: str) -> str:
+        """What the encoder reads of a question."""
+        if self.reverse:
+            return text.ljust(self.question_size, STOP)[::-1]
+        return text + STOP  # or 1 would be the beginning of 12 as well
+
     def as_questions(self, texts: Sequence[str]) -> dict[str, Any]:
         """Texts -> xs (N, S) and lengths (N,), as the model takes them by name.
 
@@ -64,9 +70,9 @@ class Example:
                     f"question {text!r}: expected 1 to {self.question_size} characters, got "
                     f"{len(text)}"
                 )
-        read = [text[::-1] for text in texts] if self.reverse else texts
-        lengths = np.array([len(text) for text in texts])
-        return {"xs": self._ids(read, self.question_size), "lengths": lengths}
+        read = [self.read(text) for text in texts]
+        lengths = np.array([len(text) for text in read])
+        return {"xs": self._ids(read, int(lengths.max())), "lengths": lengths}
 
     def as_answers(self, texts: Sequence[str]) -> Ids:
         """Texts -> ts (N, T+1), START first."""
@@ -83,12 +89,12 @@ class Example:
         return [self.vocabulary.decode(row).rstrip(STOP) for row in ids]
 
     def attention(self, model: AttentionSeq2seq, question: str, answer: str) -> Array:
-        """Weights (T, S), of as many characters as answer and question have: what the model looks
-        at where it writes each character of the answer."""
-        reads = self._ids([START + answer[:-1]], len(answer))
-        model.predict(**self.as_questions([question]), decoder_xs=reads)
-        weights: Array = model.attention.weights[0, :, : len(question)]
-        return weights[:, ::-1] if self.reverse else weights
+        """Weights: a row for every character of the answer, a column for every one of
+        `read(question)`, which the model looks at where it writes the other."""
+        written = self._ids([START + answer[:-1]], len(answer))
+        model.predict(**self.as_questions([question]), decoder_xs=written)
+        weights: Array = model.attention.weights[0, :, : len(self.read(question))]
+        return weights
 
     def _ids(self, texts: Sequence[str], size: int) -> Ids:
         joined = "".join(text.ljust(size, STOP) for text in texts)
@@ -115,7 +121,7 @@ DATES = Example(
     answer_size=10,
     Model=AttentionSeq2seq,
     reverse=False,
-    epochs=5,
+    epochs=6,
 )
 EXAMPLES = {example.name: example for example in (ADDITION, DATES)}
 

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..errors import InputError
-from .pieces import PIECE, OnRead, read_pieces
+from .pieces import OnRead, in_pieces, read_pieces
 
 
 def builtin_corpus() -> str:
@@ -33,27 +33,24 @@ def load_text(path: str | PathLike[str]) -> str:
 
 
 class Text:
-    """A text that can be read again and again: that of a file, or for None the built-in one.
+    """A text that can be read again and again: that of a file, or `held`, which is in memory.
 
-    Of a file, only a piece at a time is in memory; all of it where it cannot be read twice.
+    `name` is the path of the file, or what to call the text that is held. Of a file, only a piece
+    at a time is in memory; all of it where it cannot be read twice.
     """
 
     name: str
-    size: int  # bytes of the file, 0 where it is in memory
+    size: int  # bytes of the file, 0 where the text is in memory
 
-    def __init__(self, name: str, path: str | PathLike[str] | None) -> None:
-        self.name, self.size = name, 0
-        self._path, self._held = Path(path or ""), None
-        if path is None:
-            self._held = builtin_corpus()
-        elif self._path.is_fifo() or self._path.is_char_device():  # of a shell, as `<(command)`
-            self._held = load_text(path)
-        elif self._path.is_file():
-            self.size = self._path.stat().st_size
+    def __init__(self, name: str, held: str | None = None) -> None:
+        self.name, self.size, self._held = name, 0, held
+        if held is None:
+            path = Path(name)
+            if path.is_fifo() or path.is_char_device():  # of a shell, as `<(command)`
+                self._held = load_text(path)
+            elif path.is_file():
+                self.size = path.stat().st_size
 
     def pieces(self, on_read: OnRead | None = None) -> Iterator[str]:
         """The text in pieces; see `read_pieces`."""
-        if self._held is None:
-            return read_pieces(self._path, on_read)
-        held = self._held
-        return (held[k : k + PIECE] for k in range(0, len(held), PIECE))
+        return read_pieces(self.name, on_read) if self._held is None else in_pieces(self._held)

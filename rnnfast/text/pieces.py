@@ -71,6 +71,11 @@ def _read(path: Path) -> Iterator[bytes]:
         raise InputError(f"text file {path} cannot be read: {error.strerror}") from error
 
 
+def in_pieces(text: str) -> Iterator[str]:
+    """A text in memory, piece by piece: what is made of each takes memory too."""
+    return (text[k : k + PIECE] for k in range(0, len(text), PIECE))
+
+
 class Digest:
     """What is known of a text when its pieces have gone through `of`."""
 

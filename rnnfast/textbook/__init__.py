@@ -45,6 +45,10 @@ Training
 Files
     `save_params` writes the parameters as they are, and no pickle; the book's writes float16.
     `load_params` reads both, executes nothing, and refuses what does not fit the model.
+Memory
+    Where the C library is glibc, the memory of freed arrays is kept for those that follow, up to
+    256 MB of it: programs in NumPy spend much of their time on getting it anew. Who has chosen
+    otherwise, by MALLOC_TRIM_THRESHOLD_ or MALLOC_MMAP_THRESHOLD_, is left alone.
 Other
     `config.GPU = True` and `to_gpu` are errors: there is no GPU here.
     `create_contexts_target` and `convert_one_hot` refuse what the book's get wrong: a window of 0,
@@ -52,3 +56,10 @@ Other
     What is printed is in English. A star brings `np`, but no other modules that the book's happen
     to import, such as `sys`.
 """
+
+import os as _os
+
+from ..kernels import engine as _engine
+
+if not {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & {*_os.environ}:
+    _engine.keep_memory(2**25, 2**28)  # the most that glibc takes for one array

@@ -3,7 +3,7 @@
 Letters in shapes: N batch rows, T time steps, D input size, H hidden size, V vocabulary size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from .. import layers as compiled
 from .. import losses
 from .._checks import as_floats, as_fraction, check_shape
 from .._types import Array, ArrayLike, Shape
+from ..layers.recurrent import TimeRecurrent
 from ._over import Over, Plain, lengthened, widened
 from .config import GPU
 from .functions import cross_entropy_error, sigmoid, softmax
@@ -215,6 +216,26 @@ def _of_layer(name: str) -> Any:
     return property(get, put)
 
 
+class _Wide(TimeRecurrent):
+    """A layer of the library that takes a state of one row for a batch."""
+
+    def _given(self, rows: int, states: Mapping[str, ArrayLike | None], hint: str) -> Any:
+        shape = rows, self.hidden_size
+        wide = {name: widened(state, shape) for name, state in states.items()}
+        return super()._given(rows, wide, hint)
+
+
+def _wide(layer: type[TimeRecurrent]) -> Any:
+    """Errors call it by the name that the layer has, pickles by the name that it has here."""
+    names = {"__module__": __name__, "__qualname__": f"_Wide{layer.__name__}"}
+    return type(layer.__name__, (_Wide, layer), names)
+
+
+_WideTimeRNN, _WideTimeLSTM, _WideTimeGRU = map(
+    _wide, (compiled.TimeRNN, compiled.TimeLSTM, compiled.TimeGRU)
+)
+
+
 class _TimeRecurrent(Over):
     """A layer over blocks of T steps.
 
@@ -236,15 +257,10 @@ class _TimeRecurrent(Over):
 
     def forward(self, xs: ArrayLike) -> Array:
         """xs (N, T, D) -> hs (N, T, H). A carried state of one row is that of every row."""
-        own = self._take_weights()
-        Wx, *_ = own._checked_params()
-        xs = as_floats("xs", xs, Wx.dtype, ("N", "T", len(Wx)))
+        own, xs = self._take_weights(), np.asarray(xs)
         states = own.get_state() if own.stateful else (None,) * own.cell.S
-        wide = [widened(state, own.state_shape(len(xs))) for state in states]
-        if any(new is not old for new, old in zip(wide, states, strict=True)):
-            own.set_state(*wide)
         hs: Array = own.forward(xs)
-        self._seen, self._layers = (xs, tuple(wide)), None
+        self._seen, self._layers = (xs, states), None
         return hs
 
     def backward(self, dhs: ArrayLike) -> Array:
@@ -254,7 +270,7 @@ class _TimeRecurrent(Over):
         dhs = np.asarray(dhs)
         dxs: Array = own.backward(lengthened(dhs, xs.shape[1]))
         self._return_gradients()
-        return dxs[:, : dhs.shape[1]]
+        return dxs if dhs.shape[1] == dxs.shape[1] else dxs[:, : dhs.shape[1]]
 
     def reset_state(self) -> None:
         """Let the next block start from zeros."""
@@ -289,7 +305,7 @@ class TimeRNN(_TimeOfH):
     _one_step: ClassVar[Callable[..., Any]] = RNN
 
     def __init__(self, Wx: Array, Wh: Array, b: Array, stateful: bool = False) -> None:
-        super().__init__(compiled.TimeRNN, Wx, Wh, b, stateful=bool(stateful))
+        super().__init__(_WideTimeRNN, Wx, Wh, b, stateful=bool(stateful))
 
 
 class TimeLSTM(_TimeRecurrent):
@@ -301,7 +317,7 @@ class TimeLSTM(_TimeRecurrent):
     dc: Any = _of_layer("dc")
 
     def __init__(self, Wx: Array, Wh: Array, b: Array, stateful: bool = False) -> None:
-        super().__init__(compiled.TimeLSTM, Wx, Wh, b, stateful=bool(stateful))
+        super().__init__(_WideTimeLSTM, Wx, Wh, b, stateful=bool(stateful))
 
     def set_state(self, h: ArrayLike | None, c: ArrayLike | None = None) -> None:
         """Let the next block of a stateful layer start from h and c (N, H); None is zeros."""
@@ -320,7 +336,7 @@ class TimeGRU(_Gru, _TimeOfH):
     ) -> None:
         if isinstance(b, (bool, np.bool_)):
             b, stateful = None, bool(b)
-        super().__init__(compiled.TimeGRU, Wx, Wh, b, stateful=bool(stateful))
+        super().__init__(_WideTimeGRU, Wx, Wh, b, stateful=bool(stateful))
 
 
 class TimeBiLSTM(Plain):

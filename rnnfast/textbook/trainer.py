@@ -212,6 +212,9 @@ def remove_duplicate(
     The same are arrays that are one memory, read in one order or, matrices, with rows and columns
     exchanged (tied weights: W and W.T). Equal numbers in two places are two parameters.
     """
+    owners = [W if W.base is None else W.base for W in params]
+    if len({*map(id, owners)}) == len(params) and all(type(W) is np.ndarray for W in owners):
+        return [*params], [*grads]  # no two can be one memory
     first: dict[Any, Array] = {}
     kept: list[Array] = []
     kept_grads: list[Array] = []

@@ -3,7 +3,7 @@
 import inspect
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -194,10 +194,10 @@ def batch_of(
 ) -> tuple[Array, Array]:
     """Block of a text, both (N, T) of int32: row n begins at n jump + start, and what is beyond the
     end stands at the beginning. Targets are `ahead` further on."""
-    places = jump * np.arange(batch_size)[:, None] + np.arange(start, start + time_size)
-    return tuple(
-        np.asarray(a)[(places + k) % len(a)].astype(np.int32) for a, k in ((xs, 0), (ts, ahead))
-    )
+    first = start % len(xs)
+    places = jump * np.arange(batch_size)[:, None] + np.arange(first, first + time_size)
+    inputs, targets = xs.take(places, mode="wrap"), ts.take(places + ahead, mode="wrap")
+    return inputs.astype(np.int32), targets.astype(np.int32)
 
 
 def eval_seq2seq(
@@ -215,11 +215,10 @@ def eval_seq2seq(
     """
     start_id, *target = correct.flatten()
     guess = model.generate(question, start_id, len(target))
-    asked, target_text, guess_text = (
-        "".join(id_to_char[int(c)] for c in ids) for ids in (question.flatten(), target, guess)
-    )
+    target_text, guess_text = (_text(ids, id_to_char) for ids in (target, guess))
     right = target_text == guess_text
     if verbos:
+        asked = _text(question.flatten(), id_to_char)
         marks = "XO" if os.name == "nt" else "☒☑"  # as the console can show them
         mark = f"\033[9{2 if right else 1}m{marks[right]}\033[0m"
         print("Q", asked[::-1] if is_reverse else asked)
@@ -227,6 +226,10 @@ def eval_seq2seq(
         print(mark, guess_text)
         print("---")
     return int(right)
+
+
+def _text(ids: Iterable[Any], id_to_char: Mapping[int, str]) -> str:
+    return "".join([id_to_char[int(c)] for c in ids])
 
 
 def _shortened(x: Array, eps: float) -> Array:

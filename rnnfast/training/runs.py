@@ -20,7 +20,7 @@ from .._types import Array, Ids, Seed
 from ..archive import damage, load_archive, save_archive, write_atomically
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
 from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
-from ..text.corpora import Text
+from ..text.corpora import Text, builtin_corpus
 from ..text.lanes import PADDING, TEST_PART, VALID_PART, split_by_position
 from ..text.pieces import Digest, gather
 from ..text.sampling import stream
@@ -605,5 +605,6 @@ def holds_run(folder: str | os.PathLike[str]) -> bool:
 
 def read_text(settings: Settings) -> Text:
     """The text that settings ask for."""
-    name = f"pydoc_data.topics of Python {platform.python_version()}"
-    return Text(name if settings.text is None else str(settings.text), settings.text)
+    if settings.text is not None:
+        return Text(str(settings.text))
+    return Text(f"pydoc_data.topics of Python {platform.python_version()}", builtin_corpus())

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -273,7 +273,7 @@ class Trainer:
         verbose: bool = True,
         on_step: OnStep | None = None,
         on_epoch: OnEpoch | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Iterable[Callback] = (),
         stop: Stop | None = None,
     ) -> None:
         """Train until `epochs` epochs are done in all, those of calls before included, or until
@@ -305,6 +305,7 @@ class Trainer:
             Where the schedule does not fit so many epochs; nothing has changed then.
         """
         epochs = as_count("epochs", epochs, least=0)
+        callbacks = tuple(callbacks)
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks: expected objects of a Callback, got {callback!r}")

@@ -5,7 +5,18 @@ cases      shapes, sizes and the tasks of contestants
 all others the tables, by subject
 """
 
-from . import layers, machine, models, sequences, steps
+from . import layers, machine, models, programs, sequences, steps
 from .rows import TABLES, Row, Table, measure
 
-__all__ = ["TABLES", "Row", "Table", "layers", "machine", "measure", "models", "sequences", "steps"]
+__all__ = [
+    "TABLES",
+    "Row",
+    "Table",
+    "layers",
+    "machine",
+    "measure",
+    "models",
+    "programs",
+    "sequences",
+    "steps",
+]

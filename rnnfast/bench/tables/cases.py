@@ -51,6 +51,13 @@ LANGUAGE_MODELS: list[Case] = [  # cell, N, T, V, D, H
     ("lstm", 64, 50, 65, 64, 512),
     ("lstm", 20, 35, 10000, 650, 650),
 ]
+DEEP_MODELS: list[tuple[Case, int]] = [  # and layers
+    (("lstm", 50, 50, 65, 128, 128), 3),
+    (("rnn", 20, 35, 1000, 200, 200), 2),
+    (("lstm", 20, 35, 10000, 650, 650), 2),
+]
+DROPOUTS = [(10, 5, 100), (20, 35, 650), (128, 29, 256)]  # N, T, D
+ATTENTIONS = [(20, 7, 5, 128), (128, 29, 10, 256), (64, 50, 50, 128)]  # N, S, T, H
 GENERATION: list[tuple[dict[str, Any], dict[str, float]]] = [  # sizes, targets
     ({"cell": "lstm", "V": 65, "D": 64, "H": 128, "length": 500}, {"torch": 20.0}),
     (
@@ -58,6 +65,18 @@ GENERATION: list[tuple[dict[str, Any], dict[str, float]]] = [  # sizes, targets
         {"torch": 1.5, "textbook": 1.5},
     ),
     ({"cell": "gru", "V": 65, "D": 64, "H": 128, "length": 500}, {}),
+]
+PROGRAMS: list[tuple[str, str, str, dict[str, Any], float | None]] = [
+    # what it is, task of ours, program, steps of an epoch and questions or blocks, target
+    ("5, its own loop", "Program", "simple", {"steps": 19, "own_loop": True}, 2.0),
+    ("7, Seq2seq", "Program", "addition", {"steps": 9, "evaluated": 128, "peeky": False}, 3.0),
+    ("5, RnnlmTrainer", "Program", "simple", {"steps": 19, "own_loop": False}, 2.0),
+    ("7, PeekySeq2seq", "Program", "addition", {"steps": 9, "evaluated": 128, "peeky": True}, 3.0),
+    ("6, Rnnlm", "Program", "rnnlm", {"steps": 6, "evaluated": 1}, 2.5),
+    ("6, BetterRnnlm", "Program", "better", {"steps": 3, "evaluated": 1}, 2.5),
+    ("8, training alone", "Program", "dates", {"steps": 3}, 2.0),
+    ("8, with evaluation", "Program", "dates", {"steps": 3, "evaluated": 43}, None),
+    ("8, training alone, rnnfast.Attention", "ProgramWithAttention", "dates", {"steps": 3}, 2.0),
 ]
 FEW_ROWS = [1, 2, 5, 16]
 STEPS: list[tuple[str, dict[str, Any]]] = [  # task, sizes but the number of rows
@@ -72,6 +91,8 @@ STEPS: list[tuple[str, dict[str, Any]]] = [  # task, sizes but the number of row
 ]
 LARGE_STEPS = STEPS[-3:]
 EMBEDDING = {"V": 10000, "D": 650, "tokens": 700}
+TABLE_ROWS = (20000, 1000)
+STEP_WITH_TABLE = {"N": 8, "T": 30, "V": 1000, "D": 128, "H": 128}
 PRODUCT_SIZE = 2048
 MEMORY_VOCABULARIES = (10000, 20000)
 LONG_TIMES = [100, 200, 400, 800, 1600]
@@ -80,6 +101,7 @@ AVX2 = {
     "rnnfast": {"RNNFAST_CPU": "avx2"},
     "torch": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
 }
+AT_MOST_15_PERCENT_SLOWER = 1 / 1.15
 AT_MOST_5_PERCENT_SLOWER = 1 / 1.05
 AT_MOST_10_PERCENT_SLOWER = 1 / 1.1
 NOT_APART = 0.5  # of the speed alone
@@ -103,9 +125,10 @@ def layer(
     return Entry(name, "Layer", options, threads, environment or {})
 
 
-def training(name: str, case: Case, *, threads: int = 1) -> Entry:
-    """Entry of a training step; `case` is one like those of LANGUAGE_MODELS."""
-    options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True))
+def training(name: str, case: Case, *, threads: int = 1, **more: int) -> Entry:
+    """Entry of a training step; `case` is one like those of LANGUAGE_MODELS, and `more` the number
+    of layers."""
+    options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True)) | more
     return Entry(name, "Training", options, threads)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from ...kernels import engine
 from .. import problems
-from ..duel import Refused
+from ..duel import Entry, Refused
 from . import cases
 from .cases import ALL_BUT_THE_LARGEST, AT_MOST_5_PERCENT_SLOWER, EVERY_OTHER, comma, layer, named
 from .rows import MB, Bench, Peer, Row, table
@@ -127,6 +127,30 @@ def _inference_memory(bench: Bench) -> Iterator[Row]:
         except Refused as error:
             row.note = str(error)
         yield row
+
+
+@table("dropout", "Dropout of half of N,T,D numbers, forward and backward, float32", rate="")
+def _dropout(bench: Bench) -> Iterator[Row]:
+    for n in bench.threads:
+        for shape in bench.few(cases.DROPOUTS, 1):
+            names = ("rnnfast", "textbook", "torch")
+            ours, numpy, torch = (Entry(name, "Dropout", {"shape": shape}, n) for name in names)
+            yield from bench.rows(comma(shape), ours, [Peer(numpy, 2.0), Peer(torch, 1.0)])
+
+
+@table(
+    "attention",
+    "Attention of T steps of a decoder to S of an encoder, N,S,T,H, forward and backward, float32; "
+    "the textbook's has a loop over T",
+    rate="",
+)
+def _attention(bench: Bench) -> Iterator[Row]:
+    for n in bench.threads:
+        for shape in bench.few(cases.ATTENTIONS, 1):
+            sizes = dict(zip("NSTH", shape, strict=True))
+            names = ("rnnfast", "textbook", "torch")
+            ours, numpy, torch = (Entry(name, "Attention", sizes, n) for name in names)
+            yield from bench.rows(comma(shape), ours, [Peer(numpy, 5.0), Peer(torch, 1.0)])
 
 
 @table("odd", "Layers of odd shapes N,T,D,H, forward and backward, float32: no cliffs")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ..duel import Entry, Refused
 from . import cases
-from .cases import comma, training
+from .cases import comma, named, training
 from .rows import MB, Bench, Peer, Row, table
 
 
@@ -19,6 +19,21 @@ def _training(bench: Bench) -> Iterator[Row]:
             names = ("rnnfast", "torch", "textbook", "numpy")
             ours, *peers = (training(name, case, threads=n) for name in names)
             yield from bench.rows(f"{case[0]} {comma(case[1:])}", ours, [*map(Peer, peers)])
+
+
+@table(
+    "deep",
+    "Training step of a language model cell N,T,V,D,H of several layers: forward, backward, SGD, "
+    "float32",
+)
+def _deep(bench: Bench) -> Iterator[Row]:
+    for n in bench.threads:
+        for case, layers in bench.few(cases.DEEP_MODELS, 1):
+            ours, torch = (
+                training(name, case, threads=n, layers=layers) for name in ("rnnfast", "torch")
+            )
+            what = f"{named(case[0], case[1:])}, {layers} layers"
+            yield from bench.rows(what, ours, [Peer(torch, 1.0)])
 
 
 @table(
@@ -47,6 +62,24 @@ def _embedding(bench: Bench) -> Iterator[Row]:
             Entry(name, "Embedding", sizes, n) for name in ("rnnfast", "numpy", "torch")
         )
         yield from bench.rows(what, ours, [Peer(numpy, 3.0), Peer(torch)])
+
+
+@table(
+    "wide-table",
+    "Training step (forward, backward, clipping, SGD) of an LSTM model with a large embedding "
+    "beside one with a small one: rows, and N,T,V,D,H, float32",
+    rate="",
+)
+def _wide_table(bench: Bench) -> Iterator[Row]:
+    sizes = cases.STEP_WITH_TABLE
+    large, small = cases.TABLE_ROWS
+    for n in bench.threads:
+        ours, other = (
+            Entry("rnnfast", "WideTable", {"rows": rows, **sizes}, n) for rows in (large, small)
+        )
+        label = f"rnnfast, {small} rows"
+        peer = Peer(other, cases.AT_MOST_15_PERCENT_SLOWER, label, same=False)
+        yield from bench.rows(f"{large} rows, {comma([*sizes.values()])}", ours, [peer])
 
 
 @table(
