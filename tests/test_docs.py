@@ -245,6 +245,11 @@ def test_figures_of_speed_are_those_of_the_benchmarks(page):
     ):
         if name in TABLES:
             assert {1: float(one), 2: float(two)} == means(name), name
+    for label, *ratios in re.findall(
+        r"^\| (chapter .*) \| (.*) \| (.*) \|$", PAGES[page], re.MULTILINE
+    ):
+        measured = rf"^\| {re.escape(label)} \| \d \| .* \| ([\d.]+) \|(?: [^|]*\|){{3}}$"
+        assert ratios == re.findall(measured, BENCHMARKS, re.MULTILINE), label
     for chart in charts(PAGES[page]):
         if command := re.search(r"%% rnnfast bench --table (.*)", chart):
             bars = re.search(r"^ *bar \[(.*)\]$", chart, re.MULTILINE)[1]
