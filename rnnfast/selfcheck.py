@@ -10,6 +10,7 @@ from ._ops import Ops
 from ._types import Array
 from .cells import CELLS, Cell
 from .reference import ops as numpy_ops
+from .reference.generation import Choice
 
 Dtype: TypeAlias = Literal["float32", "float64"]
 
@@ -152,11 +153,11 @@ def _results(
         "sum_of_squares": [np.array([ops.sum_of_squares([W, b], None)])],
     }
 
-    first, uniforms = [normal(cell.S, 1, H) for cell, *_ in layers], rng.random(3)
-    ids, last = ops.generate(
-        normal(V, D), layers, W, b, first, 0, 3, 1.0, [0] if V > 1 else [], uniforms
-    )
-    results["generate"] = [ids, *last]
+    first, written = [normal(cell.S, N, H) for cell, *_ in layers], []
+    for choice in (Choice(skip_ids=[0]), Choice(0.5, top_k=5, top_p=0.8, stop_ids=[0])):
+        writer = ops.writer(normal(V, D), layers, W, b, first, np.zeros(N, int), 12, choice)
+        written += [writer.write(rng.random((N, length))) for length in (9, 3)]
+    results["writer"] = written
     mask = np.empty(N * T * H + 1, dtype)
     ops.draw_mask(N + T, 0.7, 1.5, mask)
     results["draw_mask"] = [mask]

@@ -663,7 +663,9 @@ def test_sizes_of_models(Model, argument, value):
 def test_tied_weights_need_equal_sizes(Model):
     with pytest.raises(ValueError, match=r"^tie_weights: ") as error:
         Model(5, 3, 4, tie_weights=True)
-    assert_says(error, "wordvec_size equal to hidden_size", "got 3 and 4", "embedding's table")
+    assert_says(
+        error, "equal sizes of embedding and hidden state", "got 3 and 4", "embedding's table"
+    )
 
 
 @models

@@ -11,6 +11,7 @@ from problems import MODELS, RECURRENT, assert_all_close, assert_close, make_pro
 import rnnfast
 from rnnfast import kernels
 from rnnfast.reference import ops as twins
+from rnnfast.reference.generation import Choice
 
 LAYERS = [*RECURRENT, "TimeAffine"]
 layers = pytest.mark.parametrize("name", LAYERS)
@@ -295,15 +296,24 @@ def test_the_fused_loss_sees_a_shape_that_was_changed_in_place():
 
 def test_generation_checks_what_a_caller_put_in_place_of_weights_and_states():
     model = language_model(rnnfast.Rnnlm, kernels)
-    arguments = (5, 1.0, [], np.zeros(5))
+    first = np.array([1])
     for wrong in ((2, 1, 2), (1, 1, 6), (2, 2, 6)):
         with pytest.raises(
             ValueError, match=r"states\[0\]: expected an array of shape \(2, 1, 6\)"
         ):
-            model.continued(1, [np.zeros(wrong)], *arguments)
+            model.writer(first, [np.zeros(wrong)], 5, Choice())
+    model.infer([[1]])  # after which layers need not look again
+    for layer in (model.embedding, *model.recurrent_layers, model.affine):
+        W = layer.params[0]
+        shape = W.shape
+        reshape_in_place(W, (1, W.size))
+        with pytest.raises(ValueError, match=r"shape of an array|expected shape"):
+            model.writer(first, None, 5, Choice())
+        reshape_in_place(W, shape)
+        model.writer(first, None, 5, Choice())
     model.recurrent_layers[0].params[0] = np.zeros((6, 4))
     with pytest.raises(ValueError, match="Wx: expected"):
-        model.continued(1, None, *arguments)
+        model.writer(first, None, 5, Choice())
 
 
 def test_one_array_as_two_gradients_is_an_error():

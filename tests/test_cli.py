@@ -15,6 +15,7 @@ import rnnfast
 from rnnfast import selfcheck
 from rnnfast.archive import load_archive, save_archive
 from rnnfast.cli import main
+from rnnfast.cli.sample import BETWEEN
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
 TINY = ["--hidden", "12", "--embedding", "6", "--batch", "4", "--time", "10"]
@@ -50,7 +51,16 @@ def test_train_ends_with_figures_a_sample_and_a_saved_run(folder, capsys):
     assert "without context (unigram entropy): 3." in out
     assert re.search(r"validation, best epoch: \d\.\d+ nats \(perplexity .* bits per char", out)
     assert re.search(r"test, same weights: +\d\.\d+ nats", out)
-    assert len(out.split("writes more of this:")[1]) > 400
+    *_, first, second, third, end = out.split(BETWEEN)
+    assert all(150 < len(text) <= 202 for text in (first, second, third))
+    assert len({first, second, third}) == 3
+    assert end == (
+        "\nrun saved in rnnfast-run; next:\n"
+        "  rnnfast sample rnnfast-run                           writes more\n"
+        "  rnnfast score rnnfast-run FILE                       says how likely the lines of a "
+        "file are\n"
+        "  rnnfast train --resume --out rnnfast-run --epochs 4  trains on\n"
+    )
     assert "epoch 2/2: training" in err
     assert "tokens/s" in err
     assert {path.name for path in (folder / "rnnfast-run").iterdir()} >= {
@@ -94,7 +104,7 @@ def test_without_out_every_run_gets_a_folder_of_its_own(folder, capsys):
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 @pytest.mark.parametrize("level", ["char", "word"])
 def test_resume_equals_the_uninterrupted_run_bit_for_bit(folder, cell, level):
-    options = ["--cell", cell, "--level", level, "--layers", "2"]
+    options = ["--cell", cell, "--level", level, "--layers", "2", "--schedule", "plateau"]
     train(*options, "--epochs", "3", "--out", "whole")
     train(*options, "--epochs", "1", "--out", "parts")
     assert main(["train", "--resume", "--out", "parts", "--epochs", "2"]) == 0
@@ -166,6 +176,120 @@ def test_sample_is_repeatable_and_starts_with_the_prime(capsys):
     assert texts[0] == texts[1] != texts[2]
     assert texts[0].startswith("the q")
     assert len(texts[0]) == len("the q") + 40 + len("\n")
+
+
+def test_sample_streams_what_it_writes(capsys):
+    """The same text whether one is asked for or several, of which the first is seen as it comes."""
+    train("--epochs", "1")
+    capsys.readouterr()
+    command = ["sample", "rnnfast-run", "--seed", "1", "--top-k", "8", "--top-p", "0.9"]
+    command += ["--temperature", "3", "--prime", "the q", "--stop"]
+    outs = []
+    for options in (["", "--length", "50"], ["", "--length", "50", "--samples", "3"]):
+        assert main([*command, *options]) == 0
+        outs.append(capsys.readouterr().out)
+    texts = outs[1].split("\n" + "-" * 40 + "\n")
+    assert len(texts) == len(set(texts)) == 3
+    assert texts[0] == outs[0].removesuffix("\n")
+    run = rnnfast.Run.load("rnnfast-run")
+    options = {"temperature": 3.0, "top_k": 8, "top_p": 0.9, "prime": "the q", "rng": 1}
+    assert "\n".join(texts) == "\n".join(run.samples(3, 50, **options)) + "\n"
+    assert main([*command, r"\n.", "--length", "5000", "--samples", "2"]) == 0
+    for text in capsys.readouterr().out.split("-" * 40 + "\n"):
+        assert text.rstrip("\n")[5:].count(".") + text.count("\n") in (1, 2)
+        assert re.search(r"[^\n]\n\Z", text)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--top-k", "0", "at least 1, got '0'"),
+        ("--top-p", "0", "above 0 and at most 1, got '0'"),
+        ("--top-p", "nan", "above 0 and at most 1, got 'nan'"),
+        ("--samples", "0", "at least 1, got '0'"),
+    ],
+)
+def test_bad_options_of_sample(option, value, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["sample", "rnnfast-run", option, value])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_while_it_writes(folder):
+    """What has been written stands there, and ends its line."""
+    train("--epochs", "1", "--out", "run")
+    process = in_background("sample", "run", "--length", "2000000", "--seed", "1")
+    begun = process.stdout.read(100)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "rnnfast: interrupted\n")
+    assert (begun + out).endswith("\n")
+    assert rnnfast.Run.load("run").sample(99, temperature=0.5, rng=1) == begun[:99]
+
+
+def test_a_model_that_is_broken(folder, capsys):
+    train("--epochs", "1", "--out", "run")
+    _, arrays, meta = load_archive(folder / "run" / "best.npz", "checkpoint")
+    arrays["param/affine.W"][...] = 3e38
+    arrays["param/recurrent.0.b"][...] = 100  # all h are near 1
+    save_archive(folder / "run" / "best.npz", "checkpoint", arrays, meta)
+    for command in (["sample", "run"], ["score", "run", "text.txt"]):
+        assert main(command) == 1
+        assert "error: model: expected logits that are finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_score_of_a_file(folder, capsys, level):
+    (folder / "text.txt").write_text(TEXT + "once and for all\n")
+    train("--epochs", "1", "--level", level)
+    unit = {"char": "character", "word": "word"}[level]
+    lines = ["the quick fox", "", "xof kciuq eht" if level == "char" else "fox xyzzy the"]
+    (folder / "lines.txt").write_text("\r\n".join(lines))
+    capsys.readouterr()
+    assert main(["score", "rnnfast-run", "lines.txt", "--tokens"]) == 0
+    out = capsys.readouterr().out
+    run = rnnfast.Run.load("rnnfast-run")
+    scores = [*run.score(lines)]
+    rows = [line.split("\t") for line in out.split("\n\n")[0].splitlines()]
+    assert rows[0] == ["log p (nats)", f"bits per {unit}", "line"]
+    of_lines = [row for row in rows[1:] if row[1]]
+    assert [row[2] for row in of_lines] == lines
+    for (nats, bits, _), (ids, log_p) in zip(of_lines, scores, strict=True):
+        assert float(nats) == pytest.approx(log_p.sum(), abs=1e-3)
+        assert float(bits) == pytest.approx(-log_p.sum() / len(ids) / np.log(2), abs=1e-3)
+    of_tokens = [row for row in rows[1:] if not row[1]]
+    values = np.concatenate([log_p for _, log_p in scores])
+    np.testing.assert_allclose([float(row[0]) for row in of_tokens], values, atol=1e-3)
+    tokens = [repr(run.vocabulary.tokens[k]) for ids, _ in scores for k in ids]
+    assert [row[2] for row in of_tokens] == tokens
+    loss = -values.mean()
+    total = re.search(rf"3 lines, {len(values)} {unit}s: log p (\S+) nats; ", out)
+    assert float(total[1]) == pytest.approx(values.sum(), abs=1e-3)
+    assert f"{loss:.4f} nats" in out[total.end() :]
+    assert f"bits per {unit})" in out
+    assert ("1 words that the vocabulary does not have counted as <unk>" in out) == (
+        level == "word"
+    )
+    assert main(["score", "rnnfast-run", "lines.txt"]) == 0
+    shorter = [line for line in out.splitlines() if "\t\t" not in line]
+    assert capsys.readouterr().out.splitlines() == shorter
+
+
+def test_files_that_cannot_be_scored(folder, capsys):
+    train("--epochs", "1")
+    for content, message in (
+        (None, "does not exist"),
+        ("", "is empty"),
+        ("the fox\nthe \u4e2d\n", "lines.txt, line 2: '\u4e2d' .* not in the vocabulary"),
+    ):
+        if content is not None:
+            (folder / "lines.txt").write_text(content, encoding="utf-8")
+        capsys.readouterr()
+        assert main(["score", "rnnfast-run", "lines.txt"]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert re.search(f"^rnnfast: error: .*{message}", err)
 
 
 def test_words_are_sampled_without_the_unknown_one(capsys):
@@ -299,11 +423,12 @@ def test_output_that_cannot_show_a_character(folder, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another error on Windows")
 def test_a_reader_that_closes_the_pipe(folder):
     train("--epochs", "1", "--out", "run")
-    process = in_background("sample", "run", "--length", "2000")
-    process.stdout.close()
-    err = process.stderr.read()
-    process.stderr.close()
-    assert (process.wait(), err) == (1, "")
+    for command in (["sample", "run", "--length", "2000"], ["score", "run", "text.txt"]):
+        process = in_background(*command)
+        process.stdout.close()
+        err = process.stderr.read()
+        process.stderr.close()
+        assert (process.wait(), err) == (1, "")
 
 
 def test_a_folder_that_holds_a_run_is_not_touched(folder, capsys):
@@ -408,6 +533,7 @@ def test_weights_that_are_not_finite_are_not_loaded(capsys):
 
 def test_the_number_of_threads_changes_no_bit(folder):
     sizes = ["--hidden", "96", "--embedding", "64", "--batch", "16", "--time", "16"]
+    sizes += ["--schedule", "plateau"]  # a cosine depends on how many epochs there are
     assert train(*sizes, "--epochs", "2", "--out", "one", "--threads", "1") == 0
     assert train(*sizes, "--epochs", "1", "--out", "other", "--threads", "2") == 0
     assert main(["train", "--resume", "--epochs", "2", "--out", "other", "--threads", "3"]) == 0

@@ -47,6 +47,10 @@ MODELS = {
         for Model in LANGUAGE_MODELS
         for tied in (False, True)
     },
+    **{
+        Model.__name__: lambda ops, Model=Model: Model(V, H, H, rng=0, ops=ops)
+        for Model in (rnnfast.Seq2seq, rnnfast.PeekySeq2seq, rnnfast.AttentionSeq2seq)
+    },
     "CharRnn": lambda ops: rnnfast.CharRnn.seeded(V, H, ops=ops),
     "CharLstm": lambda ops: rnnfast.CharLstm.random(V, H, rng=0, ops=ops),
     "PerplexityRnnlm": lambda ops: rnnfast.PerplexityRnnlm.random(
@@ -77,7 +81,7 @@ def layers_of(model):
 @every_model
 def test_a_copy_computes_the_same_and_shares_nothing(make, ops, copied):
     model = make(ops)
-    model.predict(IDS[0])  # a state is carried, and something kept for backward
+    model.forward(*IDS)  # a state is carried, and something kept for backward
     other = copied(model)
     assert type(other) is type(model)
     for layer, its_copy in zip(layers_of(model), layers_of(other), strict=True):

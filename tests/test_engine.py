@@ -491,12 +491,17 @@ def test_generation(dtype, Model, V, length, num_layers, temperature, tied):
         for name, b in model.named_params().items():
             if name.endswith(".b"):
                 b[...] = rng.standard_normal(b.shape)
-        ids = rnnfast.generate(
-            model, [1, 2, 3], length, temperature=temperature, skip_ids=[4], rng=rng
+        options = {"temperature": temperature, "skip_ids": [4]}
+        results.append(
+            [
+                rnnfast.generate(model, [1, 2, 3], length, rng=rng, **options),
+                rnnfast.generate(model, [1], length, rng=rng, top_k=V // 2, top_p=0.9, **options),
+                *rnnfast.generate(model, [3, 2], length, rng=rng, samples=7, **options),
+            ]
         )
-        results.append(ids)
-    np.testing.assert_array_equal(*results)
-    assert 4 not in results[0]
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert 4 not in ours
 
 
 # More rows than a block of forward, a chunk of backward and a thread of few rows have.

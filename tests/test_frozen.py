@@ -44,8 +44,41 @@ def sigmoid_loss(N=2, T=3, K=2):
     loss = -(ts * p.log() + (1 - ts) * (1 - p).log()).mean()
     return {"loss": loss[None], "dxs": torch.autograd.grad(loss, xs)[0]}
 
+def seq2seq(kind, V=5, D=3, H=2, xs=[[0, 4, 2], [3, 1, 0]], ts=[[4, 1, 2, 3], [4, 0, 3, -1]]):
+    rows = {"peeky": (D + H, 2 * H), "attending": (D, 2 * H)}.get(kind, (D, H))
+    shapes = [(V, D), (D, 4 * H), (H, 4 * H), (4 * H,)]
+    shapes += [(V, D), (rows[0], 4 * H), (H, 4 * H), (4 * H,), (rows[1], V), (V,)]
+    params = [wave(1.1 + k / 5, *shape) for k, shape in enumerate(shapes)]
+
+    def read(x, Wx, Wh, b, h):
+        c, hs = torch.zeros(H, dtype=torch.float64), []
+        for x_t in x:
+            f, g, i, o = (x_t @ Wx + h @ Wh + b).chunk(4)
+            c = torch.sigmoid(f) * c + torch.tanh(g) * torch.sigmoid(i)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            hs.append(h)
+        return torch.stack(hs)
+
+    losses = []
+    for x, t, n in zip(xs, ts, [2, 3]):
+        enc = read(params[0][x[:n]], *params[1:4], torch.zeros(H, dtype=torch.float64))
+        peeked = enc[-1].expand(3, H)
+        x = params[4][[max(k, 0) for k in t[:-1]]]
+        x = torch.cat([peeked, x], 1) if kind == "peeky" else x
+        out = read(x, *params[5:8], enc[-1])
+        if kind != "plain":
+            beside = peeked if kind == "peeky" else (out @ enc.T).softmax(1) @ enc
+            out = torch.cat([beside, out], 1)
+        logs = (out @ params[8] + params[9]).log_softmax(1)
+        losses += [-logs[k, id] for k, id in enumerate(t[1:]) if id >= 0]
+    loss = sum(losses) / len(losses)
+    gradients = torch.cat([dW.flatten() for dW in torch.autograd.grad(loss, params)])
+    return {"loss": loss[None], "grads": gradients}
+
 both = {"rnn": results("rnn", 1), "lstm": results("lstm", 4)}
-for what, found in (both | {"attention": attention(), "sigmoid_loss": sigmoid_loss()}).items():
+others = {"attention": attention(), "sigmoid_loss": sigmoid_loss()}
+models = {kind: seq2seq(kind) for kind in ("plain", "peeky", "attending")}
+for what, found in (both | others | models).items():
     for name, array in found.items():
         array = array.detach().flatten()
         numbers = array[0], array[-1], array.sum(), array.norm()
@@ -117,6 +150,26 @@ OTHERS = {
         0.215652094306642,
     ),
 }
+# The loss; of all gradients one behind the other, their first and last, their sum, their norm.
+SEQ2SEQ = {
+    "plain": (
+        2.114751781387913,
+        (-0.025772245182910, 0.367606354114245, 0.323681388343811, 0.778754670054342),
+    ),
+    "peeky": (
+        2.019156995332819,
+        (-0.170962965835135, 0.305708106015027, 0.128447038029316, 0.678276276704804),
+    ),
+    "attending": (
+        1.951241961977168,
+        (-0.124669791785165, 0.305638039249208, -0.024402825700622, 0.555081984951151),
+    ),
+}
+CLASSES = {
+    "plain": rnnfast.Seq2seq,
+    "peeky": rnnfast.PeekySeq2seq,
+    "attending": rnnfast.AttentionSeq2seq,
+}
 GATES = {"rnn": 1, "lstm": 4}
 
 
@@ -170,6 +223,22 @@ def test_frozen_numbers_of_attention_and_a_loss(ops, dtype, tolerance):
     assert results.keys() == OTHERS.keys()
     for name, array in results.items():
         assert numbers_of(array) == pytest.approx(OTHERS[name], rel=0, abs=tolerance), name
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 5e-6)])
+@pytest.mark.parametrize("ops", [kernels, numpy_ops], ids=["compiled", "numpy"])
+@pytest.mark.parametrize("kind", SEQ2SEQ)
+def test_frozen_numbers_of_encoders_with_decoders(kind, ops, dtype, tolerance):
+    model = CLASSES[kind](5, 3, 2, dtype=dtype, ops=ops, rng=0)
+    named = model.named_params().items()
+    waves = {name: wave(1.1 + k / 5, *W.shape) for k, (name, W) in enumerate(named)}
+    model.set_params({name: W.astype(dtype) for name, W in waves.items()})
+    xs, ts = [[0, 4, 2], [3, 1, 0]], [[4, 1, 2, 3], [4, 0, 3, -1]]
+    loss, numbers = SEQ2SEQ[kind]
+    assert model.forward(xs, ts, lengths=[2, 3]) == pytest.approx(loss, rel=0, abs=tolerance)
+    model.backward()
+    gradients = np.concatenate([dW.ravel() for dW in model.grads])
+    assert numbers_of(gradients) == pytest.approx(numbers, rel=0, abs=tolerance)
 
 
 def numbers_of(array):

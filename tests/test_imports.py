@@ -230,6 +230,7 @@ def test_a_command_imports_only_what_it_needs(command):
     own = {  # what one command needs, and no other
         "rnnfast.bench": "bench",
         "rnnfast.selfcheck": "selfcheck",
+        "rnnfast.systems.examples": "example",
         "rnnfast.systems.reproduce": "reproduce",
         "rnnfast.cli.train": "train",
     }

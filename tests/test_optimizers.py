@@ -8,7 +8,7 @@ import pytest
 from problems import OPTIMIZERS
 
 import rnnfast
-from rnnfast.training import runs
+from rnnfast.training import settings
 from rnnfast.training.optimizers import gradient_norm
 
 
@@ -102,8 +102,10 @@ DEFAULTS = {
 
 
 def test_every_optimizer_has_a_formula_and_a_name_for_runs():
-    assert {type(make()) for make, _ in CASES} == set(OPTIMIZERS) == set(runs.OPTIMIZERS.values())
-    assert runs.OPTIMIZERS.keys() == runs.LEARNING_RATES.keys()
+    assert (
+        {type(make()) for make, _ in CASES} == set(OPTIMIZERS) == set(settings.OPTIMIZERS.values())
+    )
+    assert settings.OPTIMIZERS.keys() == settings.LEARNING_RATES.keys()
 
 
 @cases

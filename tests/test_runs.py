@@ -2,21 +2,26 @@
 
 import csv
 import doctest
+import hashlib
+import io
 import json
 import os
 import pathlib
 import signal
+import sys
+import tempfile
 import threading
 
 import numpy as np
 import pytest
-from problems import MODELS
 
 import rnnfast
 from rnnfast.archive import FORMATS, load_archive, save_archive
 from rnnfast.errors import InputError, TrainingDiverged, TrainingInterrupted
-from rnnfast.models import LANGUAGE_MODELS
-from rnnfast.training import runs
+from rnnfast.models import LAYER_OF_CELL
+from rnnfast.text import pieces
+from rnnfast.training import runs, settings
+from rnnfast.training.progress import Progress
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
 TINY = {"hidden": 12, "embedding": 6, "batch": 4, "time": 10, "epochs": 3}
@@ -29,10 +34,9 @@ def start(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
 
-    def start(name="run", **options):
-        return rnnfast.Run.start(
-            tmp_path / name, rnnfast.Settings(**({"text": text} | TINY | options))
-        )
+    def start(name="run", verbose=True, **options):
+        settings = rnnfast.Settings(**({"text": text} | TINY | options))
+        return rnnfast.Run.start(tmp_path / name, settings, verbose=verbose)
 
     return start
 
@@ -264,6 +268,82 @@ def test_a_loaded_run_does_not_train(start):
             rnnfast.Run.resume(folder, epochs)
 
 
+# Long texts. --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long(monkeypatch):
+    """Texts are long as soon as they have more than a few characters."""
+    monkeypatch.setattr(pieces, "PIECE", 7)
+    monkeypatch.setattr(pieces, "IN_MEMORY", 0)
+
+
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_a_run_on_a_long_text_is_the_same_run(start, level, tmp_path, request):
+    (tmp_path / "text.txt").write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
+    whole = start("whole", level=level, batch=2)
+    whole.fit(verbose=False)
+    request.getfixturevalue("long")
+    run = start(level=level, batch=2)
+    for corpus, base in ((whole.corpus, type(None)), (run.corpus, np.memmap)):
+        assert corpus.ids.dtype == np.uint8
+        assert isinstance(corpus.ids.base, base)
+        assert np.shares_memory(corpus.ids, corpus.train)
+        np.testing.assert_array_equal(corpus.ids, run.vocabulary.encode(TEXT))
+        parts = [len(part) for part in (corpus.train, corpus.valid, corpus.test)]
+        assert parts == [len(part) for part in rnnfast.split_by_position(corpus.ids)]
+        assert (corpus.name, corpus.characters) == (str(tmp_path / "text.txt"), len(TEXT))
+    assert run.sha256 == hashlib.sha256(TEXT.encode()).hexdigest()
+    run.fit(1, verbose=False)
+    assert set(os.listdir(run.folder)) == FILES
+    resumed = rnnfast.Run.resume(run.folder)
+    assert isinstance(resumed.corpus.ids.base, np.memmap)
+    resumed.fit(verbose=False)
+    require_equal_runs(whole, resumed)
+
+
+@pytest.mark.parametrize("other", [TEXT + "a", TEXT[:-1], "A" + TEXT[1:], "x", TEXT.upper()])
+def test_another_text_is_no_text_to_resume_with(start, tmp_path, other):
+    """Whether or not the vocabulary has its characters."""
+    run = start()
+    (tmp_path / "text.txt").write_text(other)
+    message = r"text.txt is not the text that the run in .*run was started with; put that text back"
+    for read in (lambda: rnnfast.Run.resume(run.folder), rnnfast.Run.load(run.folder).read_corpus):
+        with pytest.raises(InputError, match=message):
+            read()
+
+
+@pytest.mark.parametrize("other", [TEXT + "a", TEXT.replace("q", "u"), TEXT.upper()])
+def test_a_text_that_changes_while_it_is_read(start, tmp_path, other, monkeypatch):
+    require_enough = runs._require_enough
+
+    def written_again(*args):
+        (tmp_path / "text.txt").write_text(other)
+        require_enough(*args)
+
+    monkeypatch.setattr(runs, "_require_enough", written_again)
+    with pytest.raises(InputError, match="is not the text that the run in"):
+        start()
+    assert os.listdir(tmp_path) == ["text.txt"]
+
+
+def test_ids_are_on_the_disk_of_the_run(start, tmp_path, long, monkeypatch):
+    """Not where the system has temporary files, which may be memory, unless there is no other."""
+    folders = []
+    temporary = tempfile.TemporaryFile
+
+    def noted(dir):
+        folders.append(dir)
+        return temporary(dir=dir)
+
+    monkeypatch.setattr("tempfile.TemporaryFile", noted)
+    start("a/b/run")
+    rnnfast.Run.resume(tmp_path / "a/b/run")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    rnnfast.Run.resume(tmp_path / "a/b/run")
+    assert folders == [tmp_path, tmp_path / "a/b/run", None]
+
+
 # What is shown. -----------------------------------------------------------------------------------
 
 
@@ -296,6 +376,43 @@ def test_without_a_standard_error(start, monkeypatch):
     start().fit(1)
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_reading_is_shown_where_it_takes_long(start, monkeypatch, terminal, long):
+    class Stream(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    run = start()
+    for seconds in (10**9, 0):
+        monkeypatch.setattr("rnnfast.training.progress.SECONDS_BEFORE_READING_IS_SHOWN", seconds)
+        monkeypatch.setattr("rnnfast.training.progress.SECONDS_BETWEEN_LINES", 10**9)
+        for verbose in (False, True):
+            monkeypatch.setattr("sys.stderr", Stream())
+            start(f"{seconds} {verbose}", verbose=verbose)
+            rnnfast.Run.resume(run.folder, verbose=verbose)
+            rnnfast.Run.load(run.folder).read_corpus(verbose=verbose)
+            shown = sys.stderr.getvalue()
+            if seconds or not verbose:
+                assert shown == ""
+            else:
+                passes = 2 + 1 + 1
+                assert shown.startswith("\r" * terminal + "reading text.txt:   0%")
+                assert (shown.count("reading text.txt: 100%") >= passes) is terminal
+                assert shown.count(" s left\n") == passes * (not terminal)
+
+
+def test_a_text_that_grows_while_its_reading_is_shown(capsys, monkeypatch):
+    """Or has no size, as what the system makes up."""
+    monkeypatch.setattr("rnnfast.training.progress.SECONDS_BEFORE_READING_IS_SHOWN", 0)
+    monkeypatch.setattr("rnnfast.training.progress.SECONDS_BETWEEN_LINES", 0)
+    for size in (0, 3):
+        with Progress(size, read="a text") as progress:
+            progress.advance(5)
+            progress.advance(5)
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.split("%")[0] for line in lines] == ["reading a text: 100"] * 2
+
+
 @pytest.mark.parametrize("lines", [0, 10**9])
 def test_lines_now_and_then(start, capsys, monkeypatch, lines):
     monkeypatch.setattr("rnnfast.training.progress.SECONDS_BETWEEN_LINES", lines)
@@ -309,12 +426,22 @@ def test_lines_now_and_then(start, capsys, monkeypatch, lines):
 # Settings. ----------------------------------------------------------------------------------------
 
 NO_COUNTS = [0, -1, 1.0, "3", True, None, np.nan, [], 10**3 * 1.5]
+SOME_NO_COUNTS = [n for n in NO_COUNTS if n is not None]
 NO_CHOICES = ["", "none", None, 3, [], {}, b"lstm"]
+NO_FRACTIONS = [-0.1, 1, "0.5", None, np.nan, []]
+NO_FLAGS = [0, 1, None, "yes", []]
+NO_SCALES = [-1, 0, "1", np.nan, np.inf, True, []]
 WRONG = {
     **dict.fromkeys(("hidden", "embedding", "layers", "batch", "time", "epochs"), NO_COUNTS),
-    **dict.fromkeys(("level", "cell", "optimizer"), NO_CHOICES),
+    **dict.fromkeys(("accumulate", "window", "patience"), SOME_NO_COUNTS),
+    **dict.fromkeys(("level", "cell", "init", "optimizer", "schedule"), NO_CHOICES),
+    **dict.fromkeys(("dropout", "weight_drop", "zoneout"), NO_FRACTIONS),
+    **dict.fromkeys(("tie_weights", "locked"), NO_FLAGS),
     "seed": [-1, 1.5, "0", True, None, np.random.default_rng(0)],
     "lr": [-1, 0, "fast", np.nan, np.inf, -np.inf, True, False, 1j, [0.1], np.ones(1)],
+    **dict.fromkeys(("max_grad", "max_value"), NO_SCALES),
+    "average": [-0.1, 1, "0.5", np.nan, []],
+    "weight_decay": [-1, "0.1", np.nan, np.inf, [], True],
     "text": [3, b"text", ["a"], True],
 }
 
@@ -355,7 +482,9 @@ def test_a_relative_path_is_found_from_anywhere(start, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = start(text="text.txt")
     monkeypatch.chdir("/")
-    assert rnnfast.Run.resume(run.folder).corpus.text == TEXT
+    corpus = rnnfast.Run.resume(run.folder).corpus
+    assert run.vocabulary.decode(corpus.ids) == TEXT
+    assert corpus.characters == len(TEXT)
 
 
 @pytest.mark.parametrize(
@@ -381,13 +510,73 @@ def test_samples_are_seeded_by_an_int(start):
     assert first == second != other
 
 
-def test_cells_are_those_of_the_models():
-    assert list(LANGUAGE_MODELS) == [Model.Cell.cell.name for Model in LANGUAGE_MODELS.values()]
-    assert LANGUAGE_MODELS["lstm"] is rnnfast.Rnnlm
-    assert runs.MODELS is LANGUAGE_MODELS
+@pytest.mark.parametrize("level", ["char", "word"])
+@pytest.mark.parametrize("prime", ["", "the brown", "\n\nthe"])
+def test_streamed_texts_are_the_whole_ones(start, level, prime):
+    """And those of single calls; spaces and newlines between words come where they belong."""
+    run = start(level=level)
+    options = {"prime": prime, "temperature": 3.0, "top_k": 20, "rng": 0}
+    parts = [*run.stream(40, samples=3, **options)]
+    assert len(parts) == 41
+    texts = ["".join(pieces) for pieces in zip(*parts, strict=True)]
+    assert texts == run.samples(3, 40, **options)
+    assert texts[0] == run.sample(40, **options)
+    assert len(set(texts)) == 3
+    ids = run.vocabulary.encode(texts[0])
+    assert run.vocabulary.decode(ids) == texts[0]
+    assert len(ids) == len(run.vocabulary.encode(prime)) + 40
+    assert texts[0].startswith(prime)
+    assert run.sample(0, **options) == prime
+
+
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_a_text_ends_with_a_line(start, level):
+    run = start(level=level)
+    texts = run.samples(5, 2000, stop="\n", temperature=3.0, rng=0)
+    assert all(text.endswith("\n") and text.count("\n") == 1 for text in texts)
+    first, second = run.vocabulary.tokens[:2]
+    with pytest.raises(InputError, match="not in the vocabulary"):
+        run.sample(5, stop=f"{first} \u4e2d {second}")
+
+
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_scores_of_lines(start, level, monkeypatch):
+    """Each alone after the run's context, with its end; whatever is scored beside it."""
+    run = start(level=level)
+    lines = ["the brown", "", "the quick brown fox jumps over", "fox fox"] * 3
+    end = run.vocabulary.encode("\n")
+    for tokens in (1, 20, 4096):
+        monkeypatch.setattr(runs, "SCORED_TOKENS", tokens)
+        scores = [*run.score(lines)]
+        assert len(scores) == len(lines)
+        for line, (ids, log_p) in zip(lines, scores, strict=True):
+            assert ids.tolist() == [*run.vocabulary.encode(line), *end]
+            alone = rnnfast.log_probabilities(run.model, run.context, ids)
+            np.testing.assert_allclose(log_p, alone, rtol=1e-4)
+    assert [*run.score([])] == []
+
+
+def test_lines_that_cannot_be_scored(start, tmp_path):
+    run = start()
+    with pytest.raises(InputError, match=r"^line 2: '\u4e2d' \(character 4 of the text\) not in"):
+        run.score(["the dog", "the \u4e2d"])
+    (tmp_path / "text.txt").write_text(TEXT + "once and for all\n")
+    run = start("words", level="word")
+    [(ids, log_p)] = run.score(["the xyzzy"])
+    assert run.vocabulary.decode(ids) == "the <unk>\n"
+    assert len(log_p) == 3
+    assert "<unk>" not in run.sample(300, temperature=5.0, rng=0)
+    with pytest.raises(InputError, match=r"stop: expected words of the vocabulary, got 'xyzzy'"):
+        run.sample(5, stop="xyzzy")
 
 
 # Checkpoints of version 0.1. ----------------------------------------------------------------------
+
+
+FIRST_SETTINGS = (
+    *("text", "level", "cell", "hidden", "embedding", "layers"),
+    *("batch", "time", "epochs", "lr", "optimizer", "seed"),
+)
 
 
 def as_version_1(path, recurrent):
@@ -408,16 +597,17 @@ def as_version_1(path, recurrent):
     assert len(old) == len(arrays)
     if "position" in meta:
         del meta["position"]["carried"], meta["position"]["random_state"]
+    meta["settings"] = {name: meta["settings"][name] for name in FIRST_SETTINGS}
     text = json.dumps({"format": "rnnfast checkpoint 1", **meta}).encode()
     with open(path, "wb") as file:
         np.savez(file, **{"meta.json": np.frombuffer(text, np.uint8)}, **old)
 
 
-@pytest.mark.parametrize("cell", [Model.Cell.cell.name for Model in MODELS])
-@pytest.mark.parametrize("optimizer", list(runs.OPTIMIZERS))
+@pytest.mark.parametrize("cell", LAYER_OF_CELL)
+@pytest.mark.parametrize("optimizer", list(settings.OPTIMIZERS))
 @pytest.mark.parametrize("step", [7, 41, 50])
 def test_version_1_resumes_bit_for_bit(start, cell, optimizer, step):
-    options = {"cell": cell, "optimizer": optimizer, "layers": 2}
+    options = settings.BEFORE | {"cell": cell, "optimizer": optimizer, "layers": 2}
     whole, run = start("whole", **options), start(**options)
     whole.fit()
     with pytest.raises(TrainingInterrupted):

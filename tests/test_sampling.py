@@ -8,8 +8,12 @@ import pytest
 from sequences import CELLS
 
 import rnnfast
+from rnnfast import InputError, kernels
+from rnnfast.kernels import engine
 from rnnfast.layers import time_layer
 from rnnfast.reference import ops as numpy_ops
+from rnnfast.reference.generation import BROKEN, ENDED, Choice
+from rnnfast.text.lanes import PADDING
 
 
 def _model(rng=0):
@@ -159,11 +163,12 @@ def test_reading_and_continuing_take_states_and_return_them():
         np.testing.assert_allclose(given, states, rtol=1e-13)
     assert model.get_state() == [(None, None)]
     np.testing.assert_array_equal(logits, model.predict(xs))
-    uniforms = np.random.default_rng(0).random(9)
-    ids = model.continued(4, states, 9, 1.0, [], uniforms)
+    uniforms = np.random.default_rng(0).random((1, 9))
+    first = np.array([4])
+    ids = model.writer(first, states, 9, Choice()).write(uniforms)
     expected = rnnfast.generate(model, [1, 2, 3, 4], 9, rng=np.random.default_rng(0))
-    assert ids.tolist() == expected.tolist()
-    assert ids.tolist() != model.continued(4, None, 9, 1.0, [], uniforms).tolist()
+    assert ids.tolist() == [expected.tolist()]
+    assert ids.tolist() != model.writer(first, None, 9, Choice()).write(uniforms).tolist()
 
 
 @pytest.mark.parametrize(
@@ -216,24 +221,21 @@ def test_generation_with_every_cell(cell):
     weights[0][0] = Wx
     states = [rng.standard_normal((cell.S, 1, 6)), None]
     layers = [(cell, *own) for own in weights]
-    uniforms = rng.random(40)
-    ids, after = numpy_ops.generate(
-        embed_W, layers, affine_W, affine_b, states, 2, 40, 1.0, [3], uniforms
-    )
+    uniforms = rng.random((1, 40))
+    arguments = embed_W, layers, affine_W, affine_b, states, np.array([2]), 40
+    ids = numpy_ops.writer(*arguments, Choice(skip_ids=[3])).write(uniforms)
     made = [time_layer(cell.name, *own, stateful=True, ops=numpy_ops) for own in weights]
     made[0].set_state(*states[0])
     expected, token = [], 2
-    for u in uniforms:
+    for u in uniforms[0]:
         hs = embed_W[None, None, token]
         for layer in made:
             hs = layer.forward(hs)
         logits = hs[0, 0] @ affine_W + affine_b
         logits[3] = -np.inf
         expected.append(token := numpy_ops.draw(logits, 1.0, u))
-    assert ids.tolist() == expected
+    assert ids.tolist() == [expected]
     assert len(set(expected)) > 2
-    for layer, state in zip(made, after, strict=True):
-        np.testing.assert_allclose(np.stack(layer.get_state()), state, rtol=1e-9)
 
 
 def test_a_model_on_a_gru_hands_over_its_weights():
@@ -298,8 +300,273 @@ def test_the_mean_of_zoneout_counts():
         (([1], 3), {"skip_ids": 2}, r"skip_ids: expected an array of shape \(M,\), got \(\)"),
         (([1], 3), {"skip_ids": [[2]]}, r"skip_ids: expected an array of shape \(M,\), got"),
         (([1], 3), {"skip_ids": [0, 1, 2, 3, 4]}, "skip_ids: expected to leave"),
+        (([1], 3), {"stop_ids": [5]}, r"stop_ids: expected token ids in 0\.\.4, got 5"),
+        (([1], 3), {"stop_ids": [-1]}, "stop_ids: expected"),
+        (([1], 3), {"stop_ids": 2}, r"stop_ids: expected an array of shape \(M,\), got \(\)"),
+        (([1], 3), {"top_k": 0}, "top_k: expected .* at least 1, got 0; None keeps all tokens"),
+        (([1], 3), {"top_k": 2.0}, "top_k: expected"),
+        (([1], 3), {"top_k": True}, "top_k: expected"),
+        (([1], 3), {"top_p": 0}, "top_p: expected a number in 0 < top_p <= 1, got 0; None keeps"),
+        (([1], 3), {"top_p": 1.5}, "top_p: expected"),
+        (([1], 3), {"top_p": float("nan")}, "top_p: expected"),
+        (([1], 3), {"top_p": True}, "top_p: expected"),
+        (([1], 3), {"samples": 0}, "samples: expected a whole number of at least 1, got 0"),
+        (([1], 3), {"samples": 1.0}, "samples: expected"),
+        (([[1], [2]], 3), {"samples": 2}, r"prime: expected an array of shape \(M,\)"),
     ],
 )
-def test_bad_arguments(arguments, options, message):
+@pytest.mark.parametrize("call", [rnnfast.generate, rnnfast.stream])
+def test_bad_arguments(arguments, options, message, call):
+    """`stream` too says so at once; the generator has drawn nothing."""
+    rng = np.random.default_rng(3)
     with pytest.raises(ValueError, match=message):
-        rnnfast.generate(_model(), *arguments, **options)
+        call(_model(), *arguments, **options, rng=rng)
+    assert rng.random() == np.random.default_rng(3).random()
+
+
+# What may come, and how often. --------------------------------------------------------------------
+
+LOGITS = [1.0, 3.0, 2.0, 1.0, 3.0, -4.0, 2.5, 1.0]  # with equals
+
+
+def drawn(ops, logits, us, choice):
+    """The tokens that numbers u draw from logits, each in a row of its own."""
+    model = rnnfast.Rnnlm(len(logits), 2, 2, rng=0, dtype="float64", ops=ops)
+    model.affine.params[0][...] = 0
+    model.affine.params[1][...] = logits
+    first = np.zeros(len(us), np.int64)
+    return model.writer(first, None, 1, choice).write(np.array(us)[:, None])[:, 0]
+
+
+def allowed(logits, choice):
+    """Probabilities by the definition: a token may come if fewer than `top_k` are likelier, and
+    those that are have less than `top_p` of the probability of the `top_k` likeliest."""
+    p = np.exp(np.array(logits) / choice.temperature)
+    p[[*choice.skip_ids]] = 0
+    ranks = sorted(set(range(len(p))) - {*choice.skip_ids}, key=lambda v: (-logits[v], v))
+    ranks = ranks[: choice.top_k]
+    total = sum(p[v] for v in ranks)
+    sums = [sum(p[v] for v in ranks[:k]) for k in range(len(ranks))]
+    kept = [v for v, so_far in zip(ranks, sums, strict=True) if so_far < choice.top_p * total]
+    p[[v for v in range(len(p)) if v not in kept]] = 0
+    return p / p.sum()
+
+
+OPS = pytest.mark.parametrize("ops", [kernels, numpy_ops], ids=["kernels", "reference"])
+CHOICES = [
+    Choice(temperature, top_k, top_p, skip_ids)
+    for temperature in (1.0, 0.3, 5.0)
+    for top_k in (None, 1, 2, 3, 5, 8, 100)
+    for top_p in (1.0, 0.9, 0.5, 0.2, 1e-9)
+    for skip_ids in ([], [1], [5, 4])
+]
+
+
+@OPS
+def test_top_k_and_top_p_leave_what_their_definition_says(ops):
+    """Counted exactly: of n equally spaced u, a token of probability p has n p, but for one."""
+    n = 1000
+    us = (np.arange(n) + 0.5) / n
+    for choice in CHOICES:
+        counts = np.bincount(drawn(ops, LOGITS, us, choice), minlength=len(LOGITS))
+        expected = allowed(LOGITS, choice)
+        np.testing.assert_array_less(abs(counts - n * expected), 1 + 1e-6, err_msg=str(choice))
+        assert (counts[expected == 0] == 0).all(), choice
+
+
+@OPS
+@pytest.mark.parametrize(
+    ("logits", "choice", "kept"),
+    [
+        ([0, 0, 0, 0], Choice(top_k=3), {0, 1, 2}),  # of equals the first
+        ([0, 0, 0, 0], Choice(top_p=0.5), {0, 1}),  # reaches it, to the bit
+        ([0, 0, 0, 0], Choice(top_p=np.nextafter(0.5, 1)), {0, 1, 2}),
+        ([0, 0, 0, 0], Choice(top_k=2, top_p=0.5), {0}),  # of what top_k has left
+        ([0, 1, 0, 1], Choice(top_k=3), {0, 1, 3}),
+        ([5, 5, 0, 0], Choice(top_k=2, skip_ids=[0]), {1, 2}),  # skipped first
+        ([9, 0, 0, -9], Choice(temperature=100.0, top_p=0.3), {0, 1}),  # temperature first
+        ([9, 0, 0, -9], Choice(temperature=0.1, top_p=0.9), {0}),
+        ([0, -np.inf, 1, -np.inf], Choice(top_k=4), {0, 2}),
+        ([0, 1, 2, 3], Choice(temperature=0, top_k=2, top_p=0.9), {3}),
+    ],
+)
+def test_edges_of_top_k_and_top_p(ops, logits, choice, kept):
+    us = [*np.linspace(0, 1, 200, endpoint=False), np.nextafter(1, 0)]
+    assert set(drawn(ops, logits, us, choice).tolist()) == kept
+
+
+def test_kernel_and_twin_draw_the_same_from_many_tokens():
+    """Heaps of all sizes, with many equals."""
+    rng = np.random.default_rng(0)
+    for V in (2, 3, 5, 16, 17, 100, 1000):
+        logits, us = rng.integers(-8, 5, V) / 2, rng.random(50)
+        for choice in CHOICES[::7]:
+            choice = choice._replace(skip_ids=[k for k in choice.skip_ids if k < V - 1])
+            found = [drawn(ops, logits, us, choice) for ops in (kernels, numpy_ops)]
+            np.testing.assert_array_equal(*found)
+
+
+def test_settings_that_change_nothing():
+    model = _model()
+    plain = rnnfast.generate(model, [1], 40, rng=0).tolist()
+    for options in ({"top_k": 5}, {"top_k": 10**30}, {"top_p": 1}, {"stop_ids": []}):
+        assert rnnfast.generate(model, [1], 40, rng=0, **options).tolist() == plain
+    greedy = rnnfast.generate(model, [1], 40, temperature=0).tolist()
+    for options in ({"top_k": 1}, {"top_p": 1e-9}, {"temperature": 0, "top_k": 3}):
+        assert rnnfast.generate(model, [1], 40, rng=0, **options).tolist() == greedy
+    rng = np.random.default_rng(0)
+    rnnfast.generate(model, [1], 40, temperature=0, rng=rng)  # needs no random numbers
+    assert rng.random() == np.random.default_rng(0).random()
+
+
+# Several samples, their ends, and streams. --------------------------------------------------------
+
+
+class _Opaque:
+    """A language model that has no `infer`."""
+
+    def __init__(self):
+        self.model = _sharp()
+        self.vocab_size = self.model.vocab_size
+        for name in ("predict", "get_state", "set_state", "reset_state"):
+            setattr(self, name, getattr(self.model, name))
+
+
+def _sharp():
+    model = _model()
+    for W in model.params:
+        W *= 8  # so that what was read matters
+    return model
+
+
+SEVERAL = MODELS | {
+    "sharp": _sharp,
+    "opaque": _Opaque,
+    "tied": lambda: rnnfast.GruRnnlm(5, 6, 6, tie_weights=True, rng=0),
+    "numpy": lambda: rnnfast.GruRnnlm(5, 4, 6, num_layers=2, rng=0, ops=numpy_ops),
+}
+several = pytest.mark.parametrize("make", SEVERAL.values(), ids=SEVERAL)
+
+
+@several
+@pytest.mark.parametrize("length", [7, 30])
+def test_samples_are_those_of_as_many_calls(make, length):
+    """Whatever their number; with weights packed and read where they stand."""
+    model, options = make(), {"temperature": 0.7, "top_k": 4, "stop_ids": [2]}
+    rng = np.random.default_rng(5)
+    calls = [rnnfast.generate(model, [1, 3], length, rng=rng, **options).tolist() for _ in range(9)]
+    for samples in (1, 2, 9):
+        ids = rnnfast.generate(model, [1, 3], length, samples=samples, rng=5, **options)
+        assert ids.dtype == np.int64
+        assert ids.shape == (samples, max(map(len, calls[:samples])))
+        assert [row[row != PADDING].tolist() for row in ids] == calls[:samples]
+
+
+@several
+def test_a_sample_ends_with_a_stop_token(make):
+    model, seeds = make(), range(20)
+    for seed in seeds:
+        whole = rnnfast.generate(model, [1], 30, rng=seed).tolist()
+        stops = [min(whole.index(k) for k in (2, 4) if k in whole)] if {2, 4} & {*whole} else []
+        expected = whole[: stops[0] + 1] if stops else whole
+        found = rnnfast.generate(model, [1], 30, rng=seed, stop_ids=[2, 4])
+        assert found.tolist() == expected
+    ids = rnnfast.generate(model, [1], 30, samples=6, stop_ids=range(5), rng=0)
+    assert ids.shape == (6, 1)
+    assert rnnfast.generate(model, [1], 0).shape == (0,)
+    assert rnnfast.generate(model, [1], 0, samples=3, stop_ids=[1]).shape == (3, 0)
+
+
+@several
+@pytest.mark.parametrize("samples", [None, 1, 4])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_p": 0.8, "stop_ids": [2]}])
+def test_streams_are_what_generate_returns(make, samples, options):
+    model, options = make(), options | {"samples": samples, "skip_ids": [0]}
+    for length in (1, 7, 30):
+        parts = [*rnnfast.stream(model, [1, 3], length, rng=0, **options)]
+        assert {part.shape for part in parts} == {(1,) if samples is None else (samples, 1)}
+        whole = rnnfast.generate(model, [1, 3], length, rng=0, **options)
+        np.testing.assert_array_equal(np.concatenate(parts, -1), whole)
+    assert [*rnnfast.stream(model, [1], 0)] == []
+
+
+@several
+def test_streams_keep_to_themselves(make):
+    """Two at once, one closed early; the model computes and samples meanwhile."""
+    model = make()
+    model.predict(np.array([[1, 2], [3, 4]]))
+    carried = _carried(model)
+    a, b = (rnnfast.stream(model, [1], 20, rng=seed) for seed in (0, 1))
+    texts = [[], []]
+    for _ in range(20):
+        for text, stream in zip(texts, (a, b), strict=True):
+            if len(texts[1]) < 10 or stream is a:
+                text.extend(next(stream).tolist())
+        rnnfast.generate(model, [2], 2)
+        assert all(map(np.array_equal, _carried(model), carried))
+    b.close()
+    assert next(a, None) is None
+    assert texts[0] == rnnfast.generate(model, [1], 20, rng=0).tolist()
+    assert texts[1] == rnnfast.generate(model, [1], 20, rng=1).tolist()[:10]
+
+
+def test_a_stream_draws_its_numbers_at_once():
+    rng = np.random.default_rng(0)
+    stream = rnnfast.stream(_sharp(), [1], 20, rng=rng)
+    rng.random(100)
+    ids = np.concatenate([*stream])
+    assert ids.tolist() == rnnfast.generate(_sharp(), [1], 20, rng=0).tolist()
+
+
+@pytest.mark.usefixtures("threads_for_small_calls")
+@pytest.mark.parametrize("samples", [5, 40])
+def test_samples_in_threads(samples):
+    """Rows are dealt out to threads, and their numbers stay."""
+    model = rnnfast.Rnnlm(300, 33, 40, num_layers=2, rng=0)
+    results = []
+    for threads in (1, 2, 3, 7):
+        engine.set_num_threads(threads)
+        results.append(
+            rnnfast.generate(model, [1, 2], 30, samples=samples, top_k=9, stop_ids=[3], rng=0)
+        )
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
+# Logits that are no numbers. ----------------------------------------------------------------------
+
+
+@several
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_logits_that_are_no_numbers(make, temperature):
+    model, rng = make(), np.random.default_rng(0)
+    params = getattr(model, "model", model).params
+    sound = params[-1].copy()
+    for bad in (np.nan, np.inf):
+        params[-1][...] = sound
+        params[-1][3] = bad
+        for samples in (None, 3):
+            options = {"temperature": temperature, "samples": samples, "rng": rng}
+            with pytest.raises(InputError, match="model: expected logits that are finite numbers"):
+                rnnfast.generate(model, [1], 3, **options)
+            assert rng.random() == np.random.default_rng(0).random()
+            rng = np.random.default_rng(0)
+            stream = rnnfast.stream(model, [1], 3, **options)
+            with pytest.raises(InputError, match="model: expected logits that are finite numbers"):
+                next(stream)
+            rng = np.random.default_rng(0)
+    params[-1][3] = -np.inf  # a token that cannot come
+    assert 3 not in rnnfast.generate(model, [1], 50, temperature=temperature)
+
+
+@OPS
+def test_broken_rows_do_not_reach_others(ops):
+    """Below `generate`, which raises an error."""
+    model = rnnfast.Rnnlm(5, 4, 6, rng=0, ops=ops)
+    model.embedding.params[0][2] = np.nan
+    ids = model.writer(np.array([1, 2, 3]), None, 4, Choice(skip_ids=[2])).write(
+        np.full((3, 4), 0.5)
+    )
+    assert ids[1].tolist() == [BROKEN, ENDED, ENDED, ENDED]
+    assert (ids[[0, 2]] >= 0).all()
+    assert ENDED == PADDING

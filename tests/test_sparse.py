@@ -202,6 +202,29 @@ def test_copies_carry_on_alike(of):
     assert_same(model.grads, again.grads)
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: rnnfast.AdaGrad(0.05), lambda: rnnfast.AdamW(0.05, lazy=True)]
+)
+def test_a_restored_trainer_carries_on_alike(make):
+    """Whose gradients were filled by other steps, or not at all."""
+    ids = np.random.default_rng(0).integers(0, V, 400)
+
+    def trainer():
+        model = rnnfast.Rnnlm(V, D, H, rng=0)
+        return rnnfast.Trainer(model, make(), ids[:300], ids[300:], batch_size=4, time_size=5)
+
+    whole, first, second = (trainer() for _ in range(3))
+    whole.fit(2, verbose=False)
+    first.fit(1, verbose=False)
+    second.restore(*first.state())
+    second.fit(2, verbose=False)
+    assert whole.model.grad_rows()[0] is not None
+    assert_same(whole.model.params, second.model.params)
+    assert_same(whole.model.grads, second.model.grads)
+    for ours, theirs in zip(whole.optimizer.state, second.optimizer.state, strict=True):
+        assert_same(ours, theirs)
+
+
 @dtypes
 @both_ops
 def test_a_table_with_strides(ops, dtype):

@@ -1,14 +1,14 @@
 """Texts, vocabularies, lanes."""
 
-import hashlib
 import math
+import sys
 
 import numpy as np
 import pytest
 
 import rnnfast
 from rnnfast.errors import InputError
-from rnnfast.text.corpora import checksum
+from rnnfast.text.lanes import Blocks
 from rnnfast.text.vocabulary import END_OF_LINE, UNKNOWN
 
 
@@ -16,7 +16,6 @@ def test_builtin_corpus_is_a_long_english_text():
     text = rnnfast.builtin_corpus()
     assert len(text) > 100_000
     assert "the" in text.split()
-    assert checksum(text) == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_a_python_without_topics_is_named(monkeypatch):
@@ -69,6 +68,7 @@ def test_words_stand_in_order_of_first_use_with_ends_of_lines():
     assert vocabulary.tokens == ["the", "cat", END_OF_LINE, "dog"]
     assert vocabulary.encode("dog the\n").tolist() == [3, 0, 2]
     assert vocabulary.decode([0, 1, 2, 0, 3, 2]) == "the cat\nthe dog\n"
+    assert vocabulary.decode([2, 2, 1, 2, 2, 0]) == "\n\ncat\n\nthe"
 
 
 def test_rare_words_become_unknown():
@@ -132,6 +132,52 @@ def test_every_token_but_the_first_is_a_target_once(size, batch_size):
     counted = ts != -1
     assert np.array_equal(ts[counted], ids[1:])
     assert np.array_equal(xs[counted], ids[:-1])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64", "uint64", ">i4"])
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 60])
+@pytest.mark.parametrize("time_size", [1, 5, 100])
+def test_blocks_are_those_of_the_lanes(dtype, batch_size, time_size, tmp_path):
+    """Of ids in a file too, of which only the block at hand is copied."""
+    ids = np.random.default_rng(0).integers(0, 120, 50).astype(dtype)
+    ids.tofile(tmp_path / "ids")
+    mapped = np.memmap(tmp_path / "ids", dtype, "r")
+    inputs, targets = rnnfast.lanes(ids, batch_size)
+    for text in (ids, mapped, ids.tolist(), np.repeat(ids, 2)[::2]):
+        blocks = Blocks(text, batch_size, time_size)
+        assert len(blocks) == math.ceil(inputs.shape[1] / time_size)
+        assert blocks.tokens == 49
+        for k, (xs, ts) in enumerate(blocks):
+            columns = slice(k * time_size, (k + 1) * time_size)
+            for found, expected in ((xs, inputs[:, columns]), (ts, targets[:, columns])):
+                np.testing.assert_array_equal(found, expected, strict=True)
+                assert type(found) is np.ndarray
+        last = blocks[len(blocks) - 1]
+        np.testing.assert_array_equal(last, blocks[-1])
+        last[0][...] = 7  # the caller's own
+        assert np.array_equal(blocks[-1][0], inputs[:, -last[0].shape[1] :])
+        for k in (len(blocks), -len(blocks) - 1):
+            with pytest.raises(IndexError):
+                blocks[k]
+
+
+def test_blocks_of_what_is_no_text():
+    for ids, Error, message in (
+        ([0.5, 1.5], TypeError, "ids: expected token ids of an integer dtype"),
+        ([0, 1, -3], ValueError, r"ids: expected token ids in .*, got -3 at position \(2,\)"),
+        (np.array([0, 2**63], np.uint64), ValueError, r"got 9223372036854775808 at position"),
+        ([[0, 1], [1, 0]], ValueError, r"ids: expected an array of shape \(M,\), got \(2, 2\)"),
+        ([1], InputError, "ids: expected at least 2 token ids, got 1; take a longer text"),
+    ):
+        for call in (
+            lambda ids=ids: Blocks(ids, 1, 2),
+            lambda ids=ids: rnnfast.unigram_entropy(ids),
+        ):
+            with pytest.raises(Error, match=message):
+                call()
+    for sizes in ((0, 2), (2, 0), (1.5, 2), (2, True)):
+        with pytest.raises(ValueError, match="_size: expected a whole number of at least 1, got"):
+            Blocks([0, 1], *sizes)
 
 
 ONE = np.array([1])
@@ -206,6 +252,17 @@ def test_unigram_entropy_of_fair_and_loaded_coins():
     assert rnnfast.unigram_entropy(np.array([5, 5, 5, 9])) == pytest.approx(expected, rel=1e-15)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "uint64"])
+@pytest.mark.parametrize("at_once", [1, 7, 100, 10**6])
+def test_unigram_entropy_is_counted_in_pieces(dtype, at_once, monkeypatch):
+    monkeypatch.setattr(sys.modules["rnnfast.text.lanes"], "COUNTED_AT_ONCE", at_once)
+    ids = np.random.default_rng(0).integers(3, 60, 100).astype(dtype)
+    counts = np.unique(ids, return_counts=True)[1]
+    assert rnnfast.unigram_entropy(ids) == (counts / 100 * np.log(1 / (counts / 100))).sum()
+    counts_of_few = rnnfast.unigram_entropy(np.array([0, 2**40, 0, 2**40]))
+    assert counts_of_few == pytest.approx(math.log(2), rel=1e-15)
+
+
 @pytest.mark.parametrize(
     "text", ["a a <unk> rare <unk>", "a a <unk> rare", "<unk> a a", "a a rare"]
 )
@@ -215,6 +272,8 @@ def test_a_text_that_has_the_unknown_word_already(text):
     assert vocabulary.tokens.count(UNKNOWN) == 1
     a, unknown = vocabulary.id_of("a"), vocabulary.id_of(UNKNOWN)
     assert vocabulary.encode("<unk> never-seen a").tolist() == [unknown, unknown, a]
+    often = rnnfast.Vocabulary.from_text("<unk> " * 9 + text + " a b b", "word", max_size=2)
+    assert often.tokens == [UNKNOWN, "a"]
 
 
 def test_the_entropy_of_one_token_is_a_plain_zero():

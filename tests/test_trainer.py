@@ -99,7 +99,7 @@ def test_the_history_has_what_happened():
 
 
 def test_the_learning_rate_falls_only_when_validation_does_not_improve():
-    trainer = _trainer(optimizer=rnnfast.SGD(1e-30), lr_decay=0.25)
+    trainer = _trainer(optimizer=rnnfast.SGD(1e-30), schedule=rnnfast.ReduceLROnPlateau(0.25))
     improved = []
     trainer.fit(3, on_epoch=lambda record, better: improved.append(better))
     expected = 1e-30 * 0.25**2
@@ -115,7 +115,8 @@ def test_state_is_carried_from_block_to_block_and_reset_between_epochs():
     assert [a.train_loss for a in first] == pytest.approx([b.train_loss for b in second], rel=1e-6)
     model = trainer.model
     model.reset_state()
-    xs, ts = (np.concatenate(part, axis=1) for part in zip(*trainer.blocks[:3], strict=True))
+    blocks = [trainer.blocks[k] for k in range(3)]
+    xs, ts = (np.concatenate(part, axis=1) for part in zip(*blocks, strict=True))
     assert np.mean([a.train_loss for a in first[:3]]) == pytest.approx(
         model.forward(xs, ts), rel=1e-5
     )
@@ -359,7 +360,10 @@ def test_what_does_not_fit_changes_nothing():
         (arrays, position | {"carried": [*carried, "param/drop"]}),
         (arrays, position | {"random_state": {}}),
         (arrays, position | {"random_state": random_state | {"drop": {}}}),
-        *((arrays, {k: v for k, v in position.items() if k != name}) for name in position),
+        *(
+            (arrays, {k: v for k, v in position.items() if k != name})
+            for name in position.keys() - {"peak_lr", "earlier"}  # which are not in old files
+        ),
     ]
     for bad_arrays, bad_position in wrong:
         if bad_position.get("carried") == [*carried, "param/drop"]:

@@ -1,5 +1,7 @@
 """What a user's program looks like to a type checker: `mypy --strict` passes, and it runs."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +25,16 @@ class Scale(rnnfast.Layer):
         return dout * self.params[0]
 
 
+class Watching(rnnfast.Callback):
+    """Keeps the perplexity of every epoch."""
+
+    def __init__(self) -> None:
+        self.perplexities: list[float | None] = []
+
+    def on_epoch(self, trainer: rnnfast.Trainer, record: Any, improved: bool) -> None:
+        self.perplexities.append(record.valid_perplexity)
+
+
 def regression(rng: np.random.Generator) -> float:
     """Layers by hand, then in a network with a layer of one's own."""
     xs = rng.standard_normal((2, 5, 3)).astype(np.float32)
@@ -37,6 +49,10 @@ def regression(rng: np.random.Generator) -> float:
     network.backward()
     rnnfast.clip_grads(network.grads, 1.0)
     optimizer.update(network.params, network.grads)
+    network.backward(sparse=True)
+    rows = network.grad_rows()
+    rnnfast.clip_values(network.grads, 1.0, rows=rows)
+    rnnfast.AdamW(0.01, lazy=True).update(network.params, network.grads, rows)
     return loss + float(dxs.sum()) + sum(float(W.sum()) for W in network.named_params().values())
 
 
@@ -78,19 +94,44 @@ def writing(text: str) -> str:
     vocabulary = rnnfast.Vocabulary.from_text(text)
     train, valid, test = rnnfast.split_by_position(vocabulary.encode(text))
     model = rnnfast.Rnnlm(len(vocabulary), 8, 16, rng=0)
-    trainer = rnnfast.Trainer(model, rnnfast.SGD(1.0), train, valid, batch_size=4, time_size=10)
-    trainer.fit(2)
+    schedule = rnnfast.CosineLR(warmup=0.1, final=0.1)
+    trainer = rnnfast.Trainer(
+        model, rnnfast.SGD(1.0), train, valid, batch_size=4, time_size=10, schedule=schedule
+    )
+    trainer.fit(2, callbacks=[Watching()])
+    assert trainer.validated_params()["embedding.W"] is model.named_params()["embedding.W"]
     loss: float = rnnfast.evaluate(model, test, batch_size=1, time_size=10)
     model.reset_state()
     inputs, targets = rnnfast.lanes(test, 2)
     perplexity = np.exp(model.forward(inputs, targets, need_gradient=False))
-    ids = rnnfast.generate(model, vocabulary.encode("the "), 20, temperature=0.8, rng=0)
+    prime, stop = vocabulary.encode("the "), vocabulary.encode(".")
+    ids = rnnfast.generate(model, prime, 20, temperature=0.8, rng=0)
+    several = rnnfast.generate(model, prime, 20, top_k=5, samples=3, stop_ids=stop, rng=0)
+    likeliest = several[rnnfast.log_probabilities(model, prime, several).sum(1).argmax()]
+    for part in rnnfast.stream(model, prime, 20, top_p=0.9, rng=0):
+        print(vocabulary.decode(part), end="")
+    print(vocabulary.decode(likeliest[likeliest >= 0]))
     gain = rnnfast.unigram_entropy(test) - loss
     return f"{gain:.3f} nats, perplexity {perplexity:.2f}: {vocabulary.decode(ids)}"
+
+
+def answering() -> float:
+    """An encoder and a decoder that learn sums, and answer with beam search."""
+    vocabulary = rnnfast.Vocabulary("0123456789+ _", "char")
+    questions, answers = rnnfast.addition_pairs(40, digits=1, rng=0)
+    xs = vocabulary.encode("".join(questions)).reshape(40, 3)
+    ts = vocabulary.encode("".join(f"_{answer:2}" for answer in answers)).reshape(40, 3)
+    model = rnnfast.PeekySeq2seq(len(vocabulary), 8, 16, cell="gru", rng=0)
+    losses: list[float] = rnnfast.train_pairs(model, rnnfast.Adam(0.01), xs, ts, epochs=5, rng=0)
+    ids: NDArray[np.int64] = model.generate(xs, 12, 2, stop_id=11)
+    best, scores = model.generate(xs, 12, 2, lengths=[3] * 40, beams=4, return_scores=True)
+    right = rnnfast.right_answers(model, xs, ts, stop_id=11)
+    return losses[-1] + float(right.mean() + scores.mean()) + int((ids == best).sum())
 
 
 if __name__ == "__main__":
     print(regression(np.random.default_rng(0)), sequences(np.random.default_rng(0)))
     print(stacked(np.random.default_rng(0)), attending(np.random.default_rng(0)))
+    print(answering())
     print(writing("the quick brown fox jumps over the lazy dog.\n" * 40))
     print(rnnfast.build_info()["threads"], rnnfast.get_num_threads())

@@ -1,5 +1,6 @@
 """What rnnfast does. A task has `run`, which is timed, and `results`, which are compared."""
 
+import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -223,6 +224,36 @@ class ProgramWithAttention(Program):
         names = super().common()
         names.TimeAttention = rnnfast.Attention
         return names
+
+
+class Recipe:
+    """`rnnfast train`, an epoch at a time."""
+
+    def __init__(self, threads: int, *, quick: bool) -> None:
+        rnnfast.set_num_threads(threads)
+        self.settings, model, train, valid = problems.recipe(quick)
+        self.trainer = rnnfast.Trainer(
+            model, self.settings.new_optimizer(), train, valid, **self.settings.of_trainer
+        )
+        self.seconds = 0.0
+
+    def train(self) -> tuple[float, float, bool]:
+        """Train an epoch; -> seconds so far, epochs, whether it was the last."""
+        start, trainer = time.perf_counter(), self.trainer
+        trainer.fit(trainer.epoch + 1, verbose=False)
+        self.seconds += time.perf_counter() - start
+        last = trainer.epoch == self.settings.epochs or trainer.stopped_early
+        return self.seconds, trainer.epoch, last
+
+    def loss(self) -> float:
+        """Lowest validation loss."""
+        return self.trainer.best_loss
+
+    def results(self) -> list[Array]:
+        """The loss of validation."""
+        sizes = {"batch_size": self.settings.batch, "time_size": self.settings.time}
+        loss = rnnfast.evaluate(self.trainer.model, self.trainer.valid_ids, **sizes)
+        return [np.array([loss], "f")]
 
 
 class Generation:

@@ -12,7 +12,9 @@ from .._types import Array, Ids
 from ..cells import CELLS
 from ..layers import TimeEmbedding, TimeLSTM
 from ..losses import TimeAffineWithLoss
-from ..models import LANGUAGE_MODELS, Network
+from ..models import LANGUAGE_MODELS, LanguageModel, Network
+from ..text import Vocabulary, builtin_corpus, split_by_position
+from ..training import Settings
 
 LEARNING_RATE = 0.1
 ADDITION_VOCABULARY, DATES_VOCABULARY = 13, 59
@@ -165,3 +167,14 @@ def embedding(V: int, D: int, tokens: int) -> tuple[Array, Ids, Array]:
 def matrices(size: int) -> Array:
     """Two matrices (size, size), float32."""
     return np.random.default_rng(0).standard_normal((2, size, size)).astype("f")
+
+
+def recipe(quick: bool) -> tuple[Settings, LanguageModel, Ids, Ids]:
+    """What `rnnfast train` trains without options: settings, model, ids to train and to validate;
+    a small model for one epoch where it has to be quick."""
+    settings = Settings(hidden=32, epochs=1) if quick else Settings()
+    text = builtin_corpus()
+    vocabulary = Vocabulary.from_text(text)
+    train, valid, _ = split_by_position(vocabulary.encode(text))
+    model = LanguageModel(len(vocabulary), rng=settings.seed, **settings.of_model)
+    return settings, model, train, valid

@@ -1,5 +1,6 @@
 """What PyTorch does, with the weights of this package."""
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from torch.nn.utils import rnn
 from .._types import Array, Ids
 from ..cells import CELLS
 from ..reference.ops import draw
+from ..text.lanes import PADDING, Blocks
 from . import ours, problems
 
 MODULES = {
@@ -217,6 +219,85 @@ class Training:
 
     def results(self) -> list[Array]:
         return [np.array([self.run() for _ in range(4)], "f"), *self.model.textbook_params()]
+
+
+class Recipe:
+    """The model and the recipe of `rnnfast train`, for so many seconds of training.
+
+    The learning rate falls with the time, so that it is at its end when the time is; what
+    validation takes does not count.
+    """
+
+    MOST_SECONDS = 50.0  # of an answer
+
+    def __init__(self, threads: int, *, quick: bool, seconds: float = 0.0) -> None:
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        settings, model, train, valid = problems.recipe(quick)
+        self.model = LanguageModel(settings.cell, model.params)
+        self.dropout = torch.nn.Dropout(settings.dropout)
+        self.optimizer = torch.optim.Adam(self.model.trained(), settings.lr, fused=True)
+        self.blocks = Blocks(train, settings.batch, settings.time)
+        lanes = min(settings.batch, len(valid) // settings.time)
+        self.valid = Blocks(valid, lanes, settings.time)
+        self.settings, self.schedule = settings, settings.new_schedule()
+        self.seconds, self.budget, self.steps = 0.0, seconds, 0
+        self.best = np.inf
+        self.state: Any = None
+
+    def mean_loss(self, xs: Ids, ts: Ids) -> Any:
+        vectors = self.dropout(self.model.embedding(torch.from_numpy(xs)))
+        hs, state = self.model.recurrent(vectors, self.state)
+        self.state = tuple(s.detach() for s in state)
+        logits = self.model.affine(self.dropout(hs)).flatten(0, 1)
+        targets = torch.from_numpy(ts).flatten()
+        return torch.nn.functional.cross_entropy(logits, targets, ignore_index=PADDING)
+
+    def step(self, xs: Ids, ts: Ids) -> None:
+        done = int(100_000 * min(1.0, self.seconds / self.budget))
+        (group,) = self.optimizer.param_groups
+        group["lr"] = self.schedule.before_step(
+            0,
+            peak=self.optimizer.defaults["lr"],
+            step=done,
+            per_epoch=100_000 // self.settings.epochs,
+            epochs=0,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.mean_loss(xs, ts).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.trained(), self.settings.max_grad)
+        self.optimizer.step()
+        self.steps += 1
+
+    def train(self) -> tuple[float, float, bool]:
+        """Train for a while; -> seconds so far, epochs, whether it was the last time."""
+        end = min(self.budget, self.seconds + self.MOST_SECONDS)
+        while self.seconds < end:
+            block = self.steps % len(self.blocks)
+            if not block:
+                self.state = None
+            start = time.perf_counter()
+            self.step(*self.blocks[block])
+            self.seconds += time.perf_counter() - start
+            if self.steps % len(self.blocks) == 0 or self.seconds >= self.budget:
+                self.best = min(self.best, self.validate())
+        return self.seconds, self.steps / len(self.blocks), self.seconds >= self.budget
+
+    def validate(self) -> float:
+        carried, self.state = self.state, None
+        self.dropout.eval()
+        with torch.inference_mode():
+            counts = [int((ts != PADDING).sum()) for _, ts in self.valid]
+            losses = [float(self.mean_loss(xs, ts)) for xs, ts in self.valid]
+        self.dropout.train()
+        self.state = carried
+        return float(np.average(losses, weights=counts))
+
+    def loss(self) -> float:
+        return self.best
+
+    def results(self) -> list[Array]:
+        return [np.array([self.validate()], "f")]
 
 
 class Generation:

@@ -17,6 +17,8 @@ COMMANDS = {
     "train": "Train a language model on a text.",
     "eval": "Loss of a trained model on its own text or another.",
     "sample": "Let a trained model write.",
+    "score": "How likely a trained model finds the lines of a text.",
+    "example": "Train a model that adds numbers, or one that reads dates.",
     "bench": "Measure speed against PyTorch, JAX and NumPy.",
     "info": "What is installed and in use here.",
     "selfcheck": "Compare every compiled kernel with its NumPy twin.",

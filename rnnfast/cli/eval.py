@@ -2,8 +2,7 @@
 
 import argparse
 
-from .._types import Ids
-from ..text.corpora import load_text
+from .._types import Array
 from ..training.runs import Run
 from ..training.trainer import evaluate, loss_text
 
@@ -16,7 +15,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     run = Run.load(arguments.run)
     if arguments.text:
-        parts = {arguments.text: run.vocabulary.encode(load_text(arguments.text))}
+        parts = {arguments.text: run.vocabulary.encode_file(arguments.text)}
     else:
         corpus = run.read_corpus()
         parts = {
@@ -28,7 +27,7 @@ def execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def loss_of(run: Run, ids: Ids) -> float:
+def loss_of(run: Run, ids: Array) -> float:
     """The loss of a text, read in the lanes and blocks of training: the figures stay the same."""
     settings = run.settings
     return evaluate(run.model, ids, batch_size=settings.batch, time_size=settings.time)

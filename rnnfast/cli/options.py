@@ -28,3 +28,7 @@ length: Parse = number(int, lambda n: 1 <= n <= 10**9, "a whole number from 1 to
 seed: Parse = number(int, lambda n: n >= 0, "a whole number of at least 0")
 above_zero: Parse = number(float, lambda x: 0 < x < math.inf, "a finite number above 0")
 not_negative: Parse = number(float, lambda x: 0 <= x < math.inf, "a finite number of at least 0")
+fraction: Parse = number(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
+positive_fraction: Parse = number(float, lambda x: 0 < x <= 1, "a number above 0 and at most 1")
+flag: dict[str, Any] = {"action": "store_const", "const": True}
+"""Keyword arguments of an option that is True where it is given, and else None."""

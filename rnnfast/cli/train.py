@@ -1,23 +1,25 @@
 """`rnnfast train`."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import InputError
-from ..models import LANGUAGE_MODELS
+from ..layers.initial import INITS
+from ..models import LAYER_OF_CELL
 from ..text.lanes import unigram_entropy
 from ..text.vocabulary import LEVELS
 from ..training.plot import plot_history
-from ..training.runs import OPTIMIZERS, Run, Settings, holds_run
+from ..training.runs import Run, holds_run
+from ..training.settings import OPTIMIZERS, SCHEDULES, Settings
 from ..training.trainer import loss_text
 from .eval import loss_of
-from .options import above_zero, count, seed
-from .sample import SAMPLE_TEMPERATURE
+from .options import above_zero, count, flag, fraction, not_negative, seed
+from .sample import BETWEEN, SAMPLE_TEMPERATURE
 
 DEFAULT_FOLDER = "rnnfast-run"
+SAMPLES, SAMPLE_LENGTHS = 3, {"char": 200, "word": 40}
 SETTINGS = tuple(Settings.__dataclass_fields__)
 
 
@@ -26,19 +28,47 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--text", metavar="FILE", help="UTF-8 text (default: the help texts of Python's pydoc)")
     option("--level", choices=list(LEVELS), help="what a token is (default: char)")
-    option("--cell", choices=list(LANGUAGE_MODELS), help="kind of recurrent layer (default: lstm)")
+    option("--cell", choices=list(LAYER_OF_CELL), help="kind of recurrent layer (default: lstm)")
     for name, meaning in (
         ("hidden", "hidden size"),
         ("embedding", "embedding size"),
         ("layers", "recurrent layers"),
         ("batch", "parallel lanes of text"),
-        ("time", "time steps of a block, through which gradients flow"),
+        ("time", "time steps of a block"),
         ("epochs", "passes over the training part"),
     ):
         default = getattr(Settings, name)
         option(f"--{name}", type=count, metavar="N", help=f"{meaning} (default: {default})")
-    option("--lr", type=above_zero, metavar="X", help="learning rate (default: by the optimizer)")
+    for name, meaning in (
+        ("dropout", "of vectors and of what layers return"),
+        ("weight-drop", "of recurrent weights"),
+        ("zoneout", "of states"),
+    ):
+        default = getattr(Settings, name.replace("-", "_"))
+        meaning = f"part that is left out in training, {meaning} (default: {default:g})"
+        option(f"--{name}", type=fraction, metavar="P", help=meaning)
+    option("--locked", **flag, help="one mask of dropout for all steps of a block")
+    option("--tie-weights", **flag, help="one table for embedding and output")
+    option("--init", choices=list(INITS), help=f"initial weights (default: {Settings.init})")
     option("--optimizer", choices=list(OPTIMIZERS), help="how weights are updated (default: adam)")
+    option("--lr", type=above_zero, metavar="X", help="learning rate (default: by the optimizer)")
+    option(
+        "--schedule",
+        choices=list(SCHEDULES),
+        help=f"of the learning rate (default: {Settings.schedule})",
+    )
+    option("--weight-decay", type=not_negative, metavar="X", help="of sgd, momentum and adamw")
+    option("--max-grad", type=above_zero, metavar="X", help="norm of gradients (default: 1)")
+    option("--max-value", type=above_zero, metavar="X", help="of a number of them (default: none)")
+    option("--average", type=fraction, metavar="P", help="validate with averages of the weights")
+    option("--window", type=count, metavar="N", help="steps that gradients flow (default: --time)")
+    option("--accumulate", type=count, metavar="N", help="blocks of an update (default: 1)")
+    option(
+        "--patience",
+        type=count,
+        metavar="N",
+        help=f"epochs without a better validation, to stop (default: {Settings.patience})",
+    )
     option("--seed", type=seed, metavar="N", help="of the random numbers (default: 0)")
     option("--threads", type=count, metavar="N", help="CPU threads (default: all usable)")
     option("--out", metavar="DIR", help=f"run folder (default: {DEFAULT_FOLDER}, or a free number)")
@@ -56,14 +86,41 @@ def execute(arguments: argparse.Namespace) -> int:
     trainer = run.trainer
     if trainer.epoch >= run.settings.epochs:
         print(f"{trainer.epoch} epochs are done; --epochs with a larger number adds some")
+    elif trainer.stopped_early:
+        print(f"validation has not improved for {trainer.patience} epochs: nothing is left to do")
     run.fit()
     best, unit = Run.load(run.folder), run.vocabulary.unit
     print(f"validation, best epoch: {loss_text(trainer.best_loss, unit)}")
     print(f"test, same weights:     {loss_text(loss_of(best, run.corpus.test), unit)}")
     _plot(run)
-    print(f"run saved in {run.folder}: `rnnfast sample {run.folder}` writes more of this:\n")
-    print(best.sample(500, temperature=SAMPLE_TEMPERATURE, rng=best.rng))
+    _show_samples(best)
+    _say_what_is_next(run)
     return 0
+
+
+def _show_samples(run: Run) -> None:
+    length = SAMPLE_LENGTHS[run.vocabulary.level]
+    texts = run.samples(SAMPLES, length, temperature=SAMPLE_TEMPERATURE, rng=run.rng)
+    print(f"\n{SAMPLES} samples of {length} {run.vocabulary.unit}s:")
+    for text in texts:
+        print(BETWEEN, text.strip(), sep="\n")
+    print(BETWEEN)
+
+
+def _say_what_is_next(run: Run) -> None:
+    folder, epochs = shlex.quote(str(run.folder)), 2 * run.settings.epochs
+    ways = {
+        f"rnnfast sample {folder}": "writes more",
+        f"rnnfast score {folder} FILE": "says how likely the lines of a file are",
+    }
+    if not run.trainer.stopped_early:
+        ways[f"rnnfast train --resume --out {folder} --epochs {epochs}"] = "trains on"
+    if run.settings.text is None:
+        ways["rnnfast train --text FILE"] = "learns a text of yours"
+    print(f"run saved in {run.folder}; next:")
+    width = max(map(len, ways))
+    for command, what in ways.items():
+        print(f"  {command:{width}}  {what}")
 
 
 def _free_folder() -> Path:
@@ -87,7 +144,7 @@ def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Run:
         folder = _numbered_folder(number)
     epochs = given.pop("epochs", None)
     if given:
-        options = ", ".join(f"--{name}" for name in given)
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
             f"{options}: a resumed run keeps its settings, only --epochs and --threads may change; "
             "leave these options out, or start a new run"
@@ -98,16 +155,16 @@ def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Run:
 def _describe(run: Run) -> None:
     settings, vocabulary, corpus = run.settings, run.vocabulary, run.corpus
     unit = vocabulary.unit
-    ids = np.concatenate((corpus.train, corpus.valid, corpus.test))
     parameters = sum(W.size for W in run.model.params)
     lines = [
-        f"text: {corpus.name}, {len(corpus.text):,} characters, sha256 {run.sha256}",
+        f"text: {corpus.name}, {corpus.characters:,} characters, sha256 {run.sha256}",
         f"vocabulary: {len(vocabulary):,} {unit}s; training part {len(corpus.train):,}, "
         f"validation {len(corpus.valid):,}, test {len(corpus.test):,}",
-        f"without context (unigram entropy): {loss_text(unigram_entropy(ids), unit)}",
+        f"without context (unigram entropy): {loss_text(unigram_entropy(corpus.ids), unit)}",
         f"model: {settings.cell}, embedding {settings.embedding}, hidden {settings.hidden}, "
-        f"layers {settings.layers}: {parameters:,} parameters; {settings.optimizer}, "
-        f"lr {settings.lr:g}, {settings.batch} lanes x {settings.time} steps",
+        f"layers {settings.layers}, dropout {settings.dropout:g}: {parameters:,} parameters",
+        f"training: {settings.optimizer}, lr {settings.lr:g}, schedule {settings.schedule}, "
+        f"{settings.batch} lanes x {settings.time} steps, {settings.epochs} epochs",
         f"run folder: {run.folder}",
     ]
     print(*lines, sep="\n", flush=True)

@@ -19,7 +19,7 @@ try:
     from .affine_loss import affine_loss_backward, affine_loss_forward
     from .attention import attention_backward, attention_forward
     from .embedding import distinct, embedding_backward, embedding_forward
-    from .generation import generate
+    from .generation import writer
     from .masks import draw_mask
     from .optimizer_steps import (
         adagrad_step,
@@ -72,7 +72,6 @@ __all__ = [
     "embedding_backward",
     "embedding_forward",
     "engine",
-    "generate",
     "momentum_step",
     "nesterov_step",
     "recurrent_backward",
@@ -85,4 +84,5 @@ __all__ = [
     "softmax_loss_backward",
     "softmax_loss_forward",
     "sum_of_squares",
+    "writer",
 ]

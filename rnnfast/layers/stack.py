@@ -169,7 +169,7 @@ class TimeStack(TimeRecurrent):
         """
         D, H = as_count("input_size", input_size), as_count("hidden_size", hidden_size)
         num_layers = as_count("num_layers", num_layers)
-        draw, dtype = init_by_name(init), as_float_dtype("dtype", dtype)
+        draw, dtype = init_by_name(init).recurrent, as_float_dtype("dtype", dtype)
 
         def zeros(cell: cells.Cell, directions: int) -> list[Array]:
             columns = cell.G * H

@@ -418,10 +418,7 @@ class Network:
         Raises RuntimeError without a forward before it, or where `params` and `grads` are no longer
         the arrays of the layers: an optimizer would change others than those that compute.
         """
-        self._require_own_arrays()
-        for layer in (*self.layers, self.loss_layer):
-            if isinstance(layer, Layer):
-                layer._writable_grads()  # before any is written
+        self._require_good_arrays()
         arrived = {self.layer_names[-1]: self.loss_layer.backward(dout)}
         for step, layer in zip(reversed(self._steps), reversed(self.layers), strict=True):
             gradient = arrived.pop(step.name, None)
@@ -445,8 +442,9 @@ class Network:
                 known |= zip(map(id, layer.grads), layer.grad_rows(), strict=True)
         return [known.get(id(dW)) for dW in self.grads]
 
-    def _require_own_arrays(self) -> None:
-        """Raise RuntimeError where somebody has put others into the lists of a layer or these."""
+    def _require_good_arrays(self) -> None:
+        """Raise RuntimeError where somebody has put others into the lists of a layer or these, and
+        TypeError where one cannot be written: before any is."""
         everyone = [*self.layers, self.loss_layer]
         for kind in ("params", "grads"):
             own = list(chain.from_iterable(map(attrgetter(kind), everyone)))
@@ -461,6 +459,9 @@ class Network:
                     f"got another one as {list(self.named_params())[others[0]]}; write into "
                     "arrays, or make a new network of layers whose arrays were replaced"
                 )
+        for layer in everyone:
+            if isinstance(layer, Layer):
+                layer._writable_grads()
 
     @property
     def training(self) -> bool:

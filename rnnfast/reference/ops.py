@@ -10,7 +10,7 @@ module, which may be called any number of times with it.
 from .affine import affine_backward, affine_forward
 from .attention import attention_backward, attention_forward
 from .embedding import distinct, embedding_backward, embedding_forward
-from .generation import draw, generate
+from .generation import draw, writer
 from .losses import (
     affine_loss_backward,
     affine_loss_forward,
@@ -57,7 +57,6 @@ __all__ = [
     "draw_mask",
     "embedding_backward",
     "embedding_forward",
-    "generate",
     "momentum_step",
     "nesterov_step",
     "recurrent_backward",
@@ -70,4 +69,5 @@ __all__ = [
     "softmax_loss_backward",
     "softmax_loss_forward",
     "sum_of_squares",
+    "writer",
 ]

@@ -1,11 +1,12 @@
 """Texts: the one that every Python ships, and files."""
 
-import hashlib
 import importlib
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
 from ..errors import InputError
+from .pieces import OnRead, in_pieces, read_pieces
 
 
 def builtin_corpus() -> str:
@@ -28,31 +29,28 @@ def load_text(path: str | PathLike[str]) -> str:
 
     Raises InputError for a file that is missing, a folder, unreadable, empty or not UTF-8 text.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"text file {path} does not exist; check the path") from None
-    except OSError as error:
-        raise InputError(f"text file {path} cannot be read: {error.strerror}") from error
-    if not data:
-        raise InputError(f"text file {path} is empty; give a file with text in it")
-    if (zero := data.find(b"\0")) >= 0:
-        raise InputError(
-            f"text file {path} is binary: byte {zero} is zero; give plain text in UTF-8"
-        )
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"text file {path} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}; "
-            "give plain text in UTF-8"
-        ) from error
-    if not text:
-        raise InputError(f"text file {path} has nothing but a byte order mark; give one with text")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(read_pieces(path))
 
 
-def checksum(text: str) -> str:
-    """SHA-256 of a text in UTF-8, as hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
+class Text:
+    """A text that can be read again and again: that of a file, or `held`, which is in memory.
+
+    `name` is the path of the file, or what to call the text that is held. Of a file, only a piece
+    at a time is in memory; all of it where it cannot be read twice.
+    """
+
+    name: str
+    size: int  # bytes of the file, 0 where the text is in memory
+
+    def __init__(self, name: str, held: str | None = None) -> None:
+        self.name, self.size, self._held = name, 0, held
+        if held is None:
+            path = Path(name)
+            if path.is_fifo() or path.is_char_device():  # of a shell, as `<(command)`
+                self._held = load_text(path)
+            elif path.is_file():
+                self.size = path.stat().st_size
+
+    def pieces(self, on_read: OnRead | None = None) -> Iterator[str]:
+        """The text in pieces; see `read_pieces`."""
+        return read_pieces(self.name, on_read) if self._held is None else in_pieces(self._held)

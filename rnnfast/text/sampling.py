@@ -1,16 +1,18 @@
 """Generation of text, one token at a time."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from .._checks import as_count, as_generator, as_ids, is_number
+from .._random import Generator, PutBackOnError
 from .._types import Array, ArrayLike, Ids, Seed
+from ..errors import InputError
 from ..losses import TimeAffineWithLoss, TimeSoftmax
 from ..models import Network
-from ..reference.ops import draw
+from ..reference.generation import BROKEN, ENDED, Choice, Writer, WriterOf
 
 
 def generate(
@@ -19,7 +21,11 @@ def generate(
     length: int,
     *,
     temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     skip_ids: Sequence[int] | Ids = (),
+    stop_ids: Sequence[int] | Ids = (),
+    samples: int | None = None,
     rng: Seed = None,
 ) -> Ids:
     """Let a language model continue a beginning, from zeros.
@@ -29,59 +35,191 @@ def generate(
     model : Rnnlm, SimpleRnnlm or another Network whose output is logits (N, T, V)
         The state that it carries neither counts nor changes, and several threads may sample from
         one model at once. What is no Network needs `vocab_size`, `predict`, `get_state`,
-        `set_state` and `reset_state`; its state is put back at the end, and it is for one thread
-        at a time.
+        `set_state` and `reset_state`; its state is put back after every step, and it is for one
+        thread at a time.
     prime : sequence of int
         Ids of the beginning, at least one.
     length : int
-        How many tokens to generate.
+        How many tokens to generate, at most.
     temperature : float
         The logits are divided by it: below 1 the likely becomes likelier; 0 always takes the
         likeliest.
+    top_k : int, or None for all
+        Only so many of the likeliest tokens may come.
+    top_p : float in 0 < top_p <= 1, or None for 1
+        Only the fewest likeliest tokens whose probabilities sum to it may come: the nucleus of
+        Holtzman et al. (2020).
     skip_ids : sequence of int
         Tokens that are never generated.
+    stop_ids : sequence of int
+        Tokens after any of which a sample ends; it stands at the end of what is returned.
+    samples : int, or None for one without an axis of its own
+        So many continuations are made at once, which takes less time than one after the other.
+        They are those that as many calls with this generator would return.
     rng : numpy.random.Generator or RandomState, an int that seeds one, or None for a fresh one
 
     Returns
     -------
-    ids : array (length,), int64, without the beginning
+    ids : array (M,) or (samples, M), int64, without the beginning
+        M is `length`, or the length of the longest sample where all of them have ended before;
+        behind the end of a shorter one stands -1, the padding of `lanes`.
 
     Raises
     ------
     TypeError, ValueError
         For arguments that do not fit, for a network whose output is no logits but the input of a
         `TimeAffineWithLoss`, or probabilities, and for one with a layer that reads ahead: in
-        reverse, or in both directions.
+        reverse, or in both directions. After an error the generator is as it was.
+    InputError
+        Where the model's logits are not finite numbers.
+
+    Notes
+    -----
+    What restricts the choice applies one after the other: `skip_ids`, the temperature, `top_k`,
+    `top_p` (to probabilities among what is left), in the order of Hugging Face's transformers. Of
+    equally likely tokens the one of the smaller id counts as likelier, so `top_k` leaves exactly
+    that many.
     """
+    generator = as_generator(rng)
+    with PutBackOnError(generator):
+        choice = temperature, top_k, top_p, skip_ids, stop_ids
+        writer, uniforms = _begin(model, prime, length, choice, samples, generator)
+        ids = _written(writer, uniforms)
+    longest = (ids != ENDED).sum(1).max()
+    return ids[0, :longest] if samples is None else ids[:, :longest]
+
+
+def stream(
+    model: Any,
+    prime: ArrayLike,
+    length: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    skip_ids: Sequence[int] | Ids = (),
+    stop_ids: Sequence[int] | Ids = (),
+    samples: int | None = None,
+    rng: Seed = None,
+) -> Iterator[Ids]:
+    """What `generate` returns, bit for bit, as it comes: token by token.
+
+    Arguments are checked, and all random numbers drawn, before it returns. The model may be used
+    meanwhile, but its weights should stay as they are; whoever has read enough stops at any time.
+
+    Yields
+    ------
+    ids : array (1,) or (samples, 1), int64
+        Along the last axis these make what `generate` returns.
+
+    Raises
+    ------
+    As `generate`; InputError comes where logits that are not finite numbers are met.
+
+    Examples
+    --------
+    >>> import numpy as np, rnnfast
+    >>> model = rnnfast.Rnnlm(10, 4, 8, rng=0)
+    >>> parts = rnnfast.stream(model, [1, 2], 6, top_k=3, rng=0)
+    >>> np.concatenate([*parts]) == rnnfast.generate(model, [1, 2], 6, top_k=3, rng=0)
+    array([ True,  True,  True,  True,  True,  True])
+    """
+    generator = as_generator(rng)
+    with PutBackOnError(generator):
+        choice = temperature, top_k, top_p, skip_ids, stop_ids
+        writer, uniforms = _begin(model, prime, length, choice, samples, generator)
+    return _streamed(writer, uniforms, samples is None)
+
+
+def vocab_size_of(model: Any) -> int:
+    """V of a model whose outputs are logits of the token that follows; TypeError for another."""
     if isinstance(model, Network):
         _require_order(model)
-        if not hasattr(model, "continued"):
+        if not hasattr(model, "writer"):
             _require_logits(model)
-    vocab_size = getattr(model, "vocab_size", None)
-    if vocab_size is None:  # a Network says so by its output only
-        vocab_size = model.infer(np.asarray(prime)[None])[0].shape[-1]
+    if (vocab_size := getattr(model, "vocab_size", None)) is None:
+        # a Network says so by its output only
+        vocab_size = model.infer(np.zeros((1, 1), np.int64))[0].shape[-1]
+    return int(vocab_size)
+
+
+def require_numbers(sound: Any) -> None:
+    """Raise InputError unless the logits of a model were sound."""
+    if not sound:
+        raise InputError(
+            "model: expected logits that are finite numbers, got NaN or infinity; its weights are "
+            "not finite, or far too large: load them again, or train with a smaller learning rate"
+        )
+
+
+def _begin(
+    model: Any,
+    prime: ArrayLike,
+    length: int,
+    choice: tuple[Any, ...],
+    samples: int | None,
+    generator: Generator,
+) -> tuple[Writer, Array]:
+    """What writes, and its random numbers (samples, length), of checked arguments."""
+    vocab_size = vocab_size_of(model)
     prime = as_ids("prime", prime, vocab_size, ("M",))
-    skipped = as_ids("skip_ids", skip_ids, vocab_size, ("M",)).tolist() if np.size(skip_ids) else []
-    if len(set(skipped)) == vocab_size:
-        raise ValueError("skip_ids: expected to leave a token to generate, got all of them")
-    if not (is_number(temperature) and 0 <= temperature < math.inf):
-        raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
     length = as_count("length", length, least=0)
-    uniforms = as_generator(rng).random(length if temperature else 0)
+    rows = 1 if samples is None else as_count("samples", samples)
+    checked = _checked(vocab_size, *choice)
+    shape = rows, length
+    uniforms = generator.random(shape) if checked.temperature else np.zeros(shape)
     # what generates without a layer being called has no means of zoneout
     layers = getattr(model, "recurrent_layers", ())
-    if hasattr(model, "continued") and not any(getattr(x, "zoneout_mean", 0) for x in layers):
+    if hasattr(model, "writer") and not any(getattr(x, "zoneout_mean", 0) for x in layers):
         states = model.read(prime[None, :-1]) if len(prime) > 1 else None
-        ids: Ids = model.continued(prime[-1], states, length, float(temperature), skipped, uniforms)
-        return ids
-    if hasattr(model, "infer"):
-        return _continued(_inferring(model), prime, length, temperature, skipped, uniforms)
-    carried = model.get_state()
-    model.reset_state()
-    try:
-        return _continued(model.predict, prime, length, temperature, skipped, uniforms)
-    finally:
-        model.set_state(carried)
+        if states is not None:
+            states = [np.repeat(state, rows, 1) for state in states]
+        return model.writer(np.repeat(prime[-1:], rows), states, length, checked), uniforms
+    predict = _inferring(model, rows) if hasattr(model, "infer") else _putting_back(model)
+    return WriterOf(predict, np.tile(prime, (rows, 1)), checked), uniforms
+
+
+def _checked(
+    vocab_size: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    skip_ids: Sequence[int] | Ids,
+    stop_ids: Sequence[int] | Ids,
+) -> Choice:
+    """How a token is chosen; the arguments are those of `generate`."""
+    if not (is_number(temperature) and 0 <= temperature < math.inf):
+        raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
+    if top_k is not None:
+        top_k = as_count("top_k", top_k, hint="None keeps all tokens, temperature=0 the likeliest")
+    if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
+        raise ValueError(
+            f"top_p: expected a number in 0 < top_p <= 1, got {top_p!r}; None keeps all tokens"
+        )
+    given = {"skip_ids": skip_ids, "stop_ids": stop_ids}
+    skipped, stops = (
+        as_ids(name, ids, vocab_size, ("M",)).tolist() if np.size(ids) else []
+        for name, ids in given.items()
+    )
+    if len(set(skipped)) == vocab_size:
+        raise ValueError("skip_ids: expected to leave a token to generate, got all of them")
+    return Choice(float(temperature), top_k, 1.0 if top_p is None else float(top_p), skipped, stops)
+
+
+def _written(writer: Writer, uniforms: Array) -> Ids:
+    """The next ids of every row."""
+    ids = writer.write(uniforms)
+    require_numbers((ids != BROKEN).all())
+    return ids
+
+
+def _streamed(writer: Writer, uniforms: Array, single: bool) -> Iterator[Ids]:
+    """Column by column, until every row has ended."""
+    for k in range(uniforms.shape[1]):
+        ids = _written(writer, uniforms[:, k : k + 1])
+        if (ids == ENDED).all():
+            return
+        yield ids[0] if single else ids
 
 
 def _require_order(model: Network) -> None:
@@ -109,32 +247,39 @@ def _require_logits(model: Network) -> None:
         )
 
 
-def _inferring(model: Any) -> Callable[[Ids], Array]:
-    """What `predict` is of a model that starts from zeros; the state is kept here."""
+def _inferring(model: Any, rows: int) -> Callable[[Ids], Array]:
+    """What `WriterOf` asks: of a model that starts from zeros; the states are kept here."""
     states = None
 
     def predict(xs: Ids) -> Array:
         nonlocal states
-        logits: Array
+        if states is None:  # all rows begin alike
+            logits, states = model.infer(xs[:1])
+            states = [np.repeat(state, rows, -2) for state in states]
+            return np.repeat(logits[:, -1], rows, 0)
         logits, states = model.infer(xs, states)
-        return logits
+        last: Array = logits[:, -1]
+        return last
 
     return predict
 
 
-def _continued(
-    predict: Callable[[Ids], Array],
-    given: Ids,
-    length: int,
-    temperature: float,
-    skip_ids: list[int],
-    uniforms: Array,
-) -> Ids:
-    """What `ops.generate` does, for any model."""
-    generated = np.empty(length, np.int64)
-    for k in range(length):
-        logits = predict(given[None])[0, -1].astype(np.float64)
-        logits[skip_ids] = -np.inf
-        generated[k] = draw(logits, temperature, uniforms[k] if temperature else None)
-        given = generated[k : k + 1]
-    return generated
+def _putting_back(model: Any) -> Callable[[Ids], Array]:
+    """The same of a model whose state must be set; the one that it carries is put back."""
+    own = None
+
+    def predict(xs: Ids) -> Array:
+        nonlocal own
+        carried = model.get_state()
+        try:
+            if own is None:
+                model.reset_state()
+            else:
+                model.set_state(own)
+            last: Array = np.asarray(model.predict(xs))[:, -1]
+            own = model.get_state()
+            return last
+        finally:
+            model.set_state(carried)
+
+    return predict

@@ -3,11 +3,14 @@
 "param/recurrent.0.Wx"         a parameter
 "optimizer/recurrent.0.Wx/m"   what the optimizer keeps for it
 "carried/recurrent.0/0"        what a layer carries from block to block, as `get_state` counts it
+"carried/recurrent.0/0/2"      what it carried two blocks ago
+"average/recurrent.0.Wx"       what validation sees instead of the parameter
+"best/recurrent.0.Wx"          the parameter where validation was best
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,21 +21,68 @@ from ..errors import InputError
 from ..layers.recurrent import TimeRecurrent
 from ..models import Network
 
+Carried: TypeAlias = list[tuple[Array | None, ...]]
+"""What `get_state` of a network returns."""
 
-def arrays_of(model: Network, optimizer: Any, *, carried: bool) -> dict[str, Array]:
-    """The arrays themselves, by name; carried states only where they are asked for."""
+
+def arrays_of(model: Network, optimizer: Any, carried: Sequence[Carried]) -> dict[str, Array]:
+    """The arrays themselves, by name; `carried` are states, the newest of which comes last."""
     params = model.named_params()
     arrays = {f"param/{name}": W for name, W in params.items()}
     for name, slots in zip(params, optimizer.state, strict=False):  # none before the first update
         named = zip(optimizer.slots, slots, strict=True)
         arrays |= {f"optimizer/{name}/{slot}": array for slot, array in named}
-    for name, states in zip(model.recurrent_names, model.get_state(), strict=True):
-        arrays |= {
-            f"carried/{name}/{k}": np.asarray(state)
-            for k, state in enumerate(states)
-            if carried and state is not None
-        }
+    for age, states in enumerate(reversed(carried)):
+        for names, parts in zip(_carried_names(model, age), states, strict=True):
+            arrays |= {
+                name: np.asarray(part)
+                for name, part in zip(names, parts, strict=True)
+                if part is not None
+            }
     return arrays
+
+
+def _carried_names(model: Network, age: int) -> list[list[str]]:
+    """Names of the states that each recurrent layer carried so many blocks ago."""
+    behind = f"/{age}" if age else ""
+    return [
+        [f"carried/{name}/{k}{behind}" for k in range(len(parts))]
+        for name, parts in zip(model.recurrent_names, model.get_state(), strict=True)
+    ]
+
+
+def copies(states: Carried) -> Carried:
+    """Carried that no block changes."""
+    return [tuple(None if part is None else np.array(part) for part in parts) for parts in states]
+
+
+def weights_as(kind: str, model: Network, weights: Sequence[Array]) -> dict[str, Array]:
+    """Weights, if there are any, which are not those that the model has, by their names."""
+    if not weights:
+        return {}
+    names = [f"{kind}/{name}" for name in model.named_params()]
+    return dict(zip(names, weights, strict=True))
+
+
+def taken_out(
+    kinds: Sequence[str], arrays: Mapping[str, Array], model: Network
+) -> tuple[dict[str, Array], dict[str, list[Array]]]:
+    """The arrays of a checkpoint without what `weights_as` has named, and copies of that by kind.
+
+    Raises InputError with the name of what does not fit.
+    """
+    rest = dict(arrays)
+    found: dict[str, list[Array]] = {}
+    for kind in kinds:
+        there = {name: rest.pop(name) for name in arrays if name.startswith(f"{kind}/")}
+        names = weights_as(kind, model, model.params)
+        if there:
+            require_names(names, there)
+        for name, array in there.items():
+            require_like(name, array, names[name])
+            require_finite(name, array)
+        found[kind] = [_copy_like(W, there[name]) for name, W in names.items() if there]
+    return rest, found
 
 
 def restore(
@@ -42,13 +92,15 @@ def restore(
     *,
     steps: int,
     carried: Sequence[str],
+    earlier: int = 0,
     rows: int,
     random_state: Any,
-) -> None:
+) -> list[Carried]:
     """Copy into a model and its optimizer what `arrays_of` another of the same sizes returned.
 
     `steps` is how many updates the optimizer has done; `carried` are the names of the arrays that
-    are carried states, and `rows` is how many rows those have.
+    are carried states, and `rows` is how many rows those have. The newest of them is the model's,
+    the `earlier` before it are returned.
     Raises InputError with the name of what does not fit; nothing has changed then.
     """
     params = model.named_params()
@@ -56,26 +108,25 @@ def restore(
     slots = {name: [f"optimizer/{name}/{slot}" for slot in kept] for name in params}
     if not isinstance(carried, list):
         raise InputError(f"carried: expected a list of names, got {carried!r}")
-    states = {
-        name: [f"carried/{name}/{k}" for k in range(len(parts))]
-        for name, parts in zip(model.recurrent_names, model.get_state(), strict=True)
-    }
-    there = [key for keys in states.values() for key in keys if key in carried]
+    states = [_carried_names(model, age) for age in range(earlier, -1, -1)]
+    there = [key for of_age in states for keys in of_age for key in keys if key in carried]
     own = [key for name in params for key in (f"param/{name}", *slots[name])]
     require_names([*own, *there], arrays)
     for name, W in params.items():
         for key in (f"param/{name}", *slots[name]):
             require_like(key, arrays[key], W)
-    for name, layer in zip(states, model.recurrent_layers, strict=True):
-        for key in states[name]:
-            if key in there and isinstance(layer, TimeRecurrent):
-                require_like(key, arrays[key], np.empty(layer.state_shape(rows), layer.dtype))
+    for of_age in states:
+        for keys, layer in zip(of_age, model.recurrent_layers, strict=True):
+            for key in keys:
+                if key in there and isinstance(layer, TimeRecurrent):
+                    require_like(key, arrays[key], np.empty(layer.state_shape(rows), layer.dtype))
     for key in (*own, *there):
         require_finite(key, arrays[key])
     before = model.get_state(), model.random_state()
+    found = [[tuple(arrays.get(key) for key in keys) for keys in of_age] for of_age in states]
     try:
         model.set_random_state(random_state)
-        model.set_state([arrays.get(key) for key in keys] for keys in states.values())
+        model.set_state(found.pop())
         model.set_params({name: arrays[f"param/{name}"] for name in params})
     except BaseException:
         model.set_state(before[0])
@@ -87,6 +138,7 @@ def restore(
         for name, W in params.items()
         if steps
     ]
+    return [copies(of_age) for of_age in found]
 
 
 def params_of(arrays: Mapping[str, Array], shapes: Mapping[str, Shape]) -> dict[str, Array]:

@@ -1,9 +1,10 @@
-"""Curves of training runs as pictures; needs matplotlib, which is an extra."""
+"""Curves of training runs, and attention, as pictures; needs matplotlib, which is an extra."""
 
 import os
 from collections.abc import Sequence
 from typing import Any
 
+from .._types import Array
 from ..archive import write_atomically
 from .trainer import Record
 
@@ -33,6 +34,21 @@ def plot_curve(
     """Write a PNG of one curve; raises ImportError where matplotlib is not installed."""
     figure, plot = axes(xlabel, ylabel, title)
     plot.plot(xs, ys)
+    save(path, figure)
+
+
+def plot_attention(
+    path: str | os.PathLike[str], weights: Array, read: Sequence[str], written: Sequence[str]
+) -> None:
+    """Write a PNG of attention weights (T, S): a row for each of the T tokens that were written, a
+    column for each of the S that were read. Raises ImportError where matplotlib is not installed.
+    """
+    figure, plot = axes("read", "written", "what the decoder looks at")
+    plot.grid(False)
+    image = plot.imshow(weights, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    plot.set_xticks(range(len(read)), read)
+    plot.set_yticks(range(len(written)), written)
+    figure.colorbar(image, label="weight")
     save(path, figure)
 
 

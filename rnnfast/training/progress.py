@@ -1,4 +1,5 @@
-"""How far a training is: a bar on a terminal, now and then a plain line elsewhere."""
+"""How far a training is, or a text was read: a bar on a terminal, now and then a plain line
+elsewhere."""
 
 import sys
 import time
@@ -8,21 +9,29 @@ from typing import Any, Self
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10
+SECONDS_BEFORE_READING_IS_SHOWN = 1
 
 
 class Progress:
     """Counts tokens of one training, from `initial` to `total`, on standard error.
 
-    Nothing is shown unless `verbose`, or where there is no standard error.
+    Nothing is shown unless `verbose`, or where there is no standard error. With `read`, the name of
+    a text, bytes of it are counted, and nothing is shown in the first second.
     """
 
-    def __init__(self, total: int, initial: int = 0, *, verbose: bool = True) -> None:
+    def __init__(
+        self, total: int, initial: int = 0, *, verbose: bool = True, read: str = ""
+    ) -> None:
         self._shown = bool(verbose) and sys.stderr is not None
+        self._what = f"reading {read}: " if read else ""
+        self._wait = SECONDS_BEFORE_READING_IS_SHOWN if read else SECONDS_BETWEEN_LINES
         self._bar: Any = tqdm(
             total=total,
             initial=initial,
-            unit="tok",
+            desc=self._what.removesuffix(": "),
+            unit="B" if read else "tok",
             unit_scale=True,
+            delay=self._wait if read else 0,
             dynamic_ncols=True,
             disable=not (self._shown and sys.stderr.isatty()),
         )
@@ -41,20 +50,26 @@ class Progress:
     ) -> None:
         self._bar.close()
 
-    def advance(self, tokens: int, loss: float) -> None:
-        """Count the tokens of a step, and show its loss, in nats."""
-        self._done += tokens
-        self._bar.update(tokens)
-        self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+    def advance(self, amount: int, shown: str = "") -> None:
+        """Count the tokens of a step, or the bytes of a piece, and show a text beside them, such as
+        a loss."""
+        self._done += amount
+        self._total = max(self._total, self._done)  # a file may have grown
+        self._bar.update(amount)
+        self._bar.set_postfix_str(shown, refresh=False)
         seconds = time.perf_counter() - self._last_line
-        if self._bar.disable and seconds >= SECONDS_BETWEEN_LINES:
+        if self._bar.disable and seconds >= self._wait:
             rate = (self._done - self._done_at_line) / seconds
-            self.line(
-                f"{self._done / self._total:4.0%}  loss {loss:.3f}  {rate:,.0f} tokens/s  "
-                f"{(self._total - self._done) / rate:.0f} s left"
-            )
+            parts = [
+                f"{self._what}{self._done / self._total:4.0%}",
+                *([shown] if shown else []),
+                f"{rate / 1e6:,.0f} MB/s" if self._what else f"{rate:,.0f} tokens/s",
+                f"{(self._total - self._done) / rate:.0f} s left",
+            ]
+            self.line("  ".join(parts))
             self._done_at_line = self._done
             self._last_line += seconds
+            self._wait = SECONDS_BETWEEN_LINES
 
     def line(self, text: str) -> None:
         """Print a line of its own above the bar."""

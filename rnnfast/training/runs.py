@@ -8,96 +8,51 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from .._checks import as_count, as_ids, is_number
+from .._checks import as_ids
 from .._types import Array, Ids, Seed
 from ..archive import damage, load_archive, save_archive, write_atomically
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
-from ..models.language_models import LANGUAGE_MODELS as MODELS
-from ..models.language_models import LanguageModel
-from ..text.corpora import builtin_corpus, checksum, load_text
-from ..text.lanes import TEST_PART, VALID_PART, split_by_position
-from ..text.sampling import generate
-from ..text.vocabulary import END_OF_LINE, LEVELS, UNKNOWN, Vocabulary
+from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
+from ..text.corpora import Text, builtin_corpus
+from ..text.lanes import PADDING, TEST_PART, VALID_PART, split_by_position
+from ..text.pieces import Digest, gather
+from ..text.sampling import stream
+from ..text.scoring import log_probabilities
+from ..text.vocabulary import END_OF_LINE, UNKNOWN, UnknownToken, Vocabulary, count_tokens
 from . import checkpoint
-from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, RMSprop
-from .trainer import OnEpoch, OnStep, Record, Stop, Trainer
+from .progress import Progress
+from .settings import BEFORE, OPTIMIZERS, Settings
+from .trainer import Callback, OnEpoch, OnStep, Record, Stop, Trainer
 
-OPTIMIZERS: dict[str, Any] = {
-    "sgd": SGD,
-    "momentum": Momentum,
-    "adagrad": AdaGrad,
-    "rmsprop": RMSprop,
-    "adam": Adam,
-    "adamw": AdamW,
-}
-LEARNING_RATES = {
-    "sgd": 1.0,
-    "momentum": 0.1,
-    "adagrad": 0.05,
-    "rmsprop": 0.003,
-    "adam": 0.003,
-    "adamw": 0.003,
-}
 MAX_WORDS = 10_000
 CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
-
-
-@dataclass
-class Settings:
-    """What a run is made of. `text` is a path, or None for the built-in corpus; `lr` None is a
-    learning rate that suits the optimizer; sizes are those of `models` and `Trainer`."""
-
-    text: str | os.PathLike[str] | None = None
-    level: str = "char"
-    cell: str = "lstm"
-    hidden: int = 384
-    embedding: int = 64
-    layers: int = 1
-    batch: int = 32
-    time: int = 64
-    epochs: int = 12
-    lr: float | None = None
-    optimizer: str = "adam"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, choices in (("level", LEVELS), ("cell", MODELS), ("optimizer", OPTIMIZERS)):
-            value = getattr(self, name)
-            if not isinstance(value, str) or value not in choices:
-                raise InputError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
-        try:
-            for name in ("hidden", "embedding", "layers", "batch", "time", "epochs"):
-                setattr(self, name, as_count(name, getattr(self, name)))
-            self.seed = as_count("seed", self.seed, least=0)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        if self.text is not None:
-            if not isinstance(self.text, (str, os.PathLike)):
-                raise InputError(f"text: expected a path or None, got {self.text!r}")
-            self.text = os.fspath(self.text)
-        if self.lr is None:
-            self.lr = LEARNING_RATES[self.optimizer]
-        if not is_number(self.lr) or not 0 < self.lr < math.inf:
-            raise InputError(f"lr: expected a finite number above 0 or None, got {self.lr!r}")
-        self.lr = float(self.lr)
+SCORED_TOKENS = 4096  # of lines that are scored at once
 
 
 @dataclass
 class Corpus:
-    """A text, where it came from, and its ids in three parts."""
+    """Where a text came from, how long it is, and its ids (M,): all, and in three parts.
+
+    They are of the smallest unsigned dtype that holds them; those of a large text are read-only,
+    and in a file.
+    """
 
     name: str
-    text: str
-    train: Ids
-    valid: Ids
-    test: Ids
+    characters: int
+    ids: Array
+    train: Array = field(init=False)
+    valid: Array = field(init=False)
+    test: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.train, self.valid, self.test = split_by_position(self.ids)
 
 
 class Run:
@@ -141,12 +96,10 @@ class Run:
         self.vocabulary = vocabulary
         self.rng = rng
         try:
-            self.model = MODELS[settings.cell](
+            self.model = LanguageModel(
                 len(vocabulary),
-                settings.embedding,
-                settings.hidden,
-                num_layers=settings.layers,
                 rng=rng,
+                **settings.of_model,
             )
         except (MemoryError, OverflowError, ValueError) as error:
             raise InputError(
@@ -179,8 +132,13 @@ class Run:
         return self._corpus
 
     @classmethod
-    def start(cls, folder: str | os.PathLike[str], settings: Settings) -> Self:
-        """A new run; its folder is made, and holds the untrained model from then on."""
+    def start(
+        cls, folder: str | os.PathLike[str], settings: Settings, *, verbose: bool = True
+    ) -> Self:
+        """A new run; its folder is made, and holds the untrained model from then on.
+
+        With `verbose`, standard error shows how far a long text was read.
+        """
         folder = Path(folder)
         if holds_run(folder):
             raise InputError(
@@ -189,16 +147,11 @@ class Run:
         # a copy, checked again; the text is found from any folder later
         text_path = None if settings.text is None else Path(settings.text).absolute()
         settings = replace(settings, text=text_path)
-        name, text = read_text(settings)
-        min_count = 1 if settings.level == "char" else 2
-        vocabulary = Vocabulary.from_text(
-            text, settings.level, max_size=MAX_WORDS, min_count=min_count
-        )
-        ids = vocabulary.encode(text)
-        _require_enough(name, ids, vocabulary, settings)
+        text = read_text(settings)
+        vocabulary, sha256 = _count(text, settings, verbose)
         run = cls(folder, settings, vocabulary, np.random.default_rng(settings.seed))
-        run.sha256 = checksum(text)
-        run._corpus = Corpus(name, text, *split_by_position(ids))
+        run.sha256 = sha256
+        run._encode(text, verbose)
         run.context = run._beginning_of_text(run.corpus.train)
         run._trainer = run._new_trainer()
         made = not folder.exists()
@@ -215,12 +168,21 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, folder: str | os.PathLike[str], epochs: int | None = None) -> Self:
-        """The run of a folder as it was when it was saved last; `epochs` changes how many."""
+    def resume(
+        cls,
+        folder: str | os.PathLike[str],
+        epochs: int | None = None,
+        *,
+        verbose: bool = True,
+    ) -> Self:
+        """The run of a folder as it was when it was saved last; `epochs` changes how many.
+
+        `verbose` is as in `start`.
+        """
         run, arrays, meta = cls._read(folder, "last.npz")
         if epochs is not None:
             run.settings = replace(run.settings, epochs=epochs)
-        run.read_corpus()
+        run.read_corpus(verbose=verbose)
         with damage(run.folder / "last.npz", "checkpoint"):
             run._trainer = run._new_trainer()
             run.trainer.restore(arrays, meta["position"])
@@ -243,13 +205,20 @@ class Run:
             raise InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
         version, arrays, meta = load_archive(folder / name, "checkpoint")
         with damage(folder / name, "checkpoint"):
-            settings, vocabulary = Settings(**meta["settings"]), Vocabulary(**meta["vocabulary"])
+            settings = Settings(**(BEFORE | meta["settings"]))
+            vocabulary = Vocabulary(**meta["vocabulary"])
             if settings.layers > len(arrays):
                 raise InputError(
                     f"layers: expected one or more with weights, got {settings.layers}"
                 )
-            sizes = len(vocabulary), settings.embedding, settings.hidden, settings.layers
-            shapes = MODELS[settings.cell].param_shapes(*sizes)
+            shapes = param_shapes(
+                LAYER_OF_CELL[settings.cell].cell,
+                len(vocabulary),
+                settings.embedding,
+                settings.hidden,
+                settings.layers,
+                settings.tie_weights,
+            )
             if version == 1:
                 recurrent = [f"recurrent.{k}" for k in range(settings.layers)]
                 slots = OPTIMIZERS[settings.optimizer].slots
@@ -261,7 +230,8 @@ class Run:
             rng = np.random.default_rng()
             run = cls(folder, settings, vocabulary, rng)
             if "model" in meta:  # with the options that its layers had
-                run.model = type(run.model).from_params(params, **meta["model"])
+                config = {"cell": settings.cell} | meta["model"]
+                run.model = LanguageModel.from_params(params, **config)
             else:
                 run.model.set_params(params)
             rng.bit_generator.state = meta["random_state"]
@@ -270,28 +240,39 @@ class Run:
             run.context = context.tolist()
         return run, arrays, meta
 
-    def read_corpus(self) -> Corpus:
-        """Set `corpus` to the text that the run was started with, if it is still the same."""
-        name, text = read_text(self.settings)
-        if checksum(text) != self.sha256:
+    def read_corpus(self, *, verbose: bool = True) -> Corpus:
+        """Set `corpus` to the text that the run was started with, if it is still the same.
+
+        `verbose` is as in `start`.
+        """
+        return self._encode(read_text(self.settings), verbose)
+
+    def _encode(self, text: Text, verbose: bool) -> Corpus:
+        """Set `corpus` to a text whose checksum is known from before."""
+        digest = Digest()
+        pieces = digest.of(_pieces(text, verbose))
+        try:
+            ids = gather(self.vocabulary.encode_pieces(pieces), _on_disk_of(self.folder))
+            same = digest.sha256 == self.sha256
+        except UnknownToken:
+            same = False
+        if not same:
             raise InputError(
-                f"{name} is not the text that the run in {self.folder} was started with; "
+                f"{text.name} is not the text that the run in {self.folder} was started with; "
                 "put that text back, or start a new run"
             )
-        self._corpus = Corpus(name, text, *split_by_position(self.vocabulary.encode(text)))
-        return self.corpus
+        self._corpus = Corpus(text.name, digest.characters, ids)
+        return self._corpus
 
     def _new_trainer(self) -> Trainer:
         settings, corpus = self.settings, self.corpus
-        assert settings.lr is not None
         return Trainer(
             self.model,
-            OPTIMIZERS[settings.optimizer](settings.lr),
+            settings.new_optimizer(),
             corpus.train,
             corpus.valid,
-            batch_size=settings.batch,
-            time_size=settings.time,
             unit=self.vocabulary.unit,
+            **settings.of_trainer,
         )
 
     def fit(
@@ -301,9 +282,11 @@ class Run:
         verbose: bool = True,
         on_step: OnStep | None = None,
         on_epoch: OnEpoch | None = None,
+        callbacks: Iterable[Callback] = (),
         stop: Stop | None = None,
     ) -> None:
-        """Train until `epochs` epochs are done in all, and save after every one of them.
+        """Train until `epochs` epochs are done in all, or validation has not improved for
+        `settings.patience` of them, and save after every one.
 
         `last.npz`, `history.csv` and, where validation improved, `best.npz` are written after every
         epoch, and `last.npz` and `history.csv` where training is stopped. So `Run.load` and
@@ -316,10 +299,11 @@ class Run:
         ----------
         epochs : int or None
             In all, those done before included; None is `settings.epochs`, which a larger number
-            replaces. Where as many are done, nothing happens.
-        verbose, on_step, on_epoch, stop : keyword-only, as in `Trainer.fit`
-            `on_epoch` is called after the epoch was saved. What callbacks raise comes out of `fit`;
-            the folder keeps what was saved last, and calling `fit` again carries on.
+            replaces. Where as many are done, nothing happens. A cosine is as long as
+            `settings.epochs`, and so the same for calls that do some of them each.
+        verbose, on_step, on_epoch, callbacks, stop : keyword-only, as in `Trainer.fit`
+            Callbacks are called after the epoch was saved. What they raise comes out of `fit`; the
+            folder keeps what was saved last, and calling `fit` again carries on.
 
         Raises
         ------
@@ -337,7 +321,7 @@ class Run:
         if settings.epochs <= trainer.epoch:
             return
         if settings.epochs > self.settings.epochs:
-            self.settings = settings
+            self.settings, trainer.schedule = settings, settings.new_schedule()
         presses: list[bool] = []
 
         def pressed_or_stopped() -> bool:
@@ -356,6 +340,7 @@ class Run:
                         verbose=verbose,
                         on_step=on_step,
                         on_epoch=save_epoch,
+                        callbacks=callbacks,
                         stop=pressed_or_stopped,
                     )
                     if presses:  # while the last epoch was evaluated and saved
@@ -373,35 +358,114 @@ class Run:
         except TrainingDiverged as error:
             raise TrainingDiverged(f"{error}; {self.folder} keeps what was saved last") from None
 
-    def _beginning_of_text(self, train_ids: Ids) -> list[int]:
+    def _beginning_of_text(self, train_ids: Array) -> list[int]:
         """The first ids of the text, up to the end of a line where there is one."""
         ids: list[int] = train_ids[: CONTEXT_BLOCKS * self.settings.time].tolist()
-        newline = self.vocabulary.id_of("\n" if self.settings.level == "char" else END_OF_LINE)
+        newline = self._newline()
         while newline in ids and ids[-1] != newline:
             ids.pop()
         return ids
 
-    def sample(
-        self, length: int, *, prime: str = "", temperature: float = 1.0, rng: Seed = None
-    ) -> str:
-        """Text that continues `prime`, `length` tokens long; see `generate` for the rest.
+    def _newline(self) -> int | None:
+        """The id of the end of a line, where there is one."""
+        return self.vocabulary.id_of("\n" if self.vocabulary.level == "char" else END_OF_LINE)
+
+    def stream(
+        self,
+        length: int,
+        *,
+        prime: str = "",
+        stop: str = "",
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        samples: int = 1,
+        rng: Seed = None,
+    ) -> Iterator[list[str]]:
+        """Texts that continue `prime`, as they come: again and again what is new in each of them.
 
         The model first reads the beginning of its training text, since a model that was trained
-        on carried states knows little of how to start from none.
+        on carried states knows little of how to start from none. `<unk>` is never written.
+
+        Parameters
+        ----------
+        length : int
+            Tokens of each text, `prime` not counted, at most.
+        prime : str, keyword-only (like all that follow)
+            The texts begin with it.
+        stop : str
+            A text ends after any of its characters; with words, after any of its words or, where it
+            has a newline, after a line.
+        temperature, top_k, top_p, rng : as in `generate`
+        samples : int
+            How many texts; they come side by side, in one batch.
+
+        Raises
+        ------
+        InputError
+            Where the vocabulary does not have what is in `prime` or `stop`; where the model's
+            logits are not finite numbers.
+        TypeError, ValueError
+            As in `generate`.
         """
         vocabulary = self.vocabulary
-        given = vocabulary.encode(prime)
-        unknown = vocabulary.id_of(UNKNOWN) if vocabulary.level == "word" else None
-        ids = generate(
+        given, stops = vocabulary.encode(prime), vocabulary.encode(stop)
+        unknown = [vocabulary.id_of(UNKNOWN)] if vocabulary.level == "word" else []
+        skipped = [k for k in unknown if k is not None]
+        if np.isin(skipped, stops).any():
+            raise InputError(f"stop: expected words of the vocabulary, got {stop!r}; take others")
+        columns = stream(
             self.model,
             [*self.context, *given],
             length,
             temperature=temperature,
-            skip_ids=[] if unknown is None else [unknown],
+            top_k=top_k,
+            top_p=top_p,
+            skip_ids=skipped,
+            stop_ids=stops,
+            samples=samples,
             rng=rng,
         )
-        written: str = vocabulary.decode([*given, *ids])
-        return written
+        return _texts(vocabulary, given, columns, samples)
+
+    def samples(self, count: int, length: int, **options: Any) -> list[str]:
+        """`count` texts, whole; `length` and the options are those of `stream`."""
+        parts = self.stream(length, samples=count, **options)
+        return ["".join(pieces) for pieces in zip(*parts, strict=True)]
+
+    def sample(self, length: int, **options: Any) -> str:
+        """A text, whole; `length` and the options are those of `stream`, but for `samples`."""
+        return self.samples(1, length, **options)[0]
+
+    def score(self, lines: Sequence[str]) -> Iterator[tuple[Ids, Array]]:
+        """How likely the model finds lines: for each its ids and their log probabilities in nats,
+        (M,), float64.
+
+        Every line is scored on its own, as what follows the beginning of the training text, which
+        `stream` lets the model read too. The newline at its end counts as one of its tokens, where
+        the vocabulary has one; so does `<unk>`, for any word that the vocabulary does not have.
+
+        Raises InputError for a line with characters that the vocabulary does not have, before
+        anything is computed; its number is in the message.
+        """
+        end = [] if (newline := self._newline()) is None else [newline]
+        encoded = []
+        for k, line in enumerate(lines):
+            try:
+                encoded.append(np.append(self.vocabulary.encode(line), end).astype(np.int64))
+            except InputError as error:
+                raise InputError(f"line {k + 1}: {error}") from None
+        return self._scored(encoded)
+
+    def _scored(self, lines: list[Ids]) -> Iterator[tuple[Ids, Array]]:
+        """What `score` returns, of ids."""
+        for batch in _batches(lines):
+            ids = np.full((len(batch), max(1, *map(len, batch))), PADDING)
+            for row, line in zip(ids, batch, strict=True):
+                row[: len(line)] = line
+            scores = log_probabilities(self.model, self.context, ids)
+            for line, log_p in zip(batch, scores, strict=True):
+                yield line, log_p[: len(line)]
 
     def save(self, *, best: bool = False) -> None:
         """Write `last.npz` and the history, and first `best.npz` if these weights are the best."""
@@ -415,7 +479,8 @@ class Run:
             "random_state": self.rng.bit_generator.state,
         }
         if best:
-            weights = {name: array for name, array in arrays.items() if name.startswith("param/")}
+            validated = self.trainer.validated_params()
+            weights = {f"param/{name}": W for name, W in validated.items()}
             save_archive(self.folder / "best.npz", "checkpoint", weights, meta)
         self._save_history(self.trainer.history)
         meta["position"] = position
@@ -428,6 +493,32 @@ class Run:
         writer.writerows(asdict(record) for record in history)
         content = lines.getvalue().encode()
         write_atomically(self.folder / "history.csv", lambda file: file.write(content))
+
+
+def _texts(
+    vocabulary: Vocabulary, given: Ids, columns: Iterator[Ids], rows: int
+) -> Iterator[list[str]]:
+    """What each of some texts begins with, and what columns (rows, 1) of ids add to it."""
+    yield [vocabulary.decode(given)] * rows
+    before = [given[-1] if len(given) else None] * rows
+    for column in columns:
+        ids = column[:, 0].tolist()
+        # a text that has ended gets padding only from then on
+        pieces = zip(ids, before, strict=True)
+        yield ["" if k == PADDING else vocabulary.piece(k, last) for k, last in pieces]
+        before = ids
+
+
+def _batches(lines: list[Ids]) -> Iterator[list[Ids]]:
+    """The lines, some at a time: up to `SCORED_TOKENS`, padding counted, where they are several."""
+    batch: list[Ids] = []
+    for line in lines:
+        if (len(batch) + 1) * max(map(len, [line, *batch])) > SCORED_TOKENS and batch:
+            yield batch
+            batch = []
+        batch.append(line)
+    if batch:
+        yield batch
 
 
 @contextlib.contextmanager
@@ -460,7 +551,34 @@ def _remove_half(folder: Path, made: bool) -> None:
             folder.rmdir()
 
 
-def _require_enough(name: str, ids: Ids, vocabulary: Vocabulary, settings: Settings) -> None:
+def _count(text: Text, settings: Settings, verbose: bool) -> tuple[Vocabulary, str]:
+    """The vocabulary of a text from which something can be learnt, and its checksum."""
+    digest = Digest()
+    counts = count_tokens(digest.of(_pieces(text, verbose)), settings.level)
+    min_count = 1 if settings.level == "char" else 2
+    vocabulary = Vocabulary.from_counts(
+        counts, settings.level, max_size=MAX_WORDS, min_count=min_count
+    )
+    _require_enough(text.name, sum(counts.values()), vocabulary, settings)
+    return vocabulary, digest.sha256
+
+
+def _pieces(text: Text, verbose: bool) -> Iterator[str]:
+    """A text in pieces; if it is long, how far it was read is shown."""
+    with Progress(text.size, verbose=verbose, read=Path(text.name).name) as progress:
+        yield from text.pieces(progress.advance)
+
+
+def _on_disk_of(folder: Path) -> Path | None:
+    """A folder on the disk of one that may not be there yet: the system's own for temporary files,
+    which None is, may be in memory. None where nothing can be written."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder if folder.is_dir() and os.access(folder, os.W_OK) else None
+
+
+def _require_enough(name: str, length: int, vocabulary: Vocabulary, settings: Settings) -> None:
     """Raise InputError unless all parts of a text are long enough, with the length that is."""
     if set(vocabulary.tokens) <= {UNKNOWN}:
         raise InputError(
@@ -470,16 +588,16 @@ def _require_enough(name: str, ids: Ids, vocabulary: Vocabulary, settings: Setti
     block = settings.batch * settings.time
     needed = max(2 * round(1 / TEST_PART), math.ceil((block + 1) / (1 - VALID_PART - TEST_PART)))
     needed += 1  # where a part begins is rounded
-    if len(ids) < needed:
+    if length < needed:
         raise InputError(
-            f"{name} has {len(ids):,} {vocabulary.unit}s, but {settings.batch} lanes of "
+            f"{name} has {length:,} {vocabulary.unit}s, but {settings.batch} lanes of "
             f"{settings.time} steps need at least {needed:,}; take a longer text, or a smaller "
             "--batch or --time"
         )
-    if (ids == ids[0]).all():
+    if len(vocabulary) == 1:
         raise InputError(
-            f"{name} has one {vocabulary.unit} only, {vocabulary.tokens[ids[0]]!r}, again and "
-            "again, so there is nothing to learn; take another text"
+            f"{name} has one {vocabulary.unit} only, {vocabulary.tokens[0]!r}, again and again, "
+            "so there is nothing to learn; take another text"
         )
 
 
@@ -488,8 +606,8 @@ def holds_run(folder: str | os.PathLike[str]) -> bool:
     return (Path(folder) / "last.npz").exists()
 
 
-def read_text(settings: Settings) -> tuple[str, str]:
-    """(name, text) of the text that settings ask for."""
-    if settings.text is None:
-        return f"pydoc_data.topics of Python {platform.python_version()}", builtin_corpus()
-    return str(settings.text), load_text(settings.text)
+def read_text(settings: Settings) -> Text:
+    """The text that settings ask for."""
+    if settings.text is not None:
+        return Text(str(settings.text))
+    return Text(f"pydoc_data.topics of Python {platform.python_version()}", builtin_corpus())

@@ -1,17 +1,18 @@
 """One step of gradient descent: the only place where weights are updated in training."""
 
 import math
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from .._checks import as_above_zero
+from .._types import Array
 from ..errors import TrainingDiverged
 from ..models import Network
 from ..models.steps import keywords
-from .optimizers import clip_grads, gradient_norm
+from .optimizers import clip_grads, clip_values, gradient_norm
 
 
 def take_step(
@@ -21,51 +22,101 @@ def take_step(
     ts: Any,
     *,
     max_grad: float | None = None,
+    max_value: float | None = None,
     where: Callable[[], str] | None = None,
+    **options: Any,
 ) -> float:
-    """Forward, backward, clipping at the norm `max_grad` unless it is None, and an update.
+    """Forward, backward, clipping, and an update.
 
-    Returns the loss before the update. Clipping is computed where the optimizer computes, by its
-    `ops`. Where the optimizer `takes_rows`, rows of an embedding that `xs` does not have are not
-    touched. `where()` says in errors which step it was; without it, they say how many steps the
-    optimizer has done.
+    Gradients are clipped to -max_value..max_value first, and then at the norm `max_grad`; None
+    leaves either out. Returns the loss before the update. Clipping is computed where the optimizer
+    computes, by its `ops`. Where the optimizer `takes_rows`, rows of an embedding that `xs` does
+    not have are not touched. `where()` says in errors which step it was; without it, they say how
+    many steps the optimizer has done. All other keyword arguments, such as `lengths`, are those of
+    the forward.
 
     Raises TrainingDiverged where the loss or a gradient is not finite. After this and every other
     error, weights, optimizer, carried states and the layers' generators are as before the step.
     """
+    return take_step_of_blocks(
+        model,
+        optimizer,
+        [(xs, ts)],
+        [1],
+        max_grad=max_grad,
+        max_value=max_value,
+        where=where,
+        **options,
+    )
+
+
+def take_step_of_blocks(
+    model: Network,
+    optimizer: Any,
+    blocks: Iterable[tuple[Any, Any]],
+    weights: Sequence[float],
+    *,
+    max_grad: float | None = None,
+    max_value: float | None = None,
+    where: Callable[[], str] | None = None,
+    **options: Any,
+) -> float:
+    """`take_step` with the sum of the losses of blocks (xs, ts), each times its weight.
+
+    The blocks are computed one after the other, and asked for one by one: what is done to the model
+    when one is asked for belongs to the step, and is put back after an error. Afterwards the
+    model's own `grads` are those of the last block.
+    """
     if max_grad is not None:
         max_grad = as_above_zero("max_grad", max_grad)
+    if max_value is not None:
+        max_value = as_above_zero("max_value", max_value)
+    clips = max_grad is not None or max_value is not None
     ops = getattr(optimizer, "ops", None)  # the textbook's optimizers have none
-    sparse = (
-        getattr(optimizer, "takes_rows", False)
+    backward: Callable[..., Any] = model.backward
+    sparse = (  # several blocks touch other rows each
+        len(weights) == 1
+        and getattr(optimizer, "takes_rows", False)
         and _takes(optimizer.update, "rows")
-        and _takes(model.backward, "sparse")
+        and _takes(backward, "sparse")
     )
+    if sparse:
+        backward = partial(backward, sparse=True)
     # what is not finite is an error of its own here: NumPy need not warn too
     with model.unchanged_on_error(), np.errstate(all="ignore"):
-        loss = model.forward(xs, ts)
-        if not math.isfinite(loss):
-            raise TrainingDiverged(f"the loss is {loss}{_at(optimizer, where, max_grad)}")
-        rows = None
-        if sparse:
-            model.backward(sparse=True)
-            rows = model.grad_rows()
-        else:
-            model.backward()
-        if max_grad is None:
-            norm = gradient_norm(model.grads, ops=ops, rows=rows)
-        else:
-            norm = clip_grads(model.grads, max_grad, ops=ops, rows=rows)
+        total, grads = 0.0, model.grads
+        for k, ((xs, ts), weight) in enumerate(zip(blocks, weights, strict=True)):
+            loss = model.forward(xs, ts, **options)
+            if not math.isfinite(loss):
+                raise TrainingDiverged(f"the loss is {loss}{_at(optimizer, where, clips)}")
+            total += weight * loss
+            if weight == 1:
+                backward()
+            else:
+                backward(weight)
+            if k:
+                for dW, more in zip(grads, model.grads, strict=True):
+                    dW += more
+            elif len(weights) > 1:  # backward of the next block overwrites the model's own
+                grads = [dW.copy() for dW in model.grads]
+        rows = model.grad_rows() if sparse else None
+        # of these, the last says whether all are finite: who finds that they are not changes none
+        if max_value is not None:
+            norm = clip_values(grads, max_value, ops=ops, rows=rows)
+        if max_grad is not None:
+            norm = clip_grads(grads, max_grad, ops=ops, rows=rows)
+        if not clips:
+            norm = gradient_norm(grads, ops=ops, rows=rows)
         if not math.isfinite(norm):
             raise TrainingDiverged(
-                f"the gradient of {_first_not_finite(model)} is not finite"
-                f"{_at(optimizer, where, max_grad)}"
+                f"the gradient of {_first_not_finite(model, grads)} is not finite"
+                f"{_at(optimizer, where, clips)}"
             )
         if rows is None:
-            optimizer.update(model.params, model.grads)
+            optimizer.update(model.params, grads)
         else:
-            optimizer.update(model.params, model.grads, rows)
-    return loss
+            optimizer.update(model.params, grads, rows)
+    return total
 
 
 def _takes(method: Callable[..., Any], name: str) -> bool:
@@ -79,14 +130,15 @@ def _keywords(function: Callable[..., Any]) -> frozenset[str]:
     return keywords(function, 0)
 
 
-def _at(optimizer: Any, where: Callable[[], str] | None, max_grad: float | None) -> str:
+def _at(optimizer: Any, where: Callable[[], str] | None, clips: bool) -> str:
     """Which step it was, and what to do."""
     place = f" after {optimizer.steps} steps" if hasattr(optimizer, "steps") else ""
     if where is not None:
         place = f" {where()}"
-    advice = ", or clip the gradient with max_grad" if max_grad is None else ""
+    advice = "" if clips else ", or clip the gradient with max_grad"
     return f"{place}; try a smaller learning rate{advice}"
 
 
-def _first_not_finite(model: Network) -> str:
-    return next(name for name, dW in model.named_grads().items() if not np.isfinite(dW).all())
+def _first_not_finite(model: Network, grads: Sequence[Array]) -> str:
+    named = zip(model.named_params(), grads, strict=True)
+    return next(name for name, dW in named if not np.isfinite(dW).all())

@@ -2,22 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from .._checks import as_above_zero, as_count
+from .._checks import as_above_zero, as_bool, as_count, as_fraction, is_number
 from .._types import Array, Ids
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
 from ..models import Network
-from ..text.lanes import PADDING, lanes
+from ..text.lanes import PADDING, Block, Blocks
 from . import checkpoint
 from .progress import Progress
-from .steps import take_step
-
-Block: TypeAlias = tuple[Ids, Ids]
+from .schedules import ReduceLROnPlateau, Schedule
+from .steps import take_step_of_blocks
 
 
 @dataclass
@@ -43,7 +43,35 @@ OnEpoch: TypeAlias = Callable[[Record, bool], object]
 Stop: TypeAlias = Callable[[], bool]
 
 
-def evaluate(model: Network, ids: Ids, *, batch_size: int = 32, time_size: int = 64) -> float:
+class Callback:
+    """What `fit` calls while it trains; one of one's own overrides what it needs.
+
+    Nothing of it is kept in checkpoints.
+
+    Examples
+    --------
+    >>> import rnnfast
+    >>> class Losses(rnnfast.Callback):
+    ...     def __init__(self):
+    ...         self.losses = []
+    ...     def on_step(self, trainer, tokens, loss):
+    ...         self.losses.append(loss)
+    >>> ids = [0, 1, 2, 3] * 20
+    >>> model, losses = rnnfast.Rnnlm(4, 4, 4, rng=0), Losses()
+    >>> trainer = rnnfast.Trainer(model, rnnfast.SGD(), ids, ids, batch_size=2, time_size=4)
+    >>> trainer.fit(1, verbose=False, callbacks=[losses])
+    >>> len(losses.losses) == trainer.step
+    True
+    """
+
+    def on_step(self, trainer: "Trainer", tokens: int, loss: float) -> None:
+        """After every step: how many tokens it had, and its loss in nats per token."""
+
+    def on_epoch(self, trainer: "Trainer", record: Record, improved: bool) -> None:
+        """After every epoch: its last line of the history, and whether validation improved."""
+
+
+def evaluate(model: Network, ids: Array, *, batch_size: int = 32, time_size: int = 64) -> float:
     """Mean cross entropy of a text in nats per token; the model's carried state is untouched.
 
     The text is read in `batch_size` parallel lanes, each starting from zeros (fewer where lanes
@@ -59,13 +87,16 @@ def evaluate(model: Network, ids: Ids, *, batch_size: int = 32, time_size: int =
     total, count = 0.0, 0
     try:
         with model.in_evaluation():
-            for xs, ts in _blocks(*lanes(ids, batch_size), time_size):
+            for xs, ts in Blocks(ids, batch_size, time_size):
                 n = _counted(ts)
                 total += model.forward(xs, ts, need_gradient=False) * n
                 count += n
     finally:
         model.set_state(carried)
     return total / count
+
+
+DEFAULT_SCHEDULE = ReduceLROnPlateau(0.5)
 
 
 class Trainer:
@@ -75,35 +106,64 @@ class Trainer:
     ----------
     model : Network that makes a loss in nats of ids (N, T) and targets (N, T)
     optimizer : as in `rnnfast.training.optimizers`
-    train_ids, valid_ids : int arrays (M,)
-    batch_size, time_size : int
+    train_ids, valid_ids : int arrays (M,), of any integer dtype
+        They are not copied, and may be in a file (`numpy.memmap`).
+    batch_size, time_size : int, keyword-only (like all that follow)
         N lanes, and T tokens of each in a block: one step of the optimizer.
+    window : int or None
+        Through how many of the latest tokens of each lane the gradient of a block's loss flows, a
+        multiple of `time_size`; None is those of the block alone. A window begins with the state
+        that the model had carried to there, and its tokens before the block are read again: a step
+        takes about window / time_size times as long.
+    accumulate : int
+        How many blocks in a row make one step: its gradient is that of the mean loss of all their
+        tokens. The last step of an epoch may have fewer.
     max_grad : float or None
         Norm at which the gradients are clipped. Gradients that are not finite update nothing,
         with None either.
-    lr_decay : float
-        What the learning rate is multiplied by after an epoch that did not improve validation.
+    max_value : float or None
+        To -max_value..max_value every number of the gradients is clipped, before the norm is.
+    schedule : Schedule
+        What the learning rate is: ReduceLROnPlateau(), ConstantLR(), CosineLR(), or one's own.
+    patience : int or None
+        After how many epochs in a row without a better validation loss `fit` ends; None is never.
+    average : float or None
+        Validate with averaged weights, and let the best ones be averages: after every step, they
+        become average * themselves + (1 - average) * the weights. 0.99 or 0.999 is usual; in step
+        t it is no more than t / (9 + t), so that the first weights are soon forgotten.
+    restore_best : bool
+        Whether `fit`, where it returns, has put the weights that validated best into the model.
+        When it is called again, it carries on from these.
     records_per_epoch : int
         Lines of the history in an epoch.
     unit : str
-        What to call a token in what is shown.
+        What to call a token in what is shown; of a "word", perplexities are shown first.
 
     Attributes
     ----------
     epoch, step : whole epochs and optimizer steps done
     best_loss : lowest validation loss so far, in nats per token
+    peak_lr : the learning rate that a schedule starts from, that of the optimizer; may be set
+    schedule, patience, max_grad, max_value : as given; may be set
     history : list of Record
     """
 
     model: Network
     optimizer: Any
-    valid_ids: Ids
+    valid_ids: Array
     batch_size: int
     time_size: int
+    window: int
+    accumulate: int
     max_grad: float | None
-    lr_decay: float
+    max_value: float | None
+    schedule: Schedule
+    peak_lr: float
+    patience: int | None
+    average: float | None
+    restore_best: bool
     unit: str
-    blocks: list[Block]
+    blocks: Blocks
     record_every: int
     epoch: int
     step: int
@@ -115,17 +175,33 @@ class Trainer:
         self,
         model: Network,
         optimizer: Any,
-        train_ids: Ids,
-        valid_ids: Ids,
+        train_ids: Array,
+        valid_ids: Array,
         *,
         batch_size: int = 32,
         time_size: int = 64,
+        window: int | None = None,
+        accumulate: int = 1,
         max_grad: float | None = 1.0,
-        lr_decay: float = 0.5,
+        max_value: float | None = None,
+        schedule: Schedule = DEFAULT_SCHEDULE,
+        patience: int | None = None,
+        average: float | None = None,
+        restore_best: bool = False,
         records_per_epoch: int = 10,
         unit: str = "token",
     ) -> None:
         batch_size, time_size = as_count("batch_size", batch_size), as_count("time_size", time_size)
+        window = time_size if window is None else as_count("window", window)
+        if window % time_size:
+            raise ValueError(
+                f"window: expected a multiple of time_size ({time_size}), got {window}; "
+                f"take {-(-window // time_size) * time_size}"
+            )
+        if not isinstance(schedule, Schedule):
+            raise TypeError(
+                f"schedule: expected a Schedule, such as ConstantLR(), got {schedule!r}"
+            )
         records_per_epoch = as_count("records_per_epoch", records_per_epoch)
         if len(train_ids) <= batch_size * time_size:
             raise InputError(
@@ -140,21 +216,55 @@ class Trainer:
             )
         self.model, self.optimizer = model, optimizer
         self.valid_ids = valid_ids
-        self.batch_size, self.time_size = batch_size, time_size
+        self.batch_size, self.time_size, self.window = batch_size, time_size, window
+        self.accumulate = as_count("accumulate", accumulate)
         self.max_grad = None if max_grad is None else as_above_zero("max_grad", max_grad)
-        self.lr_decay = as_above_zero("lr_decay", lr_decay)
+        self.max_value = None if max_value is None else as_above_zero("max_value", max_value)
+        self.schedule, self.peak_lr = schedule, optimizer.lr
+        hint = "None is never"
+        self.patience = None if patience is None else as_count("patience", patience, hint=hint)
+        self.average = None if average is None else as_fraction("average", average)
+        self.restore_best = as_bool("restore_best", restore_best)
         self.unit = unit
-        self.blocks = list(_blocks(*lanes(train_ids, batch_size), time_size))
+        self.blocks = Blocks(train_ids, batch_size, time_size)
         self.record_every = max(1, len(self.blocks) // records_per_epoch)
         self.epoch = self.step = self.block = 0
         self.best_loss = math.inf
         self.history = []
+        # what the model carried before the latest blocks but the newest, see `_windows`
+        self._earlier: list[checkpoint.Carried] = []
+        self._averages = [] if average is None else [W.copy() for W in model.params]
+        self._best: list[Array] = []
         self._begin_record()
 
     @property
     def tokens_per_epoch(self) -> int:
         """How many tokens are a target in an epoch."""
-        return sum(_counted(ts) for _, ts in self.blocks)
+        return self.blocks.tokens
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many steps of the optimizer an epoch has."""
+        return -(-len(self.blocks) // self.accumulate)
+
+    @property
+    def epochs_since_best(self) -> int:
+        """How many epochs there were after the one with the lowest validation loss."""
+        losses = [line.valid_loss for line in self.history if line.valid_loss is not None]
+        if self.best_loss not in losses:  # no loss was finite
+            return len(losses)
+        return len(losses) - 1 - losses.index(self.best_loss)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether validation has not improved for `patience` epochs: `fit` trains no further until
+        `patience` is set to more, or to None."""
+        return self.patience is not None and self.epochs_since_best >= self.patience
+
+    def validated_params(self) -> dict[str, Array]:
+        """The weights that are validated, by name: the averaged ones, or those of the model."""
+        params = self.model.named_params()
+        return dict(zip(params, self._averages, strict=True)) if self._averages else params
 
     def fit(
         self,
@@ -163,9 +273,11 @@ class Trainer:
         verbose: bool = True,
         on_step: OnStep | None = None,
         on_epoch: OnEpoch | None = None,
+        callbacks: Iterable[Callback] = (),
         stop: Stop | None = None,
     ) -> None:
-        """Train until `epochs` epochs are done in all, those of calls before included.
+        """Train until `epochs` epochs are done in all, those of calls before included, or until
+        validation has not improved for `patience` epochs: `stopped_early` says which.
 
         This is the low-level call, which writes no file, and which Ctrl-C may end within a step:
         `Run.fit` saves, and finishes the step.
@@ -177,6 +289,7 @@ class Trainer:
             Whether to show, on standard error, how far the training is and a line for every epoch.
         on_step : called with (tokens, loss) after every step
         on_epoch : called with (record, improved) after every epoch
+        callbacks : objects of a `Callback`, called after these two
         stop : asked after every step whether to stop there
 
         What they raise comes out of `fit`; calling `fit` again carries on as if it had not been.
@@ -188,21 +301,41 @@ class Trainer:
             are not, at the end of an epoch or where stop() said so.
         TrainingInterrupted
             When stop() said so. Calling `fit` again carries on.
+        InputError
+            Where the schedule does not fit so many epochs; nothing has changed then.
         """
         epochs = as_count("epochs", epochs, least=0)
-        if self.epoch >= epochs:
-            return
+        callbacks = tuple(callbacks)
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks: expected objects of a Callback, got {callback!r}")
+        if self.epoch < epochs and not self.stopped_early:
+            self._next_lr(epochs)  # an error if it has none
+            self._fit(epochs, verbose, on_step, on_epoch, callbacks, stop)
+        _write(self.model.params, self._best)
+
+    def _fit(
+        self,
+        epochs: int,
+        verbose: bool,
+        on_step: OnStep | None,
+        on_epoch: OnEpoch | None,
+        callbacks: Sequence[Callback],
+        stop: Stop | None,
+    ) -> None:
         per_epoch = self.tokens_per_epoch
         done = int(per_epoch * (self.epoch + self.block / len(self.blocks)))
         with Progress(per_epoch * epochs, done, verbose=verbose) as progress:
-            while self.epoch < epochs:
+            while self.epoch < epochs and not self.stopped_early:
                 if self.block == 0:
                     self.model.reset_state()
                 while self.block < len(self.blocks):
-                    tokens, loss = self._take_step()
-                    progress.advance(tokens, loss)
+                    tokens, loss = self._take_step(epochs)
+                    progress.advance(tokens, _in_short(loss, self.unit))
                     if on_step:
                         on_step(tokens, loss)
+                    for callback in callbacks:
+                        callback.on_step(self, tokens, loss)
                     if stop and stop():
                         self._require_finite_weights()
                         raise TrainingInterrupted(f"stopped after step {self.step}")
@@ -210,22 +343,90 @@ class Trainer:
                 progress.line(self._epoch_line(record, epochs))
                 if on_epoch:
                     on_epoch(record, improved)
+                for callback in callbacks:
+                    callback.on_epoch(self, record, improved)
+            if self.stopped_early:
+                best = loss_text(self.best_loss, self.unit)
+                progress.line(f"stopped early (patience {self.patience}); best validation: {best}")
 
-    def _take_step(self) -> tuple[int, float]:
+    def _take_step(self, epochs: int) -> tuple[int, float]:
         started = time.perf_counter()
-        xs, ts = self.blocks[self.block]
-        loss = take_step(
-            self.model, self.optimizer, xs, ts, max_grad=self.max_grad, where=self._place
-        )
-        tokens = _counted(ts)
-        self.block += 1
+        end = min(self.block + self.accumulate, len(self.blocks))
+        blocks = [self.blocks[k] for k in range(self.block, end)]
+        counts = [_counted(ts) for _, ts in blocks]
+        tokens, earlier, lr = sum(counts), list(self._earlier), self.optimizer.lr
+        try:
+            self.optimizer.lr = self._next_lr(epochs)
+            loss = take_step_of_blocks(
+                self.model,
+                self.optimizer,
+                self._windows(blocks, earlier),
+                [count / tokens for count in counts],
+                max_grad=self.max_grad,
+                max_value=self.max_value,
+                where=self._place,
+            )
+        except BaseException:
+            self.optimizer.lr = lr
+            raise
+        self._earlier = earlier
+        ends_record = self.block // self.record_every < end // self.record_every
+        self.block = end
         self.step += 1
+        self._add_to_averages()
         self._loss_sum += loss * tokens
         self._tokens += tokens
         self._seconds += time.perf_counter() - started
-        if self.block < len(self.blocks) and self.block % self.record_every == 0:
+        if ends_record and self.block < len(self.blocks):
             self._end_record(None)
         return tokens, loss
+
+    def _windows(self, blocks: list[Block], earlier: list[checkpoint.Carried]) -> Iterator[Block]:
+        """The blocks, the first of which is next, each behind those before it in its window, whose
+        targets count for nothing; when one is asked for, the model is put where its window begins.
+
+        earlier[-k] is what the model carried before the k-th of the blocks before it.
+        """
+        size = self.window // self.time_size
+        for number, (xs, ts) in enumerate(blocks, self.block):
+            if size > 1:
+                earlier.append(checkpoint.copies(self.model.get_state()))
+                before = [self.blocks[number - k][0] for k in range(len(earlier) - 1, 0, -1)]
+                self.model.set_state(earlier[0])
+                del earlier[: 1 - size]
+                xs = np.concatenate([*before, xs], axis=1)
+                ignored = np.full((len(ts), xs.shape[1] - ts.shape[1]), PADDING)
+                ts = np.concatenate([ignored, ts], axis=1)
+            yield xs, ts
+
+    def _next_lr(self, epochs: int) -> float:
+        """What the schedule says of the next step."""
+        return self._as_lr(
+            "before_step",
+            self.schedule.before_step(
+                self.optimizer.lr,
+                peak=self.peak_lr,
+                step=self.step,
+                per_epoch=self.steps_per_epoch,
+                epochs=epochs,
+            ),
+        )
+
+    def _as_lr(self, method: str, lr: Any) -> float:
+        if not (is_number(lr) and 0 <= lr < math.inf):
+            raise ValueError(
+                f"schedule: expected a finite learning rate of at least 0 from "
+                f"{type(self.schedule).__name__}.{method}, got {lr!r}"
+            )
+        return float(lr)
+
+    def _add_to_averages(self) -> None:
+        if self._averages:
+            assert self.average is not None
+            kept = min(self.average, self.step / (9 + self.step))
+            for average, W in zip(self._averages, self.model.params, strict=True):
+                average *= kept
+                average += (1 - kept) * W
 
     def _place(self) -> str:
         """Which step is next."""
@@ -236,8 +437,10 @@ class Trainer:
 
     def _epoch_line(self, record: Record, epochs: int) -> str:
         assert record.valid_loss is not None
+        training, words = record.train_loss, self.unit == "word"
+        shown = f"perplexity {perplexity(training):.3f}" if words else f"{training:.4f}"
         return (
-            f"epoch {self.epoch}/{epochs}: training {record.train_loss:.4f} at its end, "
+            f"epoch {self.epoch}/{epochs}: training {shown} at its end, "
             f"validation {loss_text(record.valid_loss, self.unit)}, "
             f"lr {record.lr:g}, {record.tokens_per_second:,.0f} tokens/s"
         )
@@ -252,19 +455,32 @@ class Trainer:
 
     def _end_epoch(self) -> tuple[Record, bool]:
         self._require_finite_weights()
-        with np.errstate(all="ignore"):  # as in a step
+        with self._averaged(), np.errstate(all="ignore"):  # as in a step
             valid_loss = evaluate(
-                self.model, self.valid_ids, batch_size=self.batch_size, time_size=self.time_size
+                self.model, self.valid_ids, batch_size=self.batch_size, time_size=self.window
             )
         self.epoch += 1
         self.block = 0
+        self._earlier = []
         record = self._end_record(valid_loss)
         improved = valid_loss < self.best_loss
         if improved:
             self.best_loss = valid_loss
-        else:
-            self.optimizer.lr *= self.lr_decay
+            if self.restore_best:
+                self._best = [W.copy() for W in self.validated_params().values()]
+        lr = self.schedule.after_epoch(self.optimizer.lr, epochs_since_best=self.epochs_since_best)
+        self.optimizer.lr = self._as_lr("after_epoch", lr)
         return record, improved
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within it, the model has the weights that are validated."""
+        own = [W.copy() for W in self.model.params] if self._averages else []
+        try:
+            _write(self.model.params, self._averages)
+            yield
+        finally:
+            _write(self.model.params, own)
 
     def _begin_record(self) -> None:
         self._loss_sum, self._tokens, self._seconds = 0.0, 0, 0.0
@@ -289,7 +505,11 @@ class Trainer:
 
         The arrays are those of the model and the optimizer themselves, not copies.
         """
-        arrays = checkpoint.arrays_of(self.model, self.optimizer, carried=self.block > 0)
+        within = self.block > 0  # an epoch: it begins with nothing carried
+        carried = [*self._earlier, self.model.get_state()] if within else []
+        arrays = checkpoint.arrays_of(self.model, self.optimizer, carried)
+        for kind, weights in (("average", self._averages), ("best", self._best)):
+            arrays |= checkpoint.weights_as(kind, self.model, weights)
         position = {
             "epoch": self.epoch,
             "block": self.block,
@@ -301,11 +521,17 @@ class Trainer:
             "history": [asdict(record) for record in self.history],
             "carried": [name for name in arrays if name.startswith("carried/")],
             "random_state": self.model.random_state(),
+            "peak_lr": self.peak_lr,
+            "earlier": len(self._earlier),
         }
         return arrays, position
 
     def restore(self, arrays: Mapping[str, Array], position: Mapping[str, Any]) -> None:
         """Take the place of the trainer whose `state` this is; everything is copied.
+
+        The settings are those of this trainer. Where they ask for more than the state has (of a
+        version or a trainer without averages, best weights or a window), averages begin with the
+        weights, windows with what is there, and best weights are those of a later epoch.
 
         Raises InputError, KeyError for what is missing, or ValueError where the layers' generators
         are of another kind; nothing has changed then.
@@ -314,23 +540,34 @@ class Trainer:
         epoch, block, step = (
             number(key, position[key], least=0, whole=True) for key in ("epoch", "block", "step")
         )
-        if block > len(self.blocks):
-            raise InputError(f"block: expected at most {len(self.blocks)}, got {block}")
+        # what follows the random state was not there in earlier versions
+        peak_lr = number("peak_lr", position.get("peak_lr", self.peak_lr), least=0)
+        earlier = number("earlier", position.get("earlier", 0), least=0, whole=True)
+        for name, value, most in (("block", block, len(self.blocks)), ("earlier", earlier, block)):
+            if value > most:
+                raise InputError(f"{name}: expected at most {most}, got {value}")
         lr, best = number("lr", position["lr"], least=0), position["best_loss"]
         best_loss = math.inf if best is None else number("best_loss", best)
         loss_sum, tokens, seconds = (number("record", value) for value in position["record"])
         history = [_as_record(line) for line in position["history"]]
-        checkpoint.restore(
+        rest, weights = checkpoint.taken_out(("average", "best"), arrays, self.model)
+        before = checkpoint.restore(
             self.model,
             self.optimizer,
-            arrays,
+            rest,
             steps=number("optimizer_steps", position["optimizer_steps"], least=0, whole=True),
             carried=position["carried"],
+            earlier=earlier,
             rows=self.batch_size,
             random_state=position["random_state"],
         )
         self.epoch, self.block, self.step = epoch, block, step
         self.optimizer.lr, self.best_loss, self.history = lr, best_loss, history
+        self.peak_lr = peak_lr
+        self._earlier = before[max(0, earlier + 1 - self.window // self.time_size) :]
+        if self.average is not None:
+            self._averages = weights["average"] or [W.copy() for W in self.model.params]
+        self._best = weights["best"] if self.restore_best else []
         self._loss_sum, self._tokens, self._seconds = loss_sum, tokens, seconds
 
 
@@ -349,18 +586,24 @@ def perplexity(loss: float) -> float:
 
 
 def loss_text(loss: float, unit: str) -> str:
-    """A loss in nats, and what else it is called; `unit` is what a token is."""
-    return (
-        f"{loss:.4f} nats (perplexity {perplexity(loss):.3f}, "
-        f"{loss / math.log(2):.4f} bits per {unit})"
-    )
+    """A loss in nats, and what else it is called; `unit` is what a token is.
+
+    The perplexity comes first for words, as it is usual for them.
+    """
+    nats, called = f"{loss:.4f} nats", f"perplexity {perplexity(loss):.3f}"
+    first, second = (called, nats) if unit == "word" else (nats, called)
+    return f"{first} ({second}, {loss / math.log(2):.4f} bits per {unit})"
 
 
-def _blocks(inputs: Ids, targets: Ids, time_size: int) -> Iterator[Block]:
-    """Blocks of `time_size` columns of the lanes, the last one maybe shorter."""
-    for start in range(0, inputs.shape[1], time_size):
-        columns = slice(start, start + time_size)
-        yield inputs[:, columns], targets[:, columns]
+def _in_short(loss: float, unit: str) -> str:
+    """The loss of a step, as it is shown beside the progress."""
+    return f"perplexity {perplexity(loss):.1f}" if unit == "word" else f"loss {loss:.3f}"
+
+
+def _write(params: Sequence[Array], weights: Sequence[Array]) -> None:
+    """Write weights into parameters, if there are any."""
+    for W, given in zip(params, weights, strict=bool(weights)):
+        W[...] = given
 
 
 def _counted(targets: Ids) -> int:

@@ -1,8 +1,10 @@
-"""Programs of the textbook's chapters, with its own layers in NumPy and with one changed import."""
+"""Whole trainings: the programs of the textbook's chapters, and what `rnnfast train` does."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from ..duel import Entry
+from .. import duel
+from ..duel import Entry, Refused
 from . import cases
 from .rows import Bench, Peer, Row, table
 
@@ -20,3 +22,41 @@ def _textbook(bench: Bench) -> Iterator[Row]:
             theirs = Entry("textbook", "Program", options, n)
             ours = Entry("rnnfast", task, options, n)
             yield from bench.rows(f"chapter {what}", ours, [Peer(theirs, target)])
+
+
+@table(
+    "recipe",
+    "Lowest validation loss, in nats per character, of `rnnfast train` without options, and of the "
+    "same model and recipe in PyTorch after as many seconds of training",
+    unit="nats",
+    rate="",
+    averaged=False,
+)
+def _recipe(bench: Bench) -> Iterator[Row]:
+    n = max(bench.threads)
+    options = {"quick": bench.quick}
+    ours, theirs = (Entry(name, "Recipe", options, n) for name in ("rnnfast", "torch"))
+    row = Row("", n, theirs.label)
+    try:
+        seconds, epochs, row.ours = _trained(bench, ours, [])
+        row.what = f"{seconds:.0f} s, {epochs:.0f} epochs"
+        if not duel.installed_version("torch"):
+            row.note = "absent"
+        else:
+            theirs = replace(theirs, options={**options, "seconds": seconds})
+            _, epochs, row.theirs = _trained(bench, theirs, [ours])
+            row.what += f"; PyTorch {epochs:.1f}"
+            row.ratio = row.theirs / row.ours
+    except Refused as error:
+        row.note = str(error)
+    yield row
+
+
+def _trained(bench: Bench, entry: Entry, others: list[Entry]) -> tuple[float, float, float]:
+    """Seconds and epochs of a training, and its loss; others start from the same loss."""
+    worker, *judges = bench.arena.enter(entry, *others)
+    bench.arena.check([*judges, worker])
+    last = False
+    while not last:
+        seconds, epochs, last = worker.ask("call", name="train")
+    return seconds, epochs, worker.ask("call", name="loss")

@@ -1,0 +1,296 @@
+"""What users read: every block of README and docs runs, links lead somewhere, figures are those of
+the benchmarks, and all names, commands and options are there. CONTRIBUTING names files that there
+are, and draws the imports that there may be.
+
+A page runs from top to bottom, in one namespace and one folder, which holds `my.txt` and a program
+in the textbook's style. What is different from what a reader does: the built-in corpus is a short
+text, SMALLER options are added to commands that take minutes, benchmarks are planned and not
+measured, and nothing is installed. A `text` block directly behind a block shows what that prints,
+`...` standing for lines: every word of it, and of Python every number, within TOLERANCE.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from test_imports import ORDER
+from textbook_programs import TRAINER
+
+import rnnfast
+from rnnfast.bench.tables import TABLES
+from rnnfast.cli import bench, main
+from rnnfast.cli.commands import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+PAGES = {  # those whose blocks run
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+}
+README, ALL_PAGES = PAGES["README.md"], "\n".join(PAGES.values())
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+BENCHMARKS = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+LINKED = [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+SENTENCES = ["the quick brown fox jumps over the lazy dog.", "The class of a cat is an animal."]
+TEXT = "\n".join(SENTENCES * 120) + "\n"
+SMALLER = {
+    "train": "--hidden 8 --embedding 8 --layers 1 --batch 4 --time 10 --epochs 1",
+    "example": "--pairs 50 --epochs 1",
+}
+TOLERANCE = 0.02  # a number of training differs in its last digits from machine to machine
+
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+NUMBER = re.compile(r"[-+]?\b(?:\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?|inf|nan)\b")
+MEAN = re.compile(r"^\| geometric mean \| (\d) \|  \| ([^|]*) \|  \| ([\d.]+) \|", re.MULTILINE)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The folder in which a page runs."""
+    topics = SimpleNamespace(
+        topics={"all": TEXT}
+    )  # the built-in corpus; the real one takes seconds
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", topics)
+    monkeypatch.setattr(bench, "run_bench", lambda *_, **__: None)
+    monkeypatch.chdir(tmp_path)
+    path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
+    monkeypatch.setenv("PATH", path)  # `python` is this one
+    (tmp_path / "my.txt").write_text(TEXT)
+    data = "import numpy as np\n\ncorpus, V = np.arange(200) % 7, 7\n"
+    (tmp_path / "train.py").write_text(data + TRAINER.replace("trainer.plot", "# trainer.plot"))
+    threads = rnnfast.get_num_threads()
+    yield tmp_path
+    rnnfast.set_num_threads(threads)
+
+
+def commands(code):
+    """The commands of a block, each on one line."""
+    lines = re.split(r"\n|&&", code.replace("\\\n", " "))
+    return [line.strip() for line in lines if shlex.split(line, comments=True)]
+
+
+def run_command(command):
+    """Run one command as a reader would, but for what is said above."""
+    program, *arguments = words = shlex.split(command, comments=True)
+    if program == "rnnfast":
+        if "--resume" not in arguments:  # a resumed run keeps its sizes
+            arguments += SMALLER.get(arguments[0], "").split()
+        assert exit_code(arguments) == 0, command
+    elif program == "pip":
+        asked = [extra for word in words for extra in re.findall(r"(?<=\[)[\w,]+(?=\])", word)]
+        assert {name for extra in asked for name in extra.split(",")} <= EXTRAS.keys(), command
+    elif program != "pytest":
+        # a shell, for patterns of names
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        print(done.stdout)
+
+
+def exit_code(arguments):
+    try:
+        return main(arguments)
+    except SystemExit as stop:  # of --help, or of an option that there is not
+        return stop.code
+
+
+def differences(shown, printed, kind):
+    """Lines that are shown and not printed; of Python all lines, in their order."""
+    shown, printed = (
+        [" ".join(line.split()) for line in lines if line.strip()] for lines in (shown, printed)
+    )
+    if kind == "sh":
+        there = {NUMBER.sub("#", line) for line in printed}
+        return [line for line in shown if line != "..." and NUMBER.sub("#", line) not in there]
+    wrong = []
+    while shown:
+        line = shown.pop(0)
+        if line == "...":
+            while printed and not (shown and same(shown[0], printed[0])):
+                printed.pop(0)
+        elif not printed or not same(line, printed.pop(0)):
+            wrong.append(line)
+    return wrong + [f"not shown: {line}" for line in printed]
+
+
+def same(shown, printed):
+    numbers = [
+        [float(number.replace(",", "")) for number in NUMBER.findall(line)]
+        for line in (shown, printed)
+    ]
+    return NUMBER.sub("#", shown) == NUMBER.sub("#", printed) and numbers[0] == pytest.approx(
+        numbers[1], rel=TOLERANCE, nan_ok=True
+    )
+
+
+def blocks(text):
+    """Kind, code and first line of each block, and whether it stands directly behind another."""
+    end = 0
+    for found in BLOCK.finditer(text):
+        kind, code = found.groups()
+        follows = not text[end : found.start()].strip()
+        yield kind, code, text.count("\n", 0, found.start(2)) + 1, follows
+        end = found.end()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_runs_and_prints_what_is_shown(page, folder, capsys):
+    namespace, ran, printed = {"__name__": "__main__"}, "", ""
+    for kind, code, line, follows in blocks(PAGES[page]):
+        if kind == "text" and follows and ran:
+            wrong = differences(code.splitlines(), printed.splitlines(), ran)
+            assert wrong == [], f"{page}, line {line}"
+            continue
+        ran = kind if kind in ("python", "sh") else ""
+        if kind == "python":
+            exec(compile("\n" * (line - 1) + code, page, "exec"), namespace)
+            printed = capsys.readouterr().out
+        elif kind == "sh":
+            for command in commands(code):
+                run_command(command)
+            printed = "".join(capsys.readouterr())
+
+
+def test_blocks_are_of_known_kinds():
+    kinds = {page: {kind for kind, _ in BLOCK.findall(text)} for page, text in PAGES.items()}
+    assert set().union(*kinds.values()) <= {"python", "sh", "text", "mermaid"}, kinds
+    for page, text in PAGES.items():
+        assert text.count("```") == 2 * len(BLOCK.findall(text)), page
+
+
+def test_what_a_comparison_sees():
+    shown = ["loss 1.23 in epoch 2", "...", "done"]
+    assert differences(shown, ["loss 1.232 in epoch 2", "a", "b", "done"], "python") == []
+    assert differences(shown, ["loss 1.3 in epoch 2", "done"], "python") == shown[:1]
+    assert differences(shown, ["loss 1.23 in epoch 2", "done", "more"], "python")
+    assert differences(shown, ["done", "loss 7 in epoch 1"], "sh") == []
+    assert differences(shown, ["done", "loss 7 at epoch 1"], "sh") == shown[:1]
+
+
+def test_the_commands_stand_word_for_word():
+    lines = README.splitlines()
+    assert 'pip install ".[plot]" && rnnfast train' in lines
+    assert any('pip install -e ".[test]" && pytest' in page.splitlines() for page in PAGES.values())
+
+
+def test_every_public_name_is_explained():
+    undocumented = [
+        name
+        for name in rnnfast.__all__
+        if not name.startswith("_")
+        and f"`{name}" not in ALL_PAGES
+        and f"rnnfast.{name}" not in ALL_PAGES
+    ]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_and_option_is_explained(command, capsys):
+    assert f"rnnfast {command}" in ALL_PAGES
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    options = {*re.findall(r"(?<![\w-])--[a-z][\w-]*", capsys.readouterr().out)} - {"--help"}
+    unexplained = {option for option in options if not re.search(rf"{option}(?![\w-])", ALL_PAGES)}
+    assert unexplained == set()
+
+
+def anchors(text):
+    """The names that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", text), re.MULTILINE)
+    plain = [re.sub(r"\[(.*?)\]\(.*?\)", r"\1", heading).lower() for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", LINKED)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text)):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
+
+
+def test_every_page_is_linked_from_the_readme_and_from_the_index():
+    pages = {page.removeprefix("docs/") for page in PAGES} - {"README.md"}
+    assert {page for page in pages if f"](docs/{page}" not in README} == set()
+    assert {page for page in pages if f"]({page}" not in PAGES["docs/README.md"]} == set()
+
+
+def charts(text):
+    return [code for kind, code in BLOCK.findall(text) if kind == "mermaid"]
+
+
+def means(table, peer="PyTorch"):
+    """Geometric means of a table of the benchmarks, beside a peer: {threads: ratio}."""
+    section = re.search(rf"^## {table}$(.*?)(?=^## |\Z)", BENCHMARKS, re.DOTALL | re.MULTILINE)
+    assert section, f"benchmarks/README.md has no table {table}"
+    return {int(n): float(ratio) for n, name, ratio in MEAN.findall(section[1]) if name == peer}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_figures_of_speed_are_those_of_the_benchmarks(page):
+    """Rows of tables that begin with the name of one of the benchmarks, and charts whose comment
+    is the command that measures them."""
+    for name, one, two in re.findall(
+        r"^\| `([\w-]+)` \| .* \| (.*) \| (.*) \|$", PAGES[page], re.M
+    ):
+        if name in TABLES:
+            assert {1: float(one), 2: float(two)} == means(name), name
+    for label, *ratios in re.findall(
+        r"^\| (chapter .*) \| (.*) \| (.*) \|$", PAGES[page], re.MULTILINE
+    ):
+        measured = rf"^\| {re.escape(label)} \| \d \| .* \| ([\d.]+) \|(?: [^|]*\|){{3}}$"
+        assert ratios == re.findall(measured, BENCHMARKS, re.MULTILINE), label
+    for chart in charts(PAGES[page]):
+        if command := re.search(r"%% rnnfast bench --table (.*)", chart):
+            bars = re.search(r"^ *bar \[(.*)\]$", chart, re.MULTILINE)[1]
+            expected = [means(table)[2] for table in command[1].split()]
+            assert [float(bar) for bar in bars.split(",")] == expected
+
+
+@pytest.mark.parametrize("chart", charts(ALL_PAGES))
+def test_charts_have_a_value_for_every_label(chart):
+    labels = re.search(r"^ *x-axis .*\[(.*)\]$", chart, re.MULTILINE)[1].split(",")
+    values = re.findall(r"^ *(?:bar|line) .*\[(.*)\]$", chart, re.MULTILINE)
+    assert values
+    for numbers in values:
+        assert len(numbers.split(",")) == len(labels)
+    assert "%% rnnfast " in chart  # the command that measures it
+
+
+def test_commands_in_contributing_are_those_that_there_are(folder):
+    lines = [line for kind, code in BLOCK.findall(CONTRIBUTING) if kind for line in commands(code)]
+    ours = [line for line in lines if line.startswith("rnnfast ")]
+    assert ours
+    for line in ours:
+        run_command(line)
+
+
+def test_the_picture_in_contributing_is_the_order_of_imports():
+    picture = re.search(r"^```\n(cli .*?)^```$", CONTRIBUTING, re.DOTALL | re.MULTILINE)[1]
+    lines = [line[:24].split() for line in picture.splitlines() if "(C)" not in line]
+    drawn = [word.removeprefix("rnnfast/").replace("/", ".") for line in lines for word in line]
+    ranks = {name: rank for rank, names in enumerate(ORDER) for name in names}
+    assert {*drawn} == ranks.keys() - {"__main__", "reference.__init__"}
+    assert [ranks[name] for name in drawn] == sorted(map(ranks.get, drawn), reverse=True)
+
+
+def test_contributing_names_files_that_there_are():
+    named = set(re.findall(r"(?<![\w/])(?:\w+/)*\w+\.(?:pyx|pxd|py|h|c|toml)\b", CONTRIBUTING))
+    assert len(named) > 30
+    there = [
+        "/" + file.relative_to(ROOT).as_posix()
+        for folder in (ROOT / "rnnfast", ROOT / "tests", ROOT)
+        for file in (folder.rglob("*") if folder != ROOT else folder.glob("*"))
+    ]
+    names = {name for name in named if "NAME" not in name}
+    assert {name for name in names if not any(file.endswith("/" + name) for file in there)} == set()
