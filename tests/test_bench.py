@@ -40,6 +40,7 @@ BETWEEN = [
     ("Dropout", {"shape": (10, 20, 30)}),  # so many that half of them is half
     ("Attention", {"N": 3, "S": 4, "T": 2, "H": 5}),
 ]
+ANSWERS = {"N": 3, "S": 4, "T": 2, "V": 7, "D": 3, "H": 5}
 PROGRAMS = [  # name, options
     ("simple", {"steps": 3, "own_loop": True}),
     ("simple", {"steps": 3, "own_loop": False}),
@@ -203,6 +204,7 @@ def test_avx2_limits_both_contestants(monkeypatch):
         ("float64", 7, {1.0: 7}, {"PyTorch": 1.5}),
         ("avx2", 7, {}, {"PyTorch": 1.3}),
         ("training", 15, {}, {"PyTorch": 2.5, "textbook NumPy": 6.0, "NumPy": None}),
+        ("seq2seq", 3, {3.0: 3}, {"textbook NumPy": None}),
         ("wide-table", 1, {1 / 1.15: 1}, {}),
         ("deep", 3, {1.0: 3}, {"PyTorch": None}),
         ("generation", 5, {20.0: 1, 1.5: 2}, {}),
@@ -540,6 +542,13 @@ def test_the_textbook_trains_the_same_model_in_float32(options):
         assert not np.array_equal(W, start)
     kept = list(arrays(task.model))
     assert {x.dtype.kind + str(x.itemsize) for x in kept} == {"f4", "i8", "b1"}
+
+
+@pytest.mark.parametrize("model", ["Seq2seq", "PeekySeq2seq", "AttentionSeq2seq"])
+def test_the_textbook_trains_the_same_answers(model):
+    options = {"model": model, **ANSWERS}
+    with Arena(TINY) as arena:
+        arena.check(arena.enter(*(Entry(n, "Answering", options) for n in ("rnnfast", "textbook"))))
 
 
 @pytest.mark.parametrize(("name", "options"), PROGRAMS, ids=lambda x: str(x)[:40])

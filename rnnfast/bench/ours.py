@@ -187,6 +187,20 @@ class WideTable(Training):
         return take_step(self.model, self.optimizer, xs, ts, max_grad=5.0)
 
 
+class Answering(Training):
+    """Steps of an encoder with a decoder on questions and answers of the same kind of numbers."""
+
+    def __init__(
+        self, threads: int, *, model: str, N: int, S: int, T: int, V: int, D: int, H: int
+    ) -> None:
+        rnnfast.set_num_threads(threads)
+        self.model = getattr(rnnfast, model)(V, D, H, rng=0)
+        self.optimizer = rnnfast.SGD(problems.LEARNING_RATE)
+        ids = problems.token_ids(V, (10, N, S + T + 1))
+        self.blocks = [(block[:, :S], block[:, S:]) for block in ids]
+        self.steps = 0
+
+
 class Program:
     """Epochs of a program of the textbook's chapters, the next one in every `run`."""
 

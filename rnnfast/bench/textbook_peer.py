@@ -335,11 +335,28 @@ class Training(ours.Training):
             W -= problems.LEARNING_RATE * dW
 
 
+class Answering(ours.Answering):
+    """The same by a program of the book's chapters 7 or 8, with the same weights."""
+
+    def __init__(self, threads: int, *, model: str, **sizes: int) -> None:
+        super().__init__(threads, model=model, **sizes)
+        own = getattr(programs, model)(names(), *(sizes[name] for name in "VDH"))
+        for W, start in zip(own.params, self.model.params, strict=True):
+            W[...] = start
+        self.model: Any = own
+        self.optimizer: Any = textbook_loops.SGD(problems.LEARNING_RATE)
+
+
 class Program(ours.Program):
     """A program of the book's, with the layers of this module."""
 
     def common(self) -> Any:
-        return SimpleNamespace(**(globals() | vars(textbook_loops)))
+        return names()
+
+
+def names() -> Any:
+    """What a program of the book's imports, from here."""
+    return SimpleNamespace(**(globals() | vars(textbook_loops)))
 
 
 class Generation(ours.Generation):

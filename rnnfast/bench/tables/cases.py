@@ -56,6 +56,11 @@ DEEP_MODELS: list[tuple[Case, int]] = [  # and layers
     (("rnn", 20, 35, 1000, 200, 200), 2),
     (("lstm", 20, 35, 10000, 650, 650), 2),
 ]
+ANSWERS: list[tuple[str, dict[str, int]]] = [  # model, sizes
+    ("Seq2seq", {"N": 128, "S": 7, "T": 4, "V": 13, "D": 16, "H": 128}),
+    ("PeekySeq2seq", {"N": 128, "S": 7, "T": 4, "V": 13, "D": 16, "H": 128}),
+    ("AttentionSeq2seq", {"N": 128, "S": 29, "T": 10, "V": 59, "D": 16, "H": 256}),
+]
 DROPOUTS = [(10, 5, 100), (20, 35, 650), (128, 29, 256)]  # N, T, D
 ATTENTIONS = [(20, 7, 5, 128), (128, 29, 10, 256), (64, 50, 50, 128)]  # N, S, T, H
 GENERATION: list[tuple[dict[str, Any], dict[str, float]]] = [  # sizes, targets

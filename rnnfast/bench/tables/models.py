@@ -37,6 +37,22 @@ def _deep(bench: Bench) -> Iterator[Row]:
 
 
 @table(
+    "seq2seq",
+    "Training step of an encoder with a decoder N,S,T,V,D,H: forward, backward, SGD, float32",
+    rate="",
+)
+def _seq2seq(bench: Bench) -> Iterator[Row]:
+    for n in bench.threads:
+        for model, sizes in bench.few(cases.ANSWERS, 1):
+            ours, numpy = (
+                Entry(name, "Answering", {"model": model, **sizes}, n)
+                for name in ("rnnfast", "textbook")
+            )
+            what = f"{model} {comma([*sizes.values()])}"
+            yield from bench.rows(what, ours, [Peer(numpy, 3.0)])
+
+
+@table(
     "generation",
     "Generation of text by a model of one recurrent layer, float32",
     rate="tokens/s",
