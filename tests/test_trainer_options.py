@@ -170,6 +170,29 @@ def test_a_gradient_of_an_earlier_block_that_is_not_finite(max_grad):
     _require_equal(trainer.model.params, before)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({}, {"accumulate": 3}, {"accumulate": 2, "window": 20}, {"window": 30}),
+        *({"max_value": 0.01}, {"max_value": 0.01, "max_grad": None}, {"average": 0.9}),
+    ],
+)
+def test_sparse_gradients_change_no_bit(options):
+    """Also where a step of one block follows those of several."""
+
+    class Dense(rnnfast.SGD):
+        takes_rows = False
+
+    ids = np.random.default_rng(0).integers(0, 400, 900)  # most are in no block
+    params = []
+    for Optimizer in (rnnfast.SGD, Dense):
+        model = rnnfast.Rnnlm(400, 8, 8, rng=0)
+        options = {"batch_size": 4, "time_size": 10} | options
+        rnnfast.Trainer(model, Optimizer(0.5), ids, ids[:200], **options).fit(3)
+        params.append(model.params)
+    _require_equal(*params)
+
+
 # Windows. -----------------------------------------------------------------------------------------
 
 

@@ -86,6 +86,8 @@ def execute(arguments: argparse.Namespace) -> int:
     trainer = run.trainer
     if trainer.epoch >= run.settings.epochs:
         print(f"{trainer.epoch} epochs are done; --epochs with a larger number adds some")
+    elif trainer.stopped_early:
+        print(f"validation has not improved for {trainer.patience} epochs: nothing is left to do")
     run.fit()
     best, unit = Run.load(run.folder), run.vocabulary.unit
     print(f"validation, best epoch: {loss_text(trainer.best_loss, unit)}")
@@ -110,8 +112,9 @@ def _say_what_is_next(run: Run) -> None:
     ways = {
         f"rnnfast sample {folder}": "writes more",
         f"rnnfast score {folder} FILE": "says how likely the lines of a file are",
-        f"rnnfast train --resume --out {folder} --epochs {epochs}": "trains on",
     }
+    if not run.trainer.stopped_early:
+        ways[f"rnnfast train --resume --out {folder} --epochs {epochs}"] = "trains on"
     if run.settings.text is None:
         ways["rnnfast train --text FILE"] = "learns a text of yours"
     print(f"run saved in {run.folder}; next:")

@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +29,7 @@ from ..text.vocabulary import END_OF_LINE, UNKNOWN, UnknownToken, Vocabulary, co
 from . import checkpoint
 from .progress import Progress
 from .settings import BEFORE, OPTIMIZERS, Settings
-from .trainer import OnEpoch, OnStep, Record, Stop, Trainer
+from .trainer import Callback, OnEpoch, OnStep, Record, Stop, Trainer
 
 MAX_WORDS = 10_000
 CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
@@ -282,9 +282,11 @@ class Run:
         verbose: bool = True,
         on_step: OnStep | None = None,
         on_epoch: OnEpoch | None = None,
+        callbacks: Iterable[Callback] = (),
         stop: Stop | None = None,
     ) -> None:
-        """Train until `epochs` epochs are done in all, and save after every one of them.
+        """Train until `epochs` epochs are done in all, or validation has not improved for
+        `settings.patience` of them, and save after every one.
 
         `last.npz`, `history.csv` and, where validation improved, `best.npz` are written after every
         epoch, and `last.npz` and `history.csv` where training is stopped. So `Run.load` and
@@ -299,9 +301,9 @@ class Run:
             In all, those done before included; None is `settings.epochs`, which a larger number
             replaces. Where as many are done, nothing happens. A cosine is as long as
             `settings.epochs`, and so the same for calls that do some of them each.
-        verbose, on_step, on_epoch, stop : keyword-only, as in `Trainer.fit`
-            `on_epoch` is called after the epoch was saved. What callbacks raise comes out of `fit`;
-            the folder keeps what was saved last, and calling `fit` again carries on.
+        verbose, on_step, on_epoch, callbacks, stop : keyword-only, as in `Trainer.fit`
+            Callbacks are called after the epoch was saved. What they raise comes out of `fit`; the
+            folder keeps what was saved last, and calling `fit` again carries on.
 
         Raises
         ------
@@ -338,6 +340,7 @@ class Run:
                         verbose=verbose,
                         on_step=on_step,
                         on_epoch=save_epoch,
+                        callbacks=callbacks,
                         stop=pressed_or_stopped,
                     )
                     if presses:  # while the last epoch was evaluated and saved

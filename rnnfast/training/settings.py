@@ -24,7 +24,7 @@ OPTIMIZERS: dict[str, Any] = {
 }
 LEARNING_RATES = {
     **{"sgd": 1.0, "momentum": 0.1, "adagrad": 0.05},
-    **{"rmsprop": 0.003, "adam": 0.005, "adamw": 0.005},
+    **{"rmsprop": 0.003, "adam": 0.008, "adamw": 0.008},
 }
 DECAYING = ("sgd", "momentum", "adamw")  # optimizers that have a weight decay
 SCHEDULES: dict[str, Callable[[int], Schedule]] = {  # by how many epochs there are
