@@ -917,14 +917,25 @@ def test_updates_after_an_array_has_changed(Optimizer):
     def lose(optimizer, params, grads):
         del params[1]
 
+    def freeze_state(optimizer, params, grads):
+        for slot in optimizer.state[1]:
+            slot.flags.writeable = False
+
+    def recast_state(optimizer, params, grads):
+        optimizer.state[1] = tuple(slot.astype(int) for slot in optimizer.state[1])
+
     for change, says in (
         (resize, r"^grads\[1\]: expected real numbers of shape \(40, 3\), got float64 \(1, 1\)"),
         (reshape, r"^grads\[1\]: expected real numbers of shape \(40, 3\), got float64 \(3, 40\)"),
         (freeze, r"^params\[1\]: expected a writable array of floats, got read-only float64"),
         (recast, r"^params\[1\]: expected a writable array of floats, got int64"),
         (lose, r"^grads: expected 1 arrays as in params, got 2"),
+        (freeze_state, r"^state\[1\]: expected a writable array of floats, got read-only float64"),
+        (recast_state, r"^state\[1\]: expected a writable array of floats, got int64"),
     ):
         optimizer, params, grads = case()
+        if "state" in change.__name__ and not optimizer.slots:
+            continue
         change(optimizer, params, grads)
         before = [W.copy() for W in params], [np.copy(slots) for slots in optimizer.state]
         with pytest.raises(ValueError, match=says):
@@ -943,3 +954,15 @@ def test_clipping(value, name):
     with pytest.raises(ValueError, match=f"^{name}: expected a finite number above 0, got"):
         clip(grads, value)
     np.testing.assert_array_equal(grads[0], 1)
+
+
+@pytest.mark.parametrize("ops", [None, reference.ops], ids=["compiled", "numpy"])
+@pytest.mark.parametrize("clip", [rnnfast.clip_grads, rnnfast.clip_values])
+def test_clipping_changes_all_gradients_or_none(clip, ops):
+    frozen = np.ones((4, 3))
+    frozen.flags.writeable = False
+    for last, got in ((frozen, "read-only float64"), (np.ones((4, 3), int), "int64")):
+        grads = [np.ones((4, 3)), last]
+        with pytest.raises(ValueError, match=rf"^grads\[1\]: .*floats, got {got}; hand over"):
+            clip(grads, 0.1, ops=ops)
+        np.testing.assert_array_equal(grads[0], 1)
