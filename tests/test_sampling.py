@@ -573,7 +573,7 @@ def test_broken_rows_do_not_reach_others(ops):
 
 
 @pytest.mark.parametrize("part", ["embedding", "recurrent", "affine"])
-@pytest.mark.parametrize("dtype, other", [(np.float32, np.float64), (np.float64, np.float32)])
+@pytest.mark.parametrize(("dtype", "other"), [(np.float32, np.float64), (np.float64, np.float32)])
 def test_layers_of_two_dtypes(part, dtype, other):
     """A layer may get weights of another dtype; what writes reads all as one."""
     model = rnnfast.Rnnlm(50, 16, 64, rng=0, dtype=dtype)
@@ -593,6 +593,8 @@ def test_what_a_writer_is_asked_for():
         model.writer(np.array([1, 5]), None, 3, Choice())
     writer = model.writer(np.array([1, 2]), None, 3, Choice())
     for shape in ((1, 3), (3, 3), (2,)):
-        with pytest.raises(ValueError):
+        with pytest.raises(
+            ValueError, match=r"^uniforms: expected random numbers of shape \(2, K\)"
+        ):
             writer.write(np.zeros(shape))
     assert writer.write(np.zeros((2, 3))).shape == (2, 3)

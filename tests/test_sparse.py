@@ -516,7 +516,7 @@ def test_threads_change_nothing(Optimizer):
         assert_same(results[0], other)
 
 
-@pytest.mark.parametrize("ids, sparse", [([[1999]], False), ([[1999]], True), ([[0]], True)])
+@pytest.mark.parametrize(("ids", "sparse"), [([[1999]], False), ([[1999]], True), ([[0]], True)])
 def test_a_gradient_that_lost_rows_in_place(ids, sparse):
     """What forward has seen, or a sparse backward filled, may be rows that are no longer there."""
     layer = rnnfast.TimeEmbedding(np.ones((2000, 64)))

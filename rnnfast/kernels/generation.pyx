@@ -84,7 +84,10 @@ cdef class Writer:
     def write(self, uniforms):
         """The next tokens of every row. See `rnnfast.reference.generation.Writer.write`."""
         uniforms = np.ascontiguousarray(uniforms)
-        check_shapes(uniforms.ndim == 2 and uniforms.shape[0] == self.m.N)
+        if uniforms.ndim != 2 or uniforms.shape[0] != self.m.N:
+            raise ValueError(
+                f"uniforms: expected random numbers of shape ({self.m.N}, K), got {uniforms.shape}"
+            )
         ids = np.full(uniforms.shape, ENDED)
         cdef Model m = self.m
         m.K = ids.shape[1]
