@@ -791,7 +791,7 @@ optimizers = pytest.mark.parametrize("Optimizer", OPTIMIZERS)
 
 
 @optimizers
-@pytest.mark.parametrize("value", [0, -1, np.inf, np.nan, "0.1", None])
+@pytest.mark.parametrize("value", [0, -1, np.inf, np.nan, 10**400, "0.1", None])
 def test_learning_rates(Optimizer, value):
     with pytest.raises(ValueError, match=r"^lr: expected a finite number above 0, got ") as error:
         Optimizer(value)
@@ -815,7 +815,7 @@ def test_fractions(Optimizer, argument, value):
     assert_says(error, f"got {value!r}")
 
 
-@pytest.mark.parametrize("value", [-0.1, np.inf, np.nan, "0.1", None, True])
+@pytest.mark.parametrize("value", [-0.1, np.inf, np.nan, 10**400, "0.1", None, True])
 @pytest.mark.parametrize("Optimizer", [rnnfast.SGD, rnnfast.Momentum, rnnfast.AdamW])
 def test_weight_decays(Optimizer, value):
     message = r"^weight_decay: expected a finite number of at least 0, got "
@@ -947,7 +947,7 @@ def test_updates_after_an_array_has_changed(Optimizer):
 
 
 @pytest.mark.parametrize("name", ["max_norm", "max_value"])
-@pytest.mark.parametrize("value", [0, -1, np.inf, np.nan, "1", None])
+@pytest.mark.parametrize("value", [0, -1, np.inf, np.nan, 10**400, "1", None])
 def test_clipping(value, name):
     grads = [np.ones(2)]
     clip = {"max_norm": rnnfast.clip_grads, "max_value": rnnfast.clip_values}[name]

@@ -293,6 +293,7 @@ def test_the_mean_of_zoneout_counts():
         (([5], 3), {}, r"prime: .*0\.\.4.*got 5"),
         (([1], -1), {}, "length: expected"),
         (([1], 3), {"temperature": -1.0}, "temperature: expected"),
+        (([1], 3), {"temperature": 10**400}, "temperature: expected"),
         (([1], 3), {"temperature": float("nan")}, "temperature: expected"),
         (([1], True), {}, "length: expected"),
         (([1], 3), {"temperature": True}, "temperature: expected"),
