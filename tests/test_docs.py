@@ -26,6 +26,7 @@ import rnnfast
 from rnnfast.bench.tables import TABLES
 from rnnfast.cli import bench, main
 from rnnfast.cli.commands import COMMANDS
+from rnnfast.systems.examples import EXAMPLES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {  # those whose blocks run
@@ -223,6 +224,19 @@ def test_every_page_is_linked_from_the_readme_and_from_the_index():
     pages = {page.removeprefix("docs/") for page in PAGES} - {"README.md"}
     assert {page for page in pages if f"](docs/{page}" not in README} == set()
     assert {page for page in pages if f"]({page}" not in PAGES["docs/README.md"]} == set()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_are_shown_to_their_last_epoch(name):
+    epochs = EXAMPLES[name].epochs
+    shown = rf"^rnnfast example {name}(?: .*)?\n```\n\n```text\n\.\.\.\nepoch (\d+)/(\d+): "
+    assert re.findall(shown, ALL_PAGES, re.MULTILINE) == [(str(epochs), str(epochs))]
+
+
+def test_no_code_in_a_line_is_broken_at_a_hyphen():
+    for page, text in PAGES.items():
+        inline = re.findall(r"`[^`]+`", BLOCK.sub("", text))
+        assert [code for code in inline if re.search(r"-\n", code)] == [], page
 
 
 def charts(text):
