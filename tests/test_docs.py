@@ -9,6 +9,7 @@ measured, and nothing is installed. A `text` block directly behind a block shows
 `...` standing for lines: every word of it, and of Python every number, within TOLERANCE.
 """
 
+import inspect
 import os
 import re
 import shlex
@@ -189,6 +190,15 @@ def test_every_public_name_is_explained():
         and f"rnnfast.{name}" not in ALL_PAGES
     ]
     assert undocumented == []
+
+
+def test_arguments_of_calls_in_a_line_are_those_that_there_are():
+    calls = re.findall(r"`(?:rnnfast\.)?([A-Z]\w+)\(([^`]*)\)`", BLOCK.sub("", ALL_PAGES))
+    assert calls
+    for name, given in calls:
+        there = inspect.signature(getattr(rnnfast, name)).parameters
+        arguments = [argument.partition("=")[0].strip() for argument in given.split(",")]
+        assert {word for word in arguments if word.isidentifier()} <= there.keys(), name
 
 
 @pytest.mark.parametrize("command", COMMANDS)
