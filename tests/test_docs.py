@@ -9,6 +9,7 @@ measured, and nothing is installed. A `text` block directly behind a block shows
 `...` standing for lines: every word of it, and of Python every number, within TOLERANCE.
 """
 
+import inspect
 import os
 import re
 import shlex
@@ -26,6 +27,7 @@ import rnnfast
 from rnnfast.bench.tables import TABLES
 from rnnfast.cli import bench, main
 from rnnfast.cli.commands import COMMANDS
+from rnnfast.systems.examples import EXAMPLES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {  # those whose blocks run
@@ -190,6 +192,15 @@ def test_every_public_name_is_explained():
     assert undocumented == []
 
 
+def test_arguments_of_calls_in_a_line_are_those_that_there_are():
+    calls = re.findall(r"`(?:rnnfast\.)?([A-Z]\w+)\(([^`]*)\)`", BLOCK.sub("", ALL_PAGES))
+    assert calls
+    for name, given in calls:
+        there = inspect.signature(getattr(rnnfast, name)).parameters
+        arguments = [argument.partition("=")[0].strip() for argument in given.split(",")]
+        assert {word for word in arguments if word.isidentifier()} <= there.keys(), name
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_and_option_is_explained(command, capsys):
     assert f"rnnfast {command}" in ALL_PAGES
@@ -223,6 +234,19 @@ def test_every_page_is_linked_from_the_readme_and_from_the_index():
     pages = {page.removeprefix("docs/") for page in PAGES} - {"README.md"}
     assert {page for page in pages if f"](docs/{page}" not in README} == set()
     assert {page for page in pages if f"]({page}" not in PAGES["docs/README.md"]} == set()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_are_shown_to_their_last_epoch(name):
+    epochs = EXAMPLES[name].epochs
+    shown = rf"^rnnfast example {name}(?: .*)?\n```\n\n```text\n\.\.\.\nepoch (\d+)/(\d+): "
+    assert re.findall(shown, ALL_PAGES, re.MULTILINE) == [(str(epochs), str(epochs))]
+
+
+def test_no_code_in_a_line_is_broken_at_a_hyphen():
+    for page, text in PAGES.items():
+        inline = re.findall(r"`[^`]+`", BLOCK.sub("", text))
+        assert [code for code in inline if re.search(r"-\n", code)] == [], page
 
 
 def charts(text):

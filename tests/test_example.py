@@ -1,6 +1,7 @@
 """`rnnfast example`, in small: what it prints and leaves, and what it is asked afterwards."""
 
 import re
+import shlex
 import sys
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 
 import rnnfast
 from rnnfast.cli import main
+from rnnfast.cli.example import _draw
 from rnnfast.errors import InputError
-from rnnfast.systems.examples import ADDITION, DATES, EXAMPLES, train_example
+from rnnfast.systems.examples import ADDITION, DATES, EXAMPLES, STOP, Result, train_example
+from rnnfast.training import plot
 
 SMALL = ["--pairs", "200", "--epochs", "2"]
 
@@ -75,6 +78,31 @@ def test_pictures_are_pngs_or_lines_that_say_why_not(example, folder, capsys, mo
     assert {path.stem for path in (folder / "b").glob("*.png")} == {*pictures}
     for name in pictures:
         assert (folder / "b" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_few_epochs_are_seen_in_a_curve(epochs, folder, monkeypatch):
+    pytest.importorskip("matplotlib", reason="matplotlib draws the plot, and is not installed")
+    figures = []
+    monkeypatch.setattr(plot, "save", lambda _, figure: figures.append(figure))
+    model, accuracies = ADDITION.Model(len(ADDITION.vocabulary), 4, 4, rng=0), [0.5, 0.9][:epochs]
+    _draw(ADDITION, Result(model, ["1+1"], ["2"], accuracies, accuracies), folder)
+    axes = figures[0].axes[0]
+    assert [line.get_marker() for line in axes.lines] == ["o"]
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_an_empty_answer_has_its_end_to_look_at(folder):
+    model = DATES.Model(len(DATES.vocabulary), 4, 4, rng=0)
+    model.named_params()["decoder.affine.b"][DATES.vocabulary.id_of(STOP)] = 99
+    assert DATES.answers(model, ["May 1, 1999"]) == [""]
+    _draw(DATES, Result(model, ["May 1, 1999"], ["1999-05-01"], [1.0], [0.0]), folder)
+
+
+def test_what_is_next_has_the_folder_as_a_shell_takes_it(capsys):
+    assert main(["example", "addition", *SMALL, "--out", "my sums"]) == 0
+    (command,) = re.findall("next: `(.*)`", capsys.readouterr().out)
+    assert main(shlex.split(command)[1:]) == 0
 
 
 @pytest.mark.parametrize(

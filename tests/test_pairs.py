@@ -243,6 +243,23 @@ def test_bad_options_of_training(options, message):
         rnnfast.train_pairs(make(), rnnfast.SGD(0.1), XS, TS, **options)
 
 
+@pytest.mark.parametrize("factor", [-1, None, np.nan, np.inf])
+def test_what_a_schedule_may_not_return(factor):
+    model, optimizer = make(), rnnfast.SGD(0.1)
+    before = [W.copy() for W in model.params]
+    with pytest.raises(ValueError, match="schedule: expected it to return a finite number"):
+        rnnfast.train_pairs(model, optimizer, XS, TS, schedule=lambda _: factor)
+    assert all(map(np.array_equal, model.params, before))
+    assert optimizer.lr == 0.1
+
+
+@pytest.mark.parametrize("function", [train, rnnfast.right_answers])
+def test_models_of_another_kind(function):
+    model = rnnfast.LanguageModel(V, hidden=4, rng=0)
+    with pytest.raises(TypeError, match=r"model: expected a Seq2seq.*, got LanguageModel; others"):
+        function(model, xs=XS, ts=TS)
+
+
 def test_several_start_tokens_in_one_call():
     ts = TS.copy()
     ts[4, 0] = 2

@@ -537,6 +537,15 @@ def test_bad_arguments_of_generate(Model, options, error, message):
 
 
 @every_model
+@pytest.mark.parametrize("beams", [1, 2])
+def test_weights_that_are_no_numbers_write_nothing(Model, beams):
+    model = make(Model)
+    model.named_params()["decoder.affine.b"][1] = np.nan
+    with pytest.raises(InputError, match=r"logits that are finite numbers.*load them again"):
+        model.generate(XS, START, 3, beams=beams)
+
+
+@every_model
 def test_what_predict_and_infer_refuse(Model):
     model = make(Model)
     for method in (model.predict, model.infer):

@@ -1,13 +1,14 @@
 """`rnnfast example`."""
 
 import argparse
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import InputError
 from ..models import AttentionSeq2seq, Seq2seq
-from ..systems.examples import EXAMPLES, Example, Result, train_example
+from ..systems.examples import EXAMPLES, STOP, Example, Result, train_example
 from ..threads import get_num_threads
 from ..training.plot import plot_attention, plot_curve
 from ..training.progress import Progress
@@ -54,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> int:
     _draw(example, result, folder)
     ask = f'rnnfast example {example.name} --ask "{_longest(result)}"'
     if arguments.out:
-        ask += f" --out {folder}"
+        ask += f" --out {shlex.quote(str(folder))}"
     print(
         f"next: `{ask}` asks it a question of yours;\n"
         f"      rnnfast.{type(result.model).__name__}.load({str(folder / 'model.npz')!r}) is the "
@@ -120,6 +121,7 @@ def _draw(example: Example, result: Result, folder: Path) -> None:
     if isinstance(model := result.model, AttentionSeq2seq):
         question = _longest(result)
         (answer,) = example.answers(model, [question])
+        answer = answer or STOP  # which is written where an answer is empty
         weights = example.attention(model, question, answer)
         read = example.read(question)
         pictures["attention"] = lambda path: plot_attention(path, weights, read, answer)
@@ -139,7 +141,8 @@ def _answer(example: Example, folder: Path, question: str) -> str:
     path = folder / "model.npz"
     if not path.exists():
         raise InputError(
-            f"{path} does not exist; `rnnfast example {example.name} --out {folder}` makes it"
+            f"{path} does not exist; `rnnfast example {example.name} --out "
+            f"{shlex.quote(str(folder))}` makes it"
         )
     model: Seq2seq = example.Model.load(path)
     if model.vocab_size != len(example.vocabulary):

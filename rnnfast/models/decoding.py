@@ -5,11 +5,12 @@ other), S states, H hidden size, V vocabulary size, T tokens.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .._types import Array, Ids
+from ..errors import InputError
 
 Step: TypeAlias = Callable[[Ids, Array], tuple[Array, Array]]
 """Tokens (R,) and states (S, R, H) before them -> logits (R, V) of the next, states after them."""
@@ -87,6 +88,15 @@ def log_softmax(logits: Array) -> Array:
     logs -= logs.max(axis=-1, keepdims=True)
     logs -= np.log(np.exp(logs).sum(axis=-1, keepdims=True))
     return logs
+
+
+def require_numbers(sound: Any) -> None:
+    """Raise InputError unless the logits of a model were sound."""
+    if not sound:
+        raise InputError(
+            "model: expected logits that are finite numbers, got NaN or infinity; its weights are "
+            "not finite, or far too large: load them again, or train with a smaller learning rate"
+        )
 
 
 def _best(ranks: Array, count: int) -> Ids:

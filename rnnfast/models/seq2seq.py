@@ -31,7 +31,7 @@ from ..layers import Attention, TimeEmbedding
 from ..layers.cell import CELL_OPTIONS
 from ..layers.recurrent import TIME_LAYERS, TimeDirected
 from ..losses import TimeAffineWithLoss
-from .decoding import beam_search, greedy
+from .decoding import beam_search, greedy, require_numbers
 from .network import Call, Network, States
 from .saving import Classes, field, known, layer_from, require_constructor
 
@@ -496,6 +496,8 @@ class Seq2seq(Network):
         ------
         TypeError, ValueError
             For arguments that do not fit.
+        InputError
+            Where the model's logits are not finite numbers.
         """
         first = _as_token("start_id", start_id, self.target_vocab_size)
         length = as_count("length", length, least=0)
@@ -510,7 +512,9 @@ class Seq2seq(Network):
 
         def step(ids: Ids, states: Array) -> tuple[Array, Array]:
             outputs, states = self._decode(ids[:, None], states, encoded, keep=False)
-            return self.affine.infer(outputs)[:, 0], states
+            logits = self.affine.infer(outputs)[:, 0]
+            require_numbers(np.isfinite(logits).all())
+            return logits, states
 
         states = self._started(encoded)
         if beams == 1 and not return_scores:

@@ -8,9 +8,9 @@ import numpy as np
 from .._checks import MOST, as_count, as_generator, as_ids, is_number
 from .._random import Generator, PutBackOnError
 from .._types import Array, ArrayLike, Ids, Seed
-from ..errors import InputError
 from ..losses import TimeAffineWithLoss, TimeSoftmax
 from ..models import Network
+from ..models.decoding import require_numbers
 from ..reference.generation import BROKEN, ENDED, Choice, Writer, WriterOf
 
 
@@ -140,15 +140,6 @@ def vocab_size_of(model: Any) -> int:
         # a Network says so by its output only
         vocab_size = model.infer(np.zeros((1, 1), np.int64))[0].shape[-1]
     return int(vocab_size)
-
-
-def require_numbers(sound: Any) -> None:
-    """Raise InputError unless the logits of a model were sound."""
-    if not sound:
-        raise InputError(
-            "model: expected logits that are finite numbers, got NaN or infinity; its weights are "
-            "not finite, or far too large: load them again, or train with a smaller learning rate"
-        )
 
 
 def _begin(

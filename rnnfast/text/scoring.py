@@ -6,8 +6,9 @@ import numpy as np
 
 from .._checks import as_array, as_ids
 from .._types import Array, ArrayLike
+from ..models.decoding import require_numbers
 from .lanes import PADDING
-from .sampling import require_numbers, vocab_size_of
+from .sampling import vocab_size_of
 
 BLOCK = 2**20  # logits at a time, in float64
 

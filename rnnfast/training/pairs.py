@@ -3,12 +3,13 @@
 Letters: M pairs, N batch rows, S steps of a question, T of an answer.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from .._checks import as_above_zero, as_count, as_generator
+from .._checks import as_above_zero, as_count, as_generator, is_number
 from .._types import Array, ArrayLike, Ids, Seed
 from ..models import Seq2seq
 from .steps import take_step
@@ -73,7 +74,7 @@ def train_pairs(
             total = 0.0
             for batch in _batches(pairs, batch_size, numbers.permutation(count)):
                 if schedule is not None:
-                    optimizer.lr = lr * schedule(done / steps)
+                    optimizer.lr = lr * _checked_factor(schedule(done / steps))
                 rows = len(batch["xs"])
                 loss = take_step(model, optimizer, **batch, max_grad=max_grad)
                 done, total = done + 1, total + loss * rows
@@ -124,9 +125,23 @@ def _checked_pairs(
     model: Seq2seq, xs: ArrayLike, ts: ArrayLike, lengths: ArrayLike | None
 ) -> dict[str, Any]:
     """The arrays by the names of arguments: what is wrong is found before the first batch."""
+    if not isinstance(model, Seq2seq):
+        raise TypeError(
+            f"model: expected a Seq2seq, or one of its kind, got {type(model).__name__}; others "
+            "are trained by a Trainer, or in a loop of your own"
+        )
     questions, steps = model._checked_questions(xs, lengths)
     pairs = {"xs": questions, "ts": model._checked_answers(ts, len(questions))}
     return pairs if steps is None else pairs | {"lengths": steps}
+
+
+def _checked_factor(factor: Any) -> float:
+    """What a schedule has returned."""
+    if not (is_number(factor) and 0 <= factor < math.inf):
+        raise ValueError(
+            f"schedule: expected it to return a finite number of at least 0, got {factor!r}"
+        )
+    return float(factor)
 
 
 def _batches(pairs: dict[str, Any], size: int, order: Ids) -> Iterator[dict[str, Any]]:

@@ -31,9 +31,11 @@ def plot_curve(
     ylabel: str,
     title: str,
 ) -> None:
-    """Write a PNG of one curve; raises ImportError where matplotlib is not installed."""
+    """Write a PNG of one curve over numbers that count something; raises ImportError where
+    matplotlib is not installed."""
     figure, plot = axes(xlabel, ylabel, title)
-    plot.plot(xs, ys)
+    plot.plot(xs, ys, "o-" if len(xs) < 50 else "-")  # a line has no length in one epoch
+    plot.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     save(path, figure)
 
 
