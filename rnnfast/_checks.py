@@ -9,6 +9,7 @@ import numpy as np
 
 from ._types import Array, ArrayLike, DTypeLike, Ids, Seed, Shape, Sizes
 
+MOST = float(np.finfo(np.float64).max)  # an int may be larger, and is then no float
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -262,7 +263,7 @@ def as_fraction(name: str, value: Any) -> float:
 
 def as_above_zero(name: str, value: Any) -> float:
     """A finite number above 0, as a float."""
-    if not (is_number(value) and 0 < value < float("inf")):
+    if not (is_number(value) and 0 < value <= MOST):
         raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
     return float(value)
 

@@ -791,7 +791,7 @@ optimizers = pytest.mark.parametrize("Optimizer", OPTIMIZERS)
 
 
 @optimizers
-@pytest.mark.parametrize("value", [0, -1, np.inf, np.nan, "0.1", None])
+@pytest.mark.parametrize("value", [0, -1, np.inf, np.nan, 10**400, "0.1", None])
 def test_learning_rates(Optimizer, value):
     with pytest.raises(ValueError, match=r"^lr: expected a finite number above 0, got ") as error:
         Optimizer(value)
@@ -815,7 +815,7 @@ def test_fractions(Optimizer, argument, value):
     assert_says(error, f"got {value!r}")
 
 
-@pytest.mark.parametrize("value", [-0.1, np.inf, np.nan, "0.1", None, True])
+@pytest.mark.parametrize("value", [-0.1, np.inf, np.nan, 10**400, "0.1", None, True])
 @pytest.mark.parametrize("Optimizer", [rnnfast.SGD, rnnfast.Momentum, rnnfast.AdamW])
 def test_weight_decays(Optimizer, value):
     message = r"^weight_decay: expected a finite number of at least 0, got "
@@ -917,14 +917,25 @@ def test_updates_after_an_array_has_changed(Optimizer):
     def lose(optimizer, params, grads):
         del params[1]
 
+    def freeze_state(optimizer, params, grads):
+        for slot in optimizer.state[1]:
+            slot.flags.writeable = False
+
+    def recast_state(optimizer, params, grads):
+        optimizer.state[1] = tuple(slot.astype(int) for slot in optimizer.state[1])
+
     for change, says in (
         (resize, r"^grads\[1\]: expected real numbers of shape \(40, 3\), got float64 \(1, 1\)"),
         (reshape, r"^grads\[1\]: expected real numbers of shape \(40, 3\), got float64 \(3, 40\)"),
         (freeze, r"^params\[1\]: expected a writable array of floats, got read-only float64"),
         (recast, r"^params\[1\]: expected a writable array of floats, got int64"),
         (lose, r"^grads: expected 1 arrays as in params, got 2"),
+        (freeze_state, r"^state\[1\]: expected a writable array of floats, got read-only float64"),
+        (recast_state, r"^state\[1\]: expected a writable array of floats, got int64"),
     ):
         optimizer, params, grads = case()
+        if "state" in change.__name__ and not optimizer.slots:
+            continue
         change(optimizer, params, grads)
         before = [W.copy() for W in params], [np.copy(slots) for slots in optimizer.state]
         with pytest.raises(ValueError, match=says):
@@ -936,10 +947,22 @@ def test_updates_after_an_array_has_changed(Optimizer):
 
 
 @pytest.mark.parametrize("name", ["max_norm", "max_value"])
-@pytest.mark.parametrize("value", [0, -1, np.inf, np.nan, "1", None])
+@pytest.mark.parametrize("value", [0, -1, np.inf, np.nan, 10**400, "1", None])
 def test_clipping(value, name):
     grads = [np.ones(2)]
     clip = {"max_norm": rnnfast.clip_grads, "max_value": rnnfast.clip_values}[name]
     with pytest.raises(ValueError, match=f"^{name}: expected a finite number above 0, got"):
         clip(grads, value)
     np.testing.assert_array_equal(grads[0], 1)
+
+
+@pytest.mark.parametrize("ops", [None, reference.ops], ids=["compiled", "numpy"])
+@pytest.mark.parametrize("clip", [rnnfast.clip_grads, rnnfast.clip_values])
+def test_clipping_changes_all_gradients_or_none(clip, ops):
+    frozen = np.ones((4, 3))
+    frozen.flags.writeable = False
+    for last, got in ((frozen, "read-only float64"), (np.ones((4, 3), int), "int64")):
+        grads = [np.ones((4, 3)), last]
+        with pytest.raises(ValueError, match=rf"^grads\[1\]: .*floats, got {got}; hand over"):
+            clip(grads, 0.1, ops=ops)
+        np.testing.assert_array_equal(grads[0], 1)

@@ -293,6 +293,7 @@ def test_the_mean_of_zoneout_counts():
         (([5], 3), {}, r"prime: .*0\.\.4.*got 5"),
         (([1], -1), {}, "length: expected"),
         (([1], 3), {"temperature": -1.0}, "temperature: expected"),
+        (([1], 3), {"temperature": 10**400}, "temperature: expected"),
         (([1], 3), {"temperature": float("nan")}, "temperature: expected"),
         (([1], True), {}, "length: expected"),
         (([1], 3), {"temperature": True}, "temperature: expected"),
@@ -570,3 +571,31 @@ def test_broken_rows_do_not_reach_others(ops):
     assert ids[1].tolist() == [BROKEN, ENDED, ENDED, ENDED]
     assert (ids[[0, 2]] >= 0).all()
     assert ENDED == PADDING
+
+
+@pytest.mark.parametrize("part", ["embedding", "recurrent", "affine"])
+@pytest.mark.parametrize(("dtype", "other"), [(np.float32, np.float64), (np.float64, np.float32)])
+def test_layers_of_two_dtypes(part, dtype, other):
+    """A layer may get weights of another dtype; what writes reads all as one."""
+    model = rnnfast.Rnnlm(50, 16, 64, rng=0, dtype=dtype)
+    layer = model.recurrent_layers[0] if part == "recurrent" else getattr(model, part)
+    for arrays in (layer.params, layer.grads):
+        arrays[:] = [array.astype(other) for array in arrays]
+    for length in (5, 200):
+        generator = np.random.default_rng(0)
+        with pytest.raises(TypeError, match="give all layers of the model one dtype"):
+            rnnfast.generate(model, [1], length, samples=3, rng=generator)
+        assert generator.random() == np.random.default_rng(0).random()
+
+
+def test_what_a_writer_is_asked_for():
+    model = _model()
+    with pytest.raises(ValueError, match=r"^first: expected token ids in 0..4, got 5 at"):
+        model.writer(np.array([1, 5]), None, 3, Choice())
+    writer = model.writer(np.array([1, 2]), None, 3, Choice())
+    for shape in ((1, 3), (3, 3), (2,)):
+        with pytest.raises(
+            ValueError, match=r"^uniforms: expected random numbers of shape \(2, K\)"
+        ):
+            writer.write(np.zeros(shape))
+    assert writer.write(np.zeros((2, 3))).shape == (2, 3)

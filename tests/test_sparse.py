@@ -514,3 +514,16 @@ def test_threads_change_nothing(Optimizer):
         results.append([W, b, *grads, np.array(norm)])
     for other in results[1:]:
         assert_same(results[0], other)
+
+
+@pytest.mark.parametrize(("ids", "sparse"), [([[1999]], False), ([[1999]], True), ([[0]], True)])
+def test_a_gradient_that_lost_rows_in_place(ids, sparse):
+    """What forward has seen, or a sparse backward filled, may be rows that are no longer there."""
+    layer = rnnfast.TimeEmbedding(np.ones((2000, 64)))
+    layer.forward(np.array([[1999]]))
+    layer.backward(np.ones((1, 1, 64)), sparse=True)
+    layer.forward(np.array(ids))
+    layer.grads[0].resize((2, 64), refcheck=False)
+    with pytest.raises(ValueError, match="do not change the shape of an array of params or grads"):
+        layer.backward(np.ones((1, 1, 64)), sparse=sparse)
+    assert not layer.grads[0].any()

@@ -771,9 +771,12 @@ def test_remove_duplicate(rng):
     assert len(params) == len(grads) == 5
 
 
-def test_one_memory_in_arrays_without_a_common_owner_is_one_parameter():
+@pytest.mark.parametrize("view", [False, True])
+def test_one_memory_in_arrays_without_a_common_owner_is_one_parameter(view):
     W = np.ones((H, H))
     pair = [W, np.asarray(memoryview(W))]
+    if view:
+        pair[1] = pair[1][:]
     assert pair[0].base is not pair[1].base
     found, (dW,) = trainer.remove_duplicate(pair, [np.ones((H, H)), np.ones((H, H))])
     assert found[0] is W

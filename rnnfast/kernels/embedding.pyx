@@ -32,7 +32,8 @@ def embedding_forward(W, ids):
 
 def embedding_backward(dout, ids, dW, filled=None):
     """Scatter-add. See `rnnfast.reference.ops.embedding_backward` for the contract."""
-    check_shapes(dout.shape[ids.ndim] == dW.shape[1])
+    check_shapes(dout.shape[ids.ndim] == dW.shape[1] and _within(ids.reshape(-1), len(dW))
+                 and (filled is None or _within(filled, len(dW))))
     if filled is None:
         dW[...] = 0
     else:
@@ -52,6 +53,15 @@ def distinct(ids, V):
     tokens, index = np.empty(min(V, ids.size), np.int64), np.empty(ids.shape, np.int64)
     count = _number(ids.reshape(-1), np.full(V, -1, np.int64), tokens, index.reshape(-1))
     return tokens[:count], index
+
+
+cdef bint _within(const int64_t[::1] ids, Py_ssize_t V) except -1:
+    """Whether they are rows of an array that has V of them now, whatever it had at the forward."""
+    cdef Py_ssize_t m
+    for m in range(ids.shape[0]):
+        if not 0 <= ids[m] < V:
+            return False
+    return True
 
 
 def _clear(

@@ -84,6 +84,10 @@ cdef class Writer:
     def write(self, uniforms):
         """The next tokens of every row. See `rnnfast.reference.generation.Writer.write`."""
         uniforms = np.ascontiguousarray(uniforms)
+        if uniforms.ndim != 2 or uniforms.shape[0] != self.m.N:
+            raise ValueError(
+                f"uniforms: expected random numbers of shape ({self.m.N}, K), got {uniforms.shape}"
+            )
         ids = np.full(uniforms.shape, ENDED)
         cdef Model m = self.m
         m.K = ids.shape[1]
@@ -143,6 +147,7 @@ def writer(embed_W, layers, affine_W, affine_b, states, first, length, choice):
         row[list(token_ids)] = 1
     cdef unsigned char[:, ::1] marks = marks_of
     embed_W = np.ascontiguousarray(embed_W)
+    _check_dtypes(embed_W.dtype, affine_W, *(W for _, *weights in layers for W in weights))
     w.kept += [embed_W, layers, affine_W, affine_b, tokens, ended, marks]
     w.few = length <= TOKENS_WORTH
     w.m.N, w.m.V, w.m.D = len(tokens), embed_W.shape[0], embed_W.shape[1]
@@ -160,6 +165,16 @@ def writer(embed_W, layers, affine_W, affine_b, states, first, length, choice):
     if w.m.uses_table:
         _fill_table(w)
     return w
+
+
+def _check_dtypes(dtype, *arrays):
+    """Raise TypeError where an array is of another dtype: what one is made of is read as it is."""
+    for array in arrays:
+        if array.dtype != dtype:
+            raise TypeError(
+                f"weights: expected {dtype} as the embedding has, got {array.dtype}; give all "
+                "layers of the model one dtype"
+            )
 
 
 def _set_affine(Writer w, const real[:, :] W, const real[:] b, Py_ssize_t n_layers):

@@ -16,6 +16,7 @@ from .._checks import (
     as_floats,
     as_fraction,
     as_generator,
+    as_ids,
     as_weights,
     check_shape,
 )
@@ -347,6 +348,7 @@ class LanguageModel(Network):
         See `rnnfast.generate`, and `rnnfast.reference.ops.writer` for the arguments. It has the
         weights as they are now; they should stay while it writes.
         """
+        first = as_ids("first", first, self.vocab_size, ("N",))
         layers = [(layer.cell, *layer._checked_params()) for layer in self.recurrent_layers]
         if states is None:
             states = [None] * len(layers)

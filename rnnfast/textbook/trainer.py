@@ -213,7 +213,9 @@ def remove_duplicate(
     exchanged (tied weights: W and W.T). Equal numbers in two places are two parameters.
     """
     owners = [W if W.base is None else W.base for W in params]
-    if len({*map(id, owners)}) == len(params) and all(type(W) is np.ndarray for W in owners):
+    if len({*map(id, owners)}) == len(params) and all(
+        type(W) is np.ndarray and W.flags.owndata for W in owners
+    ):
         return [*params], [*grads]  # no two can be one memory
     first: dict[Any, Array] = {}
     kept: list[Array] = []

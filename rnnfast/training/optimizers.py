@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import kernels
-from .._checks import as_above_zero, as_bool, as_fraction, is_number
+from .._checks import MOST, as_above_zero, as_bool, as_fraction, is_number
 from .._ops import HasOps, Ops
 from .._types import Array, Ids
 from ..reference import ops as numpy_ops
@@ -106,11 +106,7 @@ class _Optimizer(HasOps):
                     f"grads[{k}]: expected real numbers of shape {W.shape}, "
                     f"got {dW.dtype} {dW.shape}"
                 )
-            if W.dtype.kind != "f" or not W.flags.writeable:
-                raise ValueError(
-                    f"params[{k}]: expected a writable array of floats, got "
-                    f"{'' if W.flags.writeable else 'read-only '}{W.dtype}; hand over a copy of it"
-                )
+            _require_writable(f"params[{k}]", W)
         if not self.steps:
             return
         if len(self.state) != len(params):
@@ -125,6 +121,7 @@ class _Optimizer(HasOps):
                         f"params[{k}]: expected shape {slot.shape} as in the first update, "
                         f"got {W.shape}; use one optimizer for each list of params"
                     )
+                _require_writable(f"state[{k}]", slot)
 
     def _numbers(self, t: int) -> tuple[float, ...]:
         """What `_function` takes last, at step number t, counted from 1."""
@@ -262,7 +259,7 @@ class AdamW(Adam):
 
 
 def _as_decay(value: Any) -> float:
-    if not (is_number(value) and 0 <= value < math.inf):
+    if not (is_number(value) and 0 <= value <= MOST):
         raise ValueError(f"weight_decay: expected a finite number of at least 0, got {value!r}")
     return float(value)
 
@@ -327,6 +324,9 @@ def _for_all(
     result = getattr(ops, name)(grads, rows, *numbers) if ops is kernels else None
     if _taken(result):
         return [result]
+    if numbers:  # with which they are changed: all or none
+        for k, dW in enumerate(grads):
+            _require_writable(f"grads[{k}]", dW)
     return _one_by_one(name, ops, (grads, _checked_rows(grads, rows)), numbers)
 
 
@@ -347,6 +347,14 @@ def _one_by_one(
 def _taken(result: bool | float | None) -> bool:
     """Whether a function of `ops` has done what it should."""
     return result is not None and result is not False
+
+
+def _require_writable(name: str, array: Array) -> None:
+    if array.dtype.kind != "f" or not array.flags.writeable:
+        raise ValueError(
+            f"{name}: expected a writable array of floats, got "
+            f"{'' if array.flags.writeable else 'read-only '}{array.dtype}; hand over a copy of it"
+        )
 
 
 def _checked_rows(arrays: Sequence[Array], rows: Rows) -> Sequence[Ids | None]:
