@@ -32,7 +32,7 @@ from ..layers.regularisation import Rates
 from ..losses import TimeAffineWithLoss
 from ..reference.generation import Choice, Writer
 from .network import Call, Network, States, forward_with
-from .saving import Classes, field, known, layer_from
+from .saving import Classes, by_layer, field, known, layer_from
 
 CellName: TypeAlias = Literal["rnn", "lstm", "gru"]
 LAYER_OF_CELL: dict[str, Any] = {layer.cell.name: layer for layer in (TimeRNN, TimeLSTM, TimeGRU)}
@@ -196,11 +196,7 @@ class LanguageModel(Network):
         ops: Ops | None,
     ) -> None:
         """Make the layers of weights by name, and of what `config` of each has returned."""
-        weights: dict[str, dict[str, Array]] = {}
-        for name, W in params.items():
-            layer, _, own = name.rpartition(".")
-            weights.setdefault(layer, {})[own] = W
-        table = params["embedding.W"]
+        weights, table = by_layer(params), params["embedding.W"]
         self.vocab_size = len(table)
         self.tie_weights = "affine.W" not in params
         if self.tie_weights:

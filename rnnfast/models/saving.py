@@ -101,6 +101,15 @@ def made(
     return layer_from(name, cls, weights, field(description, "config", dict, where), ops)
 
 
+def by_layer(params: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
+    """Weights of each layer by their names there, of weights by name: {"affine": {"W": W}}."""
+    weights: dict[str, dict[str, Array]] = {}
+    for name, W in params.items():
+        layer, _, own = name.rpartition(".")
+        weights.setdefault(layer, {})[own] = W
+    return weights
+
+
 def layer_from(
     name: str,
     cls: type,

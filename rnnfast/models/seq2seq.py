@@ -15,12 +15,12 @@ from .._checks import (
     as_bool,
     as_count,
     as_float_dtype,
+    as_generator,
     as_ids,
     as_lengths,
     as_weights,
     check_shape,
     is_number,
-    normal_numbers,
 )
 from .._ops import Ops
 from .._types import Array, ArrayLike, Ids, Seed, Shape
@@ -29,11 +29,12 @@ from ..cells import CELLS
 from ..errors import InputError
 from ..layers import Attention, TimeEmbedding
 from ..layers.cell import CELL_OPTIONS
+from ..layers.initial import init_by_name
 from ..layers.recurrent import TIME_LAYERS, TimeDirected
 from ..losses import TimeAffineWithLoss
 from .decoding import beam_search, greedy, require_numbers
 from .network import Call, Network, States
-from .saving import Classes, field, known, layer_from, require_constructor
+from .saving import Classes, by_layer, field, known, layer_from, require_constructor
 
 
 class Encoded(NamedTuple):
@@ -126,15 +127,20 @@ class Seq2seq(Network):
         sizes = {name: as_count(name, size) for name, size in sizes.items()}
         if not isinstance(cell, str) or cell not in CELLS:
             raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
-        dtype = as_float_dtype("dtype", dtype)
-        normal = normal_numbers(rng)
-        params = {}
-        for name, shape in self.param_shapes(**sizes, cell=cell).items():
-            if len(shape) == 1:
-                params[name] = np.zeros(shape, dtype)
-            else:
-                scale = 100 if name.endswith("embedding.W") else np.sqrt(shape[0])
-                params[name] = (normal(shape) / scale).astype(dtype)
+        dtype, draw = as_float_dtype("dtype", dtype), init_by_name("textbook")
+        # NumPy's module has what a generator has, and draws from the global state
+        numbers: Any = np.random if rng is None else as_generator(rng)
+        V, D, H, V_target = sizes.values()
+        inputs, outputs = self._decoder_sizes(D, H)
+        arrays = [
+            *draw.embedding(V, D, numbers),
+            *draw.recurrent(CELLS[cell], D, H, numbers),
+            *draw.embedding(V_target, D, numbers),
+            *draw.recurrent(CELLS[cell], inputs, H, numbers),
+            *draw.affine(outputs, V_target, numbers),
+        ]
+        names = self.param_shapes(**sizes, cell=cell)
+        params = {name: array.astype(dtype) for name, array in zip(names, arrays, strict=True)}
         self._assemble(params, cell, {}, {"stateful": True}, {}, ops)
 
     @classmethod
@@ -177,10 +183,7 @@ class Seq2seq(Network):
         ops: Ops | None,
     ) -> None:
         """Make the layers of weights by name, and of what `config` of each has returned."""
-        weights: dict[str, dict[str, Array]] = {}
-        for name, W in params.items():
-            layer, _, own = name.rpartition(".")
-            weights.setdefault(layer, {})[own] = W
+        weights = by_layer(params)
 
         def layer_of(name: str, cls: type, config: Mapping[str, Any]) -> Any:
             return layer_from(name, cls, weights[name], config, ops)
