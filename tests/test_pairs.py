@@ -243,6 +243,17 @@ def test_bad_options_of_training(options, message):
         rnnfast.train_pairs(make(), rnnfast.SGD(0.1), XS, TS, **options)
 
 
+@pytest.mark.parametrize("factor", [np.nan, np.inf, -1, None, "1"])
+def test_a_schedule_that_returns_no_factor(factor):
+    model, optimizer = make(), rnnfast.SGD(0.1)
+    before = [W.copy() for W in model.params]
+    with pytest.raises(ValueError, match="schedule: expected a function that returns a finite"):
+        rnnfast.train_pairs(model, optimizer, XS, TS, schedule=lambda done: factor)
+    assert optimizer.lr == 0.1
+    for W, then in zip(model.params, before, strict=True):
+        np.testing.assert_array_equal(W, then)
+
+
 def test_several_start_tokens_in_one_call():
     ts = TS.copy()
     ts[4, 0] = 2

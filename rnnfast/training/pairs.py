@@ -3,12 +3,13 @@
 Letters: M pairs, N batch rows, S steps of a question, T of an answer.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from .._checks import as_above_zero, as_count, as_generator
+from .._checks import as_above_zero, as_count, as_generator, is_number
 from .._types import Array, ArrayLike, Ids, Seed
 from ..models import Seq2seq
 from .steps import take_step
@@ -73,7 +74,7 @@ def train_pairs(
             total = 0.0
             for batch in _batches(pairs, batch_size, numbers.permutation(count)):
                 if schedule is not None:
-                    optimizer.lr = lr * schedule(done / steps)
+                    optimizer.lr = lr * _as_factor(schedule(done / steps))
                 rows = len(batch["xs"])
                 loss = take_step(model, optimizer, **batch, max_grad=max_grad)
                 done, total = done + 1, total + loss * rows
@@ -85,6 +86,15 @@ def train_pairs(
     finally:
         optimizer.lr = lr
     return losses
+
+
+def _as_factor(factor: Any) -> float:
+    if not (is_number(factor) and 0 <= factor < math.inf):
+        raise ValueError(
+            f"schedule: expected a function that returns a finite number of at least 0, got "
+            f"{factor!r} from it"
+        )
+    return float(factor)
 
 
 def right_answers(
