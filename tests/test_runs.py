@@ -446,6 +446,34 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tie_weights": True, "embedding": 4, "hidden": 6}, "tie_weights: .* got 4 and 6; take"),
+        ({"locked": True, "dropout": 0}, "locked: expected a dropout above 0, got 0; give"),
+    ],
+)
+def test_settings_that_do_not_fit_together(options, message):
+    with pytest.raises(InputError, match=message):
+        rnnfast.Settings(**options)
+
+
+@pytest.mark.parametrize("name", ["prime", "stop"])
+def test_texts_with_unknown_characters_are_named(start, name):
+    with pytest.raises(InputError, match=f"^{name}: '#' .* not in the vocabulary"):
+        start().sample(3, **{name: "#"})
+
+
+def test_a_schedule_that_was_set_is_kept_for_more_epochs(start):
+    run = start(epochs=1)
+    run.trainer.schedule = own = rnnfast.ReduceLROnPlateau(0.1)
+    run.fit(2, verbose=False)
+    assert run.trainer.schedule is own
+    other = start("other", epochs=1)
+    other.fit(2, verbose=False)
+    assert other.trainer.schedule == rnnfast.CosineLR(warmup=0.02, epochs=2)
+
+
 def test_all_settings_are_checked():
     assert set(WRONG) == set(rnnfast.Settings.__dataclass_fields__)
 

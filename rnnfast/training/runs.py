@@ -321,7 +321,9 @@ class Run:
         if settings.epochs <= trainer.epoch:
             return
         if settings.epochs > self.settings.epochs:
-            self.settings, trainer.schedule = settings, settings.new_schedule()
+            if trainer.schedule == self.settings.new_schedule():  # nobody has set another
+                trainer.schedule = settings.new_schedule()
+            self.settings = settings
         presses: list[bool] = []
 
         def pressed_or_stopped() -> bool:
@@ -409,7 +411,13 @@ class Run:
             As in `generate`.
         """
         vocabulary = self.vocabulary
-        given, stops = vocabulary.encode(prime), vocabulary.encode(stop)
+        try:
+            name = "prime"
+            given = vocabulary.encode(prime)
+            name = "stop"
+            stops = vocabulary.encode(stop)
+        except UnknownToken as error:
+            raise InputError(f"{name}: {error}") from None
         unknown = [vocabulary.id_of(UNKNOWN)] if vocabulary.level == "word" else []
         skipped = [k for k in unknown if k is not None]
         if np.isin(skipped, stops).any():
