@@ -458,6 +458,12 @@ def test_settings_that_do_not_fit_together(options, message):
         rnnfast.Settings(**options)
 
 
+def test_the_command_that_carries_on_can_be_pasted(start):
+    run = start("a run")
+    with pytest.raises(TrainingInterrupted, match=r"--out '.*a run'` carries on"):
+        run.fit(verbose=False, stop=lambda: True)
+
+
 @pytest.mark.parametrize("name", ["prime", "stop"])
 def test_texts_with_unknown_characters_are_named(start, name):
     with pytest.raises(InputError, match=f"^{name}: '#' .* not in the vocabulary"):

@@ -1,6 +1,7 @@
 """`rnnfast example`."""
 
 import argparse
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> int:
     _draw(example, result, folder)
     ask = f'rnnfast example {example.name} --ask "{_longest(result)}"'
     if arguments.out:
-        ask += f" --out {folder}"
+        ask += f" --out {shlex.quote(str(folder))}"
     print(
         f"next: `{ask}` asks it a question of yours;\n"
         f"      rnnfast.{type(result.model).__name__}.load({str(folder / 'model.npz')!r}) is the "

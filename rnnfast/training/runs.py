@@ -6,6 +6,7 @@ import io
 import math
 import os
 import platform
+import shlex
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -351,7 +352,7 @@ class Run:
                     self.save()
                     raise TrainingInterrupted(
                         f"stopped after step {trainer.step} and saved; "
-                        f"`rnnfast train --resume --out {self.folder}` carries on"
+                        f"`rnnfast train --resume --out {shlex.quote(str(self.folder))}` carries on"
                     ) from None
         except KeyboardInterrupt:  # pressed twice
             raise TrainingInterrupted(
