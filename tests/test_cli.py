@@ -122,6 +122,7 @@ def test_resume_with_no_epoch_left_trains_nothing(folder, capsys, epochs):
     out, err = capsys.readouterr()
     assert "2 epochs are done; --epochs with a larger number adds some" in out
     assert "validation, best epoch: " in out
+    assert "--resume --out rnnfast-run --epochs 4 " in out
     assert err == ""
     assert {path: path.read_bytes() for path in files} == files
 
@@ -154,8 +155,9 @@ def test_ctrl_c_finishes_the_step_saves_and_resumes(folder):
     _require_equal_runs(folder / "whole", folder / "stopped")
 
 
-def test_eval_repeats_the_figures_of_training(capsys):
-    train("--epochs", "1")
+@pytest.mark.parametrize("window", [[], ["--window", "60"]])
+def test_eval_repeats_the_figures_of_training(capsys, window):
+    train("--epochs", "1", *window)
     figures = re.findall(r"(?:best epoch|same weights): *(\d\.\d+)", capsys.readouterr().out)
     assert main(["eval", "rnnfast-run"]) == 0
     out = capsys.readouterr().out
@@ -163,6 +165,22 @@ def test_eval_repeats_the_figures_of_training(capsys):
         assert re.search(rf"{part} part, \d+ tokens: (\d\.\d+)", out)[1] == figure
     assert main(["eval", "rnnfast-run", "--text", "text.txt"]) == 0
     assert "text.txt, 2,700 tokens" in capsys.readouterr().out
+
+
+def test_eval_of_a_text_without_a_name(capsys):
+    train("--epochs", "1")
+    capsys.readouterr()
+    assert main(["eval", "rnnfast-run", "--text", ""]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("rnnfast: error: text file ")
+
+
+def test_resume_after_an_early_stop_says_what_to_do(capsys):
+    train("--optimizer", "sgd", "--lr", "1e-30", "--patience", "1", "--epochs", "3")
+    capsys.readouterr()
+    assert main(["train", "--resume", "--epochs", "9"]) == 0
+    assert "nothing is left to do; a new run with a larger --patience" in capsys.readouterr().out
 
 
 def test_sample_is_repeatable_and_starts_with_the_prime(capsys):

@@ -134,6 +134,11 @@ def test_mistakes(options, message, folder, capsys):
     assert sorted(folder.rglob("*")) == before
 
 
+def test_the_command_for_a_question_can_be_pasted(capsys):
+    assert main(["example", "addition", *SMALL, "--out", "a b"]) == 0
+    assert "--out 'a b'` asks it" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("pairs", ["9", "1000001", "many"])
 def test_numbers_of_pairs(pairs, capsys):
     with pytest.raises(SystemExit):

@@ -87,6 +87,15 @@ def test_fit_trains_and_saves(start):
     assert len(loaded.sample(10)) == 10
 
 
+def test_the_best_weights_of_a_run_are_not_taken_for_those_of_another(start):
+    run = start()
+    run.fit(1)
+    (run.folder / "last.npz").unlink()
+    with pytest.raises(InputError, match="already holds a run"):
+        start()
+    assert (run.folder / "best.npz").exists()
+
+
 def test_two_fits_are_one(start):
     whole, parts = start("whole"), start("parts")
     whole.fit()
@@ -444,6 +453,40 @@ WRONG = {
     "weight_decay": [-1, "0.1", np.nan, np.inf, [], True],
     "text": [3, b"text", ["a"], True],
 }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tie_weights": True, "embedding": 4, "hidden": 6}, "tie_weights: .* got 4 and 6; take"),
+        ({"locked": True, "dropout": 0}, "locked: expected a dropout above 0, got 0; give"),
+    ],
+)
+def test_settings_that_do_not_fit_together(options, message):
+    with pytest.raises(InputError, match=message):
+        rnnfast.Settings(**options)
+
+
+def test_the_command_that_carries_on_can_be_pasted(start):
+    run = start("a run")
+    with pytest.raises(TrainingInterrupted, match=r"--out '.*a run'` carries on"):
+        run.fit(verbose=False, stop=lambda: True)
+
+
+@pytest.mark.parametrize("name", ["prime", "stop"])
+def test_texts_with_unknown_characters_are_named(start, name):
+    with pytest.raises(InputError, match=f"^{name}: '#' .* not in the vocabulary"):
+        start().sample(3, **{name: "#"})
+
+
+def test_a_schedule_that_was_set_is_kept_for_more_epochs(start):
+    run = start(epochs=1)
+    run.trainer.schedule = own = rnnfast.ReduceLROnPlateau(0.1)
+    run.fit(2, verbose=False)
+    assert run.trainer.schedule is own
+    other = start("other", epochs=1)
+    other.fit(2, verbose=False)
+    assert other.trainer.schedule == rnnfast.CosineLR(warmup=0.02, epochs=2)
 
 
 def test_all_settings_are_checked():

@@ -337,6 +337,22 @@ def test_early_stopping(patience, capsys):
     assert trainer.epoch == len(best.improved) + 1
 
 
+def test_an_epoch_whose_schedule_fails_is_not_done():
+    class Failing(rnnfast.Schedule):
+        def after_epoch(self, lr, *, epochs_since_best):
+            return None
+
+    trainer = _trainer(schedule=Failing())
+    with pytest.raises(ValueError, match=r"Failing\.after_epoch, got None"):
+        trainer.fit(1, verbose=False)
+    assert (trainer.epoch, trainer.best_loss) == (0, np.inf)
+    assert all(line.valid_loss is None for line in trainer.history)
+    trainer.schedule = rnnfast.ConstantLR()
+    seen = []
+    trainer.fit(1, verbose=False, on_epoch=lambda record, improved: seen.append(improved))
+    assert (trainer.epoch, seen) == (1, [True])
+
+
 def test_without_patience_all_epochs_are_done():
     trainer = _trainer()
     trainer.fit(20)

@@ -14,7 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     run = Run.load(arguments.run)
-    if arguments.text:
+    if arguments.text is not None:
         parts = {arguments.text: run.vocabulary.encode_file(arguments.text)}
     else:
         corpus = run.read_corpus()
@@ -30,4 +30,5 @@ def execute(arguments: argparse.Namespace) -> int:
 def loss_of(run: Run, ids: Array) -> float:
     """The loss of a text, read in the lanes and blocks of training: the figures stay the same."""
     settings = run.settings
-    return evaluate(run.model, ids, batch_size=settings.batch, time_size=settings.time)
+    time = settings.window or settings.time
+    return evaluate(run.model, ids, batch_size=settings.batch, time_size=time)

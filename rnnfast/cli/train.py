@@ -87,7 +87,10 @@ def execute(arguments: argparse.Namespace) -> int:
     if trainer.epoch >= run.settings.epochs:
         print(f"{trainer.epoch} epochs are done; --epochs with a larger number adds some")
     elif trainer.stopped_early:
-        print(f"validation has not improved for {trainer.patience} epochs: nothing is left to do")
+        print(
+            f"validation has not improved for {trainer.patience} epochs: nothing is left to do; "
+            "a new run with a larger --patience trains longer"
+        )
     run.fit()
     best, unit = Run.load(run.folder), run.vocabulary.unit
     print(f"validation, best epoch: {loss_text(trainer.best_loss, unit)}")
@@ -108,7 +111,7 @@ def _show_samples(run: Run) -> None:
 
 
 def _say_what_is_next(run: Run) -> None:
-    folder, epochs = shlex.quote(str(run.folder)), 2 * run.settings.epochs
+    folder, epochs = shlex.quote(str(run.folder)), 2 * max(run.settings.epochs, run.trainer.epoch)
     ways = {
         f"rnnfast sample {folder}": "writes more",
         f"rnnfast score {folder} FILE": "says how likely the lines of a file are",

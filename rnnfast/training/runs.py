@@ -6,6 +6,7 @@ import io
 import math
 import os
 import platform
+import shlex
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -140,7 +141,7 @@ class Run:
         With `verbose`, standard error shows how far a long text was read.
         """
         folder = Path(folder)
-        if holds_run(folder):
+        if holds_run(folder) or (folder / "best.npz").exists():
             raise InputError(
                 f"{folder} already holds a run; continue it with --resume, or give another --out"
             )
@@ -321,7 +322,9 @@ class Run:
         if settings.epochs <= trainer.epoch:
             return
         if settings.epochs > self.settings.epochs:
-            self.settings, trainer.schedule = settings, settings.new_schedule()
+            if trainer.schedule == self.settings.new_schedule():  # nobody has set another
+                trainer.schedule = settings.new_schedule()
+            self.settings = settings
         presses: list[bool] = []
 
         def pressed_or_stopped() -> bool:
@@ -349,7 +352,7 @@ class Run:
                     self.save()
                     raise TrainingInterrupted(
                         f"stopped after step {trainer.step} and saved; "
-                        f"`rnnfast train --resume --out {self.folder}` carries on"
+                        f"`rnnfast train --resume --out {shlex.quote(str(self.folder))}` carries on"
                     ) from None
         except KeyboardInterrupt:  # pressed twice
             raise TrainingInterrupted(
@@ -409,7 +412,13 @@ class Run:
             As in `generate`.
         """
         vocabulary = self.vocabulary
-        given, stops = vocabulary.encode(prime), vocabulary.encode(stop)
+        try:
+            name = "prime"
+            given = vocabulary.encode(prime)
+            name = "stop"
+            stops = vocabulary.encode(stop)
+        except UnknownToken as error:
+            raise InputError(f"{name}: {error}") from None
         unknown = [vocabulary.id_of(UNKNOWN)] if vocabulary.level == "word" else []
         skipped = [k for k in unknown if k is not None]
         if np.isin(skipped, stops).any():

@@ -131,6 +131,15 @@ class Settings:
                     f"{decay!r}; take one of {', '.join(DECAYING)}"
                 )
             self.weight_decay = float(decay)
+        if self.tie_weights and self.embedding != self.hidden:
+            raise InputError(
+                f"tie_weights: expected embedding and hidden of one size, got {self.embedding} and "
+                f"{self.hidden}; take the same number for both"
+            )
+        if self.locked and not self.dropout:
+            raise InputError(
+                "locked: expected a dropout above 0, got 0; give a dropout, or leave locked out"
+            )
         if self.window is not None and self.window % self.time:
             raise InputError(
                 f"window: expected a multiple of time ({self.time}), got {self.window}; "

@@ -459,17 +459,19 @@ class Trainer:
             valid_loss = evaluate(
                 self.model, self.valid_ids, batch_size=self.batch_size, time_size=self.window
             )
+        improved = valid_loss < self.best_loss
+        since = 0 if improved else self.epochs_since_best + 1
+        lr = self.schedule.after_epoch(self.optimizer.lr, epochs_since_best=since)
+        lr = self._as_lr("after_epoch", lr)  # an error comes before anything has changed
         self.epoch += 1
         self.block = 0
         self._earlier = []
         record = self._end_record(valid_loss)
-        improved = valid_loss < self.best_loss
         if improved:
             self.best_loss = valid_loss
             if self.restore_best:
                 self._best = [W.copy() for W in self.validated_params().values()]
-        lr = self.schedule.after_epoch(self.optimizer.lr, epochs_since_best=self.epochs_since_best)
-        self.optimizer.lr = self._as_lr("after_epoch", lr)
+        self.optimizer.lr = lr
         return record, improved
 
     @contextmanager
