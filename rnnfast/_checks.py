@@ -1,5 +1,6 @@
 """Checks of arguments. A message says the argument, what was expected, what came, what to do."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from numbers import Real
@@ -9,7 +10,6 @@ import numpy as np
 
 from ._types import Array, ArrayLike, DTypeLike, Ids, Seed, Shape, Sizes
 
-MOST = float(np.finfo(np.float64).max)  # an int may be larger, and is then no float
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -254,16 +254,24 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def as_real(value: Any) -> float:
+    """A real number as a float: infinite where it is beyond float64; NaN of what is none."""
+    try:
+        return float(value) if is_number(value) else math.nan
+    except OverflowError:
+        return math.inf
+
+
 def as_fraction(name: str, value: Any) -> float:
     """A number of at least 0 and below 1, as a float."""
-    if not (is_number(value) and value >= 0 and float(value) < 1):
+    if not 0 <= as_real(value) < 1:
         raise ValueError(f"{name}: expected a number in 0 <= {name} < 1, got {value!r}")
     return float(value)
 
 
 def as_above_zero(name: str, value: Any) -> float:
     """A finite number above 0, as a float."""
-    if not (is_number(value) and 0 < value <= MOST):
+    if not 0 < as_real(value) < math.inf:
         raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
     return float(value)
 

@@ -1,11 +1,12 @@
 """Generation of text, one token at a time."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from .._checks import MOST, as_count, as_generator, as_ids, is_number
+from .._checks import as_count, as_generator, as_ids, as_real, is_number
 from .._random import Generator, PutBackOnError
 from .._types import Array, ArrayLike, Ids, Seed
 from ..losses import TimeAffineWithLoss, TimeSoftmax
@@ -178,7 +179,7 @@ def _checked(
     stop_ids: Sequence[int] | Ids,
 ) -> Choice:
     """How a token is chosen; the arguments are those of `generate`."""
-    if not (is_number(temperature) and 0 <= temperature <= MOST):
+    if not 0 <= as_real(temperature) < math.inf:
         raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
     if top_k is not None:
         top_k = as_count("top_k", top_k, hint="None keeps all tokens, temperature=0 the likeliest")

@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import kernels
-from .._checks import MOST, as_above_zero, as_bool, as_fraction, is_number
+from .._checks import as_above_zero, as_bool, as_fraction, as_real
 from .._ops import HasOps, Ops
 from .._types import Array, Ids
 from ..reference import ops as numpy_ops
@@ -259,7 +259,7 @@ class AdamW(Adam):
 
 
 def _as_decay(value: Any) -> float:
-    if not (is_number(value) and 0 <= value <= MOST):
+    if not 0 <= as_real(value) < math.inf:
         raise ValueError(f"weight_decay: expected a finite number of at least 0, got {value!r}")
     return float(value)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import as_above_zero, as_count, as_generator, is_number
+from .._checks import as_above_zero, as_count, as_generator, as_real
 from .._types import Array, ArrayLike, Ids, Seed
 from ..models import Seq2seq
 from .steps import take_step
@@ -137,7 +137,7 @@ def _checked_pairs(
 
 def _checked_factor(factor: Any) -> float:
     """What a schedule has returned."""
-    if not (is_number(factor) and 0 <= factor < math.inf):
+    if not 0 <= as_real(factor) < math.inf:
         raise ValueError(
             f"schedule: expected it to return a finite number of at least 0, got {factor!r}"
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .._checks import as_above_zero, as_bool, as_count, as_fraction, is_number
+from .._checks import as_above_zero, as_bool, as_count, as_fraction, as_real
 from ..errors import InputError
 from ..layers.initial import INITS
 from ..models.language_models import LAYER_OF_CELL
@@ -116,12 +116,12 @@ class Settings:
             self.text = os.fspath(self.text)
         if self.lr is None:
             self.lr = LEARNING_RATES[self.optimizer]
-        if not is_number(self.lr) or not 0 < self.lr < math.inf:
+        if not 0 < as_real(self.lr) < math.inf:
             raise InputError(f"lr: expected a finite number above 0 or None, got {self.lr!r}")
         self.lr = float(self.lr)
         decay = self.weight_decay
         if decay is not None:
-            if not is_number(decay) or not 0 <= decay < math.inf:
+            if not 0 <= as_real(decay) < math.inf:
                 raise InputError(
                     f"weight_decay: expected a finite number of at least 0 or None, got {decay!r}"
                 )

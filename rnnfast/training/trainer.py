@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .._checks import as_above_zero, as_bool, as_count, as_fraction, is_number
+from .._checks import as_above_zero, as_bool, as_count, as_fraction, as_real
 from .._types import Array, Ids
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
 from ..models import Network
@@ -413,7 +413,7 @@ class Trainer:
         )
 
     def _as_lr(self, method: str, lr: Any) -> float:
-        if not (is_number(lr) and 0 <= lr < math.inf):
+        if not 0 <= as_real(lr) < math.inf:
             raise ValueError(
                 f"schedule: expected a finite learning rate of at least 0 from "
                 f"{type(self.schedule).__name__}.{method}, got {lr!r}"
