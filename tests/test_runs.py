@@ -96,6 +96,16 @@ def test_the_best_weights_of_a_run_are_not_taken_for_those_of_another(start):
     assert (run.folder / "best.npz").exists()
 
 
+def test_a_run_in_float64(start):
+    run = start(dtype="float64", dropout=0.1)
+    run.fit(1)
+    assert {W.dtype for W in run.model.params} == {np.dtype("float64")}
+    for again in (rnnfast.Run.load(run.folder), rnnfast.Run.resume(run.folder)):
+        require_equal_params(again, params_of(run))
+        assert again.model.params[0].dtype == np.float64
+    assert start("single").model.params[0].dtype == np.float32
+
+
 def test_two_fits_are_one(start):
     whole, parts = start("whole"), start("parts")
     whole.fit()
@@ -443,7 +453,7 @@ NO_SCALES = [-1, 0, "1", np.nan, np.inf, True, []]
 WRONG = {
     **dict.fromkeys(("hidden", "embedding", "layers", "batch", "time", "epochs"), NO_COUNTS),
     **dict.fromkeys(("accumulate", "window", "patience"), SOME_NO_COUNTS),
-    **dict.fromkeys(("level", "cell", "init", "optimizer", "schedule"), NO_CHOICES),
+    **dict.fromkeys(("level", "cell", "dtype", "init", "optimizer", "schedule"), NO_CHOICES),
     **dict.fromkeys(("dropout", "weight_drop", "zoneout"), NO_FRACTIONS),
     **dict.fromkeys(("tie_weights", "locked"), NO_FLAGS),
     "seed": [-1, 1.5, "0", True, None, np.random.default_rng(0)],

@@ -12,7 +12,7 @@ from ..text.lanes import unigram_entropy
 from ..text.vocabulary import LEVELS
 from ..training.plot import plot_history
 from ..training.runs import Run, holds_run
-from ..training.settings import OPTIMIZERS, SCHEDULES, Settings
+from ..training.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
 from ..training.trainer import loss_text
 from .eval import loss_of
 from .options import above_zero, count, flag, fraction, not_negative, seed
@@ -49,6 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         option(f"--{name}", type=fraction, metavar="P", help=meaning)
     option("--locked", **flag, help="one mask of dropout for all steps of a block")
     option("--tie-weights", **flag, help="one table for embedding and output")
+    option("--dtype", choices=list(DTYPES), help=f"of all numbers (default: {Settings.dtype})")
     option("--init", choices=list(INITS), help=f"initial weights (default: {Settings.init})")
     option("--optimizer", choices=list(OPTIMIZERS), help="how weights are updated (default: adam)")
     option("--lr", type=above_zero, metavar="X", help="learning rate (default: by the optimizer)")

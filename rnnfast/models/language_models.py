@@ -146,7 +146,7 @@ class LanguageModel(Network):
         zoneout: Rates = 0.0,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
-        init: Init = "pytorch",
+        init: Init = "textbook",
         ops: Ops | None = None,
     ) -> None:
         V, D, H = (

@@ -26,6 +26,7 @@ LEARNING_RATES = {
     **{"sgd": 1.0, "momentum": 0.1, "adagrad": 0.05},
     **{"rmsprop": 0.003, "adam": 0.008, "adamw": 0.008},
 }
+DTYPES = ("float32", "float64")
 DECAYING = ("sgd", "momentum", "adamw")  # optimizers that have a weight decay
 SCHEDULES: dict[str, Callable[[int], Schedule]] = {  # by how many epochs there are
     "constant": lambda epochs: ConstantLR(),
@@ -34,7 +35,7 @@ SCHEDULES: dict[str, Callable[[int], Schedule]] = {  # by how many epochs there 
     "textbook": lambda epochs: ReduceLROnPlateau(0.25),
 }
 OF_MODEL = (  # settings that are keyword arguments of LanguageModel
-    *("cell", "embedding", "hidden", "layers", "tie_weights", "init"),
+    *("cell", "embedding", "hidden", "layers", "tie_weights", "dtype", "init"),
     *("dropout", "locked", "weight_drop", "zoneout"),
 )
 OF_TRAINER = (  # and of Trainer
@@ -68,6 +69,7 @@ class Settings:
     locked: bool = False
     weight_drop: float = 0.0
     zoneout: float = 0.0
+    dtype: str = "float32"
     init: str = "textbook"
     batch: int = 32
     time: int = 64
@@ -88,6 +90,7 @@ class Settings:
         for name, choices in (
             ("level", LEVELS),
             ("cell", LAYER_OF_CELL),
+            ("dtype", DTYPES),
             ("init", INITS),
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
