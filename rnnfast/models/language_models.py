@@ -155,7 +155,7 @@ class LanguageModel(Network):
             as_count("hidden", hidden),
         )
         layers = as_count("layers", layers)
-        self.Cell = _layer_of("cell", cell)
+        self.Cell = _layer_of(cell)
         tie_weights = as_bool("tie_weights", tie_weights)
         if tie_weights and D != H:
             raise ValueError(
@@ -271,7 +271,7 @@ class LanguageModel(Network):
         if "cell" not in config and hasattr(cls, "Cell"):
             config["cell"] = cls.Cell.cell.name
         require_names(_CONFIG, config)
-        layer = _layer_of("cell", config["cell"])
+        layer = _layer_of(config["cell"])
         if getattr(cls, "Cell", layer) is not layer:
             raise InputError(f"cell: expected that of a {cls.__name__}, got {config['cell']!r}")
         tied, recurrent = field(config, "tie_weights", bool), field(config, "recurrent", list)
@@ -366,10 +366,10 @@ class LanguageModel(Network):
             self.embedding.grads[0] += self.affine.grads[0].T
 
 
-def _layer_of(name: str, cell: Any) -> Any:
+def _layer_of(cell: Any) -> Any:
     """The recurrent layer of a cell."""
     if not isinstance(cell, str) or cell not in LAYER_OF_CELL:
-        raise ValueError(f"{name}: expected one of {', '.join(LAYER_OF_CELL)}, got {cell!r}")
+        raise ValueError(f"cell: expected one of {', '.join(LAYER_OF_CELL)}, got {cell!r}")
     return LAYER_OF_CELL[cell]
 
 
