@@ -11,3 +11,7 @@ class TrainingDiverged(ArithmeticError):
 
 class TrainingInterrupted(Exception):
     """Somebody asked to stop; the step at hand was finished and everything is saved."""
+
+
+class RankError(RuntimeError):
+    """One of the processes that train together failed, or has something that others have not."""

@@ -14,11 +14,17 @@ MOST = 1024  # where there are too many for the system, OpenMP ends the process
 
 def available_cpus() -> int:
     """CPUs that this process may use: its affinity, and the quota of its control group."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(affinity or 1, _quota()))
+    return max(1, min(len(usable_cpus()), quota()))
 
 
-def _quota() -> int:
+def usable_cpus() -> set[int]:
+    """Numbers of the CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def quota() -> int:
     """CPUs worth of time that the control group grants (Linux, version 2), rounded up."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

@@ -1,5 +1,7 @@
 """Vectors of tokens. N batch rows, T time steps, V vocabulary size, D vector size."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .._checks import as_floats, as_ids
@@ -90,6 +92,12 @@ class TimeEmbedding(Layer):
         if self._filled is None or self._filled[0] is not self.grads[0]:
             return [None]
         return [self._filled[1]]
+
+    def set_grad_rows(self, rows: Sequence[Ids | None]) -> None:
+        """Let `grad_rows` return these: somebody has written into the gradient, and they are the
+        rows of it that may differ from zero, as the next sparse backward must know."""
+        (own,) = rows
+        self._filled = None if own is None else (self.grads[0], own)
 
     def _distinct(self, xs: ArrayLike) -> tuple[Ids, Ids]:
         (W,) = self._checked_params()

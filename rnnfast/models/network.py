@@ -434,13 +434,22 @@ class Network:
         """For each of `grads`, the numbers of its rows that may differ from zero, increasing, or
         None where they are not known: `rows` of the optimizers, of `clip_grads` and `clip_values`.
 
-        Layers know after a `backward` with `sparse`, if they have a method `grad_rows`.
+        Layers know after a `backward` with `sparse`, if they have the methods `grad_rows` and
+        `set_grad_rows`.
         """
         known: dict[int, Ids | None] = {}
         for layer in self.layers:
             if hasattr(layer, "grad_rows"):
                 known |= zip(map(id, layer.grads), layer.grad_rows(), strict=True)
         return [known.get(id(dW)) for dW in self.grads]
+
+    def set_grad_rows(self, rows: Sequence[Ids | None]) -> None:
+        """Let `grad_rows` return these: somebody has written into `grads`, such as a sum over
+        several blocks or processes, and here they may differ from zero. Others must be zero."""
+        known = dict(zip(map(id, self.grads), rows, strict=True))
+        for layer in self.layers:
+            if hasattr(layer, "set_grad_rows"):
+                layer.set_grad_rows([known.get(id(dW)) for dW in layer.grads])
 
     def _require_good_arrays(self) -> None:
         """Raise RuntimeError where somebody has put others into the lists of a layer or these, and

@@ -18,7 +18,7 @@ class Step:
     givers: tuple[str | None, ...]  # sources, with None for those that are no layer
     takes: frozenset[str]  # keyword arguments of its `forward`
     infer_takes: frozenset[str]  # and of its `infer`
-    sparse: bool  # whether its `backward` takes that
+    sparse: bool  # whether its `backward` takes that, and it has what belongs to it
 
     def by_source(self, gradients: Any) -> list[tuple[str, Array]]:
         """What `backward` of the layer returned, by the layers that it is for."""
@@ -90,7 +90,8 @@ def plan(
             takes=keywords(layer.forward, len(sources[name])),
             infer_takes=keywords(getattr(layer, "infer", layer.forward), len(sources[name]))
             - {"states"},
-            sparse="sparse" in keywords(getattr(layer, "backward", layer.forward), 1),
+            sparse=hasattr(layer, "set_grad_rows")
+            and "sparse" in keywords(getattr(layer, "backward", layer.forward), 1),
         )
         for name, layer in layers.items()
     ], frozenset(asked)

@@ -59,12 +59,13 @@ class Blocks:
     than memory, as `numpy.memmap` has it. Raises what `lanes` raises.
     """
 
+    ids: Array  # of the whole text
     tokens: int  # of which each is a target once
 
     def __init__(self, ids: ArrayLike, batch_size: int, time_size: int) -> None:
         batch_size, time_size = as_count("batch_size", batch_size), as_count("time_size", time_size)
-        self._ids = _as_text(ids)
-        self.tokens = len(self._ids) - 1
+        self.ids = _as_text(ids)
+        self.tokens = len(self.ids) - 1
         self._length = -(-self.tokens // batch_size)
         self._begins = np.arange(batch_size)[:, None] * self._length  # of lanes
         self._columns = range(0, self._length, time_size)
@@ -77,7 +78,7 @@ class Blocks:
         places = self._begins + np.arange(column, min(column + self._columns.step, self._length))
         filled = places >= self.tokens
         places[filled] = 0
-        inputs, targets = (self._ids[p].astype(np.int64) for p in (places, places + 1))
+        inputs, targets = (self.ids[p].astype(np.int64) for p in (places, places + 1))
         inputs[filled], targets[filled] = 0, PADDING
         return inputs, targets
 

@@ -20,6 +20,7 @@ from ..archive import require_like, require_names
 from ..errors import InputError
 from ..layers.recurrent import TimeRecurrent
 from ..models import Network
+from .ranks import OneRank
 
 Carried: TypeAlias = list[tuple[Array | None, ...]]
 """What `get_state` of a network returns."""
@@ -54,6 +55,33 @@ def _carried_names(model: Network, age: int) -> list[list[str]]:
 def copies(states: Carried) -> Carried:
     """Carried that no block changes."""
     return [tuple(None if part is None else np.array(part) for part in parts) for parts in states]
+
+
+def of_all_ranks(model: Network, carried: Sequence[Carried], ranks: OneRank) -> list[Carried]:
+    """Carried states with the rows of all ranks, from those with the rows of each."""
+    return [
+        [
+            tuple(None if part is None else ranks.gathered(part, axis) for part in parts)
+            for parts, axis in zip(states, _axes_of_rows(model), strict=True)
+        ]
+        for states in carried
+    ]
+
+
+def rows_of(model: Network, states: Carried, rows: slice) -> Carried:
+    """Some rows of carried states."""
+    return [
+        tuple(None if part is None else part[(*[slice(None)] * axis, rows)] for part in parts)
+        for parts, axis in zip(states, _axes_of_rows(model), strict=True)
+    ]
+
+
+def _axes_of_rows(model: Network) -> list[int]:
+    """Which axis of a state counts the rows of a batch, for each recurrent layer."""
+    return [
+        layer.state_shape("N").index("N") if isinstance(layer, TimeRecurrent) else 0
+        for layer in model.recurrent_layers
+    ]
 
 
 def weights_as(kind: str, model: Network, weights: Sequence[Array]) -> dict[str, Array]:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from .._checks import as_above_zero
-from .._types import Array
+from .._types import Array, Ids
 from ..errors import TrainingDiverged
 from ..models import Network
 from ..models.steps import keywords
+from ..reference.optimizer_steps import Rows
 from .optimizers import clip_grads, clip_values, gradient_norm
+from .ranks import ONE_RANK, OneRank
 
 
 def take_step(
@@ -59,13 +61,14 @@ def take_step_of_blocks(
     max_grad: float | None = None,
     max_value: float | None = None,
     where: Callable[[], str] | None = None,
+    ranks: OneRank = ONE_RANK,
     **options: Any,
 ) -> float:
     """`take_step` with the sum of the losses of blocks (xs, ts), each times its weight.
 
     The blocks are computed one after the other, and asked for one by one: what is done to the model
-    when one is asked for belongs to the step, and is put back after an error. Afterwards the
-    model's own `grads` are those of the last block.
+    when one is asked for belongs to the step, and is put back after an error. Several `ranks` have
+    blocks of their own each, and take one step with the sum of all.
     """
     if max_grad is not None:
         max_grad = as_above_zero("max_grad", max_grad)
@@ -73,50 +76,85 @@ def take_step_of_blocks(
         max_value = as_above_zero("max_value", max_value)
     clips = max_grad is not None or max_value is not None
     ops = getattr(optimizer, "ops", None)  # the textbook's optimizers have none
-    backward: Callable[..., Any] = model.backward
-    sparse = (  # several blocks touch other rows each
-        len(weights) == 1
-        and getattr(optimizer, "takes_rows", False)
-        and _takes(optimizer.update, "rows")
-        and _takes(backward, "sparse")
-    )
-    if sparse:
-        backward = partial(backward, sparse=True)
+    takes_rows = _takes(optimizer.update, "rows")
+    sparse = ranks.size > 1 or (takes_rows and getattr(optimizer, "takes_rows", False))
     # what is not finite is an error of its own here: NumPy need not warn too
     with model.unchanged_on_error(), np.errstate(all="ignore"):
-        total, grads = 0.0, model.grads
-        for k, ((xs, ts), weight) in enumerate(zip(blocks, weights, strict=True)):
-            loss = model.forward(xs, ts, **options)
-            if not math.isfinite(loss):
-                raise TrainingDiverged(f"the loss is {loss}{_at(optimizer, where, clips)}")
-            total += weight * loss
-            if weight == 1:
-                backward()
-            else:
-                backward(weight)
-            if k:
-                for dW, more in zip(grads, model.grads, strict=True):
-                    dW += more
-            elif len(weights) > 1:  # backward of the next block overwrites the model's own
-                grads = [dW.copy() for dW in model.grads]
-        rows = model.grad_rows() if sparse else None
+        sums = np.zeros(1)
+        with ranks.together(sums):
+            sums[0], rows = _add_up(model, blocks, weights, sparse, options)
+        total = float(sums[0])
+        if not math.isfinite(total):
+            raise TrainingDiverged(f"the loss is {total}{_at(optimizer, where, clips)}")
+        if ranks.size > 1:
+            rows = ranks.sum_gradients(model, rows)
         # of these, the last says whether all are finite: who finds that they are not changes none
         if max_value is not None:
-            norm = clip_values(grads, max_value, ops=ops, rows=rows)
+            norm = clip_values(model.grads, max_value, ops=ops, rows=rows)
         if max_grad is not None:
-            norm = clip_grads(grads, max_grad, ops=ops, rows=rows)
+            norm = clip_grads(model.grads, max_grad, ops=ops, rows=rows)
         if not clips:
-            norm = gradient_norm(grads, ops=ops, rows=rows)
+            norm = gradient_norm(model.grads, ops=ops, rows=rows)
         if not math.isfinite(norm):
             raise TrainingDiverged(
-                f"the gradient of {_first_not_finite(model, grads)} is not finite"
+                f"the gradient of {_first_not_finite(model)} is not finite"
                 f"{_at(optimizer, where, clips)}"
             )
-        if rows is None:
-            optimizer.update(model.params, grads)
+        if takes_rows:
+            optimizer.update(model.params, model.grads, rows)
         else:
-            optimizer.update(model.params, grads, rows)
+            optimizer.update(model.params, model.grads)
     return total
+
+
+def _add_up(
+    model: Network,
+    blocks: Iterable[tuple[Any, Any]],
+    weights: Sequence[float],
+    sparse: bool,
+    options: dict[str, Any],
+) -> tuple[float, Rows]:
+    """The sum of the losses of blocks, each times its weight, and the rows of its gradients that
+    may differ from zero. The model has these gradients then, unless the loss is not finite."""
+    backward: Callable[..., Any] = model.backward
+    sparse = sparse and _takes(backward, "sparse")
+    if sparse:
+        backward = partial(backward, sparse=True)
+    total, last = 0.0, len(weights) - 1
+    earlier: list[Array] = []  # sums over the blocks before, which backward overwrites
+    rows: Rows = None
+    for k, ((xs, ts), weight) in enumerate(zip(blocks, weights, strict=True)):
+        loss = model.forward(xs, ts, **options)
+        total += weight * loss
+        if not math.isfinite(loss):
+            break
+        if weight == 1:
+            backward()
+        else:
+            backward(weight)
+        if sparse:
+            rows = _united(rows, model.grad_rows())
+        if k == last:
+            for dW, more in zip(model.grads, earlier, strict=bool(earlier)):
+                dW += more
+        elif not earlier:
+            earlier = [dW.copy() for dW in model.grads]
+        else:
+            for dW, more in zip(earlier, model.grads, strict=True):
+                dW += more
+    if rows is not None and last:
+        model.set_grad_rows(rows)
+    return total, rows
+
+
+def _united(some: Rows, others: list[Ids | None]) -> list[Ids | None]:
+    """Rows that are in one of two lists of `Network.grad_rows`, the first of which may be none."""
+    if some is None:
+        return others
+    return [
+        None if a is None or b is None else np.union1d(a, b)
+        for a, b in zip(some, others, strict=True)
+    ]
 
 
 def _takes(method: Callable[..., Any], name: str) -> bool:
@@ -139,6 +177,6 @@ def _at(optimizer: Any, where: Callable[[], str] | None, clips: bool) -> str:
     return f"{place}; try a smaller learning rate{advice}"
 
 
-def _first_not_finite(model: Network, grads: Sequence[Array]) -> str:
-    named = zip(model.named_params(), grads, strict=True)
+def _first_not_finite(model: Network) -> str:
+    named = zip(model.named_params(), model.grads, strict=True)
     return next(name for name, dW in named if not np.isfinite(dW).all())

@@ -9,13 +9,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .._checks import as_above_zero, as_bool, as_count, as_fraction, as_real
+from .._checks import as_above_zero, as_bool, as_count, as_fraction, as_real, is_number
 from .._types import Array, Ids
+from .._version import __version__
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
+from ..kernels import engine
 from ..models import Network
 from ..text.lanes import PADDING, Block, Blocks
 from . import checkpoint
 from .progress import Progress
+from .ranks import OneRank, as_ranks, checksum
 from .schedules import ReduceLROnPlateau, Schedule
 from .steps import take_step_of_blocks
 
@@ -71,32 +74,47 @@ class Callback:
         """After every epoch: its last line of the history, and whether validation improved."""
 
 
-def evaluate(model: Network, ids: Array, *, batch_size: int = 32, time_size: int = 64) -> float:
+def evaluate(
+    model: Network,
+    ids: Array,
+    *,
+    batch_size: int = 32,
+    time_size: int = 64,
+    comm: Any = None,
+) -> float:
     """Mean cross entropy of a text in nats per token; the model's carried state is untouched.
 
     The text is read in `batch_size` parallel lanes, each starting from zeros (fewer where lanes
     would be shorter than `time_size`). Every token but the first counts once. Layers compute as in
-    evaluation.
+    evaluation. The processes of a communicator of mpi4py `comm`, which all must call this, share
+    the lanes, and get the loss of all.
     """
+    ranks = as_ranks(comm)
     if len(ids) < 2:
         raise InputError(f"the text has {len(ids)} tokens, but at least 2 are needed to evaluate")
     batch_size, time_size = as_count("batch_size", batch_size), as_count("time_size", time_size)
     batch_size = max(1, min(batch_size, len(ids) // time_size))
-    carried = model.get_state()
-    model.reset_state()
-    total, count = 0.0, 0
-    try:
-        with model.in_evaluation():
-            for xs, ts in Blocks(ids, batch_size, time_size):
-                n = _counted(ts)
-                total += model.forward(xs, ts, need_gradient=False) * n
-                count += n
-    finally:
-        model.set_state(carried)
-    return total / count
+    mine, sums = ranks.share(batch_size), np.zeros(2)
+    with ranks.together(sums):
+        carried = model.get_state()
+        model.reset_state()
+        try:
+            with model.in_evaluation():
+                for xs, ts in Blocks(ids, batch_size, time_size):
+                    if n := _counted(ts[mine]):
+                        loss = model.forward(xs[mine], ts[mine], need_gradient=False)
+                        sums += loss * n, n
+        finally:
+            model.set_state(carried)
+    return float(sums[0] / sums[1])
 
 
 DEFAULT_SCHEDULE = ReduceLROnPlateau(0.5)
+CHECKED_EVERY = 256  # steps, whether all ranks have the same weights
+SETTINGS_OF_ALL = (  # that all ranks must have
+    *("batch_size", "time_size", "window", "accumulate", "max_grad", "max_value", "peak_lr"),
+    *("patience", "average", "restore_best", "record_every"),
+)
 
 
 class Trainer:
@@ -136,6 +154,10 @@ class Trainer:
         When it is called again, it carries on from these.
     records_per_epoch : int
         Lines of the history in an epoch.
+    comm : communicator of mpi4py, or None
+        Processes that train the same model together, such as MPI.COMM_WORLD. Each makes a Trainer
+        of the same model, optimizer, text and settings, calls the same methods, and computes on its
+        share of the lanes of every block; all take the same steps, those of one process.
     unit : str
         What to call a token in what is shown; of a "word", perplexities are shown first.
 
@@ -145,6 +167,7 @@ class Trainer:
     best_loss : lowest validation loss so far, in nats per token
     peak_lr : the learning rate that a schedule starts from, that of the optimizer; may be set
     schedule, patience, max_grad, max_value : as given; may be set
+    ranks : the processes of `comm`: `ranks.rank` is which one this is, of `ranks.size`
     history : list of Record
     """
 
@@ -163,6 +186,7 @@ class Trainer:
     average: float | None
     restore_best: bool
     unit: str
+    ranks: OneRank
     blocks: Blocks
     record_every: int
     epoch: int
@@ -190,7 +214,9 @@ class Trainer:
         restore_best: bool = False,
         records_per_epoch: int = 10,
         unit: str = "token",
+        comm: Any = None,
     ) -> None:
+        self.ranks = as_ranks(comm)
         batch_size, time_size = as_count("batch_size", batch_size), as_count("time_size", time_size)
         window = time_size if window is None else as_count("window", window)
         if window % time_size:
@@ -214,6 +240,12 @@ class Trainer:
                 f"the validation part has {len(valid_ids)} tokens, but needs at least 2; "
                 "take a longer text"
             )
+        if batch_size < self.ranks.size:
+            raise InputError(
+                f"batch_size: expected at least one lane for each of {self.ranks.size} ranks, got "
+                f"{batch_size}; take a larger batch, or fewer ranks"
+            )
+        self.ranks.hold_gradients(model)
         self.model, self.optimizer = model, optimizer
         self.valid_ids = valid_ids
         self.batch_size, self.time_size, self.window = batch_size, time_size, window
@@ -233,6 +265,7 @@ class Trainer:
         self.history = []
         # what the model carried before the latest blocks but the newest, see `_windows`
         self._earlier: list[checkpoint.Carried] = []
+        self._lanes = self.ranks.share(batch_size)  # those of this rank
         self._averages = [] if average is None else [W.copy() for W in model.params]
         self._best: list[Array] = []
         self._begin_record()
@@ -293,6 +326,8 @@ class Trainer:
         stop : asked after every step whether to stop there
 
         What they raise comes out of `fit`; calling `fit` again carries on as if it had not been.
+        With several ranks, each calls its own; one that says stop stops all, and of what one raises
+        the others raise a RankError. Rank 0 alone shows something.
 
         Raises
         ------
@@ -303,6 +338,9 @@ class Trainer:
             When stop() said so. Calling `fit` again carries on.
         InputError
             Where the schedule does not fit so many epochs; nothing has changed then.
+        RankError
+            Where another rank has raised an error, or the ranks do not have the same text, settings
+            or weights, which is looked at when `fit` begins, and every 256 steps.
         """
         epochs = as_count("epochs", epochs, least=0)
         callbacks = tuple(callbacks)
@@ -311,7 +349,12 @@ class Trainer:
                 raise TypeError(f"callbacks: expected objects of a Callback, got {callback!r}")
         if self.epoch < epochs and not self.stopped_early:
             self._next_lr(epochs)  # an error if it has none
-            self._fit(epochs, verbose, on_step, on_epoch, callbacks, stop)
+            verbose = verbose and self.ranks.rank == 0
+            with self.ranks.together():
+                fields = self._what_ranks_share(epochs)
+            self.ranks.require_same(fields)
+            with self._lanes_of_this_rank():
+                self._fit(epochs, verbose, on_step, on_epoch, callbacks, stop)
         _write(self.model.params, self._best)
 
     def _fit(
@@ -330,41 +373,88 @@ class Trainer:
                 if self.block == 0:
                     self.model.reset_state()
                 while self.block < len(self.blocks):
-                    tokens, loss = self._take_step(epochs)
-                    progress.advance(tokens, _in_short(loss, self.unit))
-                    if on_step:
-                        on_step(tokens, loss)
-                    for callback in callbacks:
-                        callback.on_step(self, tokens, loss)
-                    if stop and stop():
+                    stopping = np.zeros(1)
+                    with self.ranks.together(stopping):
+                        tokens, loss = self._take_step(epochs)
+                        progress.advance(tokens, _in_short(loss, self.unit))
+                        if on_step:
+                            on_step(tokens, loss)
+                        for callback in callbacks:
+                            callback.on_step(self, tokens, loss)
+                        stopping[0] = bool(stop and stop())
+                    if self.step % CHECKED_EVERY == 0:
+                        self.ranks.require_same(self._what_changes())
+                    if stopping[0]:
                         self._require_finite_weights()
                         raise TrainingInterrupted(f"stopped after step {self.step}")
-                record, improved = self._end_epoch()
-                progress.line(self._epoch_line(record, epochs))
-                if on_epoch:
-                    on_epoch(record, improved)
-                for callback in callbacks:
-                    callback.on_epoch(self, record, improved)
+                with self.ranks.together():
+                    record, improved = self._end_epoch()
+                    progress.line(self._epoch_line(record, epochs))
+                    if on_epoch:
+                        on_epoch(record, improved)
+                    for callback in callbacks:
+                        callback.on_epoch(self, record, improved)
             if self.stopped_early:
                 best = loss_text(self.best_loss, self.unit)
                 progress.line(f"stopped early (patience {self.patience}); best validation: {best}")
+
+    @contextmanager
+    def _lanes_of_this_rank(self) -> Iterator[None]:
+        """Within it, the model draws masks for these."""
+        before = self.model.batch_part
+        if self.ranks.size > 1:
+            self.model.batch_part = self._lanes.start, self.batch_size
+        try:
+            yield
+        finally:
+            self.model.batch_part = before
+
+    def _what_ranks_share(self, epochs: int) -> dict[str, str]:
+        """What all ranks must have to take the same steps, each by the name it has in errors."""
+        if self.ranks.size == 1:
+            return {}
+        params = self.model.named_params()
+        return {
+            "version of rnnfast": __version__,
+            "instruction set (RNNFAST_CPU sets it)": engine.CPU_LEVEL,
+            "model": ", ".join(f"{name} {W.dtype} {W.shape}" for name, W in params.items()),
+            "optimizer": _numbers_of(self.optimizer),
+            "schedule": _numbers_of(self.schedule),
+            "number of epochs": str(epochs),
+            **{name: repr(getattr(self, name)) for name in SETTINGS_OF_ALL},
+            "training text": checksum([self.blocks.ids]),
+            "validation text": checksum([self.valid_ids]),
+            **self._what_changes(),
+        }
+
+    def _what_changes(self) -> dict[str, str]:
+        """What the ranks must still have after some steps."""
+        if self.ranks.size == 1:
+            return {}
+        return {
+            "place in the text": f"epoch {self.epoch}, block {self.block}, step {self.step}",
+            "learning rate": repr(self.optimizer.lr),
+            "state of the random generators": checksum([repr(self.model.random_state()).encode()]),
+            "weights": checksum(self.model.params),
+        }
 
     def _take_step(self, epochs: int) -> tuple[int, float]:
         started = time.perf_counter()
         end = min(self.block + self.accumulate, len(self.blocks))
         blocks = [self.blocks[k] for k in range(self.block, end)]
-        counts = [_counted(ts) for _, ts in blocks]
-        tokens, earlier, lr = sum(counts), list(self._earlier), self.optimizer.lr
+        tokens = sum(_counted(ts) for _, ts in blocks)
+        earlier, lr = list(self._earlier), self.optimizer.lr
         try:
             self.optimizer.lr = self._next_lr(epochs)
             loss = take_step_of_blocks(
                 self.model,
                 self.optimizer,
                 self._windows(blocks, earlier),
-                [count / tokens for count in counts],
+                [_counted(ts[self._lanes]) / tokens for _, ts in blocks],
                 max_grad=self.max_grad,
                 max_value=self.max_value,
                 where=self._place,
+                ranks=self.ranks,
             )
         except BaseException:
             self.optimizer.lr = lr
@@ -397,7 +487,7 @@ class Trainer:
                 xs = np.concatenate([*before, xs], axis=1)
                 ignored = np.full((len(ts), xs.shape[1] - ts.shape[1]), PADDING)
                 ts = np.concatenate([ignored, ts], axis=1)
-            yield xs, ts
+            yield xs[self._lanes], ts[self._lanes]
 
     def _next_lr(self, epochs: int) -> float:
         """What the schedule says of the next step."""
@@ -457,7 +547,11 @@ class Trainer:
         self._require_finite_weights()
         with self._averaged(), np.errstate(all="ignore"):  # as in a step
             valid_loss = evaluate(
-                self.model, self.valid_ids, batch_size=self.batch_size, time_size=self.window
+                self.model,
+                self.valid_ids,
+                batch_size=self.batch_size,
+                time_size=self.window,
+                comm=self.ranks,
             )
         improved = valid_loss < self.best_loss
         since = 0 if improved else self.epochs_since_best + 1
@@ -505,10 +599,12 @@ class Trainer:
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Everything that `restore` needs to carry on bit for bit: (arrays by name, JSON dict).
 
-        The arrays are those of the model and the optimizer themselves, not copies.
+        The arrays are those of the model and the optimizer themselves, not copies. All ranks must
+        call this, and get the same.
         """
         within = self.block > 0  # an epoch: it begins with nothing carried
         carried = [*self._earlier, self.model.get_state()] if within else []
+        carried = checkpoint.of_all_ranks(self.model, carried, self.ranks)
         arrays = checkpoint.arrays_of(self.model, self.optimizer, carried)
         for kind, weights in (("average", self._averages), ("best", self._best)):
             arrays |= checkpoint.weights_as(kind, self.model, weights)
@@ -566,6 +662,9 @@ class Trainer:
         self.epoch, self.block, self.step = epoch, block, step
         self.optimizer.lr, self.best_loss, self.history = lr, best_loss, history
         self.peak_lr = peak_lr
+        lanes = self._lanes
+        before = [checkpoint.rows_of(self.model, states, lanes) for states in before]
+        self.model.set_state(checkpoint.rows_of(self.model, self.model.get_state(), lanes))
         self._earlier = before[max(0, earlier + 1 - self.window // self.time_size) :]
         if self.average is not None:
             self._averages = weights["average"] or [W.copy() for W in self.model.params]
@@ -600,6 +699,12 @@ def loss_text(loss: float, unit: str) -> str:
 def _in_short(loss: float, unit: str) -> str:
     """The loss of a step, as it is shown beside the progress."""
     return f"perplexity {perplexity(loss):.1f}" if unit == "word" else f"loss {loss:.3f}"
+
+
+def _numbers_of(thing: Any) -> str:
+    """The class of an optimizer or a schedule, and its numbers."""
+    numbers = {name: value for name, value in vars(thing).items() if is_number(value)}
+    return f"{type(thing).__name__} {numbers}"
 
 
 def _write(params: Sequence[Array], weights: Sequence[Array]) -> None:

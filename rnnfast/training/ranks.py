@@ -1,0 +1,383 @@
+"""Several processes that train one model together over MPI, each on its own lanes of the text.
+
+A process is a rank, as in MPI, and computes on its own share of the rows of every block. What the
+ranks tell each other are sums of gradients and of a few numbers, so that all of them take the same
+step. `Ranks` speaks through a communicator of mpi4py, which is imported only where there are
+several processes; `ONE_RANK` is a process on its own.
+
+An error must not leave the others waiting for the one that has it. So what a rank computes by
+itself stands within `together`, after which an error of one is an error of all; where the others
+cannot learn of an error any more, all processes are ended.
+"""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .._types import Array, Ids
+from ..errors import InputError, RankError, TrainingDiverged, TrainingInterrupted
+from ..layers.base import same
+from ..models import Network
+from ..models.saving import LAYERS
+from ..reference.optimizer_steps import Rows
+from ..threads import ENVIRONMENT, available_cpus, default_num_threads, quota, usable_cpus
+
+T = TypeVar("T")
+
+# Numbers that are summed at once: MPI's own memory for them stays in the cache. A whole gradient of
+# 40 MB took 2.5 times as long as its parts, with MPICH as with Open MPI.
+PART = 1 << 19
+LINE = 64  # bytes of a line of the cache, at which gradients begin
+OF_ALL = (RankError, TrainingDiverged, TrainingInterrupted)  # errors that all ranks have at once
+# Where launchers write how many processes they start, and which of them one is.
+LAUNCHERS = (
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),  # Open MPI
+    ("PMI_SIZE", "PMI_RANK"),  # MPICH, Intel MPI, Microsoft MPI
+    ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),  # MVAPICH
+    ("PALS_SIZE", "PALS_RANKID"),  # Cray
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),  # srun
+)
+
+
+class OneRank:
+    """A process that trains alone.
+
+    Attributes
+    ----------
+    rank, size : which one this is, from 0, and how many there are
+    seconds, sent : time that went by in communication, and bytes of sums that were handed over
+    """
+
+    rank = 0
+    size = 1
+    seconds = 0.0
+    sent = 0
+
+    def share(self, rows: int) -> slice:
+        """The rows of this rank, out of so many: as many for each, the first have one more."""
+        return slice(0, rows)
+
+    @contextmanager
+    def together(self, *sums: Array) -> Iterator[None]:
+        """Within it, each rank does something by itself; afterwards they all go on, or none.
+
+        An error of one is an error of all: others raise a RankError that names it. The numbers of
+        `sums`, float64 arrays, become their sums over the ranks.
+        """
+        yield
+
+    def of_first(self, make: Callable[[], T]) -> T:
+        """What `make` returns on rank 0, on all ranks; it is called there only."""
+        return make()
+
+    def require_same(self, fields: Mapping[str, str]) -> None:
+        """Raise a RankError that names a rank and a field unless all ranks have the same."""
+
+    def gathered(self, rows: Array, axis: int) -> Array:
+        """Rows of all ranks one after the other along an axis, of the rows of each."""
+        return rows
+
+    def hold_gradients(self, model: Network) -> None:
+        """Put the gradients of a model where they are summed with few calls.
+
+        Raises InputError where one has gaps in memory.
+        """
+
+    def sum_gradients(self, model: Network, rows: Rows) -> Rows:
+        """Sum `grads` of a model over the ranks, in place.
+
+        `rows`, as the optimizers take them, may differ from zero; those of the sums are returned.
+        """
+        return rows
+
+    def default_num_threads(self) -> int:
+        """Threads for a rank that is told nothing."""
+        return default_num_threads()
+
+    @contextmanager
+    def or_none(self) -> Iterator[None]:
+        """Within it, an error that the other ranks do not know of ends all processes."""
+        yield
+
+
+ONE_RANK = OneRank()
+
+
+class Ranks(OneRank):
+    """The processes of a communicator of mpi4py."""
+
+    def __init__(self, comm: Any) -> None:
+        self._comm = comm
+        self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self._flat = _FlatGradients()
+        self._shared: BaseException | None = None  # the last error that all ranks know of
+
+    def share(self, rows: int) -> slice:
+        each, more = divmod(rows, self.size)
+        first = self.rank * each + min(self.rank, more)
+        return slice(first, first + each + (self.rank < more))
+
+    @contextmanager
+    def together(self, *sums: Array) -> Iterator[None]:
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as caught:
+            error = caught
+        failed = np.array([error is not None], np.float64)
+        numbers = np.concatenate([failed, *sums])
+        self._sum(numbers)
+        if numbers[0]:
+            self._raise(error)
+        places = np.cumsum([1, *map(len, sums)])
+        for part, first in zip(sums, places[:-1], strict=True):
+            part[...] = numbers[first : first + len(part)]
+
+    def _raise(self, error: BaseException | None) -> None:
+        """Raise the error of this rank, or else one that names that of another."""
+        text = None if error is None else _described(error)
+        texts = self._call(self._comm.allgather, text)
+        if error is None:
+            rank = next(k for k, text in enumerate(texts) if text is not None)
+            error = RankError(f"rank {rank}: {texts[rank]}")
+        self._shared = error
+        raise error
+
+    def of_first(self, make: Callable[[], T]) -> T:
+        made: T | None = None
+        with self.together():
+            if self.rank == 0:
+                made = make()
+        result: T = self._call(self._comm.bcast, made)
+        return result
+
+    def require_same(self, fields: Mapping[str, str]) -> None:
+        everyone = self._call(self._comm.allgather, list(fields.values()))
+        for name, values in zip(fields, zip(*everyone, strict=True), strict=True):
+            for rank, value in enumerate(values):
+                if value != values[0]:
+                    raise RankError(
+                        f"rank {rank} has another {name} than rank 0: expected {values[0]}, "
+                        f"got {value}; start all ranks with the same"
+                    )
+
+    def gathered(self, rows: Array, axis: int) -> Array:
+        return np.concatenate(self._call(self._comm.allgather, rows), axis)
+
+    def hold_gradients(self, model: Network) -> None:
+        self._flat.hold(model)
+
+    def sum_gradients(self, model: Network, rows: Rows) -> Rows:
+        with self.or_none():
+            self.hold_gradients(model)
+            sums: list[Ids | None] = [None] * len(model.grads) if rows is None else list(rows)
+            for k, (dW, own) in enumerate(zip(model.grads, sums, strict=True)):
+                if own is None:
+                    continue
+                all_rows = self._all_rows(own, len(dW))
+                if 2 * len(all_rows) < len(dW):
+                    sums[k] = all_rows
+                    packed = dW[all_rows]
+                    self._sum(packed.reshape(-1))
+                    dW[all_rows] = packed
+                else:
+                    sums[k] = None  # nearly all: they go with the others
+            for numbers in self._flat.parts([own is None for own in sums]):
+                self._sum(numbers)
+            model.set_grad_rows(sums)
+            return sums
+
+    def _all_rows(self, rows: Ids, count: int) -> Ids:
+        """The numbers of rows, of so many, that one of the ranks has or more."""
+        bits = np.zeros(count, np.bool_)
+        bits[rows] = True
+        packed = np.packbits(bits)
+        self._call(self._comm.Allreduce, _mpi().IN_PLACE, packed, _mpi().BOR)
+        self.sent += packed.nbytes
+        return np.flatnonzero(np.unpackbits(packed, count=count))
+
+    def _sum(self, numbers: Array) -> None:
+        """Sum an array of one axis over the ranks, in place."""
+        for first in range(0, len(numbers), PART):
+            self._call(self._comm.Allreduce, _mpi().IN_PLACE, numbers[first : first + PART])
+        self.sent += numbers.nbytes
+
+    def _call(self, collective: Callable[..., Any], *arguments: Any) -> Any:
+        """What a collective call returns. An error in it, such as Ctrl-C, ends all."""
+        started = time.perf_counter()
+        with self.or_none():
+            result = collective(*arguments)
+        self.seconds += time.perf_counter() - started
+        return result
+
+    def default_num_threads(self) -> int:
+        if os.environ.get(ENVIRONMENT):
+            return default_num_threads()
+        node = self._comm.Split_type(_mpi().COMM_TYPE_SHARED)
+        everyone = node.allgather(usable_cpus())
+        own, ranks = everyone[node.Get_rank()], len(everyone)
+        node.Free()
+        # each CPU is shared by those that may use it: ranks may have some of their own
+        share = sum(Fraction(1, sum(cpu in others for others in everyone)) for cpu in own)
+        return max(1, min(int(share), available_cpus(), quota() // ranks))
+
+    @contextmanager
+    def or_none(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            if error is not self._shared and not isinstance(error, OF_ALL):
+                _say_what_ends_all(self.rank, error)
+                self._comm.Abort(1)
+            raise
+
+
+class _FlatGradients:
+    """The gradients of a model in arrays that hold many of them, so that few calls sum them all.
+
+    Those of this package's layers become views of one array for each dtype. A layer of somebody's
+    own may have its gradients in other places too, and keeps its arrays.
+    """
+
+    def __init__(self) -> None:
+        self._listed: list[Array] = []  # the model's gradients, of which each has a place:
+        self._places: list[tuple[Array, int, int]] = []  # an array of one axis, and its part there
+
+    def hold(self, model: Network) -> None:
+        """Take the gradients of a model, unless they are here."""
+        if same(self._listed, model.grads):
+            return
+        layers = [*model.layers, model.loss_layer]
+        own = {
+            id(dW): (layer, k)
+            for layer in layers
+            if type(layer) in LAYERS.values()
+            for k, dW in enumerate(layer.grads)
+        }
+        ends: dict[Any, int] = {}
+        begins = []
+        for dW in model.grads:
+            begins.append(ends.get(dW.dtype, 0))
+            if id(dW) in own:
+                ends[dW.dtype] = begins[-1] + -(-dW.nbytes // LINE) * LINE // dW.itemsize
+        flat = {dtype: np.zeros(size, dtype) for dtype, size in ends.items()}
+        self._places = []
+        for i, (dW, first) in enumerate(zip(list(model.grads), begins, strict=True)):
+            if id(dW) not in own:
+                self._places.append((_in_a_row(dW), 0, dW.size))
+                continue
+            layer, k = own[id(dW)]
+            numbers = flat[dW.dtype][first : first + dW.size]
+            view = numbers.reshape(dW.shape, order="C" if dW.flags.c_contiguous else "F")
+            view[...] = dW
+            model.grads[i] = layer.grads[k] = view
+            self._places.append((flat[dW.dtype], first, first + dW.size))
+        self._listed = list(model.grads)
+
+    def parts(self, wanted: Sequence[bool]) -> Iterator[Array]:
+        """Arrays of one axis with all the numbers of the gradients that are wanted."""
+        numbers, first, end = None, 0, 0
+        for own, begin, stop in (p for p, good in zip(self._places, wanted, strict=True) if good):
+            if own is numbers and begin - end < LINE // own.itemsize:
+                end = stop
+                continue
+            if numbers is not None:
+                yield numbers[first:end]
+            numbers, first, end = own, begin, stop
+        if numbers is not None:
+            yield numbers[first:end]
+
+
+def _in_a_row(array: Array) -> Array:
+    """The numbers of an array along one axis, which are its own memory."""
+    for view in (array.reshape(-1), array.T.reshape(-1)):
+        if not array.size or np.may_share_memory(view, array):
+            return view
+    raise InputError(
+        f"grads: expected arrays whose numbers follow each other in memory, got one of shape "
+        f"{array.shape} and strides {array.strides}; several ranks need such"
+    )
+
+
+def checksum(parts: Iterable[Any]) -> str:
+    """That of arrays and bytes."""
+    digest = blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
+    return digest.hexdigest()
+
+
+def as_ranks(comm: Any) -> OneRank:
+    """The processes of a communicator of mpi4py, or of None, which is this one alone."""
+    if comm is None:
+        return ONE_RANK
+    if isinstance(comm, OneRank):
+        return comm
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is None or not isinstance(comm, mpi.Intracomm):
+        raise TypeError(
+            f"comm: expected None or a communicator of mpi4py, such as MPI.COMM_WORLD, got {comm!r}"
+        )
+    return Ranks(comm) if comm.Get_size() > 1 else ONE_RANK
+
+
+def launched() -> tuple[int, int]:
+    """Which process this is, and of how many that a launcher of MPI has started: 0 of 1 without."""
+    for size, rank in LAUNCHERS:
+        numbers = os.environ.get(size, ""), os.environ.get(rank, "")
+        if all(number.isdecimal() for number in numbers):
+            return int(numbers[1]), int(numbers[0])
+    return 0, 1
+
+
+def world() -> OneRank:
+    """All processes that a launcher has started, or this one alone.
+
+    Raises InputError where they cannot speak to each other.
+    """
+    _, size = launched()
+    if size == 1:
+        return ONE_RANK
+    try:
+        comm = _mpi().COMM_WORLD
+    except (ImportError, RuntimeError) as error:
+        raise InputError(
+            f"{size} processes were started, and mpi4py, through which they train together, cannot "
+            f'be imported ({error}); `pip install "rnnfast[mpi]"` brings it, or start one process'
+        ) from None
+    if comm.Get_size() != size:
+        library = _mpi().Get_library_version().split("\n")[0].strip()
+        raise InputError(
+            f"{size} processes were started, but the MPI that mpi4py has found ({library}) sees "
+            f"{comm.Get_size()}: the launcher is that of another MPI; start rnnfast with the "
+            "mpiexec of this one, or install mpi4py for that one"
+        )
+    return Ranks(comm)
+
+
+def _mpi() -> Any:
+    """The module of mpi4py, which starts MPI where it is imported first."""
+    from mpi4py import MPI
+
+    return MPI
+
+
+def _described(error: BaseException) -> str:
+    """An error in a line; one that is not written for users, with its kind."""
+    written = isinstance(error, (InputError, OSError, *OF_ALL))
+    return str(error) if written else f"{type(error).__name__}: {error}"
+
+
+def _say_what_ends_all(rank: int, error: BaseException) -> None:
+    if not isinstance(error, (InputError, OSError)):
+        traceback.print_exception(error)
+    text = f"rnnfast: error: rank {rank}: {_described(error)}; all ranks end"
+    print(text, file=sys.stderr, flush=True)
