@@ -15,8 +15,8 @@ class TimeDropout(Layer):
     multiplied by 1 / (1 - rate), which makes up for it in the mean; in evaluation nothing is done.
 
     The mask is drawn by `ops.draw_mask` from a key that is one number of `rng`, int(rng.random() *
-    2**53), in every `forward`; a `batch_part` has its rows of it. After an error the generator is as
-    it was. (Srivastava et al. 2014; one mask for all steps: Gal and Ghahramani 2016.)
+    2**53), in every `forward`; a `batch_part` has its rows of it. After an error the generator is
+    as it was. (Srivastava et al. 2014; one mask for all steps: Gal and Ghahramani 2016.)
 
     Parameters
     ----------

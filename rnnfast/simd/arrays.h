@@ -242,11 +242,9 @@ static void FN(draw_mask)(ptrdiff_t n, ptrdiff_t first, ptrdiff_t of, uint64_t k
         return;
     }
     const ptrdiff_t before = half > first ? half - first : 0, lows = before < n ? before : n;
-    const ptrdiff_t second = first + lows - half;
-    if (lows > 0)
-        FN(draw_words)((uint64_t)first, key, threshold, chosen, lows, out, 0, NULL);
-    if (lows < n)
-        FN(draw_words)((uint64_t)second, key, threshold, chosen, 0, NULL, n - lows, out + lows);
+    const uint64_t start = (uint64_t)first, second = (uint64_t)(first + lows - half);
+    FN(draw_words)(start, key, threshold, chosen, lows, out, 0, NULL);
+    FN(draw_words)(second, key, threshold, chosen, 0, NULL, n - lows, out + lows);
 }
 
 /* A NaN may be passed over: it comes back in whatever is computed with the number it stood for. */
