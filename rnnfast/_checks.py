@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._types import Array, ArrayLike, DTypeLike, Ids, Seed, Shape, Sizes
+from ._types import Array, ArrayLike, BatchPart, DTypeLike, Ids, Seed, Shape, Sizes
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -247,6 +247,29 @@ def as_count(name: str, value: object, least: int = 1, hint: str = "") -> int:
             f"{hint and '; ' + hint}"
         )
     return int(value)
+
+
+def as_batch_part(part: Any) -> BatchPart:
+    """None, or two whole numbers, as ints."""
+    if part is None:
+        return None
+    if isinstance(part, (tuple, list)) and len(part) == 2:
+        whole = all(isinstance(k, (int, np.integer)) and not isinstance(k, bool) for k in part)
+        if whole and 0 <= part[0] < part[1]:
+            return int(part[0]), int(part[1])
+    raise ValueError(
+        "batch_part: expected None, or (first row, rows of the whole batch) with "
+        f"0 <= first row < rows, got {part!r}"
+    )
+
+
+def check_part(first: int, n: int, whole: int) -> None:
+    """Raise ValueError unless a mask of `whole` numbers has `n` from number `first` on."""
+    if not 0 <= first <= whole - n:
+        raise ValueError(
+            f"first, of: expected {n} numbers that a mask of `of` numbers has, got those from "
+            f"number {first} on of {whole}; leave out both for a whole mask"
+        )
 
 
 def is_number(value: Any) -> bool:

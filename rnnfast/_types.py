@@ -10,10 +10,22 @@ Array: TypeAlias = NDArray[Any]
 """An array; its dtype is float32 or float64, that of the weights, unless something else is said."""
 Arrays: TypeAlias = Array | Sequence[Array]
 """Arrays of one shape, on their own or along the first axis of one."""
+BatchPart: TypeAlias = tuple[int, int] | None
+"""(first row, rows of the whole batch) of a batch that is a part of one, None of a whole one."""
 Ids: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 Sizes: TypeAlias = tuple[int | str, ...]
 """A shape that is expected; a string stands for any size of at least 1."""
 Seed: TypeAlias = np.random.Generator | np.random.RandomState | int | None
 
-__all__ = ["Array", "ArrayLike", "Arrays", "DTypeLike", "Ids", "Seed", "Shape", "Sizes"]
+__all__ = [
+    "Array",
+    "ArrayLike",
+    "Arrays",
+    "BatchPart",
+    "DTypeLike",
+    "Ids",
+    "Seed",
+    "Shape",
+    "Sizes",
+]

@@ -160,7 +160,9 @@ def _results(
     results["writer"] = written
     mask = np.empty(N * T * H + 1, dtype)
     ops.draw_mask(N + T, 0.7, 1.5, mask)
-    results["draw_mask"] = [mask]
+    part = np.empty(len(mask) // 2, dtype)
+    ops.draw_mask(N + T, 0.7, 1.5, part, first=len(mask) // 3, of=len(mask))
+    results["draw_mask"] = [mask, part]
     steps: list[tuple[str, int, tuple[float, ...]]] = [
         ("sgd_step", 0, (0.1,)),
         ("momentum_step", 1, (0.1, 0.9)),

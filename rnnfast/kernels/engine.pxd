@@ -71,7 +71,8 @@ cdef extern from "simd.h" nogil:
         void (*multiply)(Py_ssize_t, const void*, const void*, void*) noexcept nogil
         void (*blend)(Py_ssize_t, const void*, const void*, const void*, void*) noexcept nogil
         void (*divide)(Py_ssize_t, const void*, void*, void*) noexcept nogil
-        void (*draw_mask)(Py_ssize_t, uint64_t, uint64_t, double, void*) noexcept nogil
+        void (*draw_mask)(Py_ssize_t, Py_ssize_t, Py_ssize_t, uint64_t, uint64_t, double,
+                          void*) noexcept nogil
         void (*gru_reset)(Py_ssize_t, Py_ssize_t, const Gates*, const States*,
                           const States*) noexcept nogil
         void (*gru_reset_backward)(Py_ssize_t, Py_ssize_t, const Gates*, const States*,

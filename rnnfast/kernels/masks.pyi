@@ -15,4 +15,6 @@ def draw_mask(
     probability: float,
     value: float,
     out: NDArray[_Real],  # (n,), C-contiguous, overwritten
+    first: int = 0,
+    of: int | None = None,
 ) -> None: ...

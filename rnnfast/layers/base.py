@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .._checks import aligned, as_weights, check_shape
+from .._checks import aligned, as_batch_part, as_weights, check_shape
 from .._ops import HasOps, Ops
-from .._types import Array, ArrayLike, Sizes
+from .._types import Array, ArrayLike, BatchPart, Sizes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,6 +33,10 @@ class Layer(HasOps):
     params, grads : lists of arrays, which keep their identity
     training : bool
         For layers that treat training and evaluation differently: which of the two it is.
+    batch_part : tuple of two int, or None
+        (first row, rows of the whole batch) where the rows that come are a part of a batch, of
+        which other processes have the rest; None where they are all. For layers that draw masks:
+        they draw those that the whole batch would have in these rows.
 
     Examples
     --------
@@ -58,6 +62,7 @@ class Layer(HasOps):
     params: list[Array]
     grads: list[Array]
     training: bool = True
+    _batch_part: BatchPart = None
     _shape_hint = ""
     """What an error says of weights whose shapes do not fit."""
     forward: Callable[..., Any]
@@ -89,6 +94,18 @@ class Layer(HasOps):
         if not self.params:
             raise AttributeError(f"dtype: {type(self).__name__} has no weights that have one")
         return self.params[0].dtype
+
+    @property
+    def batch_part(self) -> BatchPart:
+        """(first row, rows of the whole batch) of the rows that come, or None where they are all.
+
+        Setting it raises ValueError unless 0 <= first row < rows.
+        """
+        return self._batch_part
+
+    @batch_part.setter
+    def batch_part(self, part: BatchPart) -> None:
+        self._batch_part = as_batch_part(part)
 
     def named_params(self) -> dict[str, Array]:
         """`params` by name, such as {"W": array, "b": array}, in their order."""

@@ -15,8 +15,8 @@ class TimeDropout(Layer):
     multiplied by 1 / (1 - rate), which makes up for it in the mean; in evaluation nothing is done.
 
     The mask is drawn by `ops.draw_mask` from a key that is one number of `rng`, int(rng.random() *
-    2**53), in every `forward`; after an error the generator is as it was. (Srivastava et al. 2014;
-    one mask for all steps: Gal and Ghahramani 2016.)
+    2**53), in every `forward`; a `batch_part` has its rows of it. After an error the generator is
+    as it was. (Srivastava et al. 2014; one mask for all steps: Gal and Ghahramani 2016.)
 
     Parameters
     ----------
@@ -104,7 +104,8 @@ class TimeDropout(Layer):
         if self.training and rate:
             shape = (len(xs), 1, *xs.shape[2:]) if self._locked else xs.shape
             with PutBackOnError(self._rng):
-                mask = draw_dropout(self._ops, self._rng, rate, shape, xs.dtype)
+                part = self._batch_part
+                mask = draw_dropout(self._ops, self._rng, rate, shape, xs.dtype, part)
                 xs = xs * mask
         self._keep((xs.shape, xs.dtype, mask))
         return xs

@@ -3,6 +3,7 @@
 Letters in shapes: N batch rows, T time steps, H hidden size, G gates, S states.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict
 
@@ -11,7 +12,7 @@ import numpy as np
 from .._checks import as_bool, as_fraction, as_generator, is_number
 from .._ops import Ops
 from .._random import Generator, PutBackOnError, draw_key
-from .._types import Array, ArrayLike, Arrays, DTypeLike, Seed, Shape
+from .._types import Array, ArrayLike, Arrays, BatchPart, DTypeLike, Seed, Shape
 from .cell import Drops, Forward, Recurrent, dropped
 
 Rates: TypeAlias = float | Sequence[float]
@@ -21,17 +22,39 @@ Zoneouts: TypeAlias = tuple[Array | None, ...] | None
 
 
 def draw(
-    ops: Ops, rng: Generator, probability: float, value: float, shape: Shape, dtype: DTypeLike
+    ops: Ops,
+    rng: Generator,
+    probability: float,
+    value: float,
+    shape: Shape,
+    dtype: DTypeLike,
+    part: BatchPart = None,
 ) -> Array:
-    """A mask: `value` with this probability, and else 0."""
+    """A mask: `value` with this probability, and else 0; or the rows of it that are a `part`."""
+    first, of = 0, None
+    if part is not None:
+        (row, rows), size = part, math.prod(shape[1:])
+        if row + shape[0] > rows:
+            raise ValueError(
+                f"batch_part: expected {shape[0]} rows, as xs has, of the whole batch, got those "
+                f"from row {row} on of {rows}; set it to None where the rows of xs are all"
+            )
+        first, of = row * size, rows * size
     mask = np.empty(shape, dtype)
-    ops.draw_mask(draw_key(rng), probability, value, mask)
+    ops.draw_mask(draw_key(rng), probability, value, mask, first, of)
     return mask
 
 
-def draw_dropout(ops: Ops, rng: Generator, rate: float, shape: Shape, dtype: DTypeLike) -> Array:
+def draw_dropout(
+    ops: Ops,
+    rng: Generator,
+    rate: float,
+    shape: Shape,
+    dtype: DTypeLike,
+    part: BatchPart = None,
+) -> Array:
     """A mask of 0 with probability `rate`; what is kept makes up for it in the mean."""
-    return draw(ops, rng, 1 - rate, 1 / (1 - rate), shape, dtype)
+    return draw(ops, rng, 1 - rate, 1 / (1 - rate), shape, dtype, part)
 
 
 class Regularisation(TypedDict, total=False):
@@ -54,7 +77,8 @@ class Regularised(Recurrent):
 
     A mask is drawn by `ops.draw_mask` from a key that is one number of `rng`, int(rng.random() *
     2**53). The order in a call, for the first direction and then for the second: recurrent dropout,
-    zoneout of h and of c, weight drop.
+    zoneout of h and of c, weight drop. Of the masks that have rows of the batch, a `batch_part` has
+    its own; that of Wh is drawn whole.
     """
 
     _recurrent_dropout: float
@@ -190,24 +214,31 @@ class Regularised(Recurrent):
     ) -> tuple[dict[str, Any], Drops]:
         """Masks for a block of (N, T): arguments of a kernel, and products of weights."""
         N, T, H = *shape, self.hidden_size
+        part = self._batch_part
         recurrent: list[Array | None] = []
         zoneouts: list[Zoneouts] = []
         drops: dict[int, tuple[Array, Array]] = {}
         for k in self._recurrent_places:
-            recurrent.append(self._dropout_mask(rng, self._recurrent_dropout, (N, H)))
-            each = [self._mask(rng, p, 1, (N, T, H)) for p in self._zoneouts]
+            recurrent.append(self._dropout_mask(rng, self._recurrent_dropout, (N, H), part))
+            each = [self._mask(rng, p, 1, (N, T, H), part) for p in self._zoneouts]
             zoneouts.append(tuple(each) or None)
             of_weight = self._dropout_mask(rng, self._weight_drop, weights[k].shape)
             if of_weight is not None:
                 drops[k] = weights[k] * of_weight, of_weight
         return self._kernel_masks(recurrent, zoneouts), drops
 
-    def _mask(self, rng: Generator, probability: float, value: float, shape: Shape) -> Array | None:
+    def _mask(
+        self, rng: Generator, probability: float, value: float, shape: Shape, part: BatchPart
+    ) -> Array | None:
         """`value` with this probability, and else 0; None where it is 0."""
-        return draw(self._ops, rng, probability, value, shape, self.dtype) if probability else None
+        if not probability:
+            return None
+        return draw(self._ops, rng, probability, value, shape, self.dtype, part)
 
-    def _dropout_mask(self, rng: Generator, rate: float, shape: Shape) -> Array | None:
-        return draw_dropout(self._ops, rng, rate, shape, self.dtype) if rate else None
+    def _dropout_mask(
+        self, rng: Generator, rate: float, shape: Shape, part: BatchPart = None
+    ) -> Array | None:
+        return draw_dropout(self._ops, rng, rate, shape, self.dtype, part) if rate else None
 
     def _means(self, shape: Shape) -> dict[str, Any]:
         """What evaluation has in place of masks, as arguments of a kernel."""

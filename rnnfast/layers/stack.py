@@ -336,7 +336,8 @@ class TimeStack(TimeRecurrent):
         masks, drops = super()._draw(rng, weights, shape)
         outputs = (*shape, (1 + self._bidirectional) * self.hidden_size)
         between = [
-            self._dropout_mask(rng, self._dropout, outputs) for _ in range(self._num_layers - 1)
+            self._dropout_mask(rng, self._dropout, outputs, self._batch_part)
+            for _ in range(self._num_layers - 1)
         ]
         return masks | {"between": between}, drops
 

@@ -10,9 +10,10 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 
+from .._checks import as_batch_part
 from .._ops import HasOps, Ops
 from .._random import Generator, PutBackOnError, set_state_of, state_of
-from .._types import Array, ArrayLike, Ids
+from .._types import Array, ArrayLike, BatchPart, Ids
 from ..archive import require_like, require_names
 from ..layers.base import Layer, same
 from . import saving
@@ -90,6 +91,7 @@ class Network:
     grads: list[Array]
     _loss_name = "loss"
     _training = True
+    _batch_part: BatchPart = None
 
     def __init__(
         self,
@@ -220,7 +222,8 @@ class Network:
 
         It holds the weights, and all that `load` needs to make the model again: names, inputs and
         options of the layers, and the names of their classes. Not kept are carried states, states
-        of random generators, gradients, `training` and `ops`; a `Trainer` keeps the first two.
+        of random generators, gradients, `training`, `batch_part` and `ops`; a `Trainer` keeps the
+        first two.
         Parameters that are the same memory, or its transpose (tied weights), are so again after
         `load`; other views of common memory become separate arrays.
 
@@ -482,6 +485,23 @@ class Network:
         self._training = bool(training)
         for _, layer in self._everyone():
             layer.training = self._training
+
+    @property
+    def batch_part(self) -> BatchPart:
+        """(first row, rows of the whole batch) where the rows that come are a part of a batch, of
+        which other processes have the rest; None where they are all. Setting it tells every layer
+        and the loss. Layers that draw masks draw those that the whole batch would have in these
+        rows, and their generators are afterwards as after the whole batch.
+
+        Raises ValueError unless 0 <= first row < rows; nothing has changed then.
+        """
+        return self._batch_part
+
+    @batch_part.setter
+    def batch_part(self, part: BatchPart) -> None:
+        self._batch_part = as_batch_part(part)
+        for _, layer in self._everyone():
+            layer.batch_part = self._batch_part
 
     def train(self) -> None:
         """Let every layer and the loss compute as in training."""

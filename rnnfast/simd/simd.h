@@ -103,7 +103,8 @@ typedef struct {
     F(void, multiply, (ptrdiff_t n, const void *x, const void *y, void *out))                     \
     F(void, blend, (ptrdiff_t n, const void *part, const void *x, const void *y, void *out))      \
     F(void, divide, (ptrdiff_t n, const void *part, void *x, void *taken))                        \
-    F(void, draw_mask, (ptrdiff_t n, uint64_t key, uint64_t threshold, double value, void *out))  \
+    F(void, draw_mask, (ptrdiff_t n, ptrdiff_t first, ptrdiff_t of, uint64_t key,                 \
+                        uint64_t threshold, double value, void *out))                             \
     /* The two halves of a GRU whose reset gate acts before the product: see cells.h. */          \
     F(void, gru_reset, (ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,                 \
                         const simd_states *h, const simd_states *reset_h))                        \
