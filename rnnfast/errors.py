@@ -1,5 +1,7 @@
 """Errors whose message is written for whoever runs a training, not for whoever calls a layer."""
 
+from signal import Signals
+
 
 class InputError(ValueError):
     """A text, file, run folder or setting that cannot be used; the message says what to do."""
@@ -10,7 +12,14 @@ class TrainingDiverged(ArithmeticError):
 
 
 class TrainingInterrupted(Exception):
-    """Somebody asked to stop; the step at hand was finished and everything is saved."""
+    """Somebody asked to stop; the step at hand was finished and everything is saved.
+
+    `signal` is the one that asked, such as `signal.SIGTERM`, or None.
+    """
+
+    def __init__(self, message: str = "", signal: Signals | None = None) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class RankError(RuntimeError):

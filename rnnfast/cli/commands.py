@@ -3,12 +3,14 @@
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from .._launch import launched
 from .._version import __version__
-from ..errors import InputError, TrainingDiverged, TrainingInterrupted
+from ..errors import InputError, RankError, TrainingDiverged, TrainingInterrupted
 from ..threads import default_num_threads, set_num_threads
 
 # A module each, with `execute`, and `add_options` where there are some; it is imported where it is
@@ -25,17 +27,19 @@ COMMANDS = {
     "reproduce": "Run the systems of the five notebooks, and compare.",
 }
 EXIT_ERROR = 1
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+OF_RANKS = ("train", "info")  # commands that several processes may run at once
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. `argv` is without the program's name."""
     argv = sys.argv[1:] if argv is None else argv
+    rank, ranks = launched()
     arguments = _parser(argv).parse_args(argv)
     # an output that cannot show a character shows its number instead, as standard error does
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _require_one_process(arguments.called, ranks)
         set_num_threads(getattr(arguments, "threads", None) or default_num_threads())
         code: int = arguments.command(arguments)
         if sys.stdout:
@@ -46,14 +50,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
     except MemoryError as error:
-        print(f"rnnfast: error: out of memory: {error}; take smaller sizes", file=sys.stderr)
-        return EXIT_ERROR
-    except (InputError, TrainingDiverged, OSError) as error:
-        print(f"rnnfast: error: {error}", file=sys.stderr)
-        return EXIT_ERROR
-    except (TrainingInterrupted, KeyboardInterrupt) as stop:
-        print(f"rnnfast: {str(stop) or 'interrupted'}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _ended(f"error: out of memory: {error}; take smaller sizes", rank)
+    except (InputError, TrainingDiverged, RankError, OSError) as error:
+        return _ended(f"error: {error}", rank)
+    except TrainingInterrupted as stop:
+        return _ended(str(stop), rank, 128 + (stop.signal or signal.SIGINT))
+    except KeyboardInterrupt:
+        return _ended("interrupted", rank, 128 + signal.SIGINT)
+
+
+def _ended(why: str, rank: int, code: int = EXIT_ERROR) -> int:
+    """Say why, once for all ranks, and return the exit code, as shells report it."""
+    if rank == 0:
+        print(f"rnnfast: {why}", file=sys.stderr)
+    return code
+
+
+def _require_one_process(command: str, ranks: int) -> None:
+    """Several would write into the same files, and all print the same."""
+    if ranks > 1 and command not in OF_RANKS:
+        raise InputError(
+            f"`rnnfast {command}` is for one process, and {ranks} were started; start it without "
+            "mpiexec (`mpiexec -n K rnnfast train` is what K processes do together)"
+        )
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -72,5 +91,5 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             module = import_module(f".{name}", __package__)
             if hasattr(module, "add_options"):
                 module.add_options(sub)
-            sub.set_defaults(command=module.execute)
+            sub.set_defaults(command=module.execute, called=name)
     return parser

@@ -1,6 +1,7 @@
 """`rnnfast eval`."""
 
 import argparse
+from typing import Any
 
 from .._types import Array
 from ..training.runs import Run
@@ -27,8 +28,8 @@ def execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def loss_of(run: Run, ids: Array) -> float:
+def loss_of(run: Run, ids: Array, comm: Any = None) -> float:
     """The loss of a text, read in the lanes and blocks of training: the figures stay the same."""
     settings = run.settings
     time = settings.window or settings.time
-    return evaluate(run.model, ids, batch_size=settings.batch, time_size=time)
+    return evaluate(run.model, ids, batch_size=settings.batch, time_size=time, comm=comm)

@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from ..layers.initial import INITS
 from ..models import LAYER_OF_CELL
 from ..text.lanes import unigram_entropy
 from ..text.vocabulary import LEVELS
+from ..threads import get_num_threads, set_num_threads
 from ..training.plot import plot_history
+from ..training.ranks import OneRank, world
 from ..training.runs import Run, holds_run
 from ..training.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
 from ..training.trainer import loss_text
@@ -77,29 +80,40 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    given = {name: getattr(arguments, name) for name in SETTINGS}
-    given = {name: value for name, value in given.items() if value is not None}
-    if arguments.resume:
-        run = _resumed(arguments, given)
-    else:
-        run = Run.start(arguments.out or _free_folder(), Settings(**given))
-    _describe(run)
-    trainer = run.trainer
-    if trainer.epoch >= run.settings.epochs:
-        print(f"{trainer.epoch} epochs are done; --epochs with a larger number adds some")
-    elif trainer.stopped_early:
-        print(
-            f"validation has not improved for {trainer.patience} epochs: nothing is left to do; "
-            "a new run with a larger --patience trains longer"
-        )
+    ranks = world()
+    with ranks.or_none():
+        return _train(arguments, ranks)
+
+
+def _train(arguments: argparse.Namespace, ranks: OneRank) -> int:
+    if ranks.size > 1 and not arguments.threads:
+        set_num_threads(ranks.default_num_threads())
+    with ranks.together():
+        given = {name: getattr(arguments, name) for name in SETTINGS}
+        given = {name: value for name, value in given.items() if value is not None}
+        if arguments.resume:
+            run = _resumed(arguments, given, ranks)
+        else:
+            folder = ranks.of_first(lambda: arguments.out or _free_folder())
+            run = Run.start(folder, Settings(**given), comm=ranks)
+    places = ranks.places()
+    if ranks.rank == 0:
+        _describe(run, places)
     run.fit()
-    best, unit = Run.load(run.folder), run.vocabulary.unit
-    print(f"validation, best epoch: {loss_text(trainer.best_loss, unit)}")
-    print(f"test, same weights:     {loss_text(loss_of(best, run.corpus.test), unit)}")
+    best = Run.load(run.folder, comm=ranks)
+    test_loss = loss_of(best, run.corpus.test, ranks)
+    if ranks.rank == 0:
+        _say_what_came_out(run, best, test_loss)
+    return 0
+
+
+def _say_what_came_out(run: Run, best: Run, test_loss: float) -> None:
+    unit = run.vocabulary.unit
+    print(f"validation, best epoch: {loss_text(run.trainer.best_loss, unit)}")
+    print(f"test, same weights:     {loss_text(test_loss, unit)}")
     _plot(run)
     _show_samples(best)
     _say_what_is_next(run)
-    return 0
 
 
 def _show_samples(run: Run) -> None:
@@ -139,13 +153,16 @@ def _numbered_folder(number: int) -> Path:
     return Path(DEFAULT_FOLDER if number == 1 else f"{DEFAULT_FOLDER}-{number}")
 
 
-def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Run:
-    folder = arguments.out
-    if folder is None:  # the one that was started last
-        number = 1
-        while holds_run(_numbered_folder(number + 1)):
-            number += 1
-        folder = _numbered_folder(number)
+def _last_folder() -> Path:
+    """The one that was started last."""
+    number = 1
+    while holds_run(_numbered_folder(number + 1)):
+        number += 1
+    return _numbered_folder(number)
+
+
+def _resumed(arguments: argparse.Namespace, given: dict[str, Any], ranks: OneRank) -> Run:
+    folder = ranks.of_first(lambda: arguments.out or _last_folder())
     epochs = given.pop("epochs", None)
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -153,10 +170,10 @@ def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Run:
             f"{options}: a resumed run keeps its settings, only --epochs and --threads may change; "
             "leave these options out, or start a new run"
         )
-    return Run.resume(folder, epochs)
+    return Run.resume(folder, epochs, comm=ranks)
 
 
-def _describe(run: Run) -> None:
+def _describe(run: Run, places: Sequence[str]) -> None:
     settings, vocabulary, corpus = run.settings, run.vocabulary, run.corpus
     unit = vocabulary.unit
     parameters = sum(W.size for W in run.model.params)
@@ -169,9 +186,23 @@ def _describe(run: Run) -> None:
         f"layers {settings.layers}, dropout {settings.dropout:g}: {parameters:,} parameters",
         f"training: {settings.optimizer}, lr {settings.lr:g}, schedule {settings.schedule}, "
         f"{settings.batch} lanes x {settings.time} steps, {settings.epochs} epochs",
+        *([f"ranks: {run.ranks.size}, {_threads()} each; {'; '.join(places)}"] if places else []),
         f"run folder: {run.folder}",
     ]
+    trainer = run.trainer
+    if trainer.epoch >= settings.epochs:
+        lines += [f"{trainer.epoch} epochs are done; --epochs with a larger number adds some"]
+    elif trainer.stopped_early:
+        lines += [
+            f"validation has not improved for {trainer.patience} epochs: nothing is left to do; "
+            "a new run with a larger --patience trains longer"
+        ]
     print(*lines, sep="\n", flush=True)
+
+
+def _threads() -> str:
+    count = get_num_threads()
+    return f"{count} thread{'s' * (count > 1)}"
 
 
 def _plot(run: Run) -> None:

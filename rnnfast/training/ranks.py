@@ -11,6 +11,7 @@ cannot learn of an error any more, all processes are ended.
 """
 
 import os
+import platform
 import sys
 import time
 import traceback
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .._launch import launched
 from .._types import Array, Ids
 from ..errors import InputError, RankError, TrainingDiverged, TrainingInterrupted
 from ..layers.base import same
@@ -37,14 +39,6 @@ T = TypeVar("T")
 PART = 1 << 19
 LINE = 64  # bytes of a line of the cache, at which gradients begin
 OF_ALL = (RankError, TrainingDiverged, TrainingInterrupted)  # errors that all ranks have at once
-# Where launchers write how many processes they start, and which of them one is.
-LAUNCHERS = (
-    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),  # Open MPI
-    ("PMI_SIZE", "PMI_RANK"),  # MPICH, Intel MPI, Microsoft MPI
-    ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),  # MVAPICH
-    ("PALS_SIZE", "PALS_RANKID"),  # Cray
-    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),  # srun
-)
 
 
 class OneRank:
@@ -74,6 +68,10 @@ class OneRank:
         """
         yield
 
+    def any(self, mine: bool) -> bool:
+        """Whether it is so on one of the ranks."""
+        return mine
+
     def of_first(self, make: Callable[[], T]) -> T:
         """What `make` returns on rank 0, on all ranks; it is called there only."""
         return make()
@@ -99,8 +97,12 @@ class OneRank:
         return rows
 
     def default_num_threads(self) -> int:
-        """Threads for a rank that is told nothing."""
+        """Threads for a rank that is told nothing: its share of the CPUs of its machine."""
         return default_num_threads()
+
+    def places(self) -> list[str]:
+        """Where the ranks run, a text for each machine."""
+        return []
 
     @contextmanager
     def or_none(self) -> Iterator[None]:
@@ -150,6 +152,11 @@ class Ranks(OneRank):
             error = RankError(f"rank {rank}: {texts[rank]}")
         self._shared = error
         raise error
+
+    def any(self, mine: bool) -> bool:
+        count = np.array([float(mine)])
+        self._sum(count)
+        return bool(count[0])
 
     def of_first(self, make: Callable[[], T]) -> T:
         made: T | None = None
@@ -228,6 +235,13 @@ class Ranks(OneRank):
         # each CPU is shared by those that may use it: ranks may have some of their own
         share = sum(Fraction(1, sum(cpu in others for others in everyone)) for cpu in own)
         return max(1, min(int(share), available_cpus(), quota() // ranks))
+
+    def places(self) -> list[str]:
+        everyone = self._call(self._comm.allgather, (platform.node(), os.getpid()))
+        machines: dict[str, list[str]] = {}
+        for rank, (node, process) in enumerate(everyone):
+            machines.setdefault(node, []).append(f"{rank} is process {process}")
+        return [f"{node}: {', '.join(processes)}" for node, processes in machines.items()]
 
     @contextmanager
     def or_none(self) -> Iterator[None]:
@@ -329,21 +343,12 @@ def as_ranks(comm: Any) -> OneRank:
     return Ranks(comm) if comm.Get_size() > 1 else ONE_RANK
 
 
-def launched() -> tuple[int, int]:
-    """Which process this is, and of how many that a launcher of MPI has started: 0 of 1 without."""
-    for size, rank in LAUNCHERS:
-        numbers = os.environ.get(size, ""), os.environ.get(rank, "")
-        if all(number.isdecimal() for number in numbers):
-            return int(numbers[1]), int(numbers[0])
-    return 0, 1
-
-
 def world() -> OneRank:
     """All processes that a launcher has started, or this one alone.
 
     Raises InputError where they cannot speak to each other.
     """
-    _, size = launched()
+    size = launched()[1]
     if size == 1:
         return ONE_RANK
     try:

@@ -18,6 +18,7 @@ import numpy as np
 
 from .._checks import as_ids
 from .._types import Array, Ids, Seed
+from .._version import __version__
 from ..archive import damage, load_archive, save_archive, write_atomically
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
 from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
@@ -29,6 +30,7 @@ from ..text.scoring import log_probabilities
 from ..text.vocabulary import END_OF_LINE, UNKNOWN, UnknownToken, Vocabulary, count_tokens
 from . import checkpoint
 from .progress import Progress
+from .ranks import ONE_RANK, OneRank, as_ranks
 from .settings import BEFORE, OPTIMIZERS, Settings
 from .trainer import Callback, OnEpoch, OnStep, Record, Stop, Trainer
 
@@ -63,6 +65,9 @@ class Run:
     `corpus`. `Run.load` gives one to evaluate and to sample. Each raises InputError where text,
     settings or folder do not serve, and leaves nothing behind then.
 
+    With a communicator of mpi4py as `comm`, several processes train one run; all must call the same
+    methods. Each reads the text, which must be the same. Rank 0 alone reads and writes the folder.
+
     Examples
     --------
     >>> import pathlib, rnnfast, tempfile
@@ -78,6 +83,7 @@ class Run:
     """
 
     folder: Path
+    ranks: OneRank
     settings: Settings
     vocabulary: Vocabulary
     rng: np.random.Generator
@@ -91,8 +97,10 @@ class Run:
         settings: Settings,
         vocabulary: Vocabulary,
         rng: np.random.Generator,
+        ranks: OneRank = ONE_RANK,
     ) -> None:
         self.folder = Path(folder)
+        self.ranks = ranks
         self.settings = settings
         self.vocabulary = vocabulary
         self.rng = rng
@@ -134,33 +142,39 @@ class Run:
 
     @classmethod
     def start(
-        cls, folder: str | os.PathLike[str], settings: Settings, *, verbose: bool = True
+        cls,
+        folder: str | os.PathLike[str],
+        settings: Settings,
+        *,
+        verbose: bool = True,
+        comm: Any = None,
     ) -> Self:
         """A new run; its folder is made, and holds the untrained model from then on.
 
         With `verbose`, standard error shows how far a long text was read.
         """
-        folder = Path(folder)
-        if holds_run(folder) or (folder / "best.npz").exists():
-            raise InputError(
-                f"{folder} already holds a run; continue it with --resume, or give another --out"
-            )
-        # a copy, checked again; the text is found from any folder later
-        text_path = None if settings.text is None else Path(settings.text).absolute()
-        settings = replace(settings, text=text_path)
-        text = read_text(settings)
-        vocabulary, sha256 = _count(text, settings, verbose)
-        run = cls(folder, settings, vocabulary, np.random.default_rng(settings.seed))
-        run.sha256 = sha256
-        run._encode(text, verbose)
-        run.context = run._beginning_of_text(run.corpus.train)
-        run._trainer = run._new_trainer()
+        folder, ranks = Path(folder), as_ranks(comm)
+        ranks.of_first(lambda: _require_no_run(folder))
+        with ranks.together():
+            # a copy, checked again; the text is found from any folder later
+            text_path = None if settings.text is None else Path(settings.text).absolute()
+            settings = replace(settings, text=text_path)
+            text = read_text(settings)
+            vocabulary, sha256 = _count(text, settings, verbose and ranks.rank == 0)
+        ranks.require_same(_names_of(settings, sha256))
+        with ranks.together():
+            rng = np.random.default_rng(settings.seed)
+            run = cls(folder, settings, vocabulary, rng, ranks)
+            run.sha256 = sha256
+            run._encode(text, verbose)
+            run.context = run._beginning_of_text(run.corpus.train)
+            run._trainer = run._new_trainer()
         made = not folder.exists()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             run.save()
         except BaseException as error:
-            _remove_half(folder, made)
+            if ranks.rank == 0:
+                _remove_half(folder, made)
             if isinstance(error, OSError):
                 raise InputError(
                     f"run folder {folder} cannot be written: {error.strerror}; give another --out"
@@ -175,36 +189,39 @@ class Run:
         epochs: int | None = None,
         *,
         verbose: bool = True,
+        comm: Any = None,
     ) -> Self:
         """The run of a folder as it was when it was saved last; `epochs` changes how many.
 
-        `verbose` is as in `start`.
+        `verbose` is as in `start`. There may be more ranks than before, or fewer.
         """
-        run, arrays, meta = cls._read(folder, "last.npz")
-        if epochs is not None:
-            run.settings = replace(run.settings, epochs=epochs)
-        run.read_corpus(verbose=verbose)
-        with damage(run.folder / "last.npz", "checkpoint"):
-            run._trainer = run._new_trainer()
-            run.trainer.restore(arrays, meta["position"])
+        ranks = as_ranks(comm)
+        with ranks.together():
+            run, arrays, meta = cls._read(folder, ("last.npz",), ranks)
+            if epochs is not None:
+                run.settings = replace(run.settings, epochs=epochs)
+            run.read_corpus(verbose=verbose)
+            with damage(run.folder / "last.npz", "checkpoint"):
+                run._trainer = run._new_trainer()
+                run.trainer.restore(arrays, meta["position"])
         return run
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Self:
+    def load(cls, folder: str | os.PathLike[str], *, comm: Any = None) -> Self:
         """The run of a folder with the weights that validated best, to evaluate and to sample."""
-        name = "best.npz" if (Path(folder) / "best.npz").exists() else "last.npz"
-        run, _, _ = cls._read(folder, name)
+        ranks = as_ranks(comm)
+        with ranks.together():
+            run, _, _ = cls._read(folder, ("best.npz", "last.npz"), ranks)
         return run
 
     @classmethod
     def _read(
-        cls, folder: str | os.PathLike[str], name: str
+        cls, folder: str | os.PathLike[str], names: Sequence[str], ranks: OneRank
     ) -> tuple[Self, dict[str, Array], dict[str, Any]]:
-        """The run with the weights of a file in its folder, and all that is in the file."""
+        """The run with the weights of a file in its folder, the first that is there of these, and
+        all that is in the file."""
         folder = Path(folder)
-        if not holds_run(folder):
-            raise InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
-        version, arrays, meta = load_archive(folder / name, "checkpoint")
+        name, (version, arrays, meta) = ranks.of_first(lambda: _read_first(folder, names))
         with damage(folder / name, "checkpoint"):
             settings = Settings(**(BEFORE | meta["settings"]))
             vocabulary = Vocabulary(**meta["vocabulary"])
@@ -229,7 +246,7 @@ class Run:
                     meta["position"] |= {"carried": carried, "random_state": {}}
             params = checkpoint.params_of(arrays, shapes)  # before there is a model of these sizes
             rng = np.random.default_rng()
-            run = cls(folder, settings, vocabulary, rng)
+            run = cls(folder, settings, vocabulary, rng, ranks)
             if "model" in meta:  # with the options that its layers had
                 config = {"cell": settings.cell} | meta["model"]
                 run.model = LanguageModel.from_params(params, **config)
@@ -251,7 +268,7 @@ class Run:
     def _encode(self, text: Text, verbose: bool) -> Corpus:
         """Set `corpus` to a text whose checksum is known from before."""
         digest = Digest()
-        pieces = digest.of(_pieces(text, verbose))
+        pieces = digest.of(_pieces(text, verbose and self.ranks.rank == 0))
         try:
             ids = gather(self.vocabulary.encode_pieces(pieces), _on_disk_of(self.folder))
             same = digest.sha256 == self.sha256
@@ -273,6 +290,7 @@ class Run:
             corpus.train,
             corpus.valid,
             unit=self.vocabulary.unit,
+            comm=self.ranks,
             **settings.of_trainer,
         )
 
@@ -294,7 +312,7 @@ class Run:
         `Run.resume` find what was trained. (`trainer.fit` writes nothing.)
 
         In the main thread, Ctrl-C finishes the step at hand, saves, and stops; pressed again, it
-        stops at once, and the folder keeps what was saved last.
+        stops at once, and the folder keeps what was saved last. SIGTERM does what Ctrl-C does.
 
         Parameters
         ----------
@@ -309,7 +327,7 @@ class Run:
         Raises
         ------
         TrainingInterrupted
-            After Ctrl-C, or where stop() said so.
+            After Ctrl-C or SIGTERM, or where stop() said so.
         TrainingDiverged
             As in `Trainer.fit`; the folder keeps what was saved last.
         InputError, RuntimeError
@@ -325,10 +343,10 @@ class Run:
             if trainer.schedule == self.settings.new_schedule():  # nobody has set another
                 trainer.schedule = settings.new_schedule()
             self.settings = settings
-        presses: list[bool] = []
+        signals: list[int] = []
 
         def pressed_or_stopped() -> bool:
-            return bool(presses) or (stop is not None and stop())
+            return bool(signals) or (stop is not None and stop())
 
         def save_epoch(record: Record, improved: bool) -> None:
             self.save(best=improved)
@@ -336,7 +354,7 @@ class Run:
                 on_epoch(record, improved)
 
         try:
-            with _collecting_ctrl_c(presses):
+            with _collecting(signals):
                 try:
                     trainer.fit(
                         settings.epochs,
@@ -346,13 +364,15 @@ class Run:
                         callbacks=callbacks,
                         stop=pressed_or_stopped,
                     )
-                    if presses:  # while the last epoch was evaluated and saved
+                    if self.ranks.any(bool(signals)):  # while the last epoch was saved
                         raise TrainingInterrupted
                 except TrainingInterrupted:
                     self.save()
+                    out = shlex.quote(str(self.folder))
                     raise TrainingInterrupted(
                         f"stopped after step {trainer.step} and saved; "
-                        f"`rnnfast train --resume --out {shlex.quote(str(self.folder))}` carries on"
+                        f"`rnnfast train --resume --out {out}` carries on",
+                        signal.Signals(signals[0]) if signals else None,
                     ) from None
         except KeyboardInterrupt:  # pressed twice
             raise TrainingInterrupted(
@@ -477,8 +497,15 @@ class Run:
                 yield line, log_p[: len(line)]
 
     def save(self, *, best: bool = False) -> None:
-        """Write `last.npz` and the history, and first `best.npz` if these weights are the best."""
+        """Write `last.npz` and the history, and first `best.npz` if these weights are the best.
+
+        The folder is made where there is none. All ranks must call this, and the first writes.
+        """
         arrays, position = self.trainer.state()
+        self.ranks.of_first(lambda: self._write(arrays, position, best))
+
+    def _write(self, arrays: dict[str, Array], position: dict[str, Any], best: bool) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         meta = {
             "settings": asdict(self.settings),
             "vocabulary": {"tokens": self.vocabulary.tokens, "level": self.vocabulary.level},
@@ -531,23 +558,31 @@ def _batches(lines: list[Ids]) -> Iterator[list[Ids]]:
 
 
 @contextlib.contextmanager
-def _collecting_ctrl_c(presses: list[bool]) -> Iterator[None]:
-    """Within it, the first Ctrl-C only adds to `presses`; only a main thread can do that."""
+def _collecting(signals: list[int]) -> Iterator[None]:
+    """Within it, Ctrl-C and SIGTERM only add their numbers to `signals`, the second Ctrl-C aside;
+    only a main thread can do that."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     # None, which cannot be set again, where the handler is not one of Python's
-    previous = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+    previous = {
+        signal.SIGINT: signal.getsignal(signal.SIGINT) or signal.default_int_handler,
+        signal.SIGTERM: signal.getsignal(signal.SIGTERM) or signal.SIG_DFL,
+    }
 
-    def press(*_: object) -> None:
-        presses.append(True)
-        signal.signal(signal.SIGINT, previous)  # who presses it twice does not want to wait
+    def collect(number: int, _: object) -> None:
+        signals.append(number)
+        # who presses Ctrl-C twice does not want to wait; SIGTERM often comes from several sides
+        if number == signal.SIGINT:
+            signal.signal(number, previous[signal.SIGINT])
 
-    signal.signal(signal.SIGINT, press)
+    for number in previous:
+        signal.signal(number, collect)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _remove_half(folder: Path, made: bool) -> None:
@@ -608,6 +643,30 @@ def _require_enough(name: str, length: int, vocabulary: Vocabulary, settings: Se
             f"{name} has one {vocabulary.unit} only, {vocabulary.tokens[0]!r}, again and again, "
             "so there is nothing to learn; take another text"
         )
+
+
+def _require_no_run(folder: Path) -> None:
+    if holds_run(folder) or (folder / "best.npz").exists():
+        raise InputError(
+            f"{folder} already holds a run; continue it with --resume, or give another --out"
+        )
+
+
+def _read_first(
+    folder: Path, names: Sequence[str]
+) -> tuple[str, tuple[int, dict[str, Array], dict[str, Any]]]:
+    """The first file of a run that is there, of these names, and what is in it."""
+    if not holds_run(folder):
+        raise InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
+    name = next((name for name in names if (folder / name).exists()), names[-1])
+    return name, load_archive(folder / name, "checkpoint")
+
+
+def _names_of(settings: Settings, sha256: str) -> dict[str, str]:
+    """What all ranks must begin with, each by the name it has in errors."""
+    own = {f"setting {name}": repr(value) for name, value in asdict(settings).items()}
+    del own["setting text"]  # which may stand elsewhere on another machine
+    return {"version of rnnfast": __version__, "text": f"one of sha256 {sha256}", **own}
 
 
 def holds_run(folder: str | os.PathLike[str]) -> bool:
