@@ -5,7 +5,7 @@ name can be imported from here. `rnnfast.reference` has the same layers in NumPy
 """
 
 from ._version import __version__
-from .errors import InputError, TrainingDiverged, TrainingInterrupted
+from .errors import InputError, RankError, TrainingDiverged, TrainingInterrupted
 from .info import build_info
 from .layers import (
     GRU,
@@ -118,6 +118,7 @@ __all__ = [
     "PeekySeq2seq",
     "PerplexityRnnlm",
     "RMSprop",
+    "RankError",
     "ReduceLROnPlateau",
     "Rnnlm",
     "Run",

@@ -5,7 +5,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from importlib import import_module
 
 from .._launch import launched
@@ -34,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. `argv` is without the program's name."""
     argv = sys.argv[1:] if argv is None else argv
     rank, ranks = launched()
-    arguments = _parser(argv).parse_args(argv)
+    with _silent() if rank else nullcontext():  # what all print is printed once
+        arguments = _parser(argv).parse_args(argv)
     # an output that cannot show a character shows its number instead, as standard error does
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -57,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _ended(str(stop), rank, 128 + (stop.signal or signal.SIGINT))
     except KeyboardInterrupt:
         return _ended("interrupted", rank, 128 + signal.SIGINT)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        yield
 
 
 def _ended(why: str, rank: int, code: int = EXIT_ERROR) -> int:
