@@ -142,7 +142,8 @@ class Worker:
         timer.start()
         try:
             print(json.dumps({"do": do, **request}), file=self._requests, flush=True)
-            line = self._answers.readline()
+            # what else is said is said by mpiexec, of processes that it ends
+            line = next((line for line in self._answers if line.startswith("{")), "")
         except OSError:
             line = ""
         finally:
