@@ -507,6 +507,16 @@ def test_a_rank_that_dies_or_hangs_ends_all(monkeypatch, of_two_ranks, tiny, fau
         wait_until_none_is_running(tiny)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the launcher is a script of a shell")
+def test_what_a_launcher_says_is_no_answer(monkeypatch, tiny):
+    script = tiny / "mpiexec"
+    script.write_text("#!/bin/sh\nread line\necho\necho BAD TERMINATION\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(duel, "launcher", lambda: str(script))
+    with Arena(TINY) as arena, pytest.raises(Refused, match="2 ranks: ended without an answer"):
+        arena.enter(replace(entry("rnnfast"), ranks=2))
+
+
 def test_a_rank_that_waits_for_a_request_sleeps(monkeypatch):
     seen, requests = iter([False, False, True, True]), iter(['{"do": "turn"}', '{"do": "end"}'])
     comm = SimpleNamespace(iprobe=lambda source: next(seen), recv=lambda source: next(requests))
