@@ -5,11 +5,13 @@ are, and draws the imports that there may be.
 A page runs from top to bottom, in one namespace and one folder, which holds `my.txt` and a program
 in the textbook's style. What is different from what a reader does: the built-in corpus is a short
 text, SMALLER options are added to commands that take minutes, benchmarks are planned and not
-measured, and nothing is installed. A `text` block directly behind a block shows what that prints,
+measured, nothing is installed, and one process does what a launcher would have several do, its
+communicator being None. A `text` block directly behind a block shows what that prints,
 `...` standing for lines: every word of it, and of Python every number, within TOLERANCE.
 """
 
 import inspect
+import math
 import os
 import re
 import shlex
@@ -36,6 +38,7 @@ PAGES = {  # those whose blocks run
 }
 README, ALL_PAGES = PAGES["README.md"], "\n".join(PAGES.values())
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+SCALE_OUT = PAGES["docs/scale-out.md"]
 BENCHMARKS = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
 LINKED = [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -46,6 +49,7 @@ SMALLER = {
     "train": "--hidden 8 --embedding 8 --layers 1 --batch 4 --time 10 --epochs 1",
     "example": "--pairs 50 --epochs 1",
 }
+LAUNCHERS = ("mpiexec", "srun")
 TOLERANCE = 0.02  # a number of training differs in its last digits from machine to machine
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -60,6 +64,9 @@ def folder(tmp_path, monkeypatch):
         topics={"all": TEXT}
     )  # the built-in corpus; the real one takes seconds
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", topics)
+    # MPI in this process would get into the way of an mpiexec that other tests start
+    mpi4py = SimpleNamespace(MPI=SimpleNamespace(COMM_WORLD=None))
+    monkeypatch.setitem(sys.modules, "mpi4py", mpi4py)
     monkeypatch.setattr(bench, "run_bench", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)
     path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
@@ -80,7 +87,10 @@ def commands(code):
 
 def run_command(command):
     """Run one command as a reader would, but for what is said above."""
-    program, *arguments = words = shlex.split(command, comments=True)
+    words = shlex.split(command, comments=True)
+    if words[0] in LAUNCHERS:
+        words = words[words.index("rnnfast") :]
+    program, *arguments = words
     if program == "rnnfast":
         if "--resume" not in arguments:  # a resumed run keeps its sizes
             arguments += SMALLER.get(arguments[0], "").split()
@@ -279,6 +289,82 @@ def test_figures_of_speed_are_those_of_the_benchmarks(page):
             bars = re.search(r"^ *bar \[(.*)\]$", chart, re.MULTILINE)[1]
             expected = [means(table)[2] for table in command[1].split()]
             assert [float(bar) for bar in bars.split(",")] == expected
+
+
+MODELS = ("`lstm 64,50,65,64,512`", "`lstm 20,35,10000,650,650`")  # of docs/scale-out.md
+NETWORKS = ("10 Gbit/s", "100 Gbit/s")
+
+
+def constants(name, page=SCALE_OUT):
+    """The numbers in the row of a table that begins so."""
+    found = re.search(rf"^\| {re.escape(name)} \| (.*) \|$", page, re.MULTILINE)
+    assert found, f"there is no row {name}"
+    return [float(text.replace(",", "")) for text in re.findall(r"\d[\d,.]*", found[1])]
+
+
+def step_ms(model, lanes, ranks, network, size):
+    """Time of a step by the formula of docs/scale-out.md, with so many lanes for each rank."""
+    all_lanes, whole, half, short, parts = (
+        constants(name)[model]
+        for name in (
+            "lanes of a step",
+            "step of one rank and one thread, ms",
+            "computing of one rank of two, with half of the lanes, ms",
+            "short sums",
+            "parts of 2 MB of all gradients",
+        )
+    )
+    latency, bandwidth, *_ = constants(network)
+    of_a_lane = (whole - half) / (all_lanes / 2)
+    computing = whole - (all_lanes - lanes) * of_a_lane
+    waiting = latency * math.log2(ranks) * (short + 2 * parts)
+    return computing + waiting + 2 * (ranks - 1) / ranks * 1e3 * size / bandwidth
+
+
+def predicted_lines():
+    """The rows of docs/scale-out.md that follow from its constants, as they must stand there."""
+    lines, here = [], []
+    for model, called in enumerate(MODELS):
+        lanes, alone, size = (
+            constants(name)[model]
+            for name in (
+                "lanes of a step",
+                "step of one rank and one thread, ms",
+                "MB of all gradients",
+            )
+        )
+        for network in NETWORKS:
+            for ranks in (8, 64, 1000):
+                weak = step_ms(model, lanes, ranks, network, size)
+                cells = [f"{weak:.0f}", f"{ranks * alone / weak:.1f}", "", ""]
+                if ranks <= lanes:
+                    strong = step_ms(model, math.ceil(lanes / ranks), ranks, network, size)
+                    cells[2:] = f"{strong:.0f}", f"{alone / strong:.1f}"
+                lines.append(f"| {' | '.join([called, network, f'{ranks:,}', *cells])} |")
+        size = constants("MB summed in a step of two ranks")[model]
+        here.append(f"{step_ms(model, lanes / 2, 2, 'within this machine', size):.1f}")
+    return [*lines, f"| step of two ranks by the formula, ms | {' | '.join(here)} |"]
+
+
+def test_the_model_on_paper_follows_from_its_constants():
+    assert [line for line in predicted_lines() if line not in SCALE_OUT.splitlines()] == []
+
+
+def test_the_critical_batch_follows_from_its_numbers():
+    least, critical = map(
+        int, re.search(r"least = (\d+) steps, critical = (\d+) lanes", SCALE_OUT).groups()
+    )
+    rows = re.findall(
+        r"^\| ([\d,]+) \| ([\d,]+) \| 0\.\d+ \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$",
+        SCALE_OUT,
+        re.MULTILINE,
+    )
+    assert len(rows) > 3
+    for row in rows:
+        lanes, tokens, steps, read, predicted = (int(text.replace(",", "")) for text in row)
+        assert (tokens, read) == (32 * lanes, 32 * lanes * steps)
+        assert predicted == round(least * (1 + critical / lanes))
+        assert predicted == pytest.approx(steps, rel=0.25)
 
 
 @pytest.mark.parametrize("chart", charts(ALL_PAGES))
