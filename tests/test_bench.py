@@ -532,7 +532,7 @@ def test_ranks_make_as_many_calls_in_a_turn():
     class Other(OneRank):
         """Says how long a turn is, against what this rank sees."""
 
-        said = iter([False, True, True, False])
+        said = iter([False, False, True, True, False])
 
         def any(self, mine):
             return next(self.said)

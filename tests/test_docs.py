@@ -26,6 +26,7 @@ from test_imports import ORDER
 from textbook_programs import TRAINER
 
 import rnnfast
+from rnnfast.bench.duel import launcher
 from rnnfast.bench.tables import TABLES
 from rnnfast.cli import bench, main
 from rnnfast.cli.commands import COMMANDS
@@ -49,6 +50,7 @@ SMALLER = {
     "train": "--hidden 8 --embedding 8 --layers 1 --batch 4 --time 10 --epochs 1",
     "example": "--pairs 50 --epochs 1",
 }
+MPIEXEC = launcher()
 LAUNCHERS = ("mpiexec", "srun")
 TOLERANCE = 0.02  # a number of training differs in its last digits from machine to machine
 
@@ -167,6 +169,25 @@ def test_every_block_runs_and_prints_what_is_shown(page, folder, capsys):
             for command in commands(code):
                 run_command(command)
             printed = "".join(capsys.readouterr())
+
+
+@pytest.mark.skipif(MPIEXEC is None, reason="needs mpi4py and an mpiexec")
+def test_the_program_for_several_ranks_runs_on_two(folder):
+    (program,) = (code for _, code in BLOCK.findall(SCALE_OUT) if "COMM_WORLD" in code)
+    (folder / "my_program.py").write_text(program)
+    asked = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    asked["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"  # of Open MPI, on one core
+    done = subprocess.run(
+        [MPIEXEC, "-n", "2", sys.executable, "-m", "mpi4py", "my_program.py"],
+        env=os.environ | asked,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(NUMBER.findall(done.stdout)) == 1  # from rank 0 alone
+    assert (folder / "model.npz").exists()
 
 
 def test_blocks_are_of_known_kinds():
@@ -321,6 +342,44 @@ def step_ms(model, lanes, ranks, network, size):
     return computing + waiting + 2 * (ranks - 1) / ranks * 1e3 * size / bandwidth
 
 
+def measured_lines():
+    """The rows of docs/scale-out.md that are in the benchmarks' table `ranks`, as they must stand
+    there; none before that table is among the benchmarks."""
+    section = re.search(r"^## ranks$(.*?)(?=^## |\Z)", BENCHMARKS, re.DOTALL | re.MULTILINE)
+    if not section:
+        return []
+
+    rows = [line.strip("| ").split(" | ") for line in section[1].splitlines()]
+
+    def measured(what, peer):
+        """The rest of what a row is called, our time and that of the peer, and the rate."""
+        found = [row for row in rows if row[0].startswith(what) and row[3].strip() == peer]
+        assert found, f"the table ranks has no row {what}, {peer}"
+        ((called, _, ours, _, theirs, _, rate, *_),) = found
+        return called.removeprefix(what), ours, theirs, rate
+
+    columns = []
+    for called in MODELS:
+        _, _, alone, _ = measured(called.strip("`"), "1 rank, 1 thread")
+        summed, spent, step, _ = measured(called.strip("`"), "the whole step")
+        numbers = float(alone), float(step) - float(spent), float(step), float(spent)
+        columns.append([f"{x:.1f}" for x in numbers] + re.findall(r"[\d.]+", summed))
+    names = (
+        "step of one rank and one thread, ms",
+        "computing of one rank of two, with half of the lanes, ms",
+        "the same, measured",
+        "of it communication, measured",
+        "MB summed in a step of two ranks",
+    )
+    _, thousand, _, _ = measured("1000 sums of a number", "")
+    _, _, _, rate = measured("sum of all gradients", "")
+    network = f"| within this machine | {float(thousand) / 1000:.4f} | {rate} | measured: "
+    return [
+        *(f"| {' | '.join(row)} |" for row in zip(names, *columns, strict=True)),
+        f"{network}a sum of one number; of all gradients of the larger model |",
+    ]
+
+
 def predicted_lines():
     """The rows of docs/scale-out.md that follow from its constants, as they must stand there."""
     lines, here = [], []
@@ -347,7 +406,8 @@ def predicted_lines():
 
 
 def test_the_model_on_paper_follows_from_its_constants():
-    assert [line for line in predicted_lines() if line not in SCALE_OUT.splitlines()] == []
+    lines = measured_lines() + predicted_lines()
+    assert [line for line in lines if line not in SCALE_OUT.splitlines()] == []
 
 
 def test_the_critical_batch_follows_from_its_numbers():

@@ -93,6 +93,7 @@ def turn(task: Any, seconds: float, settling: float, ranks: OneRank = ONE_RANK) 
     run, before = task.run, getattr(task, "before", lambda: None)
     time.sleep(settling)
     before()
+    ranks.any(False)  # all are awake
     start = time.perf_counter()
     run()
     now = time.perf_counter()
