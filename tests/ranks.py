@@ -52,7 +52,7 @@ def start(*command, env=None, cwd=None):
         text=True,
         cwd=cwd,
         env=os.environ | ENVIRONMENT | (env or {}),
-        preexec_fn=_own_group,
+        preexec_fn=_own_group,  # noqa: PLW1509
     )
 
 

@@ -58,8 +58,7 @@ def assert_near(found, expected, tolerance):
         np.testing.assert_allclose(found[name], array, tolerance, tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("case", rank_cases.TRAINERS)
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("dtype", "case"), rank_cases.CASES)
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_ranks_compute_what_one_process_does(count, dtype, case, of_ranks, of_one):
     found, expected = dict(of_ranks(count)[dtype, case]), dict(of_one(dtype, case))
