@@ -175,20 +175,28 @@ class Losses(rnnfast.Callback):
         self.losses.append((tokens, loss))
 
 
+def as_arrays(trainer):
+    """What a training has come to: arrays by name."""
+    arrays, position = trainer.state()
+    lines = position["history"]
+    found = arrays | {f"model/{k}": W for k, W in trainer.model.named_params().items()}
+    found["history"] = np.array([(r["train_loss"], r["valid_loss"] or 0, r["lr"]) for r in lines])
+    found["places"] = np.array(repr([(r["epoch"], r["step"]) for r in lines]))
+    found["random"] = np.array(repr(position["random_state"]))
+    return {key: np.array(array) for key, array in found.items()}
+
+
 def results(name, dtype, comm=None):
-    """What a training comes to: arrays by name."""
+    """What a training comes to, with its curve: arrays by name."""
     make_trainer, epochs = TRAINERS[name]
     trainer, seen = make_trainer(comm, dtype), Losses()
     trainer.fit(epochs, verbose=False, callbacks=[seen])
-    arrays, position = trainer.state()
-    history = [(line["train_loss"], line["valid_loss"] or 0) for line in position["history"]]
-    found = arrays | {f"model/{k}": W for k, W in trainer.model.named_params().items()}
-    found |= {"losses": np.array(seen.losses), "history": np.array(history)}
-    found["random"] = np.array(repr(position["random_state"]))
+    found = as_arrays(trainer)
     if comm is not None:
         weights = b"".join(W.tobytes() for W in trainer.model.params)
-        assert len(set(comm.allgather((weights, repr(seen.losses), repr(history))))) == 1, name
-    return {key: np.array(array) for key, array in found.items()}
+        own = weights, repr(seen.losses), found["history"].tobytes()
+        assert len(set(comm.allgather(own))) == 1, name
+    return found | {"losses": np.array(seen.losses)}
 
 
 def main(path):
