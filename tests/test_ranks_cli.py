@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from ranks import finished, needs_mpi, run_ranks, start, start_ranks
+from ranks import MISSING, finished, needs_mpi, run_ranks, start, start_ranks
 
 import rnnfast
 from rnnfast.archive import load_archive
@@ -20,6 +20,9 @@ TINY = ["--hidden", "12", "--embedding", "6", "--batch", "5", "--time", "10", "-
 TRAIN = ["-m", "rnnfast", "train", "--text", "text.txt", *TINY]
 LONG = ["--epochs", "1000000", "--patience", "1000000"]
 FILES = {"best.npz", "history.csv", "last.npz", "loss.png"}
+
+# That of Open MPI kills ranks soon after it has told them to end, and shows no more of what they say
+HURRIES = not MISSING and "Open MPI" in finished(start(find_mpiexec(), "--version"))[1]
 
 
 @pytest.fixture(autouse=True)
@@ -92,16 +95,17 @@ def test_resume_without_a_name_and_with_more_epochs(folder):
     ids=["Ctrl-C to mpiexec", "Ctrl-C in a terminal", "SIGTERM to mpiexec"],
 )
 def test_a_signal_saves_once_and_resume_carries_on(number, group, folder):
-    options = ["--epochs", "60", "--patience", "99", "--time", "40", "--out"]
+    options = ["--epochs", "20", "--patience", "99", "--time", "40", "--out"]
     process = start_ranks(2, *TRAIN, *options, "stopped")
     wait_for(folder / "stopped" / "best.npz", process)
     (os.killpg if group else os.kill)(process.pid, number)
     code, _, err = finished(process, 30)
     assert code != 0
-    assert len(re.findall(r"rnnfast: stopped after step \d+ and saved; .*stopped", err)) == 1
+    said = re.findall(r"rnnfast: stopped after step \d+ and saved; .*stopped", err)
+    assert len(said) == (not HURRIES)
     assert "Traceback" not in err
     assert {path.name for path in (folder / "stopped").iterdir()} <= FILES
-    assert rnnfast.Run.resume("stopped", verbose=False).trainer.epoch < 60
+    assert rnnfast.Run.resume("stopped", verbose=False).trainer.epoch < 20
     assert alone("-m", "rnnfast", "train", "--resume", "--out", "stopped")[0] == 0
     assert alone(*TRAIN, *options, "whole")[0] == 0
     require_near(folder / "stopped", folder / "whole")
@@ -229,10 +233,8 @@ def test_a_launcher_of_another_mpi(rank, folder):
     ("arguments", "code", "told"),
     [
         (["sample", "run"], 1, "`rnnfast sample` is for one process, and 3 were started"),
-        (["eval", "run"], 1, "`rnnfast eval` is for one process"),
-        (["bench", "--quick"], 1, "`rnnfast bench` is for one process"),
+        (["selfcheck"], 1, "`rnnfast selfcheck` is for one process"),
         (["train", "--epochs", "0"], 2, "argument --epochs: "),
-        (["train", "--nonsense"], 2, "unrecognized arguments: --nonsense"),
         (["nonsense"], 2, "invalid choice: 'nonsense'"),
         ([], 2, "the following arguments are required: COMMAND"),
         (["train", "--text", "missing.txt"], 1, "text file missing.txt does not exist"),
@@ -251,7 +253,7 @@ def test_errors_are_printed_once(arguments, code, told, folder):
     assert [path.name for path in folder.iterdir()] == ["text.txt"]
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [["--version"], ["train", "--help"]])
 def test_help_is_printed_once(arguments):
     assert run_ranks(3, "-m", "rnnfast", *arguments) == alone("-m", "rnnfast", *arguments)
 
