@@ -7,6 +7,7 @@ and prints as JSON the errors of all ranks for each: [kind, message].
 import errno
 import json
 import os
+import signal
 import sys
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -113,6 +114,16 @@ def carries_on(trainer, error, callbacks=()):
 def on_step():
     training = trainer_of()
     carries_on(training, Exception, [At(1, divide, step=3)])
+
+
+@fault
+def on_step_again():
+    """While another error is handled, which all ranks know."""
+    training = trainer_of()
+    try:
+        training.fit(1, verbose=False, callbacks=[At(1, divide, step=3)])
+    except (rnnfast.RankError, ZeroDivisionError):
+        training.fit(1, verbose=False, callbacks=[At(2, divide, step=5)])
 
 
 @fault
@@ -477,6 +488,28 @@ def run_with_a_callback_that_fails():
         again = rnnfast.Run.resume(FOLDER / "callback", comm=COMM, verbose=False)
         assert again.trainer.epoch == 2
         again.fit(verbose=False)
+
+
+def stopped_by_a_signal(name, number, **when):
+    """To one rank: all stop at the same step, save, and carry on."""
+    run = start(name)
+    try:
+        run.fit(verbose=False, callbacks=[At(1, lambda _: os.kill(os.getpid(), number), **when)])
+    finally:
+        assert len(set(COMM.allgather(run.trainer.step))) == 1
+        again = rnnfast.Run.resume(FOLDER / name, comm=COMM, verbose=False)
+        assert again.trainer.step == run.trainer.step
+        again.fit(verbose=False)
+
+
+@fault
+def signal_to_one_rank():
+    stopped_by_a_signal("signal", signal.SIGINT, step=5)
+
+
+@fault
+def signal_at_the_end():
+    stopped_by_a_signal("end", signal.SIGTERM, epoch=3)
 
 
 @fault

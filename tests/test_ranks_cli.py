@@ -185,6 +185,7 @@ with mock.patch("rnnfast.{place}", fail) if launched()[0] == {rank} else mock.Ma
         ("training.trainer.Trainer._next_lr", "ZeroDivisionError('so')", "so", True),
         ("training.trainer.evaluate", "MemoryError('much')", "much", True),
         ("cli.train.loss_of", "ValueError('odd')", "odd", True),
+        ("training.ranks.Ranks.sum_gradients", "KeyboardInterrupt()", "KeyboardInterrupt", True),
         ("training.ranks.Ranks.places", "KeyError('lost')", "lost", True),
     ],
 )
@@ -238,6 +239,7 @@ def test_a_launcher_of_another_mpi(rank, folder):
         ([], 2, "the following arguments are required: COMMAND"),
         (["train", "--text", "missing.txt"], 1, "text file missing.txt does not exist"),
         (["train", "--resume", "--batch", "3"], 1, "--batch: a resumed run keeps its settings"),
+        ([*TRAIN[2:], "--out", "text.txt/run"], 1, "run folder text.txt/run cannot be written: "),
         ([*TRAIN[2:], "--batch", "2"], 1, "at least one lane for each of 3 ranks, got 2"),
         ([*TRAIN[2:], "--batch", "900"], 1, "text.txt has 2,700 characters, but 900 lanes"),
     ],

@@ -14,6 +14,7 @@ DIVERGED = "TrainingDiverged: "
 # What all ranks raise; or, with a rank, what that one raises, and of which the others tell.
 FAULTS = {
     "on_step": (1, DIVIDED),
+    "on_step_again": (2, DIVIDED),
     "on_epoch": (2, DIVIDED),
     "stop": (1, DIVIDED),
     "forward": (1, DIVIDED),
@@ -64,6 +65,8 @@ FAULTS = {
     "full_disk_at_start": (0, "InputError: .* No space left on device"),
     "full_disk_later": (0, "OSError: .* No space left on device"),
     "run_with_a_callback_that_fails": (1, DIVIDED),
+    "signal_to_one_rank": (None, "TrainingInterrupted: stopped after step 5 and saved;"),
+    "signal_at_the_end": (None, "TrainingInterrupted: stopped after step 63 and saved;"),
     "run_of_nothing": (0, "InputError: .* holds no run"),
     "damaged_run": (0, "InputError: .* is no checkpoint, or is damaged"),
     "only_rank_0_has_the_folder": (None, "nothing: "),

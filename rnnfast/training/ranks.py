@@ -401,11 +401,12 @@ def _mpi() -> Any:
 def _described(error: BaseException) -> str:
     """An error in a line; one that is not written for users, with its kind."""
     written = isinstance(error, (InputError, OSError, *OF_ALL))
-    return str(error) if written else f"{type(error).__name__}: {error}"
+    kind = type(error).__name__
+    return str(error) if written else f"{kind}: {error}" if str(error) else kind
 
 
 def _say_what_ends_all(rank: int, error: BaseException) -> None:
-    if not isinstance(error, (InputError, OSError)):
+    if not isinstance(error, (InputError, OSError, KeyboardInterrupt)):
         traceback.print_exception(error)
     text = f"rnnfast: error: rank {rank}: {_described(error)}; all ranks end"
     print(text, file=sys.stderr, flush=True)
