@@ -5,23 +5,27 @@ it is loaded, its checksums are compared, and no more memory is taken than it ha
 """
 
 import errno
+import glob
 import io
 import json
 import math
 import os
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from ._locks import try_lock
 from ._types import Array
 from ._version import __version__
 from .errors import InputError
 
 META = "meta.json"
+PARTIAL = ".partial"  # at the end of the name of a file that is being written
 FORMATS: dict[str, tuple[int, ...]] = {"checkpoint": (1, 2), "model": (1,), "parameters": (1,)}
 """Versions that can be read, by what a file holds; the last one is written."""
 
@@ -29,17 +33,21 @@ FORMATS: dict[str, tuple[int, ...]] = {"checkpoint": (1, 2), "model": (1,), "par
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
     """Call `write(file)` on a binary file that takes the place of `path` when all is on disk.
 
-    Two must not write to one path at the same time.
+    Of several that write to one path at the same time, the last one stays.
     """
     path = Path(path)
-    # one name for all attempts: what a killed process leaves is overwritten by the next one
-    temporary = path.with_name(f".{path.name}.partial")
+    _remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
     try:
         with open(temporary, "wb") as file:
+            try_lock(file)
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if os.name == "posix":  # while it is locked; elsewhere it must be closed
+                os.replace(temporary, path)
+        if os.name != "posix":
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -52,6 +60,14 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
                 raise
         finally:
             os.close(folder)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed processes have left of a file: nobody has it locked any more."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}*{PARTIAL}"):
+        with suppress(OSError), open(leftover, "rb") as file:
+            if try_lock(file):
+                leftover.unlink()
 
 
 def save_archive(

@@ -380,7 +380,7 @@ def _described(error: BaseException) -> str:
 
 
 def _say_what_ends_all(rank: int, error: BaseException) -> None:
-    if not isinstance(error, (InputError, OSError)):
+    if not isinstance(error, (InputError, OSError, KeyboardInterrupt)):
         traceback.print_exception(error)
     text = f"rnnfast: error: rank {rank}: {_described(error)}; all ranks end"
     print(text, file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .._checks import as_above_zero, as_bool, as_count, as_fraction, as_real, is_number
+from .._signals import kept
 from .._types import Array, Ids
 from .._version import __version__
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
@@ -89,12 +90,12 @@ def evaluate(
     evaluation. The processes of a communicator of mpi4py `comm`, which all must call this, share
     the lanes, and get the loss of all.
     """
-    ranks = as_ranks(comm)
     if len(ids) < 2:
         raise InputError(f"the text has {len(ids)} tokens, but at least 2 are needed to evaluate")
     batch_size, time_size = as_count("batch_size", batch_size), as_count("time_size", time_size)
+    ranks = as_ranks(comm)
     batch_size = max(1, min(batch_size, len(ids) // time_size))
-    mine, sums = ranks.share(batch_size), np.zeros(2)
+    mine, sums = ranks.share(batch_size), np.zeros(3)  # of losses; tokens; who stopped
     with ranks.together(sums):
         carried = model.get_state()
         model.reset_state()
@@ -103,9 +104,14 @@ def evaluate(
                 for xs, ts in Blocks(ids, batch_size, time_size):
                     if n := _counted(ts[mine]):
                         loss = model.forward(xs[mine], ts[mine], need_gradient=False)
-                        sums += loss * n, n
+                        sums[:2] += loss * n, n
+                    if kept():
+                        sums[2] = 1
+                        break
         finally:
             model.set_state(carried)
+    if sums[2]:
+        raise TrainingInterrupted("stopped while the loss of a text was computed")
     return float(sums[0] / sums[1])
 
 
@@ -308,6 +314,8 @@ class Trainer:
         on_epoch: OnEpoch | None = None,
         callbacks: Iterable[Callback] = (),
         stop: Stop | None = None,
+        save: Callable[[], object] | None = None,
+        save_every: float = 300.0,
     ) -> None:
         """Train until `epochs` epochs are done in all, those of calls before included, or until
         validation has not improved for `patience` epochs: `stopped_early` says which.
@@ -324,6 +332,8 @@ class Trainer:
         on_epoch : called with (record, improved) after every epoch
         callbacks : objects of a `Callback`, called after these two
         stop : asked after every step whether to stop there
+        save : called where `save_every` seconds have gone by within an epoch, between two steps
+        save_every : float
 
         What they raise comes out of `fit`; calling `fit` again carries on as if it had not been.
         With several ranks, each calls its own; one that says stop stops all, and of what one raises
@@ -354,7 +364,7 @@ class Trainer:
                 fields = self._what_ranks_share(epochs)
             self.ranks.require_same(fields)
             with self._lanes_of_this_rank():
-                self._fit(epochs, verbose, on_step, on_epoch, callbacks, stop)
+                self._fit(epochs, verbose, on_step, on_epoch, callbacks, stop, save, save_every)
         _write(self.model.params, self._best)
 
     def _fit(
@@ -365,7 +375,10 @@ class Trainer:
         on_epoch: OnEpoch | None,
         callbacks: Sequence[Callback],
         stop: Stop | None,
+        save: Callable[[], object] | None,
+        save_every: float,
     ) -> None:
+        saved = time.monotonic()
         per_epoch = self.tokens_per_epoch
         done = int(per_epoch * (self.epoch + self.block / len(self.blocks)))
         with Progress(per_epoch * epochs, done, verbose=verbose) as progress:
@@ -373,22 +386,28 @@ class Trainer:
                 if self.block == 0:
                     self.model.reset_state()
                 while self.block < len(self.blocks):
-                    stopping = np.zeros(1)
-                    with self.ranks.together(stopping):
+                    asked = np.zeros(2)  # to stop, to save
+                    with self.ranks.together(asked):
                         tokens, loss = self._take_step(epochs)
                         progress.advance(tokens, _in_short(loss, self.unit))
                         if on_step:
                             on_step(tokens, loss)
                         for callback in callbacks:
                             callback.on_step(self, tokens, loss)
-                        stopping[0] = bool(stop and stop())
+                        asked[0] = bool(kept()) or (stop is not None and stop())
+                        asked[1] = save is not None and time.monotonic() > saved + save_every
                     if self.step % CHECKED_EVERY == 0:
                         self.ranks.require_same(self._what_changes())
-                    if stopping[0]:
+                    if asked.any():
                         self._require_finite_weights()
+                    if asked[0]:
                         raise TrainingInterrupted(f"stopped after step {self.step}")
+                    if asked[1] and save is not None and self.block < len(self.blocks):
+                        save()
+                        saved = time.monotonic()
                 with self.ranks.together():
                     record, improved = self._end_epoch()
+                    saved = time.monotonic()
                     progress.line(self._epoch_line(record, epochs))
                     if on_epoch:
                         on_epoch(record, improved)
