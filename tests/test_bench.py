@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,12 @@ from rnnfast.bench import duel, ours, problems, textbook_peer, worker
 from rnnfast.bench.duel import Arena, Entry, Pace, Refused, agree
 from rnnfast.bench.report import as_json, cells, text_head, write_plot
 from rnnfast.bench.run import run
-from rnnfast.bench.tables import TABLES, cases, layers, machine, rows
+from rnnfast.bench.tables import TABLES, cases, layers, machine, ranks, rows
 from rnnfast.bench.tables.cases import layer
 from rnnfast.bench.tables.rows import Bench, Peer, Row, Table, measure
 from rnnfast.cli import main
 from rnnfast.errors import InputError
+from rnnfast.training.ranks import OneRank
 
 SHAPES, installed_version = cases.SHAPES, duel.installed_version  # the real ones
 TINY = Pace(turn=0.001, seconds=0, rounds=2)
@@ -50,6 +52,7 @@ PROGRAMS = [  # name, options
     ("addition", {"steps": 3, "evaluated": 5, "peeky": True, "N": 4}),
     ("dates", {"steps": 3, "evaluated": 2, "N": 4, "H": 8}),
 ]
+needs_mpi = pytest.mark.skipif(duel.launcher() is None, reason="needs mpi4py and an mpiexec")
 MODELS = [{"cell": cell, "N": 2, "T": 3, "V": 11, "D": 4, "H": 5} for cell in ("rnn", "lstm")]
 
 
@@ -355,6 +358,188 @@ def test_two_threads_are_measured_wherever_one_takes_20_ms(monkeypatch):
         *(f"training lstm {model}"
           for model in ("20,35,10000,100,100", "64,50,65,64,512", "20,35,10000,650,650")),
     ]  # fmt: skip
+
+
+def test_two_ranks_are_wanted_to_be_faster_where_steps_are_long(monkeypatch):
+    monkeypatch.setattr(duel, "launcher", lambda: "mpiexec")
+    monkeypatch.setattr(ranks, "available_cpus", lambda: 2)
+    monkeypatch.setattr(
+        ranks, "_communication", lambda _, what, entry, target: Row(what, 1, "step", target=target)
+    )
+    monkeypatch.setattr(ranks, "_sum", lambda _, what, entry: Row(what, 1, ""))
+    rows, entries = plan(monkeypatch, "ranks")
+    large = {"lstm 64,50,65,64,512", "lstm 20,35,10000,650,650"}
+    assert {(r.what, r.peer, r.target) for r in rows if r.target} == {
+        *((what, "1 rank, 1 thread", 1.7) for what in large),
+        *((what, "step", 1 / 0.15) for what in large),
+    }
+    assert len(rows) == 3 * len(cases.LANGUAGE_MODELS) + 2
+    assert {(e.ranks, e.threads) for e in entries} == {(2, 1), (1, 1), (1, 2)}
+
+
+@pytest.mark.parametrize(("mpiexec", "cpus"), [(None, 2), ("mpiexec", 1)])
+def test_ranks_are_not_measured_without_mpi_or_on_one_cpu(monkeypatch, capsys, mpiexec, cpus):
+    monkeypatch.setattr(duel, "launcher", lambda: mpiexec)
+    monkeypatch.setattr(ranks, "available_cpus", lambda: cpus)
+    run(["ranks"])
+    assert "ranks: this machine cannot measure it" in capsys.readouterr().out
+
+
+@pytest.fixture
+def of_two_ranks(monkeypatch, tiny):
+    """A function that makes an entry of a task in a module of that text, for two ranks."""
+    for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
+        monkeypatch.setenv(name, "1")  # Open MPI starts as root if it is asked to
+    monkeypatch.setenv("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")  # on one core
+    monkeypatch.setattr(ranks, "available_cpus", lambda: 2)
+
+    def make(text, task, **options):
+        (tiny / "tasks.py").write_text(text)
+        monkeypatch.setenv("PYTHONPATH", str(tiny), prepend=os.pathsep)
+        monkeypatch.setitem(duel.CONTESTANTS, "rnnfast", ("tasks", "rnnfast", "rnnfast"))
+        return Entry("rnnfast", task, options, ranks=2)
+
+    return make
+
+
+@needs_mpi
+def test_two_ranks_are_measured(monkeypatch, of_two_ranks):
+    case = ("lstm", 3, 4, 11, 4, 5)  # of lanes that two ranks do not have as many of
+    monkeypatch.setattr(cases, "SHARED_MODELS", [(case, 1.0)])
+    two, other, part, small, gradients = (row for _, row in measure(["ranks"], quick=True))
+    assert {row.note for row in (two, other, part, small, gradients)} == {""}
+    assert (two.peer, other.peer) == ("1 rank, 1 thread", "1 rank, 2 threads")
+    assert 0 < part.ours < part.theirs
+    assert part.ratio > 1
+    model = problems.language_model(*(case[k] for k in (0, 3, 4, 5)))
+    size = sum(W.nbytes for W in model.params) / 1e6
+    assert size < part.work < size + 0.001  # the sums beside it are of a few numbers
+    assert gradients.work == pytest.approx(size)
+    assert (small.work, small.ours > 0, gradients.rate > 0) == (0.008, True, True)
+
+
+OTHER_LANES = """
+from rnnfast.bench import ours
+
+class SharedTraining(ours.SharedTraining):
+    def __init__(self, threads, **sizes):
+        super().__init__(threads, **sizes)
+        if self.ranks.size > 1:
+            self.mine = slice(0, 1)
+"""
+
+
+@needs_mpi
+def test_ranks_that_compute_something_else_are_refused(of_two_ranks):
+    ours = of_two_ranks(OTHER_LANES, "SharedTraining", **MODELS[1])
+    with Arena(TINY) as arena:
+        (row,) = Bench(arena, [1]).rows("x", ours, [Peer(replace(ours, ranks=1))])
+    assert row.note == "results of rnnfast, 2 ranks and rnnfast differ"
+
+
+FAULTS = """
+import os
+import time
+from pathlib import Path
+
+from rnnfast.training.ranks import world
+
+class Task:
+    def __init__(self, threads, *, fault=""):
+        self.ranks = world()
+        Path(f"rank{self.ranks.rank}").write_text(str(os.getpid()))
+        if fault == "raise" and self.ranks.rank == 1:
+            raise ValueError("one of mine")
+
+    def run(self):
+        pass
+
+    def die(self):
+        if self.ranks.rank == 1:
+            os._exit(3)
+
+    def hang(self):
+        time.sleep(1000)
+"""
+
+
+def running(folder):
+    """Which of the ranks that have written their number there have not ended."""
+
+    def runs(process):
+        try:
+            os.kill(process, 0)
+            return True
+        except ProcessLookupError:
+            return False
+
+    return [path for path in folder.glob("rank?") if runs(int(path.read_text()))]
+
+
+def wait_until_none_is_running(folder):
+    assert len(list(folder.glob("rank?"))) == 2
+    end = time.monotonic() + 30
+    while running(folder):
+        assert time.monotonic() < end, "ranks are left behind"
+        time.sleep(0.05)
+
+
+@needs_mpi
+def test_an_error_of_one_rank_is_named_and_all_go_on(of_two_ranks, tiny):
+    task = of_two_ranks(FAULTS, "Task")
+    with Arena(TINY) as arena:
+        with pytest.raises(Refused, match="rnnfast, 2 ranks: RankError: rank 1: ValueError: one"):
+            arena.enter(replace(task, options={"fault": "raise"}))
+        (worker,) = arena.enter(task)
+        assert worker.ask("turn", seconds=0, settling=0) > 0
+        assert len(running(tiny)) == 2
+    wait_until_none_is_running(tiny)
+
+
+@needs_mpi
+@pytest.mark.parametrize("fault", ["die", "hang"])
+def test_a_rank_that_dies_or_hangs_ends_all(monkeypatch, of_two_ranks, tiny, fault):
+    with Arena(TINY) as arena:
+        (worker,) = arena.enter(of_two_ranks(FAULTS, "Task"))
+        monkeypatch.setattr(duel, "LIMIT", 1.0)
+        with pytest.raises(Refused, match="rnnfast, 2 ranks: ended without an answer"):
+            worker.ask("call", name=fault)
+        wait_until_none_is_running(tiny)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the launcher is a script of a shell")
+def test_what_a_launcher_says_is_no_answer(monkeypatch, tiny):
+    script = tiny / "mpiexec"
+    script.write_text("#!/bin/sh\nread line\necho\necho BAD TERMINATION\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(duel, "launcher", lambda: str(script))
+    with Arena(TINY) as arena, pytest.raises(Refused, match="2 ranks: ended without an answer"):
+        arena.enter(replace(entry("rnnfast"), ranks=2))
+
+
+def test_a_rank_that_waits_for_a_request_sleeps(monkeypatch):
+    seen, requests = iter([False, False, True, True]), iter(['{"do": "turn"}', '{"do": "end"}'])
+    comm = SimpleNamespace(iprobe=lambda source: next(seen), recv=lambda source: next(requests))
+    monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "mpi4py.MPI", SimpleNamespace(COMM_WORLD=comm))
+    slept = []
+    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=slept.append))
+    assert list(worker.requests(SimpleNamespace(rank=1, size=2))) == [{"do": "turn"}]
+    assert slept == [worker.NAP] * 2
+
+
+def test_ranks_make_as_many_calls_in_a_turn():
+    class Other(OneRank):
+        """Says how long a turn is, against what this rank sees."""
+
+        said = iter([False, False, True, True, False])
+
+        def any(self, mine):
+            return next(self.said)
+
+    calls = []
+    worker.turn(SimpleNamespace(run=lambda: calls.append(1)), 1000, 0, Other())
+    assert len(calls) == 3
 
 
 def test_plot_is_a_png(tiny):

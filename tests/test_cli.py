@@ -4,12 +4,12 @@ import csv
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from ranks import start
 
 import rnnfast
 from rnnfast import selfcheck
@@ -36,12 +36,7 @@ def train(*options):
 
 
 def in_background(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "rnnfast", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start(sys.executable, "-m", "rnnfast", *arguments)
 
 
 def test_train_ends_with_figures_a_sample_and_a_saved_run(folder, capsys):
@@ -139,15 +134,16 @@ def _require_equal_runs(one, other):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_finishes_the_step_saves_and_resumes(folder):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_resumes(number, folder):
     options = ["--text", "text.txt", *TINY, "--epochs", "40"]
     process = in_background("train", *options, "--out", "stopped")
     deadline = time.monotonic() + 60
     while not (folder / "stopped" / "best.npz").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
     assert re.search(r"stopped after step \d+ and saved; .*--resume --out stopped", err)
     assert "Traceback" not in err
     assert main(["train", "--resume", "--out", "stopped"]) == 0

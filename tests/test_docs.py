@@ -5,11 +5,13 @@ are, and draws the imports that there may be.
 A page runs from top to bottom, in one namespace and one folder, which holds `my.txt` and a program
 in the textbook's style. What is different from what a reader does: the built-in corpus is a short
 text, SMALLER options are added to commands that take minutes, benchmarks are planned and not
-measured, and nothing is installed. A `text` block directly behind a block shows what that prints,
+measured, nothing is installed, and one process does what a launcher would have several do, its
+communicator being None. A `text` block directly behind a block shows what that prints,
 `...` standing for lines: every word of it, and of Python every number, within TOLERANCE.
 """
 
 import inspect
+import math
 import os
 import re
 import shlex
@@ -24,6 +26,7 @@ from test_imports import ORDER
 from textbook_programs import TRAINER
 
 import rnnfast
+from rnnfast.bench.duel import launcher
 from rnnfast.bench.tables import TABLES
 from rnnfast.cli import bench, main
 from rnnfast.cli.commands import COMMANDS
@@ -36,6 +39,7 @@ PAGES = {  # those whose blocks run
 }
 README, ALL_PAGES = PAGES["README.md"], "\n".join(PAGES.values())
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+SCALE_OUT = PAGES["docs/scale-out.md"]
 BENCHMARKS = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
 LINKED = [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -46,6 +50,8 @@ SMALLER = {
     "train": "--hidden 8 --embedding 8 --layers 1 --batch 4 --time 10 --epochs 1",
     "example": "--pairs 50 --epochs 1",
 }
+MPIEXEC = launcher()
+LAUNCHERS = ("mpiexec", "srun")
 TOLERANCE = 0.02  # a number of training differs in its last digits from machine to machine
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -60,6 +66,9 @@ def folder(tmp_path, monkeypatch):
         topics={"all": TEXT}
     )  # the built-in corpus; the real one takes seconds
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", topics)
+    # MPI in this process would get into the way of an mpiexec that other tests start
+    mpi4py = SimpleNamespace(MPI=SimpleNamespace(COMM_WORLD=None))
+    monkeypatch.setitem(sys.modules, "mpi4py", mpi4py)
     monkeypatch.setattr(bench, "run_bench", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)
     path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
@@ -80,7 +89,10 @@ def commands(code):
 
 def run_command(command):
     """Run one command as a reader would, but for what is said above."""
-    program, *arguments = words = shlex.split(command, comments=True)
+    words = shlex.split(command, comments=True)
+    if words[0] in LAUNCHERS:
+        words = words[words.index("rnnfast") :]
+    program, *arguments = words
     if program == "rnnfast":
         if "--resume" not in arguments:  # a resumed run keeps its sizes
             arguments += SMALLER.get(arguments[0], "").split()
@@ -157,6 +169,25 @@ def test_every_block_runs_and_prints_what_is_shown(page, folder, capsys):
             for command in commands(code):
                 run_command(command)
             printed = "".join(capsys.readouterr())
+
+
+@pytest.mark.skipif(MPIEXEC is None, reason="needs mpi4py and an mpiexec")
+def test_the_program_for_several_ranks_runs_on_two(folder):
+    (program,) = (code for _, code in BLOCK.findall(SCALE_OUT) if "COMM_WORLD" in code)
+    (folder / "my_program.py").write_text(program)
+    asked = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    asked["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"  # of Open MPI, on one core
+    done = subprocess.run(
+        [MPIEXEC, "-n", "2", sys.executable, "-m", "mpi4py", "my_program.py"],
+        env=os.environ | asked,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(NUMBER.findall(done.stdout)) == 1  # from rank 0 alone
+    assert (folder / "model.npz").exists()
 
 
 def test_blocks_are_of_known_kinds():
@@ -279,6 +310,121 @@ def test_figures_of_speed_are_those_of_the_benchmarks(page):
             bars = re.search(r"^ *bar \[(.*)\]$", chart, re.MULTILINE)[1]
             expected = [means(table)[2] for table in command[1].split()]
             assert [float(bar) for bar in bars.split(",")] == expected
+
+
+MODELS = ("`lstm 64,50,65,64,512`", "`lstm 20,35,10000,650,650`")  # of docs/scale-out.md
+NETWORKS = ("10 Gbit/s", "100 Gbit/s")
+
+
+def constants(name, page=SCALE_OUT):
+    """The numbers in the row of a table that begins so."""
+    found = re.search(rf"^\| {re.escape(name)} \| (.*) \|$", page, re.MULTILINE)
+    assert found, f"there is no row {name}"
+    return [float(text.replace(",", "")) for text in re.findall(r"\d[\d,.]*", found[1])]
+
+
+def step_ms(model, lanes, ranks, network, size):
+    """Time of a step by the formula of docs/scale-out.md, with so many lanes for each rank."""
+    all_lanes, whole, half, short, parts = (
+        constants(name)[model]
+        for name in (
+            "lanes of a step",
+            "step of one rank and one thread, ms",
+            "computing of one rank of two, with half of the lanes, ms",
+            "short sums",
+            "parts of 2 MB of all gradients",
+        )
+    )
+    latency, bandwidth, *_ = constants(network)
+    of_a_lane = (whole - half) / (all_lanes / 2)
+    computing = whole - (all_lanes - lanes) * of_a_lane
+    waiting = latency * math.log2(ranks) * (short + 2 * parts)
+    return computing + waiting + 2 * (ranks - 1) / ranks * 1e3 * size / bandwidth
+
+
+def measured_lines():
+    """The rows of docs/scale-out.md that are in the benchmarks' table `ranks`, as they must stand
+    there; none before that table is among the benchmarks."""
+    section = re.search(r"^## ranks$(.*?)(?=^## |\Z)", BENCHMARKS, re.DOTALL | re.MULTILINE)
+    if not section:
+        return []
+
+    rows = [line.strip("| ").split(" | ") for line in section[1].splitlines()]
+
+    def measured(what, peer):
+        """The rest of what a row is called, our time and that of the peer, and the rate."""
+        found = [row for row in rows if row[0].startswith(what) and row[3].strip() == peer]
+        assert found, f"the table ranks has no row {what}, {peer}"
+        ((called, _, ours, _, theirs, _, rate, *_),) = found
+        return called.removeprefix(what), ours, theirs, rate
+
+    columns = []
+    for called in MODELS:
+        _, _, alone, _ = measured(called.strip("`"), "1 rank, 1 thread")
+        summed, spent, step, _ = measured(called.strip("`"), "the whole step")
+        numbers = float(alone), float(step) - float(spent), float(step), float(spent)
+        columns.append([f"{x:.1f}" for x in numbers] + re.findall(r"[\d.]+", summed))
+    names = (
+        "step of one rank and one thread, ms",
+        "computing of one rank of two, with half of the lanes, ms",
+        "the same, measured",
+        "of it communication, measured",
+        "MB summed in a step of two ranks",
+    )
+    _, thousand, _, _ = measured("1000 sums of a number", "")
+    _, _, _, rate = measured("sum of all gradients", "")
+    network = f"| within this machine | {float(thousand) / 1000:.4f} | {rate} | measured: "
+    return [
+        *(f"| {' | '.join(row)} |" for row in zip(names, *columns, strict=True)),
+        f"{network}a sum of one number; of all gradients of the larger model |",
+    ]
+
+
+def predicted_lines():
+    """The rows of docs/scale-out.md that follow from its constants, as they must stand there."""
+    lines, here = [], []
+    for model, called in enumerate(MODELS):
+        lanes, alone, size = (
+            constants(name)[model]
+            for name in (
+                "lanes of a step",
+                "step of one rank and one thread, ms",
+                "MB of all gradients",
+            )
+        )
+        for network in NETWORKS:
+            for ranks in (8, 64, 1000):
+                weak = step_ms(model, lanes, ranks, network, size)
+                cells = [f"{weak:.0f}", f"{ranks * alone / weak:.1f}", "", ""]
+                if ranks <= lanes:
+                    strong = step_ms(model, math.ceil(lanes / ranks), ranks, network, size)
+                    cells[2:] = f"{strong:.0f}", f"{alone / strong:.1f}"
+                lines.append(f"| {' | '.join([called, network, f'{ranks:,}', *cells])} |")
+        size = constants("MB summed in a step of two ranks")[model]
+        here.append(f"{step_ms(model, lanes / 2, 2, 'within this machine', size):.1f}")
+    return [*lines, f"| step of two ranks by the formula, ms | {' | '.join(here)} |"]
+
+
+def test_the_model_on_paper_follows_from_its_constants():
+    lines = measured_lines() + predicted_lines()
+    assert [line for line in lines if line not in SCALE_OUT.splitlines()] == []
+
+
+def test_the_critical_batch_follows_from_its_numbers():
+    least, critical = map(
+        int, re.search(r"least = (\d+) steps, critical = (\d+) lanes", SCALE_OUT).groups()
+    )
+    rows = re.findall(
+        r"^\| ([\d,]+) \| ([\d,]+) \| 0\.\d+ \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$",
+        SCALE_OUT,
+        re.MULTILINE,
+    )
+    assert len(rows) > 3
+    for row in rows:
+        lanes, tokens, steps, read, predicted = (int(text.replace(",", "")) for text in row)
+        assert (tokens, read) == (32 * lanes, 32 * lanes * steps)
+        assert predicted == round(least * (1 + critical / lanes))
+        assert predicted == pytest.approx(steps, rel=0.25)
 
 
 @pytest.mark.parametrize("chart", charts(ALL_PAGES))

@@ -13,7 +13,7 @@ from rnnfast import reference
 from rnnfast.errors import TrainingDiverged
 from rnnfast.kernels import engine
 from rnnfast.training.optimizers import gradient_norm
-from rnnfast.training.steps import take_step
+from rnnfast.training.steps import take_step, take_step_of_blocks
 
 V, D, H, N, T = 23, 5, 4, 2, 3
 both_ops = pytest.mark.parametrize("ops", [None, reference.ops], ids=["compiled", "numpy"])
@@ -188,6 +188,105 @@ def test_a_backward_that_fails_leaves_nothing_that_later_ones_trust():
         each.forward(BLOCKS[2])
         each.backward(np.ones((N, T, D)), sparse=each is layer)
     np.testing.assert_array_equal(layer.grads[0], plain.grads[0])
+
+
+@both_ops
+@pytest.mark.parametrize("sparse", [True, False])
+def test_rows_that_somebody_has_written(sparse, ops):
+    """The next sparse backward clears them, and no others; None: all."""
+    layer, plain = (rnnfast.TimeEmbedding(table_of(), ops=ops) for _ in range(2))
+    written = np.array([0, 4, 9, V - 1])
+    for rows in (written, None):
+        layer.forward(BLOCKS[0])
+        layer.backward(np.ones((N, T, D)), sparse=sparse)
+        layer.grads[0][...] = 0
+        layer.grads[0][written] = 9
+        layer.set_grad_rows([rows])
+        assert layer.grad_rows() == [rows]
+        untold = 11  # by who promises that nothing else was written
+        layer.grads[0][untold] = 7
+        for each in (layer, plain):
+            each.forward(BLOCKS[2])
+            each.backward(np.ones((N, T, D)), sparse=each is layer)
+        assert (layer.grads[0][untold] == (0 if rows is None else 7)).all()
+        layer.grads[0][untold] = 0
+        np.testing.assert_array_equal(layer.grads[0], plain.grads[0])
+        np.testing.assert_array_equal(layer.grad_rows()[0], np.unique(BLOCKS[2]))
+
+
+def test_rows_of_a_network():
+    """Each layer is told its own, by its gradients, in whatever order they are listed."""
+    ids, tables = BLOCKS[0], [table_of(), table_of(rows=V + 1, width=D)]
+
+    class Sum:
+        params, grads = [], []
+
+        def forward(self, a, b):
+            return a + b
+
+        def backward(self, dout):
+            return dout, dout
+
+    layers = {
+        "a": rnnfast.TimeEmbedding(tables[0]),
+        "b": rnnfast.TimeEmbedding(tables[1]),
+        "sum": Sum(),
+        "affine": rnnfast.TimeAffine(np.ones((D, 6), "f"), np.zeros(6, "f")),
+    }
+    inputs = {"a": "xs", "b": "xs", "sum": ("a", "b")}
+    model = rnnfast.Network(layers, rnnfast.TimeSoftmaxWithLoss(), inputs=inputs)
+    model.forward(ids, ids % 6)
+    model.backward(sparse=True)
+    given = [np.array([1, 2]), np.array([5]), None, None]
+    model.set_grad_rows(given)
+    assert model.grad_rows() == given
+    assert layers["a"].grad_rows() == given[:1]
+    assert layers["b"].grad_rows() == given[1:2]
+    model.set_grad_rows([None, given[1], None, None])
+    assert model.grad_rows() == [None, given[1], None, None]
+    with pytest.raises(ValueError, match="zip"):
+        model.set_grad_rows(given[:3])
+    assert model.grad_rows() == [None, given[1], None, None]
+
+
+@dtypes
+@both_ops
+@pytest.mark.parametrize("max_grad", [None, 0.3])
+@pytest.mark.parametrize("Optimizer", EXACT)
+def test_steps_of_several_blocks(Optimizer, max_grad, ops, dtype):
+    """Rows of all blocks of a step are those of its gradient; the next step knows them too."""
+    results = []
+    for cls in (Optimizer, dense(Optimizer)):
+        model, optimizer = network_of(table_of(dtype), ops), cls(0.1, ops=ops)
+        losses = []
+        for numbers in ([0, 1, 2], [3], [4, 0], [2, 2, 2], [1]):
+            blocks = [(BLOCKS[k], BLOCKS[k] % 6) for k in numbers]
+            weights = [1 / len(blocks)] * len(blocks)
+            loss = take_step_of_blocks(model, optimizer, blocks, weights, max_grad=max_grad)
+            losses.append(loss)
+            if cls is Optimizer:
+                occur = np.unique([BLOCKS[k] for k in numbers])
+                np.testing.assert_array_equal(model.grad_rows()[0], occur)
+                others = np.setdiff1d(np.arange(V), occur)
+                assert not model.grads[0][others].any()
+        results.append([*model.params, *model.grads, *sum(optimizer.state, ()), losses])
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+@pytest.mark.parametrize("make", [lambda: rnnfast.SGD(0.5), lambda: rnnfast.AdaGrad(0.1)])
+def test_a_trainer_that_accumulates(make, accumulate):
+    ids, results = np.random.default_rng(0).integers(0, V, 200), []
+    for takes_rows in (True, False):
+        model, optimizer = rnnfast.Rnnlm(V, D, H, rng=0), make()
+        if not takes_rows:
+            optimizer.__class__ = dense(type(optimizer))
+        options = {"batch_size": 2, "time_size": 3, "accumulate": accumulate}
+        trainer = rnnfast.Trainer(model, optimizer, ids, ids[:50], **options)
+        trainer.fit(2, verbose=False)
+        results.append([*model.params, *model.grads, [r.train_loss for r in trainer.history]])
+        assert (model.grad_rows()[0] is not None) == takes_rows
+    assert_same(*results)
 
 
 @pytest.mark.parametrize("of", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])

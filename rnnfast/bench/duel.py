@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -48,13 +49,15 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """A contestant with a task: what is started, and with how many threads."""
+    """A contestant with a task: what is started, and with how many threads and processes."""
 
     name: str
     task: str
     options: dict[str, Any]
     threads: int = 1
     environment: dict[str, str] = field(default_factory=dict)
+    ranks: int = 1
+    """Processes that MPI starts, and that do the task together; threads are those of each."""
 
     @property
     def label(self) -> str:
@@ -94,37 +97,53 @@ def optional_versions() -> dict[str, str | None]:
     }
 
 
+def launcher() -> str | None:
+    """The mpiexec of this Python, or else that of the system, where mpi4py is there too."""
+    if find_spec("mpi4py") is None:
+        return None
+    return shutil.which("mpiexec", path=os.path.dirname(sys.executable)) or shutil.which("mpiexec")
+
+
 class Worker:
-    """The process of a contestant; `ask` raises Refused where it fails or does not answer."""
+    """The process of a contestant, or the mpiexec of several; `ask` raises Refused where it fails
+    or does not answer."""
 
     label: str
     threads: int
     process: subprocess.Popen[str]
 
-    def __init__(self, name: str, threads: int, environment: dict[str, str]) -> None:
-        module, library, self.label = CONTESTANTS[name]
-        self.threads = threads
-        counts = {variable: str(threads) for variable in THREAD_VARIABLES}
+    def __init__(self, entry: Entry) -> None:
+        module, library, self.label = CONTESTANTS[entry.name]
+        self.threads = entry.threads
+        counts = {variable: str(entry.threads) for variable in THREAD_VARIABLES}
+        # The library comes first: rnnfast shortens the spinning of an OpenMP that it loads, and a
+        # peer must find its own settings.
+        command = [sys.executable, "-c", START.format(library=library), module]
+        if entry.ranks > 1:
+            self.label += f", {entry.ranks} ranks"
+            mpiexec = launcher()
+            if mpiexec is None:
+                raise Refused(f"{self.label}: mpi4py, or an mpiexec, is not installed")
+            command = [mpiexec, "-n", str(entry.ranks), *command]  # rank 0 has standard input
         self.process = subprocess.Popen(
-            # The library comes first: rnnfast shortens the spinning of an OpenMP that it loads, and
-            # a peer must find its own settings.
-            [sys.executable, "-c", START.format(library=library), module],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, **counts, **environment},
+            env={**os.environ, **counts, **entry.environment},
         )
         # both are pipes, as said above, and never None
         self._requests = cast(IO[str], self.process.stdin)
         self._answers = cast(IO[str], self.process.stdout)
 
     def ask(self, do: str, **request: Any) -> Any:
-        timer = threading.Timer(LIMIT, self.process.kill)
+        timer = threading.Timer(LIMIT, self.process.terminate)
         timer.start()
         try:
             print(json.dumps({"do": do, **request}), file=self._requests, flush=True)
-            line = self._answers.readline()
+            # what else is said is said by mpiexec, of processes that it ends
+            line = next((line for line in self._answers if line.startswith("{")), "")
         except OSError:
             line = ""
         finally:
@@ -139,14 +158,18 @@ class Worker:
         return self.process.poll() is None
 
     def close(self) -> None:
-        # a worker ends with its input; one that is busy, after Ctrl-C for one, is not waited for
+        # a worker ends when told; one that is busy, after Ctrl-C for one, is not waited for
+        with suppress(OSError):
+            print(json.dumps({"do": "end"}), file=self._requests, flush=True)
         with suppress(OSError):
             self._requests.close()
-        try:
-            self.process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        # an mpiexec that is terminated ends its processes first
+        for stop in (self.process.terminate, self.process.kill):
+            try:
+                self.process.wait(timeout=2)
+            except subprocess.TimeoutExpired:
+                stop()
+        self.process.wait()
         self._answers.close()
 
 
@@ -171,14 +194,14 @@ class Arena:
     def enter(self, *entries: Entry) -> list[Worker]:
         """Workers of the entries, a process each, with their tasks made; others end."""
         keys = [
-            (slot, entry.name, entry.threads, *sorted(entry.environment.items()))
+            (slot, entry.name, entry.threads, entry.ranks, *sorted(entry.environment.items()))
             for slot, entry in enumerate(entries)
         ]
         for key in self._workers.keys() - keys:
             self._workers.pop(key).close()
         for key, entry in zip(keys, entries, strict=True):
             if key not in self._workers or not self._workers[key].alive:
-                self._workers[key] = Worker(entry.name, entry.threads, entry.environment)
+                self._workers[key] = Worker(entry)
         workers = [self._workers[key] for key in keys]
         for worker, entry in zip(workers, entries, strict=True):
             worker.ask("make", task=entry.task, threads=entry.threads, options=entry.options)

@@ -27,6 +27,10 @@ class Training(ours.Training):
         self.ops.sgd_step(params, grads, [()] * len(params), None, 1.0, problems.LEARNING_RATE)
 
 
+class SharedTraining(ours.SharedTraining):
+    ops = reference.ops
+
+
 class WideTable(ours.WideTable):
     ops = reference.ops
 

@@ -1,5 +1,6 @@
 """What rnnfast does. A task has `run`, which is timed, and `results`, which are compared."""
 
+import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -31,7 +32,8 @@ from rnnfast.layers import (
 from rnnfast.layers.cell import CELL_OPTIONS
 from rnnfast.layers.recurrent import TimeRecurrent
 from rnnfast.models import Network
-from rnnfast.training.steps import take_step
+from rnnfast.training.ranks import OneRank, world
+from rnnfast.training.steps import take_step, take_step_of_blocks
 
 from . import problems, programs
 
@@ -163,6 +165,76 @@ class Training:
 
     def peak(self) -> int:
         return peak(self.run)
+
+
+class SharedTraining(Training):
+    """Steps of a trainer, which shares the lanes among all ranks."""
+
+    ranks: OneRank
+    mine: slice
+    spent: list[tuple[float, float, float]]
+
+    def __init__(self, threads: int, *, N: int, **sizes: Any) -> None:
+        super().__init__(threads, N=N, **sizes)
+        self.optimizer = rnnfast.SGD(problems.LEARNING_RATE, ops=self.ops)
+        self.ranks = world()
+        self.ranks.hold_gradients(self.model)
+        self.mine = self.ranks.share(N)
+        self.spent = []
+
+    def run(self) -> float:
+        xs, ts = self.blocks[self.steps % len(self.blocks)]
+        self.steps += 1
+        mine, ranks = self.mine, self.ranks
+        start, seconds, sent = time.perf_counter(), ranks.seconds, ranks.sent
+        with ranks.together(np.zeros(1)):  # which a trainer has about each step
+            loss = take_step_of_blocks(
+                self.model,
+                self.optimizer,
+                [(xs[mine], ts[mine])],
+                [len(xs[mine]) / len(xs)],
+                max_grad=1.0,
+                ranks=ranks,
+            )
+        passed = time.perf_counter() - start
+        self.spent.append((passed, ranks.seconds - seconds, ranks.sent - sent))
+        return loss
+
+    def communication(self) -> list[float]:
+        """Seconds of a step, those of them in communication, and bytes handed over: medians of all
+        steps, means of the ranks."""
+        medians = np.array([statistics.median(column) for column in zip(*self.spent, strict=True)])
+        with self.ranks.together(medians):
+            pass
+        return [float(x) / self.ranks.size for x in medians]
+
+
+class SmallSums:
+    """A thousand sums of one number over the ranks."""
+
+    def __init__(self, threads: int) -> None:
+        rnnfast.set_num_threads(threads)
+        self.ranks = world()
+
+    def run(self) -> None:
+        for _ in range(1000):
+            self.ranks.any(False)
+
+    def size(self) -> int:
+        """Bytes of them."""
+        return 8 * 1000
+
+
+class SumOfGradients(SharedTraining):
+    """The sum of all gradients of a language model, and nothing else."""
+
+    def run(self) -> float:
+        self.ranks.sum_gradients(self.model, None)
+        return 0.0
+
+    def size(self) -> int:
+        """Bytes of them."""
+        return sum(dW.nbytes for dW in self.model.grads)
 
 
 class WideTable(Training):

@@ -38,6 +38,7 @@ T = TypeVar("T")
 # 40 MB took 2.5 times as long as its parts, with MPICH as with Open MPI.
 PART = 1 << 19
 LINE = 64  # bytes of a line of the cache, at which gradients begin
+NUMBERS = 4  # that `together` sends: whether there was an error, and sums
 OF_ALL = (RankError, TrainingDiverged, TrainingInterrupted)  # errors that all ranks have at once
 
 
@@ -127,19 +128,32 @@ class Ranks(OneRank):
 
     @contextmanager
     def together(self, *sums: Array) -> Iterator[None]:
-        error: BaseException | None = None
+        before, error = self._shared, None
         try:
             yield
         except BaseException as caught:
+            if isinstance(caught, KeyboardInterrupt):  # anywhere, where others wait for a sum
+                self._end_all(caught)
+            if self._is_shared(caught, before):
+                raise
             error = caught
-        failed = np.array([error is not None], np.float64)
-        numbers = np.concatenate([failed, *sums])
+        # a rank that fails is heard by the others wherever within they are: all send as much
+        numbers, places = np.zeros(NUMBERS), np.cumsum([1, *map(len, sums)])
+        numbers[0] = error is not None
+        numbers[1 : places[-1]] = np.concatenate([np.empty(0), *sums])
         self._sum(numbers)
         if numbers[0]:
             self._raise(error)
-        places = np.cumsum([1, *map(len, sums)])
         for part, first in zip(sums, places[:-1], strict=True):
             part[...] = numbers[first : first + len(part)]
+
+    def _is_shared(self, error: BaseException | None, before: BaseException | None) -> bool:
+        """Whether all ranks know of an error, or of one it comes from, since `before` was that."""
+        if self._shared is before:
+            return False
+        while error is not None and error is not self._shared:
+            error = error.__cause__ or error.__context__
+        return error is not None
 
     def _raise(self, error: BaseException | None) -> None:
         """Raise the error of this rank, or else one that names that of another."""
@@ -153,7 +167,8 @@ class Ranks(OneRank):
 
     def any(self, mine: bool) -> bool:
         count = np.array([float(mine)])
-        self._sum(count)
+        with self.together(count):
+            pass
         return bool(count[0])
 
     def of_first(self, make: Callable[[], T]) -> T:
@@ -165,16 +180,20 @@ class Ranks(OneRank):
         return result
 
     def require_same(self, fields: Mapping[str, str]) -> None:
+        with self.together():  # all have come here
+            pass
         everyone = self._call(self._comm.allgather, list(fields.values()))
         for name, values in zip(fields, zip(*everyone, strict=True), strict=True):
             for rank, value in enumerate(values):
                 if value != values[0]:
                     raise RankError(
-                        f"rank {rank} has another {name} than rank 0: expected {values[0]}, "
+                        f"rank {rank} differs from rank 0 in {name}: expected {values[0]}, "
                         f"got {value}; start all ranks with the same"
                     )
 
     def gathered(self, rows: Array, axis: int) -> Array:
+        with self.together():  # all have come here
+            pass
         return np.concatenate(self._call(self._comm.allgather, rows), axis)
 
     def hold_gradients(self, model: Network) -> None:
@@ -243,13 +262,17 @@ class Ranks(OneRank):
 
     @contextmanager
     def or_none(self) -> Iterator[None]:
+        before = self._shared
         try:
             yield
         except BaseException as error:
-            if error is not self._shared and not isinstance(error, OF_ALL):
-                _say_what_ends_all(self.rank, error)
-                self._comm.Abort(1)
+            if not self._is_shared(error, before) and not isinstance(error, OF_ALL):
+                self._end_all(error)
             raise
+
+    def _end_all(self, error: BaseException) -> None:
+        _say_what_ends_all(self.rank, error)
+        self._comm.Abort(1)
 
 
 class _FlatGradients:
@@ -311,7 +334,7 @@ class _FlatGradients:
 def _in_a_row(array: Array) -> Array:
     """The numbers of an array along one axis, which are its own memory."""
     for view in (array.reshape(-1), array.T.reshape(-1)):
-        if not array.size or np.may_share_memory(view, array):
+        if not array.size or (view.flags.c_contiguous and np.may_share_memory(view, array)):
             return view
     raise InputError(
         f"grads: expected arrays whose numbers follow each other in memory, got one of shape "
@@ -376,7 +399,8 @@ def _mpi() -> Any:
 def _described(error: BaseException) -> str:
     """An error in a line; one that is not written for users, with its kind."""
     written = isinstance(error, (InputError, OSError, *OF_ALL))
-    return str(error) if written else f"{type(error).__name__}: {error}"
+    kind = type(error).__name__
+    return str(error) if written else f"{kind}: {error}" if str(error) else kind
 
 
 def _say_what_ends_all(rank: int, error: BaseException) -> None:

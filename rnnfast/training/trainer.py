@@ -90,13 +90,15 @@ def evaluate(
     evaluation. The processes of a communicator of mpi4py `comm`, which all must call this, share
     the lanes, and get the loss of all.
     """
-    if len(ids) < 2:
-        raise InputError(f"the text has {len(ids)} tokens, but at least 2 are needed to evaluate")
-    batch_size, time_size = as_count("batch_size", batch_size), as_count("time_size", time_size)
-    ranks = as_ranks(comm)
-    batch_size = max(1, min(batch_size, len(ids) // time_size))
-    mine, sums = ranks.share(batch_size), np.zeros(3)  # of losses; tokens; who stopped
+    ranks, sums = as_ranks(comm), np.zeros(3)  # of losses; tokens; those that were asked to stop
     with ranks.together(sums):
+        if len(ids) < 2:
+            raise InputError(
+                f"the text has {len(ids)} tokens, but at least 2 are needed to evaluate"
+            )
+        batch_size, time_size = as_count("batch_size", batch_size), as_count("time_size", time_size)
+        batch_size = max(1, min(batch_size, len(ids) // time_size))
+        mine = ranks.share(batch_size)
         carried = model.get_state()
         model.reset_state()
         try:
@@ -223,58 +225,62 @@ class Trainer:
         comm: Any = None,
     ) -> None:
         self.ranks = as_ranks(comm)
-        batch_size, time_size = as_count("batch_size", batch_size), as_count("time_size", time_size)
-        window = time_size if window is None else as_count("window", window)
-        if window % time_size:
-            raise ValueError(
-                f"window: expected a multiple of time_size ({time_size}), got {window}; "
-                f"take {-(-window // time_size) * time_size}"
+        with self.ranks.together():
+            batch_size, time_size = (
+                as_count("batch_size", batch_size),
+                as_count("time_size", time_size),
             )
-        if not isinstance(schedule, Schedule):
-            raise TypeError(
-                f"schedule: expected a Schedule, such as ConstantLR(), got {schedule!r}"
-            )
-        records_per_epoch = as_count("records_per_epoch", records_per_epoch)
-        if len(train_ids) <= batch_size * time_size:
-            raise InputError(
-                f"the training part has {len(train_ids):,} tokens, but {batch_size} lanes of "
-                f"{time_size} need at least {batch_size * time_size + 1:,}; take a longer text, "
-                "or smaller batch and time sizes"
-            )
-        if len(valid_ids) < 2:
-            raise InputError(
-                f"the validation part has {len(valid_ids)} tokens, but needs at least 2; "
-                "take a longer text"
-            )
-        if batch_size < self.ranks.size:
-            raise InputError(
-                f"batch_size: expected at least one lane for each of {self.ranks.size} ranks, got "
-                f"{batch_size}; take a larger batch, or fewer ranks"
-            )
-        self.ranks.hold_gradients(model)
-        self.model, self.optimizer = model, optimizer
-        self.valid_ids = valid_ids
-        self.batch_size, self.time_size, self.window = batch_size, time_size, window
-        self.accumulate = as_count("accumulate", accumulate)
-        self.max_grad = None if max_grad is None else as_above_zero("max_grad", max_grad)
-        self.max_value = None if max_value is None else as_above_zero("max_value", max_value)
-        self.schedule, self.peak_lr = schedule, optimizer.lr
-        hint = "None is never"
-        self.patience = None if patience is None else as_count("patience", patience, hint=hint)
-        self.average = None if average is None else as_fraction("average", average)
-        self.restore_best = as_bool("restore_best", restore_best)
-        self.unit = unit
-        self.blocks = Blocks(train_ids, batch_size, time_size)
-        self.record_every = max(1, len(self.blocks) // records_per_epoch)
-        self.epoch = self.step = self.block = 0
-        self.best_loss = math.inf
-        self.history = []
-        # what the model carried before the latest blocks but the newest, see `_windows`
-        self._earlier: list[checkpoint.Carried] = []
-        self._lanes = self.ranks.share(batch_size)  # those of this rank
-        self._averages = [] if average is None else [W.copy() for W in model.params]
-        self._best: list[Array] = []
-        self._begin_record()
+            window = time_size if window is None else as_count("window", window)
+            if window % time_size:
+                raise ValueError(
+                    f"window: expected a multiple of time_size ({time_size}), got {window}; "
+                    f"take {-(-window // time_size) * time_size}"
+                )
+            if not isinstance(schedule, Schedule):
+                raise TypeError(
+                    f"schedule: expected a Schedule, such as ConstantLR(), got {schedule!r}"
+                )
+            records_per_epoch = as_count("records_per_epoch", records_per_epoch)
+            if len(train_ids) <= batch_size * time_size:
+                raise InputError(
+                    f"the training part has {len(train_ids):,} tokens, but {batch_size} lanes of "
+                    f"{time_size} need at least {batch_size * time_size + 1:,}; take a longer "
+                    "text, or smaller batch and time sizes"
+                )
+            if len(valid_ids) < 2:
+                raise InputError(
+                    f"the validation part has {len(valid_ids)} tokens, but needs at least 2; "
+                    "take a longer text"
+                )
+            if batch_size < self.ranks.size:
+                raise InputError(
+                    f"batch_size: expected at least one lane for each of {self.ranks.size} ranks, "
+                    f"got {batch_size}; take a larger batch, or fewer ranks"
+                )
+            self.ranks.hold_gradients(model)
+            self.model, self.optimizer = model, optimizer
+            self.valid_ids = valid_ids
+            self.batch_size, self.time_size, self.window = batch_size, time_size, window
+            self.accumulate = as_count("accumulate", accumulate)
+            self.max_grad = None if max_grad is None else as_above_zero("max_grad", max_grad)
+            self.max_value = None if max_value is None else as_above_zero("max_value", max_value)
+            self.schedule, self.peak_lr = schedule, optimizer.lr
+            hint = "None is never"
+            self.patience = None if patience is None else as_count("patience", patience, hint=hint)
+            self.average = None if average is None else as_fraction("average", average)
+            self.restore_best = as_bool("restore_best", restore_best)
+            self.unit = unit
+            self.blocks = Blocks(train_ids, batch_size, time_size)
+            self.record_every = max(1, len(self.blocks) // records_per_epoch)
+            self.epoch = self.step = self.block = 0
+            self.best_loss = math.inf
+            self.history = []
+            # what the model carried before the latest blocks but the newest, see `_windows`
+            self._earlier: list[checkpoint.Carried] = []
+            self._lanes = self.ranks.share(batch_size)  # those of this rank
+            self._averages = [] if average is None else [W.copy() for W in model.params]
+            self._best: list[Array] = []
+            self._begin_record()
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -352,17 +358,19 @@ class Trainer:
             Where another rank has raised an error, or the ranks do not have the same text, settings
             or weights, which is looked at when `fit` begins, and every 256 steps.
         """
-        epochs = as_count("epochs", epochs, least=0)
-        callbacks = tuple(callbacks)
-        for callback in callbacks:
-            if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks: expected objects of a Callback, got {callback!r}")
-        if self.epoch < epochs and not self.stopped_early:
-            self._next_lr(epochs)  # an error if it has none
+        with self.ranks.together():
+            epochs = as_count("epochs", epochs, least=0)
+            callbacks = tuple(callbacks)
+            for callback in callbacks:
+                if not isinstance(callback, Callback):
+                    raise TypeError(f"callbacks: expected objects of a Callback, got {callback!r}")
+            begins = self.epoch < epochs and not self.stopped_early
+            if begins:
+                self._next_lr(epochs)  # an error if it has none
+            fields = self._what_ranks_share(epochs)
+        self.ranks.require_same(fields)
+        if begins:
             verbose = verbose and self.ranks.rank == 0
-            with self.ranks.together():
-                fields = self._what_ranks_share(epochs)
-            self.ranks.require_same(fields)
             with self._lanes_of_this_rank():
                 self._fit(epochs, verbose, on_step, on_epoch, callbacks, stop, save, save_every)
         _write(self.model.params, self._best)

@@ -51,6 +51,10 @@ LANGUAGE_MODELS: list[Case] = [  # cell, N, T, V, D, H
     ("lstm", 64, 50, 65, 64, 512),
     ("lstm", 20, 35, 10000, 650, 650),
 ]
+SHARED_MODELS: list[tuple[Case, float | None]] = [  # and how much faster two ranks must be
+    *((case, None) for case in LANGUAGE_MODELS[:-2]),
+    *((case, 1.7) for case in LANGUAGE_MODELS[-2:]),
+]
 DEEP_MODELS: list[tuple[Case, int]] = [  # and layers
     (("lstm", 50, 50, 65, 128, 128), 3),
     (("rnn", 20, 35, 1000, 200, 200), 2),
@@ -109,6 +113,7 @@ AVX2 = {
 AT_MOST_15_PERCENT_SLOWER = 1 / 1.15
 AT_MOST_5_PERCENT_SLOWER = 1 / 1.05
 AT_MOST_10_PERCENT_SLOWER = 1 / 1.1
+AT_MOST_15_PERCENT_OF_IT = 1 / 0.15
 NOT_APART = 0.5  # of the speed alone
 GFLOPS_OF_1_MS = 0.2  # of one thread, as fast as a product goes: 200 GF/s
 GFLOPS_OF_20_MS = 20 * GFLOPS_OF_1_MS

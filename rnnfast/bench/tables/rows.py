@@ -138,7 +138,7 @@ class Bench:
         alike = 1 + sum(peer.same for peer in here)
         alone = all(racer.name == ours.name for racer in racers[:alike])
         judged = [ours] * alone + racers[alike:]
-        twins = [replace(entry, name="numpy", environment={}) for entry in judged]
+        twins = [replace(entry, name="numpy", environment={}, ranks=1) for entry in judged]
         found: dict[str, tuple[float | None, float | None]] = {}
         own: float | None = None
         note = ""

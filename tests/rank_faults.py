@@ -1,0 +1,556 @@
+"""What goes wrong on one of several ranks, and what all of them then say: a program of mpiexec.
+
+`mpiexec -n 3 python rank_faults.py FOLDER` lets every one of `FAULTS` happen, one after the other,
+and prints as JSON the errors of all ranks for each: [kind, message].
+"""
+
+import errno
+import json
+import os
+import signal
+import sys
+from contextlib import redirect_stderr
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from mpi4py import MPI
+from rank_cases import Losses, N, Scale, V, make, model_of, own_network, text
+
+import rnnfast
+from rnnfast.training import runs, trainer
+
+COMM = MPI.COMM_WORLD
+RANK = COMM.rank
+FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+FAULTS = {}
+
+
+def fault(function):
+    FAULTS[function.__name__] = function
+    return function
+
+
+def on(rank, value, other):
+    """A value that one rank has, and what the others have."""
+    return value if rank == RANK else other
+
+
+def trainer_of(**options):
+    return make(**options)(COMM, "float64")
+
+
+class At(rnnfast.Callback):
+    """Does something on a rank after a step, or after an epoch."""
+
+    def __init__(self, rank, do, *, step=None, epoch=None):
+        self.rank, self.do, self.step, self.epoch = rank, do, step, epoch
+
+    def on_step(self, trainer, tokens, loss):
+        if (self.rank, self.step) == (RANK, trainer.step):
+            self.do(trainer)
+
+    def on_epoch(self, trainer, record, improved):
+        if (self.rank, self.epoch) == (RANK, trainer.epoch):
+            self.do(trainer)
+
+
+def divide(_=None):
+    return 1 // 0
+
+
+class Failing:
+    """A layer that does something in its n-th forward or backward on a rank."""
+
+    def __init__(self, rank, n, do, backward=False):
+        self.params, self.grads = [np.ones(1)], [np.zeros(1)]
+        self.count = {True: 0, False: 0}
+        self.fails = rank == RANK, n, do, backward
+
+    def _count(self, backward, array):
+        self.count[backward] += 1
+        if self.fails[:2] + self.fails[3:] == (True, self.count[backward], backward):
+            array = self.fails[2](array)
+        return array
+
+    def forward(self, xs):
+        return self._count(False, xs) * self.params[0]
+
+    def backward(self, dout):
+        self.grads[0][...] = self._count(True, np.zeros(1))
+        return dout * self.params[0]
+
+
+def with_failing(*given, **options):
+    return trainer_of(
+        model=lambda dtype: own_network(dtype, ("failing", Failing(*given, **options)))
+    )
+
+
+def weights(trainer):
+    return [W.copy() for W in trainer.model.params]
+
+
+def carries_on(trainer, error, callbacks=()):
+    """After an error: the same weights on all ranks, and the curve of one that had none."""
+    seen = [c for c in callbacks if isinstance(c, Losses)] or [Losses()]
+    try:
+        trainer.fit(2, verbose=False, callbacks=[*callbacks, *seen][: len(callbacks) or 1])
+    except error:
+        before = trainer.step
+        trainer.fit(2, verbose=False, callbacks=seen)
+        assert trainer.step > before
+        assert trainer.epoch == 2
+        raise
+    finally:
+        everyone = COMM.allgather(b"".join(W.tobytes() for W in trainer.model.params))
+        assert len(set(everyone)) == 1
+
+
+# An error of one rank. ----------------------------------------------------------------------------
+
+
+@fault
+def on_step():
+    training = trainer_of()
+    carries_on(training, Exception, [At(1, divide, step=3)])
+
+
+@fault
+def on_step_again():
+    """While another error is handled, which all ranks know."""
+    training = trainer_of()
+    try:
+        training.fit(1, verbose=False, callbacks=[At(1, divide, step=3)])
+    except (rnnfast.RankError, ZeroDivisionError):
+        training.fit(1, verbose=False, callbacks=[At(2, divide, step=5)])
+
+
+@fault
+def on_epoch():
+    training = trainer_of()
+    carries_on(training, Exception, [At(2, divide, epoch=1)])
+
+
+@fault
+def stop():
+    trainer_of().fit(2, verbose=False, stop=on(1, divide, None))
+
+
+@fault
+def forward():
+    training = with_failing(1, 3, divide)
+    carries_on(training, Exception)
+
+
+@fault
+def backward():
+    training = with_failing(0, 2, divide, backward=True)
+    carries_on(training, Exception)
+
+
+class Stumbling(rnnfast.ConstantLR):
+    """A schedule that fails on rank 2."""
+
+    def __init__(self, method):
+        self.method = method
+
+    def before_step(self, lr, *, step, **_):
+        if self.method == "before_step" and step == 4 and RANK == 2:
+            divide()
+        return lr
+
+    def after_epoch(self, lr, **_):
+        if self.method == "after_epoch" and RANK == 2:
+            divide()
+        return lr
+
+
+@fault
+def before_step():
+    trainer_of(schedule=Stumbling("before_step")).fit(2, verbose=False)
+
+
+@fault
+def after_epoch():
+    trainer_of(schedule=Stumbling("after_epoch")).fit(2, verbose=False)
+
+
+@fault
+def shown():
+    """Rank 0 cannot show how far it is."""
+    training = trainer_of()
+    with open(on(0, "/dev/full", os.devnull), "w", buffering=1) as err, redirect_stderr(err):
+        training.fit(1, verbose=True)
+
+
+@fault
+def callbacks():
+    trainer_of().fit(1, verbose=False, callbacks=on(1, [3], []))
+
+
+@fault
+def short_text():
+    trainer_of(length=on(1, 40, 200)).fit(1, verbose=False)
+
+
+@fault
+def evaluation():
+    ids = on(1, text(99, V + 5, seed=2) + 5, text(99))
+    rnnfast.evaluate(model_of("float64"), ids, batch_size=N, time_size=5, comm=COMM)
+
+
+@fault
+def short_evaluation():
+    ids = on(1, [3], text(99))
+    rnnfast.evaluate(model_of("float64"), ids, batch_size=N, time_size=5, comm=COMM)
+
+
+@fault
+def few_lanes():
+    trainer_of(batch_size=2)
+
+
+@fault
+def gaps():
+    layer = Scale(np.ones(8))
+    layer.grads[0] = np.zeros(16)[::2]
+    trainer_of(model=lambda dtype: own_network(dtype, ("gaps", layer)))
+
+
+# Ranks that differ. -------------------------------------------------------------------------------
+
+
+@fault
+def texts():
+    training = trainer_of()
+    training.blocks.ids = text(len(training.blocks.ids), seed=on(2, 9, 0))
+    training.fit(1, verbose=False)
+
+
+@fault
+def lengths():
+    trainer_of(length=on(1, 300, 200)).fit(1, verbose=False)
+
+
+@fault
+def valid_texts():
+    training = trainer_of()
+    training.valid_ids = training.valid_ids[: on(1, 50, 60)]
+    training.fit(1, verbose=False)
+
+
+@fault
+def clipping():
+    trainer_of(max_grad=on(1, 0.25, 0.5)).fit(1, verbose=False)
+
+
+@fault
+def rates():
+    trainer_of(lr=on(1, 0.25, 0.5)).fit(1, verbose=False)
+
+
+@fault
+def optimizers():
+    trainer_of(optimizer=on(2, rnnfast.Momentum, rnnfast.SGD)).fit(1, verbose=False)
+
+
+@fault
+def lanes():
+    trainer_of(batch_size=on(1, 6, 7)).fit(1, verbose=False)
+
+
+@fault
+def epochs():
+    trainer_of().fit(on(1, 2, 3), verbose=False)
+
+
+@fault
+def other_weights():
+    training = trainer_of()
+    training.model.params[0][0, 0] += on(2, 1e-15, 0)
+    training.fit(1, verbose=False)
+
+
+@fault
+def models():
+    model = lambda dtype: model_of(dtype, hidden=on(1, 11, 10))  # noqa: E731
+    trainer_of(model=model).fit(1, verbose=False)
+
+
+@fault
+def generators():
+    model = lambda dtype: model_of(dtype, dropout=0.5)  # noqa: E731
+    training = trainer_of(model=model)
+    if RANK == 1:
+        next(iter(training.model._generators().values())).random()
+    training.fit(1, verbose=False)
+
+
+@fault
+def places():
+    training = trainer_of()
+    training.block = on(1, 1, 0)
+    training.fit(1, verbose=False)
+
+
+@fault
+def versions():
+    before, trainer.__version__ = trainer.__version__, on(1, "0.0", trainer.__version__)
+    try:
+        trainer_of().fit(1, verbose=False)
+    finally:
+        trainer.__version__ = before
+
+
+@fault
+def instruction_sets():
+    before, trainer.engine = trainer.engine, SimpleNamespace(CPU_LEVEL=on(1, "ancient", "recent"))
+    try:
+        trainer_of().fit(1, verbose=False)
+    finally:
+        trainer.engine = before
+
+
+@fault
+def weights_that_change():
+    """Of one rank, in the middle: found before 256 more steps are done."""
+    training = trainer_of()
+
+    def change(_):
+        training.model.params[0][0, 0] += 1e-9
+
+    try:
+        training.fit(99, verbose=False, callbacks=[At(2, change, step=260)])
+    finally:
+        assert 260 < training.step <= 512
+
+
+@fault
+def weights_that_vanish():
+    """At the end of an epoch: before they are evaluated."""
+    training = trainer_of()
+
+    def change(_):
+        training.model.params[0][0, 0] = np.nan
+
+    training.fit(2, verbose=False, callbacks=[At(2, change, step=training.steps_per_epoch)])
+
+
+# What is not finite on one rank, and a stop that one asks for. ------------------------------------
+
+
+def diverges(training):
+    seen = Losses()
+    try:
+        training.fit(2, verbose=False, callbacks=[seen])
+    finally:
+        after = weights(training)
+        assert training.step == len(seen.losses) == 3
+        clean = with_failing(1, 0, None)
+        stopping(clean, 3)
+        assert all(np.array_equal(*pair) for pair in zip(after, weights(clean), strict=True))
+
+
+def stopping(training, step):
+    """Train so many steps."""
+    try:
+        training.fit(9, verbose=False, stop=lambda: training.step == step)
+    except rnnfast.TrainingInterrupted:
+        return
+
+
+@fault
+def loss_is_nan():
+    diverges(with_failing(1, 4, lambda xs: xs * np.nan))
+
+
+@fault
+def gradient_is_nan():
+    diverges(with_failing(1, 4, lambda dout: dout * np.nan, backward=True))
+
+
+@fault
+def stop_of_one():
+    training = trainer_of()
+    try:
+        training.fit(2, verbose=False, stop=on(2, lambda: training.step == 5, None))
+    finally:
+        assert training.step == 5
+
+
+# Runs. --------------------------------------------------------------------------------------------
+
+
+def settings(name="text.txt", **options):
+    path = FOLDER / name
+    words = np.random.default_rng(0).choice(["cat ", "dog ", "sat ", "ran\n"], 400)
+    if RANK == 0:
+        path.write_text("".join(words))
+        (FOLDER / "other.txt").write_text("".join(words[::-1]))
+    COMM.Barrier()
+    given = {"hidden": 8, "embedding": 6, "batch": 7, "time": 10, "epochs": 3, "dtype": "float64"}
+    return rnnfast.Settings(path, **(given | options))
+
+
+def start(name, **options):
+    return rnnfast.Run.start(FOLDER / name, settings(**options), comm=COMM, verbose=False)
+
+
+def nothing_is_there(folder):
+    COMM.Barrier()
+    assert not folder.exists()
+
+
+@fault
+def run_without_text():
+    own = settings()
+    own.text = on(1, "missing.txt", own.text)
+    try:
+        rnnfast.Run.start(FOLDER / "without", own, comm=COMM, verbose=False)
+    finally:
+        nothing_is_there(FOLDER / "without")
+
+
+@fault
+def run_with_other_text():
+    own = settings()
+    own.text = on(2, str(FOLDER / "other.txt"), own.text)
+    try:
+        rnnfast.Run.start(FOLDER / "others", own, comm=COMM, verbose=False)
+    finally:
+        nothing_is_there(FOLDER / "others")
+
+
+@fault
+def run_with_other_settings():
+    try:
+        start("others", hidden=on(1, 9, 8))
+    finally:
+        nothing_is_there(FOLDER / "others")
+
+
+@fault
+def run_with_few_lanes():
+    try:
+        start("few", batch=2)
+    finally:
+        nothing_is_there(FOLDER / "few")
+
+
+@fault
+def run_under_a_file():
+    own = settings()
+    rnnfast.Run.start(Path(own.text) / "run", own, comm=COMM, verbose=False)
+
+
+@fault
+def run_that_is_there():
+    start("there")
+    start("there")
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@fault
+def full_disk_at_start():
+    before, runs.save_archive = runs.save_archive, full
+    try:
+        start("full")
+    finally:
+        runs.save_archive = before
+        nothing_is_there(FOLDER / "full")
+
+
+@fault
+def full_disk_later():
+    """The folder keeps what was saved, and more ranks than one carry on with it."""
+    run, before = start("later"), runs.save_archive
+
+    def fill(_):
+        runs.save_archive = full
+
+    try:
+        run.fit(verbose=False, callbacks=[At(0, fill, epoch=1)])
+    finally:
+        runs.save_archive = before
+        assert rnnfast.Run.resume(FOLDER / "later", comm=COMM, verbose=False).trainer.epoch == 1
+
+
+@fault
+def run_with_a_callback_that_fails():
+    run = start("callback")
+    try:
+        run.fit(verbose=False, callbacks=[At(1, divide, epoch=2)])
+    finally:
+        again = rnnfast.Run.resume(FOLDER / "callback", comm=COMM, verbose=False)
+        assert again.trainer.epoch == 2
+        again.fit(verbose=False)
+
+
+def stopped_by_a_signal(name, number, **when):
+    """To one rank: all stop at the same step, save, and carry on."""
+    run = start(name)
+    try:
+        run.fit(verbose=False, callbacks=[At(1, lambda _: os.kill(os.getpid(), number), **when)])
+    finally:
+        assert len(set(COMM.allgather(run.trainer.step))) == 1
+        again = rnnfast.Run.resume(FOLDER / name, comm=COMM, verbose=False)
+        assert again.trainer.step == run.trainer.step
+        again.fit(verbose=False)
+
+
+@fault
+def signal_to_one_rank():
+    stopped_by_a_signal("signal", signal.SIGINT, step=5)
+
+
+@fault
+def signal_at_the_end():
+    stopped_by_a_signal("end", signal.SIGTERM, epoch=3)
+
+
+@fault
+def run_of_nothing():
+    rnnfast.Run.resume(FOLDER / "nowhere", comm=COMM, verbose=False)
+
+
+@fault
+def damaged_run():
+    run = start("damaged")
+    if RANK == 0:
+        path = run.folder / "last.npz"
+        path.write_bytes(path.read_bytes()[:-200])
+    rnnfast.Run.resume(run.folder, comm=COMM, verbose=False)
+
+
+@fault
+def only_rank_0_has_the_folder():
+    own = settings()
+    folder = FOLDER / f"folder-{RANK}"
+    run = rnnfast.Run.start(folder, own, comm=COMM, verbose=False)
+    run.fit(1, verbose=False)
+    rnnfast.Run.resume(folder, comm=COMM, verbose=False)
+    rnnfast.Run.load(folder, comm=COMM)
+    COMM.Barrier()
+    assert [path.name for path in FOLDER.glob("folder-*")] == ["folder-0"]
+
+
+def main():
+    for name in sys.argv[2:] or FAULTS:
+        if RANK == 0:
+            print(f'"{name}":', end=" ", flush=True)
+        try:
+            FAULTS[name]()
+            outcome = ["nothing", ""]
+        except Exception as error:
+            outcome = [type(error).__name__, str(error)]
+        everyone = COMM.gather(outcome)
+        if RANK == 0:
+            print(json.dumps(everyone), flush=True)
+
+
+if __name__ == "__main__":
+    main()
