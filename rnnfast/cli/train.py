@@ -104,8 +104,13 @@ def _train(arguments: argparse.Namespace, ranks: OneRank) -> int:
     given = {name: value for name, value in given.items() if value is not None}
     with ExitStack() as stack:  # nobody else writes into the folder until the end
         with ranks.together():
+            settings = None if arguments.resume else Settings(**given)
+            epochs = _epochs_alone(given) if arguments.resume else None
             folder = ranks.of_first(lambda: _take_folder(arguments, stack))
-            run = (_resumed if arguments.resume else _started)(folder, given, ranks)
+            if settings is None:
+                run = Run.resume(folder, epochs, comm=ranks)
+            else:
+                run = Run.start(folder, settings, comm=ranks)
         places = ranks.places()
         if ranks.rank == 0:
             _describe(run, places)
@@ -178,19 +183,15 @@ def _numbered_folders() -> Iterator[Path]:
         yield Path(f"{DEFAULT_FOLDER}-{number}")
 
 
-def _started(folder: Path, given: dict[str, Any], ranks: OneRank) -> Run:
-    return Run.start(folder, Settings(**given), comm=ranks)
-
-
-def _resumed(folder: Path, given: dict[str, Any], ranks: OneRank) -> Run:
-    epochs = given.pop("epochs", None)
-    if given:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+def _epochs_alone(given: dict[str, Any]) -> int | None:
+    """Those of a run that is resumed; other settings must not be given."""
+    others = [f"--{name.replace('_', '-')}" for name in given if name != "epochs"]
+    if others:
         raise InputError(
-            f"{options}: a resumed run keeps its settings, only --epochs, --threads and "
+            f"{', '.join(others)}: a resumed run keeps its settings, only --epochs, --threads and "
             "--save-every may change; leave these options out, or start a new run"
         )
-    return Run.resume(folder, epochs, comm=ranks)
+    return given.get("epochs")
 
 
 def _describe(run: Run, places: Sequence[str]) -> None:
