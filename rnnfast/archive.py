@@ -11,6 +11,7 @@ import json
 import math
 import os
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ._locks import try_lock
+from ._locks import open_locked, try_lock
 from ._types import Array
 from ._version import __version__
 from .errors import InputError
@@ -39,8 +40,9 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     _remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
     try:
-        with open(temporary, "wb") as file:
-            try_lock(file)
+        while (opened := open_locked(temporary, "wb")) is None:
+            time.sleep(0.001)  # somebody looks whether it is a leftover
+        with opened as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
-from .._locks import try_lock
+from .._locks import open_locked
 from ..errors import InputError
 
 LOCK = ".lock"
@@ -60,23 +60,15 @@ def _locked_file(folder: Path) -> IO[str]:
     path = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        while True:
-            file = open(path, "a+")  # noqa: SIM115 - it stays open
-            try:
-                if not try_lock(file):
-                    file.seek(0)
-                    raise FolderInUse(
-                        f"run folder {folder} is in use by process {file.read(20).strip()}; wait "
-                        "for it, or give another --out"
-                    )
-                if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                    file.truncate(0)
-                    print(os.getpid(), file=file, flush=True)
-                    return file
-            except BaseException:
-                file.close()
-                raise
-            file.close()  # somebody has removed it, who had it before
+        file = open_locked(path, "a+")
+        if file is None:
+            raise FolderInUse(
+                f"run folder {folder} is in use by process {path.read_text().strip()}; wait for "
+                "it, or give another --out"
+            )
+        file.truncate(0)
+        print(os.getpid(), file=file, flush=True)
+        return file
     except OSError as error:
         raise InputError(
             f"run folder {folder} cannot be written: {error.strerror}; give another --out"
