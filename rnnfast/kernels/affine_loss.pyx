@@ -113,17 +113,24 @@ def affine_loss_backward(cache, scale, dW, db):
             )
         dx = np.empty((own.sizes.M, own.sizes.D), dW.dtype)
         _copy(own, dx.reshape(-1))
+        if scale != 1:
+            dx *= scale
         # all at once, or some columns, of which source and target stay in a cache in any order
         step = dW.shape[1] if dW.flags.c_contiguous else COLUMNS
         for v in range(0, dW.shape[1], step):
-            dW[:, v : v + step] = own.dW[: own.sizes.D, v : v + step]
-        db[...] = own.dW[own.sizes.D]
+            _scale(own.dW[: own.sizes.D, v : v + step], scale, dW[:, v : v + step])
+        _scale(own.dW[own.sizes.D], scale, db)
     finally:
         own.leave()
-    if scale != 1:
-        for gradient_of in (dW, db, dx):
-            gradient_of *= scale
     return dx
+
+
+def _scale(gradient, scale, out):
+    """Write a gradient times a number: one pass, since a large one comes from memory."""
+    if scale == 1:
+        out[...] = gradient
+    else:
+        np.multiply(gradient, scale, out)
 
 
 def _run_forward(

@@ -284,17 +284,23 @@ def gradient_norm(grads: Sequence[Array], *, ops: Ops | None = None, rows: Rows 
 
 
 def clip_grads(
-    grads: Sequence[Array], max_norm: float, *, ops: Ops | None = None, rows: Rows = None
+    grads: Sequence[Array],
+    max_norm: float,
+    *,
+    ops: Ops | None = None,
+    rows: Rows = None,
+    norm: float | None = None,
 ) -> float:
     """Scale all grads in place so that their common L2 norm is at most `max_norm`.
 
     Returns the norm before clipping, a float; see `gradient_norm`. The scale is
     max_norm / (norm + 1e-6) where that is below 1, as in the textbook (Pascanu et al. 2013). A norm
     that is not finite changes nothing: look at what is returned. `ops` and `rows` as in the
-    optimizers.
+    optimizers; `norm` is that of the grads where it is known, which saves computing it.
     """
     max_norm = as_above_zero("max_norm", max_norm)
-    norm = gradient_norm(grads, ops=ops, rows=rows)
+    if norm is None:
+        norm = gradient_norm(grads, ops=ops, rows=rows)
     rate = max_norm / (norm + 1e-6)
     if math.isfinite(norm) and rate < 1:
         _for_all("scale_arrays", ops, grads, rows, rate)

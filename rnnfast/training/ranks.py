@@ -10,6 +10,7 @@ itself stands within `together`, after which an error of one is an error of all;
 cannot learn of an error any more, all processes are ended.
 """
 
+import math
 import os
 import platform
 import sys
@@ -31,6 +32,7 @@ from ..models import Network
 from ..models.saving import LAYERS
 from ..reference.optimizer_steps import Rows
 from ..threads import ENVIRONMENT, available_cpus, default_num_threads, quota, usable_cpus
+from .optimizers import gradient_norm
 
 T = TypeVar("T")
 
@@ -89,12 +91,13 @@ class OneRank:
         Raises InputError where one has gaps in memory.
         """
 
-    def sum_gradients(self, model: Network, rows: Rows) -> Rows:
-        """Sum `grads` of a model over the ranks, in place.
+    def sum_gradients(self, model: Network, rows: Rows) -> tuple[Rows, float]:
+        """Sum `grads` of a model over the ranks, in place -> rows and the `gradient_norm` of the
+        sums.
 
-        `rows`, as the optimizers take them, may differ from zero; those of the sums are returned.
+        `rows`, as the optimizers take them, are those that may differ from zero on this rank.
         """
-        return rows
+        return rows, gradient_norm(model.grads, rows=rows)
 
     def default_num_threads(self) -> int:
         """Threads for a rank that is told nothing: its share of the CPUs of its machine."""
@@ -199,7 +202,8 @@ class Ranks(OneRank):
     def hold_gradients(self, model: Network) -> None:
         self._flat.hold(model)
 
-    def sum_gradients(self, model: Network, rows: Rows) -> Rows:
+    def sum_gradients(self, model: Network, rows: Rows) -> tuple[Rows, float]:
+        squares = np.zeros(1)
         with self.or_none():
             self.hold_gradients(model)
             sums: list[Ids | None] = [None] * len(model.grads) if rows is None else list(rows)
@@ -210,14 +214,30 @@ class Ranks(OneRank):
                 if 2 * len(all_rows) < len(dW):
                     sums[k] = all_rows
                     packed = dW[all_rows]
-                    self._sum(packed.reshape(-1))
+                    squares += self._sum_with_squares(packed.reshape(-1))
                     dW[all_rows] = packed
                 else:
                     sums[k] = None  # nearly all: they go with the others
             for numbers in self._flat.parts([own is None for own in sums]):
-                self._sum(numbers)
+                squares += self._sum_with_squares(numbers)
+            self._sum(squares)
             model.set_grad_rows(sums)
-            return sums
+        norm = math.sqrt(squares[0]) if math.isfinite(squares[0]) else None
+        return sums, gradient_norm(model.grads, rows=sums) if norm is None else norm
+
+    def _sum_with_squares(self, numbers: Array) -> float:
+        """Sum as `_sum` does; of the sums' squares, return a share that no other rank does.
+
+        Each takes parts in turn, while they are in the cache.
+        """
+        squares = 0.0
+        for k, first in enumerate(range(0, len(numbers), PART)):
+            part = numbers[first : first + PART]
+            self._sum(part)
+            if k % self.size == self.rank:
+                norm = gradient_norm([part])
+                squares += norm * norm
+        return squares
 
     def _all_rows(self, rows: Ids, count: int) -> Ids:
         """The numbers of rows, of so many, that one of the ranks has or more."""

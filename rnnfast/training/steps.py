@@ -86,15 +86,16 @@ def take_step_of_blocks(
         total = float(sums[0])
         if not math.isfinite(total):
             raise TrainingDiverged(f"the loss is {total}{_at(optimizer, where, clips)}")
+        known = None  # the norm, before anything is clipped
         if ranks.size > 1:
-            rows = ranks.sum_gradients(model, rows)
+            rows, known = ranks.sum_gradients(model, rows)
         # of these, the last says whether all are finite: who finds that they are not changes none
         if max_value is not None:
-            norm = clip_values(model.grads, max_value, ops=ops, rows=rows)
+            norm, known = clip_values(model.grads, max_value, ops=ops, rows=rows), None
         if max_grad is not None:
-            norm = clip_grads(model.grads, max_grad, ops=ops, rows=rows)
+            norm = clip_grads(model.grads, max_grad, ops=ops, rows=rows, norm=known)
         if not clips:
-            norm = gradient_norm(model.grads, ops=ops, rows=rows)
+            norm = gradient_norm(model.grads, ops=ops, rows=rows) if known is None else known
         if not math.isfinite(norm):
             raise TrainingDiverged(
                 f"the gradient of {_first_not_finite(model)} is not finite"
