@@ -17,7 +17,7 @@ def test_round_trip(tmp_path):
     arrays = {"param/0": np.arange(6.0).reshape(2, 3), "f": np.float32([1.5, np.nan])}
     save_archive(path, "checkpoint", arrays, {"big": 2**100, "text": "ß"})
     version, loaded, meta = load_archive(path, "checkpoint")
-    assert (version, meta) == (2, {"big": 2**100, "text": "ß"})
+    assert (version, meta) == (3, {"big": 2**100, "text": "ß"})
     assert loaded.keys() == arrays.keys()
     for name, array in arrays.items():
         assert loaded[name].dtype == array.dtype
@@ -107,7 +107,7 @@ def test_other_files_are_errors(tmp_path):
     newer = np.frombuffer(b'{"format": "rnnfast checkpoint 99"}', np.uint8)
     np.savez(tmp_path / "newer.npz", **{"meta.json": newer})
     message = (
-        r"another version of rnnfast: expected the format .*checkpoint 1' or .*checkpoint 2'.*99"
+        r"another version of rnnfast: expected the format .*checkpoint 1' or .*checkpoint 3'.*99"
     )
     with pytest.raises(InputError, match=message):
         load_archive(tmp_path / "newer.npz", "checkpoint")
@@ -142,7 +142,7 @@ def _npy(array, shape=None):
     return file.getvalue() + array.tobytes()
 
 
-META = ("meta.json.npy", _npy(np.frombuffer(b'{"format": "rnnfast checkpoint 2"}', np.uint8)))
+META = ("meta.json.npy", _npy(np.frombuffer(b'{"format": "rnnfast checkpoint 3"}', np.uint8)))
 
 
 @pytest.mark.parametrize("shape", [(10**15,), (3, 10**15), (2,), (-7, 1), (-3, -1)])
@@ -150,14 +150,16 @@ def test_an_array_that_says_it_has_another_size(tmp_path, shape):
     """Nothing is allocated by what a header says."""
     path = tmp_path / "a.npz"
     _archive(path, META, ("x.npy", _npy(np.arange(3.0), shape)))
-    with pytest.raises(InputError, match="damaged: an array of 3 numbers says that it has shape"):
+    with pytest.raises(
+        InputError, match=r"damaged: x: (an array of 24 bytes says that it has shape|its header)"
+    ):
         load_archive(path, "checkpoint")
 
 
 def test_a_small_file_that_unpacks_to_a_large_one(tmp_path):
     path = tmp_path / "a.npz"
     _archive(path, META, ("x.npy", _npy(np.zeros(10**6))), compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(InputError, match="more bytes than it has"):
+    with pytest.raises(InputError, match="it is compressed"):
         load_archive(path, "checkpoint")
 
 

@@ -231,15 +231,3 @@ def test_a_text_can_be_read_again(file, monkeypatch):
     for _ in range(2):
         assert [*held.pieces()] == ["abc", "def", "g"]
     assert Text(str(path.parent / "missing")).size == 0
-
-
-@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="no such thing here")
-def test_a_pipe_is_read_once():
-    """As the one that a shell makes of `<(command)`."""
-    reading, writing = os.pipe()
-    os.write(writing, b"a\r\nb")
-    os.close(writing)
-    text = Text(f"/dev/fd/{reading}")
-    for _ in range(2):
-        assert "".join(text.pieces()) == "a\nb"
-    os.close(reading)

@@ -163,14 +163,14 @@ def _last_folder() -> Path:
 
 def _resumed(arguments: argparse.Namespace, given: dict[str, Any], ranks: OneRank) -> Run:
     folder = ranks.of_first(lambda: arguments.out or _last_folder())
-    epochs = given.pop("epochs", None)
+    epochs, text = given.pop("epochs", None), given.pop("text", None)
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
-            f"{options}: a resumed run keeps its settings, only --epochs and --threads may change; "
-            "leave these options out, or start a new run"
+            f"{options}: a resumed run keeps its settings, only --epochs and --threads may change, "
+            "and --text say where its text is now; leave these options out, or start a new run"
         )
-    return Run.resume(folder, epochs, comm=ranks)
+    return Run.resume(folder, epochs, text=text, comm=ranks)
 
 
 def _describe(run: Run, places: Sequence[str]) -> None:
