@@ -31,8 +31,18 @@ def require_meta(version: int, meta: Any, *, resumable: bool) -> None:
         checks["settings"] = having(SETTINGS, SETTINGS.keys() - FIRST_SETTINGS)
         optional = {"text_bytes", "model"}
     having(checks, optional)("", meta)
+    _require_tokens(**meta["vocabulary"])
     if meta["vocabulary"]["level"] != meta["settings"]["level"]:
         raise InputError("vocabulary.level: expected that of the settings, got another")
+
+
+def _require_tokens(tokens: list[str], level: str) -> None:
+    """Raise InputError unless a text can have these tokens."""
+    for k, token in enumerate(tokens):
+        if len(token) != 1 if level == "char" else token.split() != [token]:
+            raise InputError(f"vocabulary.tokens[{k}]: expected a {level}, got {_short(token)}")
+        if not token.isprintable():  # a half of a surrogate pair is none, as others
+            token.encode()
 
 
 def require_position(position: Any) -> None:

@@ -246,6 +246,8 @@ class Run:
             config = _config_of_new(settings) | meta.get("model", {})
             model = LanguageModel.from_params(params, **config)
             _require_known_arrays(model, optimizer, arrays, meta.get("position"), settings.batch)
+            if resumable:
+                model.set_random_state(meta["position"]["random_state"])
             rng = np.random.default_rng()
             rng.bit_generator.state = meta["random_state"]
             run = cls(folder, settings, vocabulary, rng, ranks, model)
@@ -279,7 +281,11 @@ class Run:
                 f"{path}, which the run in {self.folder} was started with, is on another machine; "
                 "name the text yourself (--text with --resume, or text=)"
             )
-        open_regular(path, "text file").close()
+        try:
+            open_regular(path, "text file").close()
+        except InputError as error:
+            where = "say where it is (--text with --resume)"
+            raise InputError(f"the text of the run in {self.folder}: {error}, or {where}") from None
         text = read_text(self.settings)
         if self.text_bytes not in (None, text.size):
             raise self._other_text(text)
