@@ -22,6 +22,7 @@ END = struct.Struct("<4s4H2IH")
 END_64 = struct.Struct("<4sQ2H2I4Q")
 LOCATOR = struct.Struct("<4sIQI")
 FULL_16, FULL_32 = 0xFFFF, 0xFFFFFFFF  # the number stands in a longer field elsewhere
+MORE = END_64.size + LOCATOR.size
 SIZES = struct.Struct("<2H2Q")  # such a field of a local header, with its own name and size
 NAME_IS_UTF8 = 0x800  # the only flag that is known
 CHUNK = 1 << 20
@@ -95,9 +96,10 @@ def _directory(file: IO[bytes]) -> tuple[int, int, int]:
     mark, *disks, own, count, size, start, comment = END.unpack(_read(file, end, END.size))
     if mark != b"PK\5\6" or comment or any(disks) or own != count:
         raise ValueError("it does not end as a zip file of one part without a comment does")
-    if count == FULL_16 or FULL_32 in (size, start):
-        end -= LOCATOR.size + END_64.size
-        more = _read(file, end, END_64.size + LOCATOR.size)
+    # what writes zip files does so from 2 GB on, and the short fields may still have all
+    more = _read(file, max(end - MORE, 0), min(end, MORE))
+    if more[-LOCATOR.size :].startswith(b"PK\6\7") and len(more) == MORE:
+        end -= MORE
         mark, rest, _, _, disk, first, own, *numbers = END_64.unpack_from(more)
         if (
             (mark, rest, disk, first) != (b"PK\6\6", END_64.size - 12, 0, 0)

@@ -171,6 +171,29 @@ def test_two_arrays_of_one_name(tmp_path):
         load_archive(path, "checkpoint")
 
 
+@pytest.mark.parametrize("limit", [300, 700, 10**4])
+def test_what_is_larger_than_4_gb_is_read(tmp_path, monkeypatch, limit):
+    """As if numbers of four bytes ended there: then longer ones stand elsewhere."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 3)
+    path = tmp_path / "a.npz"
+    arrays = {str(k): np.arange(50.0 * k) for k in range(5)}
+    save_archive(path, "checkpoint", arrays, {"a": 1})
+    data = path.read_bytes()
+    assert b"PK\6\6" in data
+    _, loaded, meta = load_archive(path, "checkpoint")
+    assert meta == {"a": 1}
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(loaded[name], array, strict=True)
+    place = data.index(b"PK\6\6")
+    for k in range(place, len(data)):
+        if k - place in range(12, 16):
+            continue  # which versions of zip wrote it, and can read it
+        path.write_bytes(data[:k] + bytes([data[k] ^ 1]) + data[k + 1 :])
+        with pytest.raises(InputError, match="is no checkpoint, or is damaged"):
+            load_archive(path, "checkpoint")
+
+
 def test_objects_are_not_written(tmp_path):
     with pytest.raises(TypeError, match="x: expected an array of numbers, got dtype object"):
         save_archive(tmp_path / "a", "checkpoint", {"x": np.array([None])}, {})

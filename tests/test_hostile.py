@@ -13,7 +13,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hostile import make
+from hostile import fuzz, make
 
 import rnnfast
 from rnnfast.cli import main
@@ -271,7 +271,7 @@ def test_a_pipe_of_a_shell_is_no_text():
 LIMITED = """
 import resource, sys
 import rnnfast
-from hostile import make
+from hostile import fuzz, make
 from test_hostile import READERS
 from pathlib import Path
 
@@ -320,3 +320,17 @@ def test_memory_as_the_system_counts_it(valid, tmp_path):
             env=environment, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0, f"{name}: {done.stdout} {done.stderr[-2000:]}"
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory):
+    before = os.getcwd()
+    yield fuzz.Fuzz(tmp_path_factory.mktemp("fuzz"))
+    os.chdir(before)
+
+
+@pytest.mark.parametrize("target", fuzz.TARGETS)
+def test_bytes_that_are_made_up(fuzzed, target):
+    """A short form of `hostile/fuzz.py`."""
+    os.chdir(fuzzed.folder)
+    assert fuzz.run(fuzzed, target, seed=0, count=40) == 40
