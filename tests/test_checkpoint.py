@@ -194,6 +194,26 @@ def test_what_is_larger_than_4_gb_is_read(tmp_path, monkeypatch, limit):
             load_archive(path, "checkpoint")
 
 
+def test_bools_of_other_bytes(tmp_path):
+    """Which NumPy would count as it likes."""
+    path = tmp_path / "a.npz"
+    save_archive(path, "checkpoint", {"x": np.array([True, False])}, {})
+    assert load_archive(path, "checkpoint")[1]["x"].tolist() == [True, False]
+    header = _npy(np.array([True, False]))
+    _archive(path, META, ("x.npy", header[:-2] + b"\1\2"))
+    with pytest.raises(InputError, match="damaged: x: expected bools"):
+        load_archive(path, "checkpoint")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name here")
+def test_what_is_no_file_is_not_opened(tmp_path, monkeypatch):
+    """Opening a device may do something."""
+    os.mkfifo(tmp_path / "a")
+    monkeypatch.setattr("os.open", lambda *_: 1 / 0)
+    with pytest.raises(InputError, match="a is a pipe, and only regular files are read; write"):
+        load_archive(tmp_path / "a", "checkpoint")
+
+
 def test_objects_are_not_written(tmp_path):
     with pytest.raises(TypeError, match="x: expected an array of numbers, got dtype object"):
         save_archive(tmp_path / "a", "checkpoint", {"x": np.array([None])}, {})

@@ -224,7 +224,8 @@ def test_sample_streams_what_it_writes(capsys):
         ("--top-k", "0", "at least 1, got '0'"),
         ("--top-p", "0", "above 0 and at most 1, got '0'"),
         ("--top-p", "nan", "above 0 and at most 1, got 'nan'"),
-        ("--samples", "0", "at least 1, got '0'"),
+        ("--samples", "0", "from 1 to 100,000, got '0'"),
+        ("--samples", str(10**9), "from 1 to 100,000, got '1000000000'"),
     ],
 )
 def test_bad_options_of_sample(option, value, message, capsys):

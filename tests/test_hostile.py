@@ -152,7 +152,7 @@ def test_the_valid_file_is_read(valid, faults_of, kind):
 
 @every_kind
 def test_hostile_archives(valid, faults_of, kind):
-    assert faults_of(kind, make.archives(valid[kind]), FUNCTIONS) == []
+    assert faults_of(kind, make.archives(valid[kind], large=LONG), FUNCTIONS) == []
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "model"])
@@ -221,6 +221,16 @@ def test_a_text_that_a_checkpoint_names(valid, tmp_path, faults_of):
             shown.append(str(caught.value))
     assert {text.split(" is not the text that the run in ")[0] for text in shown} == {str(secret)}
     assert not [text for text in shown if "hunter" in text or "byte" in text]
+
+
+def test_a_text_of_another_size_is_not_read(valid, tmp_path, monkeypatch):
+    path = tmp_path / "run" / "last.npz"
+    path.parent.mkdir()
+    path.write_bytes(valid["checkpoint"].with_field(("settings", "text"), str(tmp_path / "other")))
+    (tmp_path / "other").write_text(make.TEXT + "x")
+    monkeypatch.setattr("rnnfast.text.pieces.open_regular", lambda *_: 1 / 0)
+    with pytest.raises(rnnfast.InputError, match="other is not the text that the run in"):
+        rnnfast.Run.resume(path.parent)
 
 
 def test_a_text_that_was_moved_is_named_by_the_user(valid, tmp_path):

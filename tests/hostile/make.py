@@ -158,6 +158,8 @@ def archives(valid, large=False):
     yield "a method that nobody knows", valid.edited((LOCAL, 8, b"c"), (CENTRAL, 10, b"c"))
     yield "overlapping", _overlapping(valid)
     yield "a gap", _with_gap(valid)
+    yield "a gap between arrays", _with_gap_between(valid)
+    yield "a comment that is not there", valid.edited((END, 20, b"\5\0"))
     yield "a long field in the directory", _with_extra(valid)
     yield "two ends", data[:end] + _end_64(data[end:], count=1 << 40) + data[end:]
     yield (
@@ -292,6 +294,18 @@ def _with_gap(valid):
     gap = b"nobody reads this"
     moved = struct.pack("<I", start + len(gap))
     return data[:start] + gap + data[start : end + 16] + moved + data[end + 20 :]
+
+
+def _with_gap_between(valid):
+    """Bytes before the last member that belong to nothing."""
+    data = valid.data
+    last, end = data.rindex(LOCAL), data.rindex(END)
+    gap, entry = b"nobody reads this", data.rindex(CENTRAL)
+    (start,) = struct.unpack_from("<I", data, end + 16)
+    moved = bytearray(data[:last] + gap + data[last:])
+    struct.pack_into("<I", moved, entry + len(gap) + 42, last + len(gap))
+    struct.pack_into("<I", moved, end + len(gap) + 16, start + len(gap))
+    return bytes(moved)
 
 
 def _with_extra(valid):
