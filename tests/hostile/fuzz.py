@@ -48,7 +48,7 @@ WORDS = [
     *("--text", "--level", "--cell", "--hidden", "--layers", "--dropout", "--lr", "--schedule"),
     *("--window", "--patience", "--seed", "--temperature", "--top-k", "--top-p", "--stop"),
     *("--prime", "--tokens", "--help", "--version", "--", "-", "--length=3", "--samples=2", "word"),
-    *("rnn", "gru", "adam", "--optimizer", "\0", "\udcff", "é", "--unknown", "--epochs", "--samples"),
+    *("rnn", "gru", "adam", "--optimizer", "\0", "\udcff", "é", "--unknown", "--samples"),
 ]
 
 
