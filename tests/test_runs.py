@@ -674,7 +674,7 @@ def test_version_1_resumes_bit_for_bit(start, cell, optimizer, step):
     resumed = rnnfast.Run.resume(run.folder)
     resumed.fit()
     require_equal_runs(whole, resumed)
-    assert load_archive(run.folder / "last.npz", "checkpoint")[0] == FORMATS["checkpoint"][-1] == 2
+    assert load_archive(run.folder / "last.npz", "checkpoint")[0] == FORMATS["checkpoint"][-1] == 3
 
 
 def test_version_1_with_wrong_arrays(start):

@@ -105,10 +105,10 @@ def _train(arguments: argparse.Namespace, ranks: OneRank) -> int:
     with ExitStack() as stack:  # nobody else writes into the folder until the end
         with ranks.together():
             settings = None if arguments.resume else Settings(**given)
-            epochs = _epochs_alone(given) if arguments.resume else None
+            changes = _epochs_and_text(given) if arguments.resume else {}
             folder = ranks.of_first(lambda: _take_folder(arguments, stack))
             if settings is None:
-                run = Run.resume(folder, epochs, comm=ranks)
+                run = Run.resume(folder, comm=ranks, **changes)
             else:
                 run = Run.start(folder, settings, comm=ranks)
         places = ranks.places()
@@ -183,15 +183,17 @@ def _numbered_folders() -> Iterator[Path]:
         yield Path(f"{DEFAULT_FOLDER}-{number}")
 
 
-def _epochs_alone(given: dict[str, Any]) -> int | None:
+def _epochs_and_text(given: dict[str, Any]) -> dict[str, Any]:
     """Those of a run that is resumed; other settings must not be given."""
-    others = [f"--{name.replace('_', '-')}" for name in given if name != "epochs"]
-    if others:
+    kept = {name: given.pop(name, None) for name in ("epochs", "text")}
+    if given:
+        others = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
-            f"{', '.join(others)}: a resumed run keeps its settings, only --epochs, --threads and "
-            "--save-every may change; leave these options out, or start a new run"
+            f"{others}: a resumed run keeps its settings, only --epochs, --threads and "
+            "--save-every may change, and --text say where its text is now; leave these options "
+            "out, or start a new run"
         )
-    return given.get("epochs")
+    return kept
 
 
 def _describe(run: Run, places: Sequence[str]) -> None:

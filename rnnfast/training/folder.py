@@ -66,8 +66,9 @@ def _locked_file(folder: Path) -> IO[str]:
                 f"run folder {folder} is in use by process {path.read_text().strip()}; wait for "
                 "it, or give another --out"
             )
-        file.truncate(0)
-        print(os.getpid(), file=file, flush=True)
+        with suppress(OSError):  # of a full disk: it is locked anyway
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()}\n".encode())
         return file
     except OSError as error:
         raise InputError(

@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from .._checks import as_above_zero, as_ids
+from .._files import open_regular
 from .._signals import collecting, kept
 from .._types import Array, Ids, Seed
 from .._version import __version__
@@ -24,15 +25,16 @@ from ..errors import InputError, TrainingDiverged, TrainingInterrupted
 from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
 from ..text.corpora import Text, builtin_corpus
 from ..text.lanes import PADDING, TEST_PART, VALID_PART, split_by_position
-from ..text.pieces import Digest, gather
+from ..text.pieces import Digest, NotText, gather
 from ..text.sampling import stream
 from ..text.scoring import log_probabilities
 from ..text.vocabulary import END_OF_LINE, UNKNOWN, UnknownToken, Vocabulary, count_tokens
 from . import checkpoint
+from .fields import require_meta
 from .folder import locked
 from .progress import Progress
 from .ranks import ONE_RANK, OneRank, as_ranks
-from .settings import BEFORE, OPTIMIZERS, Settings
+from .settings import BEFORE, Settings
 from .trainer import Callback, OnEpoch, OnStep, Record, Stop, Trainer
 
 MAX_WORDS = 10_000
@@ -91,6 +93,7 @@ class Run:
     rng: np.random.Generator
     model: LanguageModel
     sha256: str  # of the text
+    text_bytes: int | None  # of its file; None where it is in none, or this was not kept
     context: list[int]  # ids that are read before sampling
 
     def __init__(
@@ -100,26 +103,17 @@ class Run:
         vocabulary: Vocabulary,
         rng: np.random.Generator,
         ranks: OneRank = ONE_RANK,
+        model: LanguageModel | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.ranks = ranks
         self.settings = settings
         self.vocabulary = vocabulary
         self.rng = rng
-        try:
-            self.model = LanguageModel(
-                len(vocabulary),
-                rng=rng,
-                **settings.of_model,
-            )
-        except (MemoryError, OverflowError, ValueError) as error:
-            raise InputError(
-                f"no model of hidden size {settings.hidden}, embedding size {settings.embedding} "
-                f"and {settings.layers} layers can be made: {error}; take other sizes"
-            ) from error
+        self.model = _new_model(settings, len(vocabulary), rng) if model is None else model
         self._trainer: Trainer | None = None
         self._corpus: Corpus | None = None
-        self.sha256 = ""
+        self.sha256, self.text_bytes = "", None
         self.context = []
         self._lines: int | None = None  # of the history that this run has put into history.csv
         self._seen: tuple[int, ...] = ()  # which last.npz this run was read from, or has written
@@ -197,12 +191,13 @@ class Run:
         folder: str | os.PathLike[str],
         epochs: int | None = None,
         *,
+        text: str | os.PathLike[str] | None = None,
         verbose: bool = True,
         comm: Any = None,
     ) -> Self:
         """The run of a folder as it was when it was saved last; `epochs` changes how many.
 
-        `verbose` is as in `start`. There may be more ranks than before, or fewer.
+        `text` and `verbose` are as in `read_corpus`. There may be more ranks than before, or fewer.
         """
         ranks = as_ranks(comm)
         with ranks.together():
@@ -211,7 +206,7 @@ class Run:
             run._seen = seen
             if epochs is not None:
                 run.settings = replace(run.settings, epochs=epochs)
-            run.read_corpus(verbose=verbose)
+            run.read_corpus(text=text, verbose=verbose)
             with damage(run.folder / "last.npz", "checkpoint"):
                 run._trainer = run._new_trainer()
                 run.trainer.restore(arrays, meta["position"])
@@ -234,6 +229,8 @@ class Run:
         folder = Path(folder)
         name, (version, arrays, meta) = ranks.of_first(lambda: _read_first(folder, names))
         with damage(folder / name, "checkpoint"):
+            resumable = name == "last.npz"
+            require_meta(version, meta, resumable=resumable)
             settings = Settings(**(BEFORE | meta["settings"]))
             vocabulary = Vocabulary(**meta["vocabulary"])
             if settings.layers > len(arrays):
@@ -248,33 +245,68 @@ class Run:
                 settings.layers,
                 settings.tie_weights,
             )
+            optimizer = settings.new_optimizer()
             if version == 1:
                 recurrent = [f"recurrent.{k}" for k in range(settings.layers)]
-                slots = OPTIMIZERS[settings.optimizer].slots
-                arrays = checkpoint.named(arrays, list(shapes), recurrent, slots)
+                arrays = checkpoint.named(arrays, list(shapes), recurrent, optimizer.slots)
                 carried = [array for array in arrays if array.startswith("carried/")]
-                if "position" in meta:
+                if resumable:
                     meta["position"] |= {"carried": carried, "random_state": {}}
-            params = checkpoint.params_of(arrays, shapes)  # before there is a model of these sizes
+            # before there is a model of these sizes, which has these arrays for its weights
+            params = checkpoint.params_of(arrays, shapes, settings.dtype)
+            config = _config_of_new(settings) | meta.get("model", {})
+            model = LanguageModel.from_params(params, **config)
+            _require_known_arrays(model, optimizer, arrays, meta.get("position"), settings.batch)
+            if resumable:
+                model.set_random_state(meta["position"]["random_state"])
             rng = np.random.default_rng()
-            run = cls(folder, settings, vocabulary, rng, ranks)
-            if "model" in meta:  # with the options that its layers had
-                config = {"cell": settings.cell} | meta["model"]
-                run.model = LanguageModel.from_params(params, **config)
-            else:
-                run.model.set_params(params)
             rng.bit_generator.state = meta["random_state"]
-            run.sha256 = meta["sha256"]
+            run = cls(folder, settings, vocabulary, rng, ranks, model)
+            run.sha256, run.text_bytes = meta["sha256"], meta.get("text_bytes")
             context = as_ids("context", meta["context"], len(run.vocabulary), ("M",))
             run.context = context.tolist()
         return run, arrays, meta
 
-    def read_corpus(self, *, verbose: bool = True) -> Corpus:
+    def read_corpus(
+        self, *, text: str | os.PathLike[str] | None = None, verbose: bool = True
+    ) -> Corpus:
         """Set `corpus` to the text that the run was started with, if it is still the same.
 
-        `verbose` is as in `start`.
+        `text` is the path of its file, where that has another than it had then. The path that the
+        checkpoint has is followed to a regular file on this machine alone, of the size that the
+        text had, and no error shows what is in it. `verbose` is as in `start`.
         """
-        return self._encode(read_text(self.settings), verbose)
+        if text is not None:
+            self.settings = replace(self.settings, text=Path(text).absolute())
+            return self._encode(read_text(self.settings), verbose)
+        return self._encode(self._text_of_checkpoint(), verbose)
+
+    def _text_of_checkpoint(self) -> Text:
+        """The text whose path is in the checkpoint, which anybody may have written."""
+        path = self.settings.text
+        if path is None:
+            return read_text(self.settings)
+        # a system may tell another machine who its user is, before that one says what is there
+        if str(path).replace("\\", "/").startswith("//"):
+            raise InputError(
+                f"{path}, which the run in {self.folder} was started with, is on another machine; "
+                "name the text yourself (--text with --resume, or text=)"
+            )
+        try:
+            open_regular(path, "text file").close()
+        except InputError as error:
+            where = "say where it is (--text with --resume)"
+            raise InputError(f"the text of the run in {self.folder}: {error}, or {where}") from None
+        text = read_text(self.settings)
+        if self.text_bytes not in (None, text.size):
+            raise self._other_text(text)
+        return text
+
+    def _other_text(self, text: Text) -> InputError:
+        return InputError(
+            f"{text.name} is not the text that the run in {self.folder} was started with; "
+            "put that text back, say where it is (--text with --resume), or start a new run"
+        )
 
     def _encode(self, text: Text, verbose: bool) -> Corpus:
         """Set `corpus` to a text whose checksum is known from before."""
@@ -283,14 +315,12 @@ class Run:
         try:
             ids = gather(self.vocabulary.encode_pieces(pieces), _on_disk_of(self.folder))
             same = digest.sha256 == self.sha256
-        except UnknownToken:
+        except (UnknownToken, NotText):
             same = False
         if not same:
-            raise InputError(
-                f"{text.name} is not the text that the run in {self.folder} was started with; "
-                "put that text back, or start a new run"
-            )
+            raise self._other_text(text)
         self._corpus = Corpus(text.name, digest.characters, ids)
+        self.text_bytes = None if self.settings.text is None else text.size
         return self._corpus
 
     def _new_trainer(self) -> Trainer:
@@ -535,6 +565,7 @@ class Run:
             "settings": asdict(self.settings),
             "vocabulary": {"tokens": self.vocabulary.tokens, "level": self.vocabulary.level},
             "sha256": self.sha256,
+            "text_bytes": self.text_bytes,
             "context": self.context,
             "model": self.model.config(),
             "random_state": self.rng.bit_generator.state,
@@ -567,6 +598,41 @@ def _as_csv(history: Sequence[Record], *, header: bool = False) -> bytes:
         writer.writeheader()
     writer.writerows(asdict(record) for record in history)
     return lines.getvalue().encode()
+
+
+def _new_model(settings: Settings, vocab_size: int, rng: np.random.Generator) -> LanguageModel:
+    try:
+        return LanguageModel(vocab_size, rng=rng, **settings.of_model)
+    except (MemoryError, OverflowError, ValueError) as error:
+        raise InputError(
+            f"no model of hidden size {settings.hidden}, embedding size {settings.embedding} "
+            f"and {settings.layers} layers can be made: {error}; take other sizes"
+        ) from error
+
+
+def _config_of_new(settings: Settings) -> dict[str, Any]:
+    """What `config` of a new model returns, whose weights need not be made for that."""
+    small = {"hidden": 1, "embedding": 1, "layers": 1}
+    config = LanguageModel(1, rng=0, **(settings.of_model | small)).config()
+    config["recurrent"] *= settings.layers
+    config["dropout"] = config["dropout"][:1] * (settings.layers + 1)
+    return config
+
+
+def _require_known_arrays(
+    model: LanguageModel, optimizer: Any, arrays: dict[str, Array], position: Any, rows: int
+) -> None:
+    """Raise InputError unless a checkpoint has the arrays that `Trainer.state` returns, with a
+    position, or else the parameters alone."""
+    if position is None:
+        steps, carried, earlier = 0, [], 0
+    else:
+        arrays, _ = checkpoint.taken_out(("average", "best"), arrays, model)
+        steps, carried = position["optimizer_steps"], position["carried"]
+        earlier = position.get("earlier", 0)
+    checkpoint.require_state(
+        model, optimizer, arrays, steps=steps, carried=carried, earlier=earlier, rows=rows
+    )
 
 
 def _texts(

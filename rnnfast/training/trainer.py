@@ -18,6 +18,7 @@ from ..kernels import engine
 from ..models import Network
 from ..text.lanes import PADDING, Block, Blocks
 from . import checkpoint
+from .fields import require_position
 from .progress import Progress
 from .ranks import OneRank, as_ranks, checksum
 from .schedules import ReduceLROnPlateau, Schedule
@@ -658,54 +659,44 @@ class Trainer:
         version or a trainer without averages, best weights or a window), averages begin with the
         weights, windows with what is there, and best weights are those of a later epoch.
 
-        Raises InputError, KeyError for what is missing, or ValueError where the layers' generators
-        are of another kind; nothing has changed then.
+        Raises InputError, or ValueError where the layers' generators are of another kind; nothing
+        has changed then.
         """
-        number = checkpoint.number
-        epoch, block, step = (
-            number(key, position[key], least=0, whole=True) for key in ("epoch", "block", "step")
-        )
+        require_position(position)
+        epoch, block, step = (position[key] for key in ("epoch", "block", "step"))
         # what follows the random state was not there in earlier versions
-        peak_lr = number("peak_lr", position.get("peak_lr", self.peak_lr), least=0)
-        earlier = number("earlier", position.get("earlier", 0), least=0, whole=True)
+        peak_lr, earlier = position.get("peak_lr", self.peak_lr), position.get("earlier", 0)
         for name, value, most in (("block", block, len(self.blocks)), ("earlier", earlier, block)):
             if value > most:
                 raise InputError(f"{name}: expected at most {most}, got {value}")
-        lr, best = number("lr", position["lr"], least=0), position["best_loss"]
-        best_loss = math.inf if best is None else number("best_loss", best)
-        loss_sum, tokens, seconds = (number("record", value) for value in position["record"])
-        history = [_as_record(line) for line in position["history"]]
+        lr, best = position["lr"], position["best_loss"]
+        history = [Record(**line) for line in position["history"]]
+        loss_sum, tokens, seconds = position["record"]
         rest, weights = checkpoint.taken_out(("average", "best"), arrays, self.model)
         before = checkpoint.restore(
             self.model,
             self.optimizer,
             rest,
-            steps=number("optimizer_steps", position["optimizer_steps"], least=0, whole=True),
+            steps=position["optimizer_steps"],
             carried=position["carried"],
             earlier=earlier,
             rows=self.batch_size,
             random_state=position["random_state"],
         )
         self.epoch, self.block, self.step = epoch, block, step
-        self.optimizer.lr, self.best_loss, self.history = lr, best_loss, history
+        self.optimizer.lr, self.history = lr, history
+        self.best_loss = math.inf if best is None else best
         self.peak_lr = peak_lr
         lanes = self._lanes
         before = [checkpoint.rows_of(self.model, states, lanes) for states in before]
         self.model.set_state(checkpoint.rows_of(self.model, self.model.get_state(), lanes))
         self._earlier = before[max(0, earlier + 1 - self.window // self.time_size) :]
         if self.average is not None:
-            self._averages = weights["average"] or [W.copy() for W in self.model.params]
-        self._best = weights["best"] if self.restore_best else []
+            averages = checkpoint.copies_of("average", weights["average"], self.model)
+            self._averages = averages or [W.copy() for W in self.model.params]
+        best_weights = weights["best"] if self.restore_best else {}
+        self._best = checkpoint.copies_of("best", best_weights, self.model)
         self._loss_sum, self._tokens, self._seconds = loss_sum, tokens, seconds
-
-
-def _as_record(line: Any) -> Record:
-    """A line of a saved history."""
-    record = Record(**line)
-    for name, value in asdict(record).items():
-        if value is not None or not name.startswith("valid"):
-            checkpoint.number(name, value, finite=False)
-    return record
 
 
 def perplexity(loss: float) -> float:
