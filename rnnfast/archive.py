@@ -1,47 +1,82 @@
 """Files that are whole or not there: written beside their place, synced, then renamed.
 
 An archive is an .npz file of plain arrays, of which one holds JSON. Nothing in it is executed when
-it is loaded, its checksums are compared, and no more memory is taken than it has bytes.
+it is loaded, its checksums are compared, and no more memory is taken than it has bytes; a file in
+which anything is not as it was written is refused.
 """
 
 import errno
-import io
+import glob
 import json
 import math
 import os
-import zipfile
+import re
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from . import _zip
+from ._checks import aligned
+from ._files import open_regular
+from ._locks import open_locked, try_lock
 from ._types import Array
 from ._version import __version__
 from .errors import InputError
 
 META = "meta.json"
-FORMATS: dict[str, tuple[int, ...]] = {"checkpoint": (1, 2), "model": (1,), "parameters": (1,)}
+PARTIAL = ".partial"  # at the end of the name of a file that is being written
+META_MOST = 1 << 25  # bytes; a history of 100,000 lines has fewer
+PART = 1 << 20  # numbers that are looked at together
+MESSAGE_MOST = 1000  # characters
+MAGIC = b"\x93NUMPY\1\0"
+DTYPES = (
+    *("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8"),
+    *("<f2", "<f4", "<f8", "<c8", "<c16"),
+)
+HEADER = re.compile(
+    rb"\{'descr': '(?P<dtype>" + "|".join(map(re.escape, DTYPES)).encode() + rb")', "
+    rb"'fortran_order': (?P<fortran>True|False), "
+    rb"'shape': \((?P<shape>|\d{1,18},|\d{1,18}(, \d{1,18})+)\), \} *\n"
+)
+DAMAGE = (
+    *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError),
+    NotImplementedError,
+)
+"""What is raised where things are made of what a file has."""
+FORMATS: dict[str, tuple[int, ...]] = {"checkpoint": (1, 2, 3), "model": (1,), "parameters": (1,)}
 """Versions that can be read, by what a file holds; the last one is written."""
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
     """Call `write(file)` on a binary file that takes the place of `path` when all is on disk.
 
-    Two must not write to one path at the same time.
+    Of several that write to one path at the same time, the last one stays. Raises OSError, with the
+    path in its message, where that is not possible; what was there before is still there then.
     """
     path = Path(path)
-    # one name for all attempts: what a killed process leaves is overwritten by the next one
-    temporary = path.with_name(f".{path.name}.partial")
+    _remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
     try:
-        with open(temporary, "wb") as file:
+        while (opened := open_locked(temporary, "wb")) is None:
+            time.sleep(0.001)  # somebody looks whether it is a leftover
+        with opened as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+            if os.name == "posix":  # while it is locked; elsewhere it must be closed
+                os.replace(temporary, path)
+        if os.name != "posix":
+            os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # of a full disk, which names no file
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
     if os.name == "posix":  # elsewhere a folder cannot be opened, nor its entry synced
         folder = os.open(path.parent, os.O_RDONLY)
@@ -54,6 +89,15 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
             os.close(folder)
 
 
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed processes have left of a file: nobody has it locked any more."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}*{PARTIAL}"):
+        if leftover.is_file():
+            with suppress(OSError), open(leftover, "rb") as file:
+                if try_lock(file):
+                    leftover.unlink()
+
+
 def save_archive(
     path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]
 ) -> None:
@@ -61,14 +105,15 @@ def save_archive(
 
     Raises TypeError for what neither can hold; there is no new file then.
     """
-    for name, array in arrays.items():
-        if array.dtype.hasobject:
+    little = {name: _little_endian(array) for name, array in arrays.items()}
+    for name, array in little.items():
+        if array.dtype.str not in DTYPES:
             raise TypeError(
                 f"{name}: expected an array of numbers, got dtype {array.dtype}; convert it"
             )
     text = json.dumps({"format": _format(kind, FORMATS[kind][-1]), **meta})
     encoded: dict[str, Any] = {META: np.frombuffer(text.encode(), np.uint8)}
-    write_atomically(path, lambda file: np.savez(file, **(encoded | dict(arrays))))
+    write_atomically(path, lambda file: np.savez(file, **(encoded | little)))
 
 
 def load_archive(
@@ -76,32 +121,30 @@ def load_archive(
 ) -> tuple[int, dict[str, Array], dict[str, Any]]:
     """What `save_archive` wrote: (version of the format, arrays, meta).
 
-    Raises InputError for any other file.
+    No more memory is taken than the file has bytes, and some megabytes. Raises InputError for any
+    other file; those that are none, such as pipes, are not opened.
     """
-    try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
-                raise ValueError("it says that it holds more bytes than it has")
-            arrays = {m.filename.removesuffix(".npy"): _array(archive.read(m)) for m in members}
-        if len(arrays) < len(members):
-            raise ValueError("it holds two arrays of one name")
-        meta = json.loads(arrays.pop(META).tobytes())
-        found = meta.pop("format")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the path") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
-    except Exception as error:  # whatever zipfile, NumPy and json make of arbitrary bytes
-        raise InputError(f"{path} is no {kind}, or is damaged: {error}") from error
-    for version in FORMATS[kind]:
-        if found == _format(kind, version):
-            return version, arrays, meta
-    known = " or ".join(repr(_format(kind, version)) for version in FORMATS[kind])
-    raise InputError(
-        f"{path} holds another kind of thing, or was written by another version of rnnfast: "
-        f"expected the format {known}, which version {__version__} reads, got {found!r}"
-    )
+    versions = {_format(kind, version): version for version in FORMATS[kind]}
+    with open_regular(path) as file:
+        with damage(path, kind):
+            members = {member.name: member for member in _zip.members(file)}
+            meta = _meta(file, members.pop(f"{META}.npy", None))
+            found = meta.pop("format", None)
+        if not isinstance(found, str) or found not in versions:
+            known = " or ".join(map(repr, versions))
+            raise InputError(
+                f"{path} holds another kind of thing, or was written by another version of "
+                f"rnnfast: expected the format {known}, which version {__version__} reads, got "
+                f"{found!r:.60}"
+            )
+        with damage(path, kind):
+            arrays: dict[str, Array] = {}
+            for name, member in members.items():
+                if not name.endswith(".npy"):
+                    raise ValueError(f"it holds {name!r}, which is no array")
+                name = name.removesuffix(".npy")
+                arrays[name] = _array(name, _zip.read(file, member))
+    return versions[found], arrays, meta
 
 
 @contextmanager
@@ -110,10 +153,12 @@ def damage(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise InputError(f"{path}: {_short(str(error))}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
+    except DAMAGE as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{path} is no {kind}, or is damaged: {problem}") from error
+        raise InputError(f"{path} is no {kind}, or is damaged: {_short(problem)}") from error
 
 
 def require_names(expected: Iterable[str], found: Iterable[str]) -> None:
@@ -137,6 +182,23 @@ def require_like(name: str, saved: Array, like: Array) -> None:
         )
 
 
+def require_no_nan(name: str, array: Array) -> None:
+    """Raise InputError where a saved array has NaN in it."""
+    # in parts: there is no array of bools of its size
+    flat = array.reshape(-1, order="A")
+    if any(np.isnan(flat[k : k + PART]).any() for k in range(0, flat.size, PART)):
+        raise InputError(f"{name}: expected numbers, got NaN")
+
+
+def _short(message: str) -> str:
+    """A message that may quote what a file has, which may be long."""
+    return message if len(message) <= MESSAGE_MOST else f"{message[:MESSAGE_MOST]} ..."
+
+
+def _little_endian(array: Array) -> Array:
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+
+
 def _some(names: Iterable[str], most: int = 12) -> str:
     names = list(names)
     more = f" and {len(names) - most} others" if len(names) > most else ""
@@ -147,15 +209,59 @@ def _format(kind: str, version: int) -> str:
     return f"rnnfast {kind} {version}"
 
 
-def _array(data: bytes) -> Array:
-    """The array of an .npy file, writable; its header may say no more than is there."""
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):  # what NumPy writes, unless a header is longer than 64 kB
-        raise ValueError(f"it holds an array of another format, {version}")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    numbers: Array = np.frombuffer(data, dtype, offset=file.tell())
-    if math.prod(shape) != numbers.size or any(size < 0 for size in shape):
-        raise ValueError(f"an array of {numbers.size} numbers says that it has shape {shape}")
-    array = numbers.reshape(shape, order="F" if fortran_order else "C")
-    return array.astype(dtype.newbyteorder("="))
+def _meta(file: IO[bytes], member: _zip.Member | None) -> dict[str, Any]:
+    if member is None:
+        raise ValueError(f"it has no {META}")
+    if member.size > META_MOST:
+        raise ValueError(f"its {META} has {member.size:,} bytes, more than {META_MOST:,}")
+    array = _array(META, _zip.read(file, member))
+    if array.dtype != np.uint8 or array.ndim != 1:
+        raise ValueError(f"its {META} is no text")
+    return _json(array.tobytes())
+
+
+def _json(text: bytes) -> dict[str, Any]:
+    """The object that a text holds, which may not take much more memory than it has bytes.
+
+    What `save_archive` writes has no long rows of small things: a number has more than two bytes.
+    """
+    weight = 232 * text.count(b"{") + 72 * text.count(b"[") + 40 * text.count(b",")
+    if weight > 4 * len(text) + (1 << 23):
+        raise ValueError(f"its {META} has more in it than its length allows")
+    made = json.loads(text.decode("ascii"), object_pairs_hook=_object)
+    if not isinstance(made, dict):
+        raise ValueError(f"its {META} is no object")
+    return made
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for k, name in enumerate(names) if name in names[:k])
+        raise ValueError(f"its {META} has {twice!r:.60} twice")
+    return made
+
+
+def _array(name: str, data: Array) -> Array:
+    """The array of an .npy file, of whose memory it is; its header may say no more than is there.
+
+    Headers are those that NumPy writes, of numbers or bools in this byte order.
+    """
+    if data[: len(MAGIC)].tobytes() != MAGIC:
+        raise ValueError(f"{name}: it is no array of the format 1.0")
+    begin = len(MAGIC) + 2
+    end = begin + int.from_bytes(data[len(MAGIC) : begin].tobytes(), "little")
+    header = HEADER.fullmatch(data[begin:end].tobytes())
+    if header is None or end > len(data):
+        raise ValueError(f"{name}: its header is none of an array of numbers")
+    dtype = np.dtype(header["dtype"].decode())
+    shape = tuple(int(size) for size in header["shape"].replace(b",", b"").split())
+    size = len(data) - end
+    if len(shape) > 32 or math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"{name}: an array of {size:,} bytes says that it has shape {shape}")
+    if dtype.kind == "b" and size and data[end:].max() > 1:
+        raise ValueError(f"{name}: expected bools, got other bytes")
+    order: Any = "F" if header["fortran"] == b"True" else "C"
+    numbers: Array = data[end:].view(dtype).reshape(shape, order=order)
+    return aligned(numbers).astype(dtype.newbyteorder("="), copy=False)

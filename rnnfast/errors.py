@@ -1,7 +1,5 @@
 """Errors whose message is written for whoever runs a training, not for whoever calls a layer."""
 
-from signal import Signals
-
 
 class InputError(ValueError):
     """A text, file, run folder or setting that cannot be used; the message says what to do."""
@@ -14,10 +12,10 @@ class TrainingDiverged(ArithmeticError):
 class TrainingInterrupted(Exception):
     """Somebody asked to stop; the step at hand was finished and everything is saved.
 
-    `signal` is the one that asked, such as `signal.SIGTERM`, or None.
+    `signal` is the number of the one that asked, such as `signal.SIGTERM`, or None.
     """
 
-    def __init__(self, message: str = "", signal: Signals | None = None) -> None:
+    def __init__(self, message: str = "", signal: int | None = None) -> None:
         super().__init__(message)
         self.signal = signal
 

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-from contextlib import redirect_stderr
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -174,14 +173,6 @@ def before_step():
 @fault
 def after_epoch():
     trainer_of(schedule=Stumbling("after_epoch")).fit(2, verbose=False)
-
-
-@fault
-def shown():
-    """Rank 0 cannot show how far it is."""
-    training = trainer_of()
-    with open(on(0, "/dev/full", os.devnull), "w", buffering=1) as err, redirect_stderr(err):
-        training.fit(1, verbose=True)
 
 
 @fault

@@ -23,7 +23,20 @@ PACKAGE = Path(rnnfast.__file__).parent
 # What may import what: lowest first, and nothing imports upward. A folder stands for what is in it,
 # unless a file of it stands elsewhere; the package's own face is `__init__`.
 ORDER = [
-    {"errors", "_checks", "_launch", "_random", "_types", "_version", "archive", "cells"},
+    {
+        "errors",
+        "_checks",
+        "_files",
+        "_launch",
+        "_locks",
+        "_random",
+        "_signals",
+        "_types",
+        "_version",
+        "_zip",
+        "archive",
+        "cells",
+    },
     {"kernels.engine"},
     {"kernels.panels"},
     {"kernels.products"},

@@ -233,13 +233,13 @@ def test_a_text_can_be_read_again(file, monkeypatch):
     assert Text(str(path.parent / "missing")).size == 0
 
 
-@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="no such thing here")
-def test_a_pipe_is_read_once():
-    """As the one that a shell makes of `<(command)`."""
-    reading, writing = os.pipe()
-    os.write(writing, b"a\r\nb")
-    os.close(writing)
-    text = Text(f"/dev/fd/{reading}")
-    for _ in range(2):
-        assert "".join(text.pieces()) == "a\nb"
-    os.close(reading)
+def test_a_word_without_an_end(tmp_path, monkeypatch):
+    """It is not gathered from all of a file."""
+    monkeypatch.setattr(pieces, "PIECE", 100)
+    monkeypatch.setattr("rnnfast.text.vocabulary.LONGEST_WORD", 1000)
+    (tmp_path / "text.txt").write_text("a b " + "x" * 5000)
+    Vocabulary = rnnfast.Vocabulary
+    with pytest.raises(InputError, match="a word of more than 1,000 characters, which begins with"):
+        Vocabulary.from_file(tmp_path / "text.txt", "word")
+    (tmp_path / "text.txt").write_text("a b " + "x" * 900)
+    assert len(Vocabulary.from_file(tmp_path / "text.txt", "word")) == 3

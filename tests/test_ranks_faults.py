@@ -21,7 +21,6 @@ FAULTS = {
     "backward": (0, DIVIDED),
     "before_step": (2, DIVIDED),
     "after_epoch": (2, DIVIDED),
-    "shown": (0, "OSError: .* No space left"),
     "callbacks": (1, "TypeError: callbacks: expected objects of a Callback, got 3"),
     "short_text": (1, "InputError: the training part has 40 tokens, but 7 lanes"),
     "evaluation": (1, r"ValueError: xs: expected token ids in 0\.\.29"),

@@ -146,7 +146,8 @@ def test_stop_saves(start):
     assert resumed.trainer.step == 7
     resumed.fit()
     require_equal_runs(whole, resumed)
-    run.fit()  # as it is
+    with pytest.raises(InputError, match=r"another one that was trained since; Run\.resume"):
+        run.fit()  # would write over it
     require_equal_runs(whole, run)
 
 
@@ -190,7 +191,7 @@ def test_what_on_epoch_raises_comes_after_saving(start, Error):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_ctrl_c_while_an_epoch_is_evaluated(start, epoch, monkeypatch):
-    """The last epoch too: it is saved, and whoever asked to stop is told."""
+    """The last epoch too: what was trained is saved, and whoever asked to stop is told."""
     whole, run = start("whole"), start()
     whole.fit()
     evaluate = rnnfast.training.trainer.evaluate
@@ -207,7 +208,8 @@ def test_ctrl_c_while_an_epoch_is_evaluated(start, epoch, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is handler
     monkeypatch.undo()
     resumed = rnnfast.Run.resume(run.folder)
-    assert resumed.trainer.epoch == epoch
+    assert resumed.trainer.epoch == epoch - 1  # it is evaluated again
+    assert resumed.trainer.block == len(resumed.trainer.blocks)
     resumed.fit()
     require_equal_runs(whole, resumed)
 
@@ -360,7 +362,7 @@ def test_ids_are_on_the_disk_of_the_run(start, tmp_path, long, monkeypatch):
     rnnfast.Run.resume(tmp_path / "a/b/run")
     monkeypatch.setattr("os.access", lambda *_: False)
     rnnfast.Run.resume(tmp_path / "a/b/run")
-    assert folders == [tmp_path, tmp_path / "a/b/run", None]
+    assert folders == [tmp_path / "a/b/run", tmp_path / "a/b/run", None]
 
 
 # What is shown. -----------------------------------------------------------------------------------
@@ -672,7 +674,7 @@ def test_version_1_resumes_bit_for_bit(start, cell, optimizer, step):
     resumed = rnnfast.Run.resume(run.folder)
     resumed.fit()
     require_equal_runs(whole, resumed)
-    assert load_archive(run.folder / "last.npz", "checkpoint")[0] == FORMATS["checkpoint"][-1] == 2
+    assert load_archive(run.folder / "last.npz", "checkpoint")[0] == FORMATS["checkpoint"][-1] == 3
 
 
 def test_version_1_with_wrong_arrays(start):

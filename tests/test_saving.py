@@ -606,7 +606,7 @@ def test_no_class_is_looked_up_anywhere_else(tmp_path, name):
 def test_other_files(tmp_path):
     with pytest.raises(InputError, match="none does not exist"):
         rnnfast.Network.load(tmp_path / "none")
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+    with pytest.raises(InputError, match="is a folder, and only regular files are read"):
         rnnfast.Network.load(tmp_path)
     path = tmp_path / "a"
     for content in (b"", b"x" * 1000, b"PK\x05\x06" + bytes(18)):
@@ -614,10 +614,10 @@ def test_other_files(tmp_path):
         with pytest.raises(InputError, match="a is no model, or is damaged"):
             rnnfast.Network.load(path)
     np.savez(path, x=np.arange(3))
-    with pytest.raises(InputError, match=r"a\.npz is no model, or is damaged: 'meta.json'"):
+    with pytest.raises(InputError, match=r"a\.npz is no model, or is damaged: it has no meta.json"):
         rnnfast.Network.load(f"{path}.npz")
     archive.save_archive(path, "checkpoint", {}, {})
-    message = "expected the format 'rnnfast model 1', .* got 'rnnfast checkpoint 2'"
+    message = "expected the format 'rnnfast model 1', .* got 'rnnfast checkpoint 3'"
     with pytest.raises(InputError, match=message):
         rnnfast.Network.load(path)
 
@@ -708,7 +708,7 @@ def is_fine(keys, other):
 
 def test_numbers_in_the_metadata_take_no_memory(tmp_path):
     path, arrays, meta = saved(tmp_path, "lstm64")
-    layers = [{"stateful": True, "truncate_size": None}] * 100_000
+    layers = [{"stateful": True, "truncate_size": None}] * 10_000
     require_refused(path, arrays, replaced(meta, ("config", "recurrent"), layers), "recurrent: exp")
     more = replaced(meta, ("config", "vocab_size"), 10**12)
     require_refused(path, arrays, more, "unknown vocab_size")

@@ -49,7 +49,9 @@ def test_load_text_names_what_is_wrong(tmp_path, content, message):
 
 
 def test_load_text_of_a_folder(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(
+        InputError, match="is a folder, and only regular files are read; give a file"
+    ):
         rnnfast.load_text(tmp_path)
 
 

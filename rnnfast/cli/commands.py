@@ -6,13 +6,15 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 
 from .._launch import launched
+from .._signals import raising
 from .._version import __version__
 from ..errors import InputError, RankError, TrainingDiverged, TrainingInterrupted
 from ..threads import default_num_threads, set_num_threads
+from .output import forget_output
 
 # A module each, with `execute`, and `add_options` where there are some; it is imported where it is
 # the one that is meant, so that nobody waits for what another command needs.
@@ -41,15 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        _require_one_process(arguments.called, ranks)
-        set_num_threads(getattr(arguments, "threads", None) or default_num_threads())
-        code: int = arguments.command(arguments)
-        if sys.stdout:
-            sys.stdout.flush()
-        return code
+        with raising():
+            _require_one_process(arguments.called, ranks)
+            set_num_threads(getattr(arguments, "threads", None) or default_num_threads())
+            code: int = arguments.command(arguments)
+            if sys.stdout:
+                sys.stdout.flush()
+            return code
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        # what is still buffered must not raise again when Python closes standard output
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_output()
         return EXIT_ERROR
     except MemoryError as error:
         return _ended(f"error: out of memory: {error}; take smaller sizes", rank)
@@ -57,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _ended(f"error: {error}", rank)
     except TrainingInterrupted as stop:
         return _ended(str(stop), rank, 128 + (stop.signal or signal.SIGINT))
-    except KeyboardInterrupt:
-        return _ended("interrupted", rank, 128 + signal.SIGINT)
+    except KeyboardInterrupt as stop:
+        return _ended("interrupted", rank, 128 + getattr(stop, "number", signal.SIGINT))
 
 
 @contextmanager
@@ -69,8 +71,9 @@ def _silent() -> Iterator[None]:
 
 def _ended(why: str, rank: int, code: int = EXIT_ERROR) -> int:
     """Say why, once for all ranks, and return the exit code, as shells report it."""
-    if rank == 0:
-        print(f"rnnfast: {why}", file=sys.stderr)
+    if rank == 0 and sys.stderr:
+        with suppress(OSError):  # nobody may be there to read it
+            print(f"rnnfast: {why}", file=sys.stderr, flush=True)
     return code
 
 

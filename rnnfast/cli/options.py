@@ -25,6 +25,7 @@ def number(convert: Callable[[str], Any], fits: Callable[[Any], bool], expected:
 
 count: Parse = number(int, lambda n: n >= 1, "a whole number of at least 1")
 length: Parse = number(int, lambda n: 1 <= n <= 10**9, "a whole number from 1 to 1,000,000,000")
+samples: Parse = number(int, lambda n: 1 <= n <= 10**5, "a whole number from 1 to 100,000")
 seed: Parse = number(int, lambda n: n >= 0, "a whole number of at least 0")
 above_zero: Parse = number(float, lambda x: 0 < x < math.inf, "a finite number above 0")
 not_negative: Parse = number(float, lambda x: 0 <= x < math.inf, "a finite number of at least 0")

@@ -3,7 +3,7 @@
 import argparse
 
 from ..training.runs import Run
-from .options import count, length, not_negative, positive_fraction, seed
+from .options import count, length, not_negative, positive_fraction, samples, seed
 
 SAMPLE_TEMPERATURE = 0.5
 BETWEEN = "-" * 40  # samples
@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--top-p", type=positive_fraction, metavar="X", help=only)
     stop = r"end after any character (or word) of TEXT; \n is the end of a line (default: none)"
     option("--stop", metavar="TEXT", default="", help=stop)
-    option("--samples", type=count, default=1, metavar="N", help="texts (default: 1)")
+    option("--samples", type=samples, default=1, metavar="N", help="texts (default: 1)")
     option("--seed", type=seed, metavar="N", help="for the same text again (default: random)")
 
 

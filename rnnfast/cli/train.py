@@ -2,7 +2,10 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from itertools import count as count_from
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,15 @@ from ..models import LAYER_OF_CELL
 from ..text.lanes import unigram_entropy
 from ..text.vocabulary import LEVELS
 from ..threads import get_num_threads, set_num_threads
+from ..training.folder import FolderInUse, locked
 from ..training.plot import plot_history
 from ..training.ranks import OneRank, world
-from ..training.runs import Run, holds_run
+from ..training.runs import SAVE_EVERY, Run, holds_run, require_run
 from ..training.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
 from ..training.trainer import loss_text
 from .eval import loss_of
 from .options import above_zero, count, flag, fraction, not_negative, seed
+from .output import say
 from .sample import BETWEEN, SAMPLE_TEMPERATURE
 
 DEFAULT_FOLDER = "rnnfast-run"
@@ -76,6 +81,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--seed", type=seed, metavar="N", help="of the random numbers (default: 0)")
     option("--threads", type=count, metavar="N", help="CPU threads (default: all usable)")
     option("--out", metavar="DIR", help=f"run folder (default: {DEFAULT_FOLDER}, or a free number)")
+    option(
+        "--save-every",
+        type=above_zero,
+        default=SAVE_EVERY,
+        metavar="MINUTES",
+        help=f"of an epoch, from one checkpoint to the next (default: {SAVE_EVERY:g})",
+    )
     option("--resume", action="store_true", help="carry on with the run in --out")
 
 
@@ -88,29 +100,32 @@ def execute(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace, ranks: OneRank) -> int:
     if ranks.size > 1 and not arguments.threads:
         set_num_threads(ranks.default_num_threads())
-    with ranks.together():
-        given = {name: getattr(arguments, name) for name in SETTINGS}
-        given = {name: value for name, value in given.items() if value is not None}
-        if arguments.resume:
-            run = _resumed(arguments, given, ranks)
-        else:
-            folder = ranks.of_first(lambda: arguments.out or _free_folder())
-            run = Run.start(folder, Settings(**given), comm=ranks)
-    places = ranks.places()
-    if ranks.rank == 0:
-        _describe(run, places)
-    run.fit()
-    best = Run.load(run.folder, comm=ranks)
-    test_loss = loss_of(best, run.corpus.test, ranks)
-    if ranks.rank == 0:
-        _say_what_came_out(run, best, test_loss)
+    given = {name: getattr(arguments, name) for name in SETTINGS}
+    given = {name: value for name, value in given.items() if value is not None}
+    with ExitStack() as stack:  # nobody else writes into the folder until the end
+        with ranks.together():
+            settings = None if arguments.resume else Settings(**given)
+            changes = _epochs_and_text(given) if arguments.resume else {}
+            folder = ranks.of_first(lambda: _take_folder(arguments, stack))
+            if settings is None:
+                run = Run.resume(folder, comm=ranks, **changes)
+            else:
+                run = Run.start(folder, settings, comm=ranks)
+        places = ranks.places()
+        if ranks.rank == 0:
+            _describe(run, places)
+        run.fit(save_every=arguments.save_every)
+        best = Run.load(run.folder, comm=ranks)
+        test_loss = loss_of(best, run.corpus.test, ranks)
+        if ranks.rank == 0:
+            _say_what_came_out(run, best, test_loss)
     return 0
 
 
 def _say_what_came_out(run: Run, best: Run, test_loss: float) -> None:
     unit = run.vocabulary.unit
-    print(f"validation, best epoch: {loss_text(run.trainer.best_loss, unit)}")
-    print(f"test, same weights:     {loss_text(test_loss, unit)}")
+    say(f"validation, best epoch: {loss_text(run.trainer.best_loss, unit)}")
+    say(f"test, same weights:     {loss_text(test_loss, unit)}")
     _plot(run)
     _show_samples(best)
     _say_what_is_next(run)
@@ -119,10 +134,10 @@ def _say_what_came_out(run: Run, best: Run, test_loss: float) -> None:
 def _show_samples(run: Run) -> None:
     length = SAMPLE_LENGTHS[run.vocabulary.level]
     texts = run.samples(SAMPLES, length, temperature=SAMPLE_TEMPERATURE, rng=run.rng)
-    print(f"\n{SAMPLES} samples of {length} {run.vocabulary.unit}s:")
+    say(f"\n{SAMPLES} samples of {length} {run.vocabulary.unit}s:")
     for text in texts:
-        print(BETWEEN, text.strip(), sep="\n")
-    print(BETWEEN)
+        say(BETWEEN, text.strip())
+    say(BETWEEN)
 
 
 def _say_what_is_next(run: Run) -> None:
@@ -135,42 +150,50 @@ def _say_what_is_next(run: Run) -> None:
         ways[f"rnnfast train --resume --out {folder} --epochs {epochs}"] = "trains on"
     if run.settings.text is None:
         ways["rnnfast train --text FILE"] = "learns a text of yours"
-    print(f"run saved in {run.folder}; next:")
+    say(f"run saved in {run.folder}; next:")
     width = max(map(len, ways))
     for command, what in ways.items():
-        print(f"  {command:{width}}  {what}")
+        say(f"  {command:{width}}  {what}")
 
 
-def _free_folder() -> Path:
-    """rnnfast-run, or the first of rnnfast-run-2, -3 ... that holds no run."""
-    number = 1
-    while holds_run(folder := _numbered_folder(number)):
-        number += 1
+def _take_folder(arguments: argparse.Namespace, stack: ExitStack) -> Path:
+    """The run folder, locked until the stack is closed: that of --out, or else rnnfast-run or one
+    of rnnfast-run-2, -3 ...: the last that holds a run to resume, or the first that nobody has."""
+    if arguments.out:
+        folder = Path(arguments.out)
+    elif arguments.resume:
+        runs = list(takewhile(holds_run, _numbered_folders()))
+        folder = runs[-1] if runs else Path(DEFAULT_FOLDER)
+    else:
+        for folder in _numbered_folders():
+            if not holds_run(folder):
+                with suppress(FolderInUse):
+                    stack.enter_context(locked(folder))
+                    if not holds_run(folder):  # not even by now
+                        return folder
+    if arguments.resume:
+        require_run(folder)
+    stack.enter_context(locked(folder))
     return folder
 
 
-def _numbered_folder(number: int) -> Path:
-    return Path(DEFAULT_FOLDER if number == 1 else f"{DEFAULT_FOLDER}-{number}")
+def _numbered_folders() -> Iterator[Path]:
+    yield Path(DEFAULT_FOLDER)
+    for number in count_from(2):
+        yield Path(f"{DEFAULT_FOLDER}-{number}")
 
 
-def _last_folder() -> Path:
-    """The one that was started last."""
-    number = 1
-    while holds_run(_numbered_folder(number + 1)):
-        number += 1
-    return _numbered_folder(number)
-
-
-def _resumed(arguments: argparse.Namespace, given: dict[str, Any], ranks: OneRank) -> Run:
-    folder = ranks.of_first(lambda: arguments.out or _last_folder())
-    epochs = given.pop("epochs", None)
+def _epochs_and_text(given: dict[str, Any]) -> dict[str, Any]:
+    """Those of a run that is resumed; other settings must not be given."""
+    kept = {name: given.pop(name, None) for name in ("epochs", "text")}
     if given:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        others = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
-            f"{options}: a resumed run keeps its settings, only --epochs and --threads may change; "
-            "leave these options out, or start a new run"
+            f"{others}: a resumed run keeps its settings, only --epochs, --threads and "
+            "--save-every may change, and --text say where its text is now; leave these options "
+            "out, or start a new run"
         )
-    return Run.resume(folder, epochs, comm=ranks)
+    return kept
 
 
 def _describe(run: Run, places: Sequence[str]) -> None:
@@ -197,7 +220,7 @@ def _describe(run: Run, places: Sequence[str]) -> None:
             f"validation has not improved for {trainer.patience} epochs: nothing is left to do; "
             "a new run with a larger --patience trains longer"
         ]
-    print(*lines, sep="\n", flush=True)
+    say(*lines)
 
 
 def _threads() -> str:
@@ -209,6 +232,6 @@ def _plot(run: Run) -> None:
     path = run.folder / "loss.png"
     try:
         plot_history(path, run.trainer.history, run.vocabulary.unit)
-        print(f"plot: {path}")
+        say(f"plot: {path}")
     except ImportError:
-        print("plot: none, since matplotlib is not installed (`pip install matplotlib`)")
+        say("plot: none, since matplotlib is not installed (`pip install matplotlib`)")

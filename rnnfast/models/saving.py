@@ -17,7 +17,7 @@ import numpy as np
 from .. import layers, losses
 from .._ops import HasOps, Ops
 from .._types import Array
-from ..archive import damage, load_archive, require_names, save_archive
+from ..archive import damage, load_archive, require_names, require_no_nan, save_archive
 from ..errors import InputError
 from ..reference import layers as twins
 
@@ -57,6 +57,7 @@ def load(path: str | PathLike[str], cls: type, classes: Classes | None, ops: Ops
         raise ValueError(f"classes: expected names that rnnfast has not, got {', '.join(taken)}")
     _, arrays, meta = load_archive(path, "model")
     with damage(path, "model"):
+        require_names(("class", "config", "tied"), meta)
         found: Any = _class(meta["class"], {cls.__name__: cls} | classes | MODELS)
         if not issubclass(found, cls):
             raise InputError(
@@ -67,6 +68,8 @@ def load(path: str | PathLike[str], cls: type, classes: Classes | None, ops: Ops
         prefix = "param/"
         require_names([name for name in arrays if name.startswith(prefix)], arrays)
         stored = {name.removeprefix(prefix): array for name, array in arrays.items()}
+        for name, array in stored.items():
+            require_no_nan(name, array)
         params = stored | {name: _untied(stored, name, place) for name, place in ties.items()}
         model = found.from_params(params, ops=ops, classes=classes, **config)
         require_weights(model.named_params(), params)

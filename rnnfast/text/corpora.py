@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterator
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def builtin_corpus() -> str:
 def load_text(path: str | PathLike[str]) -> str:
     """The text of a UTF-8 file; line ends become newlines, a byte order mark is dropped.
 
-    Raises InputError for a file that is missing, a folder, unreadable, empty or not UTF-8 text.
+    Raises InputError for a file that is missing, unreadable, empty or not UTF-8 text, and for what
+    is no regular file: a folder, a pipe, a device, a socket.
     """
     return "".join(read_pieces(path))
 
@@ -36,7 +38,7 @@ class Text:
     """A text that can be read again and again: that of a file, or `held`, which is in memory.
 
     `name` is the path of the file, or what to call the text that is held. Of a file, only a piece
-    at a time is in memory; all of it where it cannot be read twice.
+    at a time is in memory.
     """
 
     name: str
@@ -45,11 +47,8 @@ class Text:
     def __init__(self, name: str, held: str | None = None) -> None:
         self.name, self.size, self._held = name, 0, held
         if held is None:
-            path = Path(name)
-            if path.is_fifo() or path.is_char_device():  # of a shell, as `<(command)`
-                self._held = load_text(path)
-            elif path.is_file():
-                self.size = path.stat().st_size
+            with suppress(OSError, ValueError):  # `pieces` says what is wrong
+                self.size = Path(name).stat().st_size
 
     def pieces(self, on_read: OnRead | None = None) -> Iterator[str]:
         """The text in pieces; see `read_pieces`."""

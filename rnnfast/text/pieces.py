@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from .._files import open_regular
 from .._types import Array
 from ..errors import InputError
 
@@ -19,6 +20,10 @@ PIECE = 1 << 20  # bytes of a file that are read at once
 IN_MEMORY = 1 << 25  # bytes of ids; where there are more, they go to a file
 
 OnRead: TypeAlias = Callable[[int], object]
+
+
+class NotText(InputError):
+    """A file is not text in UTF-8; the message says which byte of it."""
 
 
 def read_pieces(path: str | os.PathLike[str], on_read: OnRead | None = None) -> Iterator[str]:
@@ -33,7 +38,7 @@ def read_pieces(path: str | os.PathLike[str], on_read: OnRead | None = None) -> 
     size, characters, begun, wrong = 0, 0, False, ""
     for data in chain(_read(path), [b""]):
         if (zero := data.find(b"\0")) >= 0:
-            raise InputError(
+            raise NotText(
                 f"text file {path} is binary: byte {size + zero} is zero; give plain text in UTF-8"
             )
         size += len(data)
@@ -53,22 +58,20 @@ def read_pieces(path: str | os.PathLike[str], on_read: OnRead | None = None) -> 
             characters += len(piece)
             yield piece
     if wrong:
-        raise InputError(f"text file {path} is not UTF-8: {wrong}; give plain text in UTF-8")
+        raise NotText(f"text file {path} is not UTF-8: {wrong}; give plain text in UTF-8")
     if not size:
-        raise InputError(f"text file {path} is empty; give a file with text in it")
+        raise NotText(f"text file {path} is empty; give a file with text in it")
     if not characters:
-        raise InputError(f"text file {path} has nothing but a byte order mark; give one with text")
+        raise NotText(f"text file {path} has nothing but a byte order mark; give one with text")
 
 
 def _read(path: Path) -> Iterator[bytes]:
-    try:
-        with open(path, "rb") as file:
+    with open_regular(path, "text file") as file:
+        try:
             while data := file.read(PIECE):
                 yield data
-    except FileNotFoundError:
-        raise InputError(f"text file {path} does not exist; check the path") from None
-    except OSError as error:
-        raise InputError(f"text file {path} cannot be read: {error.strerror}") from error
+        except OSError as error:
+            raise InputError(f"text file {path} cannot be read: {error.strerror}") from error
 
 
 def in_pieces(text: str) -> Iterator[str]:

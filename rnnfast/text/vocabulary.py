@@ -17,6 +17,7 @@ from .pieces import gather, read_pieces
 LEVELS = ("char", "word")
 END_OF_LINE = "<eos>"
 UNKNOWN = "<unk>"
+LONGEST_WORD = 1 << 20  # characters: longer ones are gathered from many pieces of a file
 
 
 class UnknownToken(InputError):
@@ -234,6 +235,11 @@ def _words_of(pieces: Iterable[str]) -> Iterator[list[str]]:
     """The words of a text in pieces, none of them cut."""
     begun = ""  # what the next piece may carry on
     for piece in pieces:
+        if len(begun) > LONGEST_WORD:
+            raise InputError(
+                f"the text has a word of more than {LONGEST_WORD:,} characters, which begins with "
+                f"{begun[:20]!r}; take a text with blanks between its words, or characters"
+            )
         text = begun + piece
         words = _words(text)
         begun = words.pop() if words and not text[-1].isspace() else ""

@@ -14,6 +14,7 @@ import numpy as np
 
 from .._types import Array
 
+MOST_STEPS = 100_000  # an array takes some thirty
 VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
@@ -72,8 +73,11 @@ def _run(data: bytes) -> Any:
         del stack[start:]
         return items
 
-    for opcode, argument, _ in pickletools.genops(data):
+    end = len(data)
+    for step, (opcode, argument, place) in enumerate(pickletools.genops(data)):
         name = opcode.name
+        if step > MOST_STEPS:
+            raise ValueError(f"expected at most {MOST_STEPS:,} instructions, got more")
         if name in VALUES:
             stack.append(argument)
         elif name in CONSTANTS:
@@ -105,6 +109,8 @@ def _run(data: bytes) -> Any:
             (state,) = taken(1)
             stack[-1].state = state
         elif name == "STOP":
+            if place is None or place + 1 != end or len(stack) != 1 or marks:
+                raise ValueError("it has more in it than a list of arrays")
             return stack.pop()
         elif name not in ("PROTO", "FRAME"):
             raise ValueError(f"expected arrays, lists and floats alone, got the opcode {name}")
@@ -136,8 +142,13 @@ def _array(numbers: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> Arra
         raise ValueError(f"expected an array of {', '.join(sorted(CODES))}, got {_text(dtype)}")
     byte_order = dtype.state[1]
     flat: Array = np.frombuffer(numbers, np.dtype(byte_order + code))
-    if math.prod(shape) != flat.size or any(size < 0 for size in shape):
-        raise ValueError(f"an array of {flat.size} numbers says that it has shape {shape}")
+    if not isinstance(shape, tuple) or len(shape) > 32:
+        raise ValueError(f"expected a shape, got {_text(shape)}")
+    # no product of numbers of any length
+    if any(type(size) is not int or not 0 <= size < 2**48 for size in shape) or (
+        math.prod(shape) != flat.size
+    ):
+        raise ValueError(f"an array of {flat.size} numbers says that it has shape {shape!r:.200}")
     return flat.reshape(shape, order=order)
 
 
@@ -148,5 +159,9 @@ def _function(item: Any) -> str | None:
 
 
 def _text(item: Any) -> str:
-    """What to call something in an error."""
-    return f"a call of {item.name}" if isinstance(item, Made) else f"{item!r:.60}"
+    """What to call something in an error: not what is in it, which may have no end."""
+    if isinstance(item, Made):
+        return f"a call of {item.name if isinstance(item.name, Name) else 'something made'}"
+    if isinstance(item, (str, float, bool, type(None))):
+        return f"{item!r:.60}"
+    return f"a {type(item).__name__}"

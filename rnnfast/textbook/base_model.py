@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from .._files import open_regular
 from .._types import Array
-from ..archive import damage, load_archive, require_names, save_archive
+from ..archive import damage, load_archive, require_names, require_no_nan, save_archive
 from ..errors import InputError
 from . import _pickled
 from .config import GPU
@@ -64,6 +65,7 @@ class BaseModel:
                         f"params[{k}]: expected real numbers of shape {W.shape} as the model has, "
                         f"got {array.dtype} {array.shape}"
                     )
+                require_no_nan(f"params[{k}]", array)
         for W, array in zip(self.params, arrays, strict=True):
             W[...] = array
 
@@ -71,11 +73,19 @@ class BaseModel:
         return f"{type(self).__name__}.pkl" if file_name is None else file_name
 
     def _read(self, path: str | os.PathLike[str]) -> list[Array]:
-        with open(path, "rb") as file:
+        # six bytes for each of a number's eight, as the oldest pickles write some, and more
+        most = sum(64 * np.size(W) + 4096 for W in self.params) + (1 << 16)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise InputError(
+                    f"expected at most {most:,} bytes for the arrays of the model, got {size:,}"
+                )
             if file.read(2) != b"PK":  # as every .npz file begins
                 file.seek(0)
                 return _pickled.read_arrays(file.read())
-        _, arrays, _ = load_archive(path, KIND)
+        _, arrays, meta = load_archive(path, KIND)
+        require_names((), meta)
         names = [str(k) for k in range(len(arrays))]
         require_names(names, arrays)
         return [arrays[name] for name in names]

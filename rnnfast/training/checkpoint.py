@@ -8,15 +8,13 @@
 "best/recurrent.0.Wx"          the parameter where validation was best
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from .._checks import is_number
 from .._types import Array, Shape
-from ..archive import require_like, require_names
+from ..archive import PART, require_like, require_names
 from ..errors import InputError
 from ..layers.recurrent import TimeRecurrent
 from ..models import Network
@@ -94,23 +92,81 @@ def weights_as(kind: str, model: Network, weights: Sequence[Array]) -> dict[str,
 
 def taken_out(
     kinds: Sequence[str], arrays: Mapping[str, Array], model: Network
-) -> tuple[dict[str, Array], dict[str, list[Array]]]:
-    """The arrays of a checkpoint without what `weights_as` has named, and copies of that by kind.
+) -> tuple[dict[str, Array], dict[str, dict[str, Array]]]:
+    """The arrays of a checkpoint without what `weights_as` has named, and that by kind.
 
     Raises InputError with the name of what does not fit.
     """
     rest = dict(arrays)
-    found: dict[str, list[Array]] = {}
+    found: dict[str, dict[str, Array]] = {}
     for kind in kinds:
-        there = {name: rest.pop(name) for name in arrays if name.startswith(f"{kind}/")}
+        found[kind] = {name: rest.pop(name) for name in arrays if name.startswith(f"{kind}/")}
         names = weights_as(kind, model, model.params)
-        if there:
-            require_names(names, there)
-        for name, array in there.items():
+        if found[kind]:
+            require_names(names, found[kind])
+        for name, array in found[kind].items():
             require_like(name, array, names[name])
             require_finite(name, array)
-        found[kind] = [_copy_like(W, there[name]) for name, W in names.items() if there]
     return rest, found
+
+
+def copies_of(kind: str, weights: Mapping[str, Array], model: Network) -> list[Array]:
+    """Copies of what `taken_out` has found of a kind, in the order of the parameters."""
+    names = weights_as(kind, model, model.params)
+    return [_copy_like(W, weights[name]) for name, W in names.items() if weights]
+
+
+def require_state(
+    model: Network,
+    optimizer: Any,
+    arrays: Mapping[str, Array],
+    *,
+    steps: int,
+    carried: Sequence[str],
+    earlier: int,
+    rows: int,
+) -> None:
+    """Raise InputError, with the name of what does not fit, unless `restore` can take all this."""
+    if not set(carried) <= arrays.keys() or len(set(carried)) < len(carried):
+        raise InputError("carried: expected names of arrays that there are, each once, got others")
+    states = _all_carried_names(model, earlier, carried)
+    params = model.named_params()
+    slots = _slot_names(params, optimizer, steps)
+    known = set(carried)
+    there = [key for of_age in states for keys in of_age for key in keys if key in known]
+    require_names(there, carried)
+    own = [key for name in params for key in (f"param/{name}", *slots[name])]
+    require_names([*own, *there], arrays)
+    for name, W in params.items():
+        for key in (f"param/{name}", *slots[name]):
+            require_like(key, arrays[key], W)
+    for of_age in states:
+        for keys, layer in zip(of_age, model.recurrent_layers, strict=True):
+            for key in keys:
+                if key in known and isinstance(layer, TimeRecurrent):
+                    shape, saved = layer.state_shape(rows), arrays[key]
+                    if saved.shape != shape or saved.dtype != layer.dtype:
+                        raise InputError(
+                            f"{key}: expected {layer.dtype} {shape}, "
+                            f"got {saved.dtype} {saved.shape}"
+                        )
+    for key in (*own, *there):
+        require_finite(key, arrays[key])
+
+
+def _all_carried_names(
+    model: Network, earlier: int, carried: Sequence[str]
+) -> list[list[list[str]]]:
+    """`_carried_names` of the `earlier` blocks and of the newest, which comes last."""
+    if earlier > len(carried):  # every block carries something
+        raise InputError(f"earlier: expected at most {len(carried)}, got {earlier}")
+    return [_carried_names(model, age) for age in range(earlier, -1, -1)]
+
+
+def _slot_names(params: Iterable[str], optimizer: Any, steps: int) -> dict[str, list[str]]:
+    """Names of what an optimizer keeps for each parameter: nothing before its first step."""
+    kept = optimizer.slots if steps else ()
+    return {name: [f"optimizer/{name}/{slot}" for slot in kept] for name in params}
 
 
 def restore(
@@ -131,25 +187,12 @@ def restore(
     the `earlier` before it are returned.
     Raises InputError with the name of what does not fit; nothing has changed then.
     """
+    require_state(
+        model, optimizer, arrays, steps=steps, carried=carried, earlier=earlier, rows=rows
+    )
     params = model.named_params()
-    kept = optimizer.slots if steps else ()
-    slots = {name: [f"optimizer/{name}/{slot}" for slot in kept] for name in params}
-    if not isinstance(carried, list):
-        raise InputError(f"carried: expected a list of names, got {carried!r}")
-    states = [_carried_names(model, age) for age in range(earlier, -1, -1)]
-    there = [key for of_age in states for keys in of_age for key in keys if key in carried]
-    own = [key for name in params for key in (f"param/{name}", *slots[name])]
-    require_names([*own, *there], arrays)
-    for name, W in params.items():
-        for key in (f"param/{name}", *slots[name]):
-            require_like(key, arrays[key], W)
-    for of_age in states:
-        for keys, layer in zip(of_age, model.recurrent_layers, strict=True):
-            for key in keys:
-                if key in there and isinstance(layer, TimeRecurrent):
-                    require_like(key, arrays[key], np.empty(layer.state_shape(rows), layer.dtype))
-    for key in (*own, *there):
-        require_finite(key, arrays[key])
+    slots = _slot_names(params, optimizer, steps)
+    states = _all_carried_names(model, earlier, carried)
     before = model.get_state(), model.random_state()
     found = [[tuple(arrays.get(key) for key in keys) for keys in of_age] for of_age in states]
     try:
@@ -169,15 +212,19 @@ def restore(
     return [copies(of_age) for of_age in found]
 
 
-def params_of(arrays: Mapping[str, Array], shapes: Mapping[str, Shape]) -> dict[str, Array]:
-    """The parameters in a checkpoint, by name, which must have these names and shapes."""
+def params_of(
+    arrays: Mapping[str, Array], shapes: Mapping[str, Shape], dtype: str
+) -> dict[str, Array]:
+    """The parameters in a checkpoint, by name, which must have these names, shapes and dtype."""
     prefix = "param/"
     params = {n.removeprefix(prefix): W for n, W in arrays.items() if n.startswith(prefix)}
     require_names(shapes, params)
     for name, shape in shapes.items():
-        if params[name].shape != shape:
+        W = params[name]
+        if W.shape != shape or W.dtype != dtype:
             raise InputError(
-                f"{prefix}{name}: expected {shape} by the settings, got {params[name].shape}"
+                f"{prefix}{name}: expected {shape} of {dtype} by the settings, "
+                f"got {W.shape} of {W.dtype}"
             )
         require_finite(prefix + name, params[name])
     return params
@@ -200,21 +247,10 @@ def named(
 
 def require_finite(name: str, array: Array) -> None:
     """Raise InputError where an array of a checkpoint holds NaN or an infinity."""
-    if not np.isfinite(array).all():
+    flat = array.reshape(-1, order="A")
+    # in parts: there is no array of bools of its size
+    if not all(np.isfinite(flat[k : k + PART]).all() for k in range(0, flat.size, PART)):
         raise InputError(f"{name}: expected finite numbers, got NaN or infinity")
-
-
-def number(
-    name: str, value: Any, *, least: float = -math.inf, whole: bool = False, finite: bool = True
-) -> Any:
-    """A number of a checkpoint."""
-    good = is_number(value) and (isinstance(value, int) or not whole)
-    if not good or value < least or (finite and not math.isfinite(value)):
-        raise InputError(
-            f"{name}: expected a {'whole ' if whole else ''}number of at least {least}, "
-            f"got {value!r}"
-        )
-    return value
 
 
 def _copy_like(like: Array, array: Array) -> Array:

@@ -3,6 +3,8 @@ elsewhere."""
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -48,15 +50,19 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bar.close()
+        with self._going_on():
+            self._bar.close()
 
     def advance(self, amount: int, shown: str = "") -> None:
         """Count the tokens of a step, or the bytes of a piece, and show a text beside them, such as
         a loss."""
         self._done += amount
+        if not self._shown:
+            return
         self._total = max(self._total, self._done)  # a file may have grown
-        self._bar.update(amount)
-        self._bar.set_postfix_str(shown, refresh=False)
+        with self._going_on():
+            self._bar.update(amount)
+            self._bar.set_postfix_str(shown, refresh=False)
         seconds = time.perf_counter() - self._last_line
         if self._bar.disable and seconds >= self._wait:
             rate = (self._done - self._done_at_line) / seconds
@@ -74,5 +80,14 @@ class Progress:
     def line(self, text: str) -> None:
         """Print a line of its own above the bar."""
         if self._shown:
-            self._bar.write(text, file=sys.stderr)
-            sys.stderr.flush()
+            with self._going_on():
+                self._bar.write(text, file=sys.stderr)
+                sys.stderr.flush()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Within it, nothing more is shown where nobody can read it any more: no error of that."""
+        try:
+            yield
+        except (OSError, ValueError):  # a closed pipe, a terminal that is gone, a closed file
+            self._shown, self._bar.disable = False, True

@@ -8,7 +8,6 @@ import os
 import platform
 import shlex
 import signal
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -16,7 +15,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from .._checks import as_ids
+from .._checks import as_above_zero, as_ids
+from .._files import open_regular
+from .._signals import collecting, kept
 from .._types import Array, Ids, Seed
 from .._version import __version__
 from ..archive import damage, load_archive, save_archive, write_atomically
@@ -24,17 +25,20 @@ from ..errors import InputError, TrainingDiverged, TrainingInterrupted
 from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
 from ..text.corpora import Text, builtin_corpus
 from ..text.lanes import PADDING, TEST_PART, VALID_PART, split_by_position
-from ..text.pieces import Digest, gather
+from ..text.pieces import Digest, NotText, gather
 from ..text.sampling import stream
 from ..text.scoring import log_probabilities
 from ..text.vocabulary import END_OF_LINE, UNKNOWN, UnknownToken, Vocabulary, count_tokens
 from . import checkpoint
+from .fields import require_meta
+from .folder import locked
 from .progress import Progress
 from .ranks import ONE_RANK, OneRank, as_ranks
-from .settings import BEFORE, OPTIMIZERS, Settings
+from .settings import BEFORE, Settings
 from .trainer import Callback, OnEpoch, OnStep, Record, Stop, Trainer
 
 MAX_WORDS = 10_000
+SAVE_EVERY = 5.0  # minutes
 CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
 SCORED_TOKENS = 4096  # of lines that are scored at once
 
@@ -89,6 +93,7 @@ class Run:
     rng: np.random.Generator
     model: LanguageModel
     sha256: str  # of the text
+    text_bytes: int | None  # of its file; None where it is in none, or this was not kept
     context: list[int]  # ids that are read before sampling
 
     def __init__(
@@ -98,27 +103,20 @@ class Run:
         vocabulary: Vocabulary,
         rng: np.random.Generator,
         ranks: OneRank = ONE_RANK,
+        model: LanguageModel | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.ranks = ranks
         self.settings = settings
         self.vocabulary = vocabulary
         self.rng = rng
-        try:
-            self.model = LanguageModel(
-                len(vocabulary),
-                rng=rng,
-                **settings.of_model,
-            )
-        except (MemoryError, OverflowError, ValueError) as error:
-            raise InputError(
-                f"no model of hidden size {settings.hidden}, embedding size {settings.embedding} "
-                f"and {settings.layers} layers can be made: {error}; take other sizes"
-            ) from error
+        self.model = _new_model(settings, len(vocabulary), rng) if model is None else model
         self._trainer: Trainer | None = None
         self._corpus: Corpus | None = None
-        self.sha256 = ""
+        self.sha256, self.text_bytes = "", None
         self.context = []
+        self._lines: int | None = None  # of the history that this run has put into history.csv
+        self._seen: tuple[int, ...] = ()  # which last.npz this run was read from, or has written
 
     @property
     def trainer(self) -> Trainer:
@@ -154,7 +152,17 @@ class Run:
         With `verbose`, standard error shows how far a long text was read.
         """
         folder, ranks = Path(folder), as_ranks(comm)
-        ranks.of_first(lambda: _require_no_run(folder))
+        with _only_writer(folder, ranks):
+            ranks.of_first(lambda: _require_no_run(folder))
+            try:
+                return cls._start(folder, settings, verbose, ranks)
+            except BaseException:
+                if ranks.rank == 0:
+                    _remove_half(folder)
+                raise
+
+    @classmethod
+    def _start(cls, folder: Path, settings: Settings, verbose: bool, ranks: OneRank) -> Self:
         with ranks.together():
             # a copy, checked again; the text is found from any folder later
             text_path = None if settings.text is None else Path(settings.text).absolute()
@@ -169,17 +177,12 @@ class Run:
             run._encode(text, verbose)
             run.context = run._beginning_of_text(run.corpus.train)
             run._trainer = run._new_trainer()
-        made = not folder.exists()
         try:
             run.save()
-        except BaseException as error:
-            if ranks.rank == 0:
-                _remove_half(folder, made)
-            if isinstance(error, OSError):
-                raise InputError(
-                    f"run folder {folder} cannot be written: {error.strerror}; give another --out"
-                ) from error
-            raise
+        except OSError as error:
+            raise InputError(
+                f"run folder {folder} cannot be written: {error.strerror}; give another --out"
+            ) from error
         return run
 
     @classmethod
@@ -188,19 +191,22 @@ class Run:
         folder: str | os.PathLike[str],
         epochs: int | None = None,
         *,
+        text: str | os.PathLike[str] | None = None,
         verbose: bool = True,
         comm: Any = None,
     ) -> Self:
         """The run of a folder as it was when it was saved last; `epochs` changes how many.
 
-        `verbose` is as in `start`. There may be more ranks than before, or fewer.
+        `text` and `verbose` are as in `read_corpus`. There may be more ranks than before, or fewer.
         """
         ranks = as_ranks(comm)
         with ranks.together():
+            seen = ranks.of_first(lambda: _which(Path(folder)))
             run, arrays, meta = cls._read(folder, ("last.npz",), ranks)
+            run._seen = seen
             if epochs is not None:
                 run.settings = replace(run.settings, epochs=epochs)
-            run.read_corpus(verbose=verbose)
+            run.read_corpus(text=text, verbose=verbose)
             with damage(run.folder / "last.npz", "checkpoint"):
                 run._trainer = run._new_trainer()
                 run.trainer.restore(arrays, meta["position"])
@@ -223,6 +229,8 @@ class Run:
         folder = Path(folder)
         name, (version, arrays, meta) = ranks.of_first(lambda: _read_first(folder, names))
         with damage(folder / name, "checkpoint"):
+            resumable = name == "last.npz"
+            require_meta(version, meta, resumable=resumable)
             settings = Settings(**(BEFORE | meta["settings"]))
             vocabulary = Vocabulary(**meta["vocabulary"])
             if settings.layers > len(arrays):
@@ -237,33 +245,68 @@ class Run:
                 settings.layers,
                 settings.tie_weights,
             )
+            optimizer = settings.new_optimizer()
             if version == 1:
                 recurrent = [f"recurrent.{k}" for k in range(settings.layers)]
-                slots = OPTIMIZERS[settings.optimizer].slots
-                arrays = checkpoint.named(arrays, list(shapes), recurrent, slots)
+                arrays = checkpoint.named(arrays, list(shapes), recurrent, optimizer.slots)
                 carried = [array for array in arrays if array.startswith("carried/")]
-                if "position" in meta:
+                if resumable:
                     meta["position"] |= {"carried": carried, "random_state": {}}
-            params = checkpoint.params_of(arrays, shapes)  # before there is a model of these sizes
+            # before there is a model of these sizes, which has these arrays for its weights
+            params = checkpoint.params_of(arrays, shapes, settings.dtype)
+            config = _config_of_new(settings) | meta.get("model", {})
+            model = LanguageModel.from_params(params, **config)
+            _require_known_arrays(model, optimizer, arrays, meta.get("position"), settings.batch)
+            if resumable:
+                model.set_random_state(meta["position"]["random_state"])
             rng = np.random.default_rng()
-            run = cls(folder, settings, vocabulary, rng, ranks)
-            if "model" in meta:  # with the options that its layers had
-                config = {"cell": settings.cell} | meta["model"]
-                run.model = LanguageModel.from_params(params, **config)
-            else:
-                run.model.set_params(params)
             rng.bit_generator.state = meta["random_state"]
-            run.sha256 = meta["sha256"]
+            run = cls(folder, settings, vocabulary, rng, ranks, model)
+            run.sha256, run.text_bytes = meta["sha256"], meta.get("text_bytes")
             context = as_ids("context", meta["context"], len(run.vocabulary), ("M",))
             run.context = context.tolist()
         return run, arrays, meta
 
-    def read_corpus(self, *, verbose: bool = True) -> Corpus:
+    def read_corpus(
+        self, *, text: str | os.PathLike[str] | None = None, verbose: bool = True
+    ) -> Corpus:
         """Set `corpus` to the text that the run was started with, if it is still the same.
 
-        `verbose` is as in `start`.
+        `text` is the path of its file, where that has another than it had then. The path that the
+        checkpoint has is followed to a regular file on this machine alone, of the size that the
+        text had, and no error shows what is in it. `verbose` is as in `start`.
         """
-        return self._encode(read_text(self.settings), verbose)
+        if text is not None:
+            self.settings = replace(self.settings, text=Path(text).absolute())
+            return self._encode(read_text(self.settings), verbose)
+        return self._encode(self._text_of_checkpoint(), verbose)
+
+    def _text_of_checkpoint(self) -> Text:
+        """The text whose path is in the checkpoint, which anybody may have written."""
+        path = self.settings.text
+        if path is None:
+            return read_text(self.settings)
+        # a system may tell another machine who its user is, before that one says what is there
+        if str(path).replace("\\", "/").startswith("//"):
+            raise InputError(
+                f"{path}, which the run in {self.folder} was started with, is on another machine; "
+                "name the text yourself (--text with --resume, or text=)"
+            )
+        try:
+            open_regular(path, "text file").close()
+        except InputError as error:
+            where = "say where it is (--text with --resume)"
+            raise InputError(f"the text of the run in {self.folder}: {error}, or {where}") from None
+        text = read_text(self.settings)
+        if self.text_bytes not in (None, text.size):
+            raise self._other_text(text)
+        return text
+
+    def _other_text(self, text: Text) -> InputError:
+        return InputError(
+            f"{text.name} is not the text that the run in {self.folder} was started with; "
+            "put that text back, say where it is (--text with --resume), or start a new run"
+        )
 
     def _encode(self, text: Text, verbose: bool) -> Corpus:
         """Set `corpus` to a text whose checksum is known from before."""
@@ -272,14 +315,12 @@ class Run:
         try:
             ids = gather(self.vocabulary.encode_pieces(pieces), _on_disk_of(self.folder))
             same = digest.sha256 == self.sha256
-        except UnknownToken:
+        except (UnknownToken, NotText):
             same = False
         if not same:
-            raise InputError(
-                f"{text.name} is not the text that the run in {self.folder} was started with; "
-                "put that text back, or start a new run"
-            )
+            raise self._other_text(text)
         self._corpus = Corpus(text.name, digest.characters, ids)
+        self.text_bytes = None if self.settings.text is None else text.size
         return self._corpus
 
     def _new_trainer(self) -> Trainer:
@@ -303,16 +344,19 @@ class Run:
         on_epoch: OnEpoch | None = None,
         callbacks: Iterable[Callback] = (),
         stop: Stop | None = None,
+        save_every: float = SAVE_EVERY,
     ) -> None:
         """Train until `epochs` epochs are done in all, or validation has not improved for
-        `settings.patience` of them, and save after every one.
+        `settings.patience` of them, and save after every one, and every few minutes.
 
         `last.npz`, `history.csv` and, where validation improved, `best.npz` are written after every
-        epoch, and `last.npz` and `history.csv` where training is stopped. So `Run.load` and
-        `Run.resume` find what was trained. (`trainer.fit` writes nothing.)
+        epoch; `last.npz` and `history.csv` after `save_every` minutes of a longer epoch, and where
+        training is stopped. So `Run.load` and `Run.resume` find what was trained. (`trainer.fit`
+        writes nothing.) Nobody else can train the run in the meantime.
 
-        In the main thread, Ctrl-C finishes the step at hand, saves, and stops; pressed again, it
-        stops at once, and the folder keeps what was saved last. SIGTERM does what Ctrl-C does.
+        In the main thread, Ctrl-C finishes the step at hand, saves, and stops; so do SIGTERM and
+        SIGHUP, unless they are ignored. The second of them does what it does elsewhere: it stops at
+        once, and the folder keeps what was saved last.
 
         Parameters
         ----------
@@ -323,16 +367,20 @@ class Run:
         verbose, on_step, on_epoch, callbacks, stop : keyword-only, as in `Trainer.fit`
             Callbacks are called after the epoch was saved. What they raise comes out of `fit`; the
             folder keeps what was saved last, and calling `fit` again carries on.
+        save_every : float
+            Minutes from one save to the next, at most, but for the step at hand.
 
         Raises
         ------
         TrainingInterrupted
-            After Ctrl-C or SIGTERM, or where stop() said so.
+            After Ctrl-C, SIGTERM or SIGHUP, or where stop() said so.
         TrainingDiverged
             As in `Trainer.fit`; the folder keeps what was saved last.
         InputError, RuntimeError
-            Where `epochs` is no count; where this run comes from `Run.load`.
+            Where `epochs` is no count; where the folder is in use by another process, or holds what
+            another one has trained since; where this run comes from `Run.load`.
         """
+        save_every = as_above_zero("save_every", save_every)
         trainer = self.trainer
         if epochs is None:
             epochs = self.settings.epochs
@@ -343,10 +391,6 @@ class Run:
             if trainer.schedule == self.settings.new_schedule():  # nobody has set another
                 trainer.schedule = settings.new_schedule()
             self.settings = settings
-        signals: list[int] = []
-
-        def pressed_or_stopped() -> bool:
-            return bool(signals) or (stop is not None and stop())
 
         def save_epoch(record: Record, improved: bool) -> None:
             self.save(best=improved)
@@ -354,7 +398,8 @@ class Run:
                 on_epoch(record, improved)
 
         try:
-            with _collecting(signals):
+            with _only_writer(self.folder, self.ranks), collecting():
+                self.ranks.of_first(self._require_newest)
                 try:
                     trainer.fit(
                         settings.epochs,
@@ -362,9 +407,11 @@ class Run:
                         on_step=on_step,
                         on_epoch=save_epoch,
                         callbacks=callbacks,
-                        stop=pressed_or_stopped,
+                        stop=stop,
+                        save=self.save,
+                        save_every=60 * save_every,
                     )
-                    if self.ranks.any(bool(signals)):  # while the last epoch was saved
+                    if self.ranks.any(bool(kept())):  # while the last epoch was saved
                         raise TrainingInterrupted
                 except TrainingInterrupted:
                     self.save()
@@ -372,11 +419,12 @@ class Run:
                     raise TrainingInterrupted(
                         f"stopped after step {trainer.step} and saved; "
                         f"`rnnfast train --resume --out {out}` carries on",
-                        signal.Signals(signals[0]) if signals else None,
+                        kept() or None,
                     ) from None
-        except KeyboardInterrupt:  # pressed twice
+        except KeyboardInterrupt as stopped:  # the second of them
             raise TrainingInterrupted(
-                f"interrupted; {self.folder} keeps what was saved last"
+                f"interrupted; {self.folder} keeps what was saved last",
+                getattr(stopped, "number", signal.SIGINT),
             ) from None
         except TrainingDiverged as error:
             raise TrainingDiverged(f"{error}; {self.folder} keeps what was saved last") from None
@@ -502,14 +550,22 @@ class Run:
         The folder is made where there is none. All ranks must call this, and the first writes.
         """
         arrays, position = self.trainer.state()
-        self.ranks.of_first(lambda: self._write(arrays, position, best))
+        with _only_writer(self.folder, self.ranks):
+            self.ranks.of_first(lambda: self._write(arrays, position, best))
+
+    def _require_newest(self) -> None:
+        if _which(self.folder) not in ((), self._seen):
+            raise InputError(
+                f"{self.folder}: expected last.npz as this run has read or written it, got that of "
+                "another one that was trained since; Run.resume carries on from there"
+            )
 
     def _write(self, arrays: dict[str, Array], position: dict[str, Any], best: bool) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         meta = {
             "settings": asdict(self.settings),
             "vocabulary": {"tokens": self.vocabulary.tokens, "level": self.vocabulary.level},
             "sha256": self.sha256,
+            "text_bytes": self.text_bytes,
             "context": self.context,
             "model": self.model.config(),
             "random_state": self.rng.bit_generator.state,
@@ -521,14 +577,62 @@ class Run:
         self._save_history(self.trainer.history)
         meta["position"] = position
         save_archive(self.folder / "last.npz", "checkpoint", arrays, meta)
+        self._seen = _which(self.folder)
 
     def _save_history(self, history: list[Record]) -> None:
-        lines = io.StringIO()
-        writer = csv.DictWriter(lines, [field.name for field in fields(Record)])
+        """Append what is new; the first time, the file is made that of this history."""
+        path, written = self.folder / "history.csv", self._lines
+        if written is not None and path.exists():
+            with open(path, "ab") as file:
+                file.write(_as_csv(history[written:]))
+        else:
+            content = _as_csv(history, header=True)
+            write_atomically(path, lambda file: file.write(content))
+        self._lines = len(history)
+
+
+def _as_csv(history: Sequence[Record], *, header: bool = False) -> bytes:
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, [field.name for field in fields(Record)])
+    if header:
         writer.writeheader()
-        writer.writerows(asdict(record) for record in history)
-        content = lines.getvalue().encode()
-        write_atomically(self.folder / "history.csv", lambda file: file.write(content))
+    writer.writerows(asdict(record) for record in history)
+    return lines.getvalue().encode()
+
+
+def _new_model(settings: Settings, vocab_size: int, rng: np.random.Generator) -> LanguageModel:
+    try:
+        return LanguageModel(vocab_size, rng=rng, **settings.of_model)
+    except (MemoryError, OverflowError, ValueError) as error:
+        raise InputError(
+            f"no model of hidden size {settings.hidden}, embedding size {settings.embedding} "
+            f"and {settings.layers} layers can be made: {error}; take other sizes"
+        ) from error
+
+
+def _config_of_new(settings: Settings) -> dict[str, Any]:
+    """What `config` of a new model returns, whose weights need not be made for that."""
+    small = {"hidden": 1, "embedding": 1, "layers": 1}
+    config = LanguageModel(1, rng=0, **(settings.of_model | small)).config()
+    config["recurrent"] *= settings.layers
+    config["dropout"] = config["dropout"][:1] * (settings.layers + 1)
+    return config
+
+
+def _require_known_arrays(
+    model: LanguageModel, optimizer: Any, arrays: dict[str, Array], position: Any, rows: int
+) -> None:
+    """Raise InputError unless a checkpoint has the arrays that `Trainer.state` returns, with a
+    position, or else the parameters alone."""
+    if position is None:
+        steps, carried, earlier = 0, [], 0
+    else:
+        arrays, _ = checkpoint.taken_out(("average", "best"), arrays, model)
+        steps, carried = position["optimizer_steps"], position["carried"]
+        earlier = position.get("earlier", 0)
+    checkpoint.require_state(
+        model, optimizer, arrays, steps=steps, carried=carried, earlier=earlier, rows=rows
+    )
 
 
 def _texts(
@@ -558,41 +662,18 @@ def _batches(lines: list[Ids]) -> Iterator[list[Ids]]:
 
 
 @contextlib.contextmanager
-def _collecting(signals: list[int]) -> Iterator[None]:
-    """Within it, Ctrl-C and SIGTERM only add their numbers to `signals`, the second Ctrl-C aside;
-    only a main thread can do that."""
-    if threading.current_thread() is not threading.main_thread():
+def _only_writer(folder: Path, ranks: OneRank) -> Iterator[None]:
+    """Within it, nobody else writes into a run folder; rank 0 has its lock for all."""
+    with contextlib.ExitStack() as stack:
+        ranks.of_first(lambda: stack.enter_context(locked(folder)))
         yield
-        return
-    # None, which cannot be set again, where the handler is not one of Python's
-    previous = {
-        signal.SIGINT: signal.getsignal(signal.SIGINT) or signal.default_int_handler,
-        signal.SIGTERM: signal.getsignal(signal.SIGTERM) or signal.SIG_DFL,
-    }
-
-    def collect(number: int, _: object) -> None:
-        signals.append(number)
-        # who presses Ctrl-C twice does not want to wait; SIGTERM often comes from several sides
-        if number == signal.SIGINT:
-            signal.signal(number, previous[signal.SIGINT])
-
-    for number in previous:
-        signal.signal(number, collect)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
-def _remove_half(folder: Path, made: bool) -> None:
+def _remove_half(folder: Path) -> None:
     """Leave nothing of a run that could not be saved for the first time."""
     for name in ("last.npz", "history.csv"):
         with contextlib.suppress(OSError):
             (folder / name).unlink()
-    if made:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
 
 
 def _count(text: Text, settings: Settings, verbose: bool) -> tuple[Vocabulary, str]:
@@ -645,6 +726,15 @@ def _require_enough(name: str, length: int, vocabulary: Vocabulary, settings: Se
         )
 
 
+def _which(folder: Path) -> tuple[int, ...]:
+    """Which last.npz is in a folder: none is written twice."""
+    try:
+        found = (folder / "last.npz").stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _require_no_run(folder: Path) -> None:
     if holds_run(folder) or (folder / "best.npz").exists():
         raise InputError(
@@ -656,8 +746,7 @@ def _read_first(
     folder: Path, names: Sequence[str]
 ) -> tuple[str, tuple[int, dict[str, Array], dict[str, Any]]]:
     """The first file of a run that is there, of these names, and what is in it."""
-    if not holds_run(folder):
-        raise InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
+    require_run(folder)
     name = next((name for name in names if (folder / name).exists()), names[-1])
     return name, load_archive(folder / name, "checkpoint")
 
@@ -672,6 +761,12 @@ def _names_of(settings: Settings, sha256: str) -> dict[str, str]:
 def holds_run(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder has the checkpoint of a run."""
     return (Path(folder) / "last.npz").exists()
+
+
+def require_run(folder: Path) -> None:
+    """Raise InputError where a folder has none."""
+    if not holds_run(folder):
+        raise InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
 
 
 def read_text(settings: Settings) -> Text:

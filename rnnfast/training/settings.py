@@ -41,6 +41,8 @@ OF_MODEL = (  # settings that are keyword arguments of LanguageModel
 OF_TRAINER = (  # and of Trainer
     *("window", "accumulate", "max_grad", "max_value", "average", "patience"),
 )
+COUNTS = ("hidden", "embedding", "layers", "batch", "time", "accumulate", "epochs")
+MOST = 10**9  # of all counts: what is made of some of them must fit into a machine's numbers
 # of runs that were saved before there was a choice
 BEFORE = {"dropout": 0.0, "init": "textbook", "schedule": "plateau", "patience": None}
 
@@ -99,7 +101,7 @@ class Settings:
             if not isinstance(value, str) or value not in choices:
                 raise InputError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
         try:
-            for name in ("hidden", "embedding", "layers", "batch", "time", "accumulate", "epochs"):
+            for name in COUNTS:
                 self._check(name, as_count)
             for name in ("window", "patience"):
                 self._check(name, as_count, optional=True)
@@ -113,6 +115,12 @@ class Settings:
                 self._check(name, as_above_zero, optional=True)
         except (TypeError, ValueError) as error:
             raise InputError(str(error)) from error
+        for name in (*COUNTS, "window", "patience"):
+            if (getattr(self, name) or 0) > MOST:
+                raise InputError(
+                    f"{name}: expected a whole number of at most {MOST:,}, "
+                    f"got {getattr(self, name)!r}"
+                )
         if self.text is not None:
             if not isinstance(self.text, (str, os.PathLike)):
                 raise InputError(f"text: expected a path or None, got {self.text!r}")

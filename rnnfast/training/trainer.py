@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .._checks import as_above_zero, as_bool, as_count, as_fraction, as_real, is_number
+from .._signals import kept
 from .._types import Array, Ids
 from .._version import __version__
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
@@ -17,6 +18,7 @@ from ..kernels import engine
 from ..models import Network
 from ..text.lanes import PADDING, Block, Blocks
 from . import checkpoint
+from .fields import require_position
 from .progress import Progress
 from .ranks import OneRank, as_ranks, checksum
 from .schedules import ReduceLROnPlateau, Schedule
@@ -89,7 +91,7 @@ def evaluate(
     evaluation. The processes of a communicator of mpi4py `comm`, which all must call this, share
     the lanes, and get the loss of all.
     """
-    ranks, sums = as_ranks(comm), np.zeros(2)
+    ranks, sums = as_ranks(comm), np.zeros(3)  # of losses; tokens; those that were asked to stop
     with ranks.together(sums):
         if len(ids) < 2:
             raise InputError(
@@ -105,9 +107,14 @@ def evaluate(
                 for xs, ts in Blocks(ids, batch_size, time_size):
                     if n := _counted(ts[mine]):
                         loss = model.forward(xs[mine], ts[mine], need_gradient=False)
-                        sums += loss * n, n
+                        sums[:2] += loss * n, n
+                    if kept():
+                        sums[2] = 1
+                        break
         finally:
             model.set_state(carried)
+    if sums[2]:
+        raise TrainingInterrupted("stopped while the loss of a text was computed")
     return float(sums[0] / sums[1])
 
 
@@ -314,6 +321,8 @@ class Trainer:
         on_epoch: OnEpoch | None = None,
         callbacks: Iterable[Callback] = (),
         stop: Stop | None = None,
+        save: Callable[[], object] | None = None,
+        save_every: float = 300.0,
     ) -> None:
         """Train until `epochs` epochs are done in all, those of calls before included, or until
         validation has not improved for `patience` epochs: `stopped_early` says which.
@@ -330,6 +339,8 @@ class Trainer:
         on_epoch : called with (record, improved) after every epoch
         callbacks : objects of a `Callback`, called after these two
         stop : asked after every step whether to stop there
+        save : called where `save_every` seconds have gone by within an epoch, between two steps
+        save_every : float
 
         What they raise comes out of `fit`; calling `fit` again carries on as if it had not been.
         With several ranks, each calls its own; one that says stop stops all, and of what one raises
@@ -362,7 +373,7 @@ class Trainer:
         if begins:
             verbose = verbose and self.ranks.rank == 0
             with self._lanes_of_this_rank():
-                self._fit(epochs, verbose, on_step, on_epoch, callbacks, stop)
+                self._fit(epochs, verbose, on_step, on_epoch, callbacks, stop, save, save_every)
         _write(self.model.params, self._best)
 
     def _fit(
@@ -373,7 +384,10 @@ class Trainer:
         on_epoch: OnEpoch | None,
         callbacks: Sequence[Callback],
         stop: Stop | None,
+        save: Callable[[], object] | None,
+        save_every: float,
     ) -> None:
+        saved = time.monotonic()
         per_epoch = self.tokens_per_epoch
         done = int(per_epoch * (self.epoch + self.block / len(self.blocks)))
         with Progress(per_epoch * epochs, done, verbose=verbose) as progress:
@@ -381,22 +395,28 @@ class Trainer:
                 if self.block == 0:
                     self.model.reset_state()
                 while self.block < len(self.blocks):
-                    stopping = np.zeros(1)
-                    with self.ranks.together(stopping):
+                    asked = np.zeros(2)  # to stop, to save
+                    with self.ranks.together(asked):
                         tokens, loss = self._take_step(epochs)
                         progress.advance(tokens, _in_short(loss, self.unit))
                         if on_step:
                             on_step(tokens, loss)
                         for callback in callbacks:
                             callback.on_step(self, tokens, loss)
-                        stopping[0] = bool(stop and stop())
+                        asked[0] = bool(kept()) or (stop is not None and stop())
+                        asked[1] = save is not None and time.monotonic() > saved + save_every
                     if self.step % CHECKED_EVERY == 0:
                         self.ranks.require_same(self._what_changes())
-                    if stopping[0]:
+                    if asked.any():
                         self._require_finite_weights()
+                    if asked[0]:
                         raise TrainingInterrupted(f"stopped after step {self.step}")
+                    if asked[1] and save is not None and self.block < len(self.blocks):
+                        save()
+                        saved = time.monotonic()
                 with self.ranks.together():
                     record, improved = self._end_epoch()
+                    saved = time.monotonic()
                     progress.line(self._epoch_line(record, epochs))
                     if on_epoch:
                         on_epoch(record, improved)
@@ -639,54 +659,44 @@ class Trainer:
         version or a trainer without averages, best weights or a window), averages begin with the
         weights, windows with what is there, and best weights are those of a later epoch.
 
-        Raises InputError, KeyError for what is missing, or ValueError where the layers' generators
-        are of another kind; nothing has changed then.
+        Raises InputError, or ValueError where the layers' generators are of another kind; nothing
+        has changed then.
         """
-        number = checkpoint.number
-        epoch, block, step = (
-            number(key, position[key], least=0, whole=True) for key in ("epoch", "block", "step")
-        )
+        require_position(position)
+        epoch, block, step = (position[key] for key in ("epoch", "block", "step"))
         # what follows the random state was not there in earlier versions
-        peak_lr = number("peak_lr", position.get("peak_lr", self.peak_lr), least=0)
-        earlier = number("earlier", position.get("earlier", 0), least=0, whole=True)
+        peak_lr, earlier = position.get("peak_lr", self.peak_lr), position.get("earlier", 0)
         for name, value, most in (("block", block, len(self.blocks)), ("earlier", earlier, block)):
             if value > most:
                 raise InputError(f"{name}: expected at most {most}, got {value}")
-        lr, best = number("lr", position["lr"], least=0), position["best_loss"]
-        best_loss = math.inf if best is None else number("best_loss", best)
-        loss_sum, tokens, seconds = (number("record", value) for value in position["record"])
-        history = [_as_record(line) for line in position["history"]]
+        lr, best = position["lr"], position["best_loss"]
+        history = [Record(**line) for line in position["history"]]
+        loss_sum, tokens, seconds = position["record"]
         rest, weights = checkpoint.taken_out(("average", "best"), arrays, self.model)
         before = checkpoint.restore(
             self.model,
             self.optimizer,
             rest,
-            steps=number("optimizer_steps", position["optimizer_steps"], least=0, whole=True),
+            steps=position["optimizer_steps"],
             carried=position["carried"],
             earlier=earlier,
             rows=self.batch_size,
             random_state=position["random_state"],
         )
         self.epoch, self.block, self.step = epoch, block, step
-        self.optimizer.lr, self.best_loss, self.history = lr, best_loss, history
+        self.optimizer.lr, self.history = lr, history
+        self.best_loss = math.inf if best is None else best
         self.peak_lr = peak_lr
         lanes = self._lanes
         before = [checkpoint.rows_of(self.model, states, lanes) for states in before]
         self.model.set_state(checkpoint.rows_of(self.model, self.model.get_state(), lanes))
         self._earlier = before[max(0, earlier + 1 - self.window // self.time_size) :]
         if self.average is not None:
-            self._averages = weights["average"] or [W.copy() for W in self.model.params]
-        self._best = weights["best"] if self.restore_best else []
+            averages = checkpoint.copies_of("average", weights["average"], self.model)
+            self._averages = averages or [W.copy() for W in self.model.params]
+        best_weights = weights["best"] if self.restore_best else {}
+        self._best = checkpoint.copies_of("best", best_weights, self.model)
         self._loss_sum, self._tokens, self._seconds = loss_sum, tokens, seconds
-
-
-def _as_record(line: Any) -> Record:
-    """A line of a saved history."""
-    record = Record(**line)
-    for name, value in asdict(record).items():
-        if value is not None or not name.startswith("valid"):
-            checkpoint.number(name, value, finite=False)
-    return record
 
 
 def perplexity(loss: float) -> float:
