@@ -50,6 +50,13 @@ def set_num_threads(n: int) -> None:
     child process made by fork, or where rnnfast was built without OpenMP.
     """
     engine.set_num_threads(min(as_count("n", n), MOST))
+    _chosen[:] = [n]
+
+
+def propose_num_threads(n: int) -> None:
+    """`set_num_threads`, unless somebody has."""
+    if not _chosen:
+        engine.set_num_threads(min(n, MOST))
 
 
 def get_num_threads() -> int:
@@ -57,4 +64,5 @@ def get_num_threads() -> int:
     return engine.get_num_threads()
 
 
-set_num_threads(default_num_threads())
+_chosen: list[int] = []  # what somebody has set, if anybody has
+propose_num_threads(default_num_threads())

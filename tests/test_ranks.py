@@ -91,7 +91,7 @@ comm, ids = MPI.COMM_WORLD, np.random.default_rng(0).integers(0, V, 400)
 for optimizer in (rnnfast.SGD(), rnnfast.Adam(lazy=True), rnnfast.Adam()):
     model = rnnfast.LanguageModel(V, embedding=D, hidden=H, rng=0)
     trainer = rnnfast.Trainer(model, optimizer, ids, ids, batch_size=5, time_size=10, comm=comm)
-    before, others = 0, sum(dW.nbytes for dW in model.grads[1:])
+    before, others = trainer.ranks.sent, sum(dW.nbytes for dW in model.grads[1:])
 
     def check(tokens, loss):
         global before

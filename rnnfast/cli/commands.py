@@ -2,18 +2,18 @@
 
 import argparse
 import io
-import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 
 from .._launch import launched
 from .._signals import raising
 from .._version import __version__
 from ..errors import InputError, RankError, TrainingDiverged, TrainingInterrupted
-from ..threads import default_num_threads, set_num_threads
+from ..threads import set_num_threads
+from ..training.ranks import ONE_RANK, OneRank, world
 from .output import forget_output
 
 # A module each, with `execute`, and `add_options` where there are some; it is imported where it is
@@ -29,61 +29,90 @@ COMMANDS = {
     "selfcheck": "Compare every compiled kernel with its NumPy twin.",
     "reproduce": "Run the systems of the five notebooks, and compare.",
 }
-EXIT_ERROR = 1
+EXIT_ERROR, EXIT_USAGE = 1, 2
 OF_RANKS = ("train", "info")  # commands that several processes may run at once
+
+
+class UsageError(InputError):
+    """An error of usage on a rank that does not print what argparse does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. `argv` is without the program's name."""
     argv = sys.argv[1:] if argv is None else argv
-    rank, ranks = launched()
-    with _silent() if rank else nullcontext():  # what all print is printed once
-        arguments = _parser(argv).parse_args(argv)
-    # an output that cannot show a character shows its number instead, as standard error does
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    ranks: OneRank | None = None if _meant(argv) == "train" else ONE_RANK
     try:
         with raising():
-            _require_one_process(arguments.called, ranks)
-            set_num_threads(getattr(arguments, "threads", None) or default_num_threads())
-            code: int = arguments.command(arguments)
-            if sys.stdout:
-                sys.stdout.flush()
-            return code
+            _require_one_process(argv)
+            ranks = ranks or world()
+            with ranks.or_none():
+                return _run(argv, ranks)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         forget_output()
         return EXIT_ERROR
     except MemoryError as error:
-        return _ended(f"error: out of memory: {error}; take smaller sizes", rank)
+        return _ended(ranks, f"error: out of memory: {error}; take smaller sizes")
+    except UsageError as error:
+        return _ended(ranks, f"error: {error}", EXIT_USAGE)
     except (InputError, TrainingDiverged, RankError, OSError) as error:
-        return _ended(f"error: {error}", rank)
+        return _ended(ranks, f"error: {ranks.described(error) if ranks else error}")
     except TrainingInterrupted as stop:
-        return _ended(str(stop), rank, 128 + (stop.signal or signal.SIGINT))
+        return _ended(ranks, str(stop), 128 + (stop.signal or signal.SIGINT))
     except KeyboardInterrupt as stop:
-        return _ended("interrupted", rank, 128 + getattr(stop, "number", signal.SIGINT))
+        return _ended(ranks, "interrupted", 128 + getattr(stop, "number", signal.SIGINT))
 
 
-@contextmanager
-def _silent() -> Iterator[None]:
-    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
-        yield
-
-
-def _ended(why: str, rank: int, code: int = EXIT_ERROR) -> int:
-    """Say why, once for all ranks, and return the exit code, as shells report it."""
-    if rank == 0 and sys.stderr:
-        with suppress(OSError):  # nobody may be there to read it
-            print(f"rnnfast: {why}", file=sys.stderr, flush=True)
+def _run(argv: Sequence[str], ranks: OneRank) -> int:
+    with ranks.together():
+        arguments = _parsed(argv, launched()[0])
+        # an output that cannot show a character shows its number instead, as standard error does
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        set_num_threads(getattr(arguments, "threads", None) or ranks.default_num_threads())
+    code: int = arguments.command(arguments)
+    if sys.stdout:
+        sys.stdout.flush()
     return code
 
 
-def _require_one_process(command: str, ranks: int) -> None:
+def _parsed(argv: Sequence[str], rank: int) -> argparse.Namespace:
+    """The arguments; errors of usage and help are printed by rank 0 alone."""
+    if rank == 0:
+        return _parser(argv).parse_args(argv)
+    with io.StringIO() as shown, redirect_stdout(shown), redirect_stderr(shown):
+        try:
+            return _parser(argv).parse_args(argv)
+        except SystemExit as end:
+            if not end.code:
+                raise
+            last = shown.getvalue().splitlines()[-1]
+            raise UsageError(last.partition("error: ")[2]) from None
+
+
+def _ended(ranks: OneRank | None, why: str, code: int = EXIT_ERROR) -> int:
+    """Say why, and return the exit code, as shells report it: once for all ranks, but for those
+    that could not meet, which may have reasons of their own."""
+    rank, processes = launched()
+    where = f"rank {rank}: " if ranks is None and processes > 1 else ""
+    if (rank == 0 or where) and sys.stderr:
+        with suppress(OSError):  # nobody may be there to read it
+            print(f"rnnfast: {where}{why}", file=sys.stderr, flush=True)
+    return code
+
+
+def _require_one_process(argv: Sequence[str]) -> None:
     """Several would write into the same files, and all print the same."""
-    if ranks > 1 and command not in OF_RANKS:
+    command, processes = _meant(argv), launched()[1]
+    if processes > 1 and command in COMMANDS and command not in OF_RANKS:
         raise InputError(
-            f"`rnnfast {command}` is for one process, and {ranks} were started; start it without "
-            "mpiexec (`mpiexec -n K rnnfast train` is what K processes do together)"
+            f"`rnnfast {command}` is for one process, and {processes} were started; start it "
+            "without mpiexec (`mpiexec -n K rnnfast train` is what K processes do together)"
         )
+
+
+def _meant(argv: Sequence[str]) -> str | None:
+    """The command: no option before it takes a value."""
+    return next((word for word in argv if not word.startswith("-")), None)
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -94,13 +123,12 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rnnfast {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    # no option before the command takes a value
-    meant = next((word for word in argv if not word.startswith("-")), None)
+    meant = _meant(argv)
     for name, help_text in COMMANDS.items():
         sub = commands.add_parser(name, help=help_text, description=help_text)
         if name == meant:
             module = import_module(f".{name}", __package__)
             if hasattr(module, "add_options"):
                 module.add_options(sub)
-            sub.set_defaults(command=module.execute, called=name)
+            sub.set_defaults(command=module.execute)
     return parser

@@ -14,10 +14,10 @@ from ..layers.initial import INITS
 from ..models import LAYER_OF_CELL
 from ..text.lanes import unigram_entropy
 from ..text.vocabulary import LEVELS
-from ..threads import get_num_threads, set_num_threads
+from ..threads import get_num_threads
 from ..training.folder import FolderInUse, locked
 from ..training.plot import plot_history
-from ..training.ranks import OneRank, world
+from ..training.ranks import world
 from ..training.runs import SAVE_EVERY, Run, holds_run, require_run
 from ..training.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
 from ..training.trainer import loss_text
@@ -93,15 +93,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     ranks = world()
-    with ranks.or_none():
-        return _train(arguments, ranks)
-
-
-def _train(arguments: argparse.Namespace, ranks: OneRank) -> int:
-    if ranks.size > 1 and not arguments.threads:
-        set_num_threads(ranks.default_num_threads())
     given = {name: getattr(arguments, name) for name in SETTINGS}
     given = {name: value for name, value in given.items() if value is not None}
+    shared = [name for name in (*SETTINGS, "resume") if name != "text"]
+    ranks.require_same({_option(name): repr(getattr(arguments, name)) for name in shared})
     with ExitStack() as stack:  # nobody else writes into the folder until the end
         with ranks.together():
             settings = None if arguments.resume else Settings(**given)
@@ -187,13 +182,16 @@ def _epochs_and_text(given: dict[str, Any]) -> dict[str, Any]:
     """Those of a run that is resumed; other settings must not be given."""
     kept = {name: given.pop(name, None) for name in ("epochs", "text")}
     if given:
-        others = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
-            f"{others}: a resumed run keeps its settings, only --epochs, --threads and "
-            "--save-every may change, and --text say where its text is now; leave these options "
-            "out, or start a new run"
+            f"{', '.join(map(_option, given))}: a resumed run keeps its settings, only --epochs, "
+            "--threads and --save-every may change, and --text say where its text is now; leave "
+            "these options out, or start a new run"
         )
     return kept
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _describe(run: Run, places: Sequence[str]) -> None:

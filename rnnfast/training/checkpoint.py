@@ -55,8 +55,18 @@ def copies(states: Carried) -> Carried:
     return [tuple(None if part is None else np.array(part) for part in parts) for parts in states]
 
 
-def of_all_ranks(model: Network, carried: Sequence[Carried], ranks: OneRank) -> list[Carried]:
-    """Carried states with the rows of all ranks, from those with the rows of each."""
+def of_all_ranks(
+    model: Network, carried: Sequence[Carried], ranks: OneRank, rows: slice
+) -> list[Carried]:
+    """Carried states with the rows of all ranks, from those with the rows of each, here `rows`.
+
+    Raises InputError for a layer of somebody's own whose states do not have them as it says.
+    """
+    if ranks.size == 1:
+        return list(carried)
+    with ranks.together():
+        for states in carried:
+            _require_rows(model, states, rows.stop - rows.start)
     return [
         [
             tuple(None if part is None else ranks.gathered(part, axis) for part in parts)
@@ -74,10 +84,22 @@ def rows_of(model: Network, states: Carried, rows: slice) -> Carried:
     ]
 
 
+def _require_rows(model: Network, states: Carried, rows: int) -> None:
+    names = zip(model.recurrent_names, states, _axes_of_rows(model), strict=True)
+    for name, parts, axis in names:
+        for part in parts:
+            if part is not None and (part.ndim <= axis or part.shape[axis] != rows):
+                raise InputError(
+                    f"layer {name}: expected {rows} rows along axis {axis} of its states, got "
+                    f"shape {part.shape}; with several ranks, a layer whose rows are along another "
+                    "axis needs a method state_shape(rows) that says which"
+                )
+
+
 def _axes_of_rows(model: Network) -> list[int]:
     """Which axis of a state counts the rows of a batch, for each recurrent layer."""
     return [
-        layer.state_shape("N").index("N") if isinstance(layer, TimeRecurrent) else 0
+        layer.state_shape("N").index("N") if hasattr(layer, "state_shape") else 0
         for layer in model.recurrent_layers
     ]
 

@@ -13,6 +13,7 @@ cannot learn of an error any more, all processes are ended.
 import math
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
@@ -20,7 +21,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fractions import Fraction
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -31,7 +33,14 @@ from ..layers.base import same
 from ..models import Network
 from ..models.saving import LAYERS
 from ..reference.optimizer_steps import Rows
-from ..threads import ENVIRONMENT, available_cpus, default_num_threads, quota, usable_cpus
+from ..threads import (
+    ENVIRONMENT,
+    available_cpus,
+    default_num_threads,
+    propose_num_threads,
+    quota,
+    usable_cpus,
+)
 from .optimizers import gradient_norm
 
 T = TypeVar("T")
@@ -41,7 +50,9 @@ T = TypeVar("T")
 PART = 1 << 19
 LINE = 64  # bytes of a line of the cache, at which gradients begin
 NUMBERS = 4  # that `together` sends: whether there was an error, and sums
-OF_ALL = (RankError, TrainingDiverged, TrainingInterrupted)  # errors that all ranks have at once
+WRITTEN = (InputError, OSError, RankError, TrainingDiverged, TrainingInterrupted)
+"""Errors whose text is for users, and says enough without their kind."""
+START_ALIKE = "start all ranks with the same"
 
 
 class OneRank:
@@ -66,7 +77,7 @@ class OneRank:
         """Within it, each rank does something by itself; afterwards they all go on, or none.
 
         An error of one is an error of all: others raise a RankError that names it. The numbers of
-        `sums`, float64 arrays of one axis, become their sums over the ranks.
+        `sums`, float64 arrays of one axis, three numbers at most, become their sums over the ranks.
         """
         return nullcontext()
 
@@ -78,7 +89,7 @@ class OneRank:
         """What `make` returns on rank 0, on all ranks; it is called there only."""
         return make()
 
-    def require_same(self, fields: Mapping[str, str]) -> None:
+    def require_same(self, fields: Mapping[str, str], advice: str = START_ALIKE) -> None:
         """Raise a RankError that names a rank and a field unless all ranks have the same."""
 
     def gathered(self, rows: Array, axis: int) -> Array:
@@ -107,6 +118,10 @@ class OneRank:
         """Where the ranks run, a text for each machine."""
         return []
 
+    def described(self, error: BaseException) -> str:
+        """The text of an error that was raised on this rank, with its number if it had it alone."""
+        return str(error)
+
     def or_none(self) -> AbstractContextManager[None]:
         """Within it, an error that the other ranks do not know of ends all processes."""
         return nullcontext()
@@ -121,8 +136,18 @@ class Ranks(OneRank):
     def __init__(self, comm: Any) -> None:
         self._comm = comm
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
-        self._flat = _FlatGradients()
-        self._shared: BaseException | None = None  # the last error that all ranks know of
+        self._flat: WeakKeyDictionary[Network, _FlatGradients] = WeakKeyDictionary()
+        self._depth = 0  # of `together` within `together`
+        self._leaving = 0  # the depth to which all leave, since another rank is there already
+        self._known: BaseException = RankError()  # the last error that all ranks know of
+        self._failed: list[int] = []  # the ranks that had it
+        propose_num_threads(self.default_num_threads())
+
+    def __deepcopy__(self, _: Any) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return as_ranks, (self._comm,)
 
     def share(self, rows: int) -> slice:
         each, more = divmod(rows, self.size)
@@ -131,42 +156,52 @@ class Ranks(OneRank):
 
     @contextmanager
     def together(self, *sums: Array) -> Iterator[None]:
-        before, error = self._shared, None
+        if self._leaving:
+            raise self._known
+        error: BaseException | None = None
+        self._depth += 1
+        depth = self._depth
         try:
             yield
         except BaseException as caught:
             if isinstance(caught, KeyboardInterrupt):  # anywhere, where others wait for a sum
                 self._end_all(caught)
-            if self._is_shared(caught, before):
-                raise
             error = caught
+        finally:
+            self._depth = depth - 1
+        if self._leaving:
+            if self._leaving == depth:
+                self._leaving = 0
+            raise self._known if error is None else error
         # a rank that fails is heard by the others wherever within they are: all send as much
         numbers, places = np.zeros(NUMBERS), np.cumsum([1, *map(len, sums)])
         numbers[0] = error is not None
         numbers[1 : places[-1]] = np.concatenate([np.empty(0), *sums])
         self._sum(numbers)
         if numbers[0]:
-            self._raise(error)
+            self._raise(error, depth)
         for part, first in zip(sums, places[:-1], strict=True):
             part[...] = numbers[first : first + len(part)]
 
-    def _is_shared(self, error: BaseException | None, before: BaseException | None) -> bool:
-        """Whether all ranks know of an error, or of one it comes from, since `before` was that."""
-        if self._shared is before:
-            return False
-        while error is not None and error is not self._shared:
-            error = error.__cause__ or error.__context__
-        return error is not None
+    def _raise(self, error: BaseException | None, depth: int) -> None:
+        """Raise the error of this rank, or else one that names that of another.
 
-    def _raise(self, error: BaseException | None) -> None:
-        """Raise the error of this rank, or else one that names that of another."""
+        Where another rank had it in an outer `together`, it is out of the inner ones: they are left
+        without a further sum, up to that.
+        """
         text = None if error is None else _described(error)
-        texts = self._call(self._comm.allgather, text)
+        told = self._call(self._comm.allgather, (text, depth))
+        self._failed = [rank for rank, (text, _) in enumerate(told) if text is not None]
+        outermost = min(depth for _, depth in told)
+        self._leaving = outermost if outermost < depth else 0
         if error is None:
-            rank = next(k for k, text in enumerate(texts) if text is not None)
-            error = RankError(f"rank {rank}: {texts[rank]}")
-        self._shared = error
+            rank = self._failed[0]
+            error = RankError(f"rank {rank}: {told[rank][0]}")
+        self._known = error
         raise error
+
+    def described(self, error: BaseException) -> str:
+        return f"rank {self.rank}: {error}" if self._failed == [self.rank] else str(error)
 
     def any(self, mine: bool) -> bool:
         count = np.array([float(mine)])
@@ -182,17 +217,19 @@ class Ranks(OneRank):
         result: T = self._call(self._comm.bcast, made)
         return result
 
-    def require_same(self, fields: Mapping[str, str]) -> None:
+    def require_same(self, fields: Mapping[str, str], advice: str = START_ALIKE) -> None:
         with self.together():  # all have come here
             pass
         everyone = self._call(self._comm.allgather, list(fields.values()))
         for name, values in zip(fields, zip(*everyone, strict=True), strict=True):
             for rank, value in enumerate(values):
                 if value != values[0]:
-                    raise RankError(
+                    self._failed = []
+                    self._known = RankError(
                         f"rank {rank} differs from rank 0 in {name}: expected {values[0]}, "
-                        f"got {value}; start all ranks with the same"
+                        f"got {value}; {advice}"
                     )
+                    raise self._known
 
     def gathered(self, rows: Array, axis: int) -> Array:
         with self.together():  # all have come here
@@ -200,25 +237,24 @@ class Ranks(OneRank):
         return np.concatenate(self._call(self._comm.allgather, rows), axis)
 
     def hold_gradients(self, model: Network) -> None:
-        self._flat.hold(model)
+        self._flat.setdefault(model, _FlatGradients()).hold(model)
 
     def sum_gradients(self, model: Network, rows: Rows) -> tuple[Rows, float]:
         squares = np.zeros(1)
         with self.or_none():
             self.hold_gradients(model)
             sums: list[Ids | None] = [None] * len(model.grads) if rows is None else list(rows)
+            whole = [own is None for own in sums]
             for k, (dW, own) in enumerate(zip(model.grads, sums, strict=True)):
                 if own is None:
                     continue
-                all_rows = self._all_rows(own, len(dW))
-                if 2 * len(all_rows) < len(dW):
-                    sums[k] = all_rows
+                sums[k] = all_rows = self._all_rows(own, len(dW))
+                whole[k] = 2 * len(all_rows) > len(dW)  # then it goes with the others
+                if not whole[k]:
                     packed = dW[all_rows]
                     squares += self._sum_with_squares(packed.reshape(-1))
                     dW[all_rows] = packed
-                else:
-                    sums[k] = None  # nearly all: they go with the others
-            for numbers in self._flat.parts([own is None for own in sums]):
+            for numbers in self._flat[model].parts(whole):
                 squares += self._sum_with_squares(numbers)
             self._sum(squares)
             model.set_grad_rows(sums)
@@ -282,17 +318,20 @@ class Ranks(OneRank):
 
     @contextmanager
     def or_none(self) -> Iterator[None]:
-        before = self._shared
         try:
             yield
         except BaseException as error:
-            if not self._is_shared(error, before) and not isinstance(error, OF_ALL):
+            cause: BaseException | None = error
+            while cause is not None and cause is not self._known:
+                cause = cause.__cause__ or cause.__context__
+            if cause is None:
                 self._end_all(error)
             raise
 
     def _end_all(self, error: BaseException) -> None:
         _say_what_ends_all(self.rank, error)
-        self._comm.Abort(1)
+        stopped = isinstance(error, KeyboardInterrupt)
+        self._comm.Abort(128 + getattr(error, "number", signal.SIGINT) if stopped else 1)
 
 
 class _FlatGradients:
@@ -362,6 +401,14 @@ def _in_a_row(array: Array) -> Array:
     )
 
 
+def checksum_of_text(ids: Array) -> str:
+    """That of ids, whatever their dtype."""
+    return checksum(ids[k : k + PART].astype(np.int64) for k in range(0, len(ids), PART))
+
+
+_made: dict[int, Ranks] = {}  # by the handles of communicators
+
+
 def checksum(parts: Iterable[Any]) -> str:
     """That of arrays and bytes."""
     digest = blake2b(digest_size=16)
@@ -381,7 +428,14 @@ def as_ranks(comm: Any) -> OneRank:
         raise TypeError(
             f"comm: expected None or a communicator of mpi4py, such as MPI.COMM_WORLD, got {comm!r}"
         )
-    return Ranks(comm) if comm.Get_size() > 1 else ONE_RANK
+    if comm.Get_size() == 1:
+        return ONE_RANK
+    # one for all who have this communicator: they wait for each other
+    handle = comm.py2f()
+    ranks = _made.get(handle)
+    if ranks is None or mpi.Comm.Compare(ranks._comm, comm) != mpi.IDENT:
+        ranks = _made[handle] = Ranks(comm)
+    return ranks
 
 
 def world() -> OneRank:
@@ -406,7 +460,7 @@ def world() -> OneRank:
             f"{comm.Get_size()}: the launcher is that of another MPI; start rnnfast with the "
             "mpiexec of this one, or install mpi4py for that one"
         )
-    return Ranks(comm)
+    return as_ranks(comm)
 
 
 def _mpi() -> Any:
@@ -418,7 +472,7 @@ def _mpi() -> Any:
 
 def _described(error: BaseException) -> str:
     """An error in a line; one that is not written for users, with its kind."""
-    written = isinstance(error, (InputError, OSError, *OF_ALL))
+    written = isinstance(error, WRITTEN)
     kind = type(error).__name__
     return str(error) if written else f"{kind}: {error}" if str(error) else kind
 

@@ -35,7 +35,7 @@ from .folder import locked
 from .progress import Progress
 from .ranks import ONE_RANK, OneRank, as_ranks
 from .settings import BEFORE, Settings
-from .trainer import Callback, OnEpoch, OnStep, Record, Stop, Trainer
+from .trainer import Callback, OnEpoch, OnStep, Record, Stop, StoppedByAll, Trainer
 
 MAX_WORDS = 10_000
 SAVE_EVERY = 5.0  # minutes
@@ -380,17 +380,14 @@ class Run:
             Where `epochs` is no count; where the folder is in use by another process, or holds what
             another one has trained since; where this run comes from `Run.load`.
         """
-        save_every = as_above_zero("save_every", save_every)
         trainer = self.trainer
-        if epochs is None:
-            epochs = self.settings.epochs
-        settings = replace(self.settings, epochs=epochs)
+        with self.ranks.together():
+            save_every = as_above_zero("save_every", save_every)
+            epochs = self.settings.epochs if epochs is None else epochs
+            settings = replace(self.settings, epochs=epochs)
+        self.ranks.require_same({"number of epochs": str(settings.epochs)})
         if settings.epochs <= trainer.epoch:
             return
-        if settings.epochs > self.settings.epochs:
-            if trainer.schedule == self.settings.new_schedule():  # nobody has set another
-                trainer.schedule = settings.new_schedule()
-            self.settings = settings
 
         def save_epoch(record: Record, improved: bool) -> None:
             self.save(best=improved)
@@ -400,6 +397,10 @@ class Run:
         try:
             with _only_writer(self.folder, self.ranks), collecting():
                 self.ranks.of_first(self._require_newest)
+                if settings.epochs > self.settings.epochs:
+                    if trainer.schedule == self.settings.new_schedule():  # nobody has set another
+                        trainer.schedule = settings.new_schedule()
+                    self.settings = settings
                 try:
                     trainer.fit(
                         settings.epochs,
@@ -412,8 +413,10 @@ class Run:
                         save_every=60 * save_every,
                     )
                     if self.ranks.any(bool(kept())):  # while the last epoch was saved
-                        raise TrainingInterrupted
-                except TrainingInterrupted:
+                        raise StoppedByAll
+                except TrainingInterrupted as stopped:
+                    if self.ranks.size > 1 and not isinstance(stopped, StoppedByAll):
+                        raise  # of a callback: the others have ended with an error
                     self.save()
                     out = shlex.quote(str(self.folder))
                     raise TrainingInterrupted(

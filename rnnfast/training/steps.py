@@ -126,13 +126,17 @@ def _add_up(
     rows: Rows = None
     for k, ((xs, ts), weight) in enumerate(zip(blocks, weights, strict=True)):
         loss = model.forward(xs, ts, **options)
-        total += weight * loss
-        if not math.isfinite(loss):
-            break
+        if weight:
+            total += weight * loss
+            if not math.isfinite(loss):
+                break
         if weight == 1:
             backward()
         else:
             backward(weight)
+        if not weight:  # nothing counts here; the loss may be NaN, and 0 times that is not 0
+            for dW in model.grads:
+                dW[...] = 0
         if sparse:
             rows = _united(rows, model.grad_rows())
         if k == last:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,7 +22,7 @@ from ..text.lanes import PADDING, Block, Blocks
 from . import checkpoint
 from .fields import require_position
 from .progress import Progress
-from .ranks import OneRank, as_ranks, checksum
+from .ranks import OneRank, as_ranks, checksum, checksum_of_text
 from .schedules import ReduceLROnPlateau, Schedule
 from .steps import take_step_of_blocks
 
@@ -46,6 +48,10 @@ class Record:
 OnStep: TypeAlias = Callable[[int, float], object]
 OnEpoch: TypeAlias = Callable[[Record, bool], object]
 Stop: TypeAlias = Callable[[], bool]
+
+
+class StoppedByAll(TrainingInterrupted):
+    """All ranks have stopped, and can go on together: one that raises another may be alone."""
 
 
 class Callback:
@@ -105,7 +111,7 @@ def evaluate(
         try:
             with model.in_evaluation():
                 for xs, ts in Blocks(ids, batch_size, time_size):
-                    if n := _counted(ts[mine]):
+                    if n := _counted(model, ts[mine]):
                         loss = model.forward(xs[mine], ts[mine], need_gradient=False)
                         sums[:2] += loss * n, n
                     if kept():
@@ -114,15 +120,17 @@ def evaluate(
         finally:
             model.set_state(carried)
     if sums[2]:
-        raise TrainingInterrupted("stopped while the loss of a text was computed")
+        with ranks.together():
+            raise StoppedByAll("stopped while the loss of a text was computed")
     return float(sums[0] / sums[1])
 
 
 DEFAULT_SCHEDULE = ReduceLROnPlateau(0.5)
+GONE_APART = "they have gone apart: something in a layer, callback or schedule is not the same"
 CHECKED_EVERY = 256  # steps, whether all ranks have the same weights
 SETTINGS_OF_ALL = (  # that all ranks must have
     *("batch_size", "time_size", "window", "accumulate", "max_grad", "max_value", "peak_lr"),
-    *("patience", "average", "restore_best", "record_every"),
+    *("patience", "average", "restore_best", "record_every", "best_loss"),
 )
 
 
@@ -166,7 +174,10 @@ class Trainer:
     comm : communicator of mpi4py, or None
         Processes that train the same model together, such as MPI.COMM_WORLD. Each makes a Trainer
         of the same model, optimizer, text and settings, calls the same methods, and computes on its
-        share of the lanes of every block; all take the same steps, those of one process.
+        share of the lanes of every block; all take the same steps, those of one process. The loss
+        must be a mean over the targets that are not ignored (-1, or its `ignore_label`). The arrays
+        in `grads` of the model and its layers become others, views of one. A rank takes its share
+        of the machine's CPUs as threads, unless `set_num_threads` was called before.
     unit : str
         What to call a token in what is shown; of a "word", perplexities are shown first.
 
@@ -406,11 +417,12 @@ class Trainer:
                         asked[0] = bool(kept()) or (stop is not None and stop())
                         asked[1] = save is not None and time.monotonic() > saved + save_every
                     if self.step % CHECKED_EVERY == 0:
-                        self.ranks.require_same(self._what_changes())
-                    if asked.any():
-                        self._require_finite_weights()
-                    if asked[0]:
-                        raise TrainingInterrupted(f"stopped after step {self.step}")
+                        self._require_same_ranks()
+                    with self.ranks.together():
+                        if asked.any():
+                            self._require_finite_weights()
+                        if asked[0]:
+                            raise StoppedByAll(f"stopped after step {self.step}")
                     if asked[1] and save is not None and self.block < len(self.blocks):
                         save()
                         saved = time.monotonic()
@@ -422,6 +434,7 @@ class Trainer:
                         on_epoch(record, improved)
                     for callback in callbacks:
                         callback.on_epoch(self, record, improved)
+                self._require_same_ranks()
             if self.stopped_early:
                 best = loss_text(self.best_loss, self.unit)
                 progress.line(f"stopped early (patience {self.patience}); best validation: {best}")
@@ -429,9 +442,11 @@ class Trainer:
     @contextmanager
     def _lanes_of_this_rank(self) -> Iterator[None]:
         """Within it, the model draws masks for these."""
+        if self.ranks.size == 1:
+            yield
+            return
         before = self.model.batch_part
-        if self.ranks.size > 1:
-            self.model.batch_part = self._lanes.start, self.batch_size
+        self.model.batch_part = self._lanes.start, self.batch_size
         try:
             yield
         finally:
@@ -445,15 +460,21 @@ class Trainer:
         return {
             "version of rnnfast": __version__,
             "instruction set (RNNFAST_CPU sets it)": engine.CPU_LEVEL,
-            "model": ", ".join(f"{name} {W.dtype} {W.shape}" for name, W in params.items()),
-            "optimizer": _numbers_of(self.optimizer),
-            "schedule": _numbers_of(self.schedule),
+            "parameters": ", ".join(f"{name} {W.dtype} {W.shape}" for name, W in params.items()),
             "number of epochs": str(epochs),
-            **{name: repr(getattr(self, name)) for name in SETTINGS_OF_ALL},
-            "training text": checksum([self.blocks.ids]),
-            "validation text": checksum([self.valid_ids]),
+            **dict(zip(("training text", "validation text"), self._checksums, strict=True)),
             **self._what_changes(),
         }
+
+    @cached_property
+    def _checksums(self) -> tuple[str, str]:
+        """Those of both texts, which do not change."""
+        return checksum_of_text(self.blocks.ids), checksum_of_text(np.asarray(self.valid_ids))
+
+    def _require_same_ranks(self) -> None:
+        with self.ranks.together():
+            fields = self._what_changes()
+        self.ranks.require_same(fields, GONE_APART)
 
     def _what_changes(self) -> dict[str, str]:
         """What the ranks must still have after some steps."""
@@ -461,16 +482,20 @@ class Trainer:
             return {}
         return {
             "place in the text": f"epoch {self.epoch}, block {self.block}, step {self.step}",
-            "learning rate": repr(self.optimizer.lr),
+            **{name: repr(getattr(self, name)) for name in SETTINGS_OF_ALL},
+            "options of the layers": _options_of(self.model),
+            "optimizer": _numbers_of(self.optimizer),
+            "schedule": _numbers_of(self.schedule),
             "state of the random generators": checksum([repr(self.model.random_state()).encode()]),
-            "weights": checksum(self.model.params),
+            "weights": checksum([*self.model.params, *self._averages, *self._best]),
+            "state of the optimizer": checksum(chain(*getattr(self.optimizer, "state", ()))),
         }
 
     def _take_step(self, epochs: int) -> tuple[int, float]:
         started = time.perf_counter()
         end = min(self.block + self.accumulate, len(self.blocks))
         blocks = [self.blocks[k] for k in range(self.block, end)]
-        tokens = sum(_counted(ts) for _, ts in blocks)
+        tokens = sum(_counted(self.model, ts) for _, ts in blocks)
         earlier, lr = list(self._earlier), self.optimizer.lr
         try:
             self.optimizer.lr = self._next_lr(epochs)
@@ -478,7 +503,7 @@ class Trainer:
                 self.model,
                 self.optimizer,
                 self._windows(blocks, earlier),
-                [_counted(ts[self._lanes]) / tokens for _, ts in blocks],
+                [_counted(self.model, ts[self._lanes]) / max(tokens, 1) for _, ts in blocks],
                 max_grad=self.max_grad,
                 max_value=self.max_value,
                 where=self._place,
@@ -632,7 +657,7 @@ class Trainer:
         """
         within = self.block > 0  # an epoch: it begins with nothing carried
         carried = [*self._earlier, self.model.get_state()] if within else []
-        carried = checkpoint.of_all_ranks(self.model, carried, self.ranks)
+        carried = checkpoint.of_all_ranks(self.model, carried, self.ranks, self._lanes)
         arrays = checkpoint.arrays_of(self.model, self.optimizer, carried)
         for kind, weights in (("average", self._averages), ("best", self._best)):
             arrays |= checkpoint.weights_as(kind, self.model, weights)
@@ -662,6 +687,10 @@ class Trainer:
         Raises InputError, or ValueError where the layers' generators are of another kind; nothing
         has changed then.
         """
+        with self.ranks.together():
+            self._restore(arrays, position)
+
+    def _restore(self, arrays: Mapping[str, Array], position: Mapping[str, Any]) -> None:
         require_position(position)
         epoch, block, step = (position[key] for key in ("epoch", "block", "step"))
         # what follows the random state was not there in earlier versions
@@ -687,9 +716,10 @@ class Trainer:
         self.optimizer.lr, self.history = lr, history
         self.best_loss = math.inf if best is None else best
         self.peak_lr = peak_lr
-        lanes = self._lanes
-        before = [checkpoint.rows_of(self.model, states, lanes) for states in before]
-        self.model.set_state(checkpoint.rows_of(self.model, self.model.get_state(), lanes))
+        if self.ranks.size > 1:
+            lanes = self._lanes
+            before = [checkpoint.rows_of(self.model, states, lanes) for states in before]
+            self.model.set_state(checkpoint.rows_of(self.model, self.model.get_state(), lanes))
         self._earlier = before[max(0, earlier + 1 - self.window // self.time_size) :]
         if self.average is not None:
             averages = checkpoint.copies_of("average", weights["average"], self.model)
@@ -721,8 +751,19 @@ def _in_short(loss: float, unit: str) -> str:
 
 def _numbers_of(thing: Any) -> str:
     """The class of an optimizer or a schedule, and its numbers."""
-    numbers = {name: value for name, value in vars(thing).items() if is_number(value)}
+    own = getattr(thing, "__dict__", {}).items()
+    numbers = {name: value for name, value in own if is_number(value) or isinstance(value, bool)}
     return f"{type(thing).__name__} {numbers}"
+
+
+def _options_of(model: Network) -> str:
+    """The kinds of a model's layers and their options, as far as they say."""
+    layers = zip((*model.layer_names, "loss"), (*model.layers, model.loss_layer), strict=True)
+    return "; ".join(
+        f"{name}: {type(layer).__name__} {layer.config() if hasattr(layer, 'config') else ''} "
+        f"{'in training' if getattr(layer, 'training', True) else 'in evaluation'}"
+        for name, layer in layers
+    )
 
 
 def _write(params: Sequence[Array], weights: Sequence[Array]) -> None:
@@ -731,5 +772,7 @@ def _write(params: Sequence[Array], weights: Sequence[Array]) -> None:
         W[...] = given
 
 
-def _counted(targets: Ids) -> int:
-    return int((targets != PADDING).sum())
+def _counted(model: Network, targets: Ids) -> int:
+    """How many targets the loss of a model is a mean over."""
+    ignored = getattr(model.loss_layer, "ignore_label", PADDING)
+    return int(((targets != ignored) & (targets != PADDING)).sum())
