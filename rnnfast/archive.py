@@ -11,8 +11,7 @@ import json
 import math
 import os
 import re
-import threading
-import time
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 from . import _zip
 from ._checks import aligned
 from ._files import open_regular
-from ._locks import open_locked, try_lock
+from ._locks import is_at, try_lock
 from ._types import Array
 from ._version import __version__
 from .errors import InputError
@@ -59,25 +58,22 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     path in its message, where that is not possible; what was there before is still there then.
     """
     path = Path(path)
-    _remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
-    try:
-        while (opened := open_locked(temporary, "wb")) is None:
-            time.sleep(0.001)  # somebody looks whether it is a leftover
-        with opened as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            if os.name == "posix":  # while it is locked; elsewhere it must be closed
+    with naming(path):
+        _remove_leftovers(path)
+        temporary, file = _new_beside(path)
+        try:
+            with file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                if os.name == "posix":  # while it is locked; elsewhere it must be closed
+                    os.replace(temporary, path)
+            if os.name != "posix":
                 os.replace(temporary, path)
-        if os.name != "posix":
-            os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):  # of a full disk, which names no file
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-        raise
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
     if os.name == "posix":  # elsewhere a folder cannot be opened, nor its entry synced
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -89,11 +85,36 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
             os.close(folder)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within it, an OSError names a file: that of a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _new_beside(path: Path) -> tuple[Path, IO[bytes]]:
+    """A new file in the same folder, locked until it is closed."""
+    while True:
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+        file = open(beside, "xb")  # noqa: SIM115 - it stays open
+        try:
+            try_lock(file, wait=True)  # for somebody who looks whether it is a leftover
+            if is_at(file, beside):
+                return beside, file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
 def _remove_leftovers(path: Path) -> None:
     """Remove what killed processes have left of a file: nobody has it locked any more."""
+    name = re.compile(re.escape(f".{path.name}") + r"(\.[0-9a-f]{16})?" + re.escape(PARTIAL))
     for leftover in path.parent.glob(f".{glob.escape(path.name)}*{PARTIAL}"):
-        if leftover.is_file():
-            with suppress(OSError), open(leftover, "rb") as file:
+        if name.fullmatch(leftover.name) and leftover.is_file() and not leftover.is_symlink():
+            with suppress(OSError), open(leftover, "r+b") as file:
                 if try_lock(file):
                     leftover.unlink()
 

@@ -1,8 +1,10 @@
 """Whoever stops a training, or is in its way: signals, closed outputs, a second process."""
 
 import csv
+import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,15 +96,13 @@ def test_a_signal_saves_and_the_run_carries_on(folder, number, code):
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS.items())
-@pytest.mark.parametrize("delay", [0.03, 0.1, 0.2])
+@pytest.mark.parametrize("delay", [0, 0.1, 0.2])
 def test_a_signal_while_it_starts_leaves_no_traceback(number, code, delay):
     """While modules are imported, the text is read, and the first steps are made."""
-    program = (
-        "import sys; sys.argv[0] = 'rnnfast'; print(flush=True)\n"
-        "from rnnfast.cli import main; sys.exit(main())"
-    )
-    process = in_background("train", *TINY, "--epochs", "400", program=("-c", program))
-    process.stdout.readline()
+    program = ("-X", "importtime", "-m", "rnnfast")
+    process = in_background("train", *TINY, "--epochs", "400", program=program)
+    while "rnnfast._signals" not in process.stderr.readline():
+        assert process.poll() is None
     time.sleep(delay)
     process.send_signal(number)
     _, err = process.communicate(timeout=LIMIT)
@@ -127,6 +127,8 @@ import os, signal, time, rnnfast
 run = rnnfast.Run.start("run", rnnfast.Settings("text.txt", hidden=12, batch=4, time=10))
 def on_step(tokens, loss):
     os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)  # from another side, at the same time
+    time.sleep(1.1)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep({LIMIT})
 run.fit(on_step=on_step)
@@ -135,6 +137,57 @@ run.fit(on_step=on_step)
     process.communicate(timeout=LIMIT / 2)
     assert process.returncode == -signal.SIGTERM
     assert rnnfast.Run.resume("run").trainer.step == 0
+
+
+def test_a_terminal_that_is_closed(folder):
+    """The kernel and the shell may both send SIGHUP."""
+    program = """
+import os, signal, rnnfast
+run = rnnfast.Run.start("run", rnnfast.Settings("text.txt", hidden=12, batch=4, time=10))
+def on_step(tokens, loss):
+    if run.trainer.step == 3:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+try:
+    run.fit(on_step=on_step, verbose=False)
+except rnnfast.TrainingInterrupted as stop:
+    assert stop.signal == signal.SIGHUP
+"""
+    process = in_background(program=("-c", program))
+    _, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, err) == (0, "")
+    assert rnnfast.Run.resume("run").trainer.step == 3
+
+
+@pytest.mark.parametrize("how", ["an error", "another run", "the end"])
+def test_a_signal_that_was_kept_is_not_forgotten(folder, how):
+    settings = rnnfast.Settings("text.txt", hidden=12, batch=4, time=10, epochs=2)
+    run, other = (rnnfast.Run.start(name, settings) for name in ("run", "other"))
+    caught = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
+
+    def on_epoch(record, improved):
+        if how == "another run":
+            with pytest.raises(TrainingInterrupted):
+                other.fit(verbose=False, on_step=on_step)
+            return
+        os.kill(os.getpid(), signal.SIGTERM)
+        if how == "an error":
+            raise ZeroDivisionError
+
+    def on_step(tokens, loss):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        expected = ZeroDivisionError if how == "an error" else TrainingInterrupted
+        if how == "another run":
+            run.fit(verbose=False, on_epoch=on_epoch)  # that signal was for the other
+        else:
+            with pytest.raises(expected):
+                run.fit(1 if how == "the end" else 2, verbose=False, on_epoch=on_epoch)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught == ([signal.SIGTERM] if how == "an error" else [])
 
 
 def test_an_ignored_signal_stays_ignored(folder):
@@ -148,6 +201,13 @@ def test_an_ignored_signal_stays_ignored(folder):
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=LIMIT)
     assert process.returncode == 0
+
+
+def test_a_program_without_arguments():
+    """Python that is part of another program."""
+    program = "import sys; sys.argv = []; import rnnfast"
+    process = in_background(program=("-c", program))
+    assert process.communicate(timeout=LIMIT) == ("", "")
 
 
 def test_other_programs_keep_their_handlers():
@@ -225,6 +285,147 @@ def test_what_another_has_trained_since_is_not_written_over(folder):
     with pytest.raises(InputError, match=r"trained since; Run\.resume carries on"):
         run.fit()
     assert (folder / "run" / "last.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["save", "renamed", "removed", "touched"])
+def test_what_became_of_the_folder(folder, what):
+    settings = rnnfast.Settings("text.txt", hidden=12, batch=4, time=10, epochs=2)
+    run = rnnfast.Run.start("run", settings)
+    other = rnnfast.Run.resume("run")
+    if what == "removed":
+        shutil.rmtree("run")
+        run.fit(verbose=False)
+    elif what == "touched":
+        os.utime("run/last.npz", (1, 1))
+        run.fit(verbose=False)
+    elif what == "save":
+        other.fit(1, verbose=False)
+        with pytest.raises(InputError, match="trained since"):
+            run.save()
+        assert rnnfast.Run.resume("run").trainer.epoch == 1
+        return
+    else:
+
+        def on_step(tokens, loss):
+            if run.trainer.step == 5:
+                os.rename("run", "moved")
+                new = rnnfast.Settings("text.txt", hidden=16, batch=4, time=10, epochs=1)
+                thread = threading.Thread(target=rnnfast.Run.start, args=("other", new))
+                thread.start()
+                thread.join()
+                os.rename("other", "run")
+
+        with pytest.raises(InputError, match="trained since"):
+            run.fit(verbose=False, on_step=on_step)
+        assert rnnfast.Run.resume("run").settings.hidden == 16
+        return
+    assert rnnfast.Run.resume("run").trainer.epoch == 2
+
+
+def test_a_full_disk_within_an_epoch_is_told_and_tried_again(folder, monkeypatch, capsys):
+    settings = rnnfast.Settings("text.txt", hidden=12, batch=4, time=10, epochs=1)
+    run, save, calls = rnnfast.Run.start("run", settings), rnnfast.Run.save, []
+
+    def full(self, **options):
+        calls.append(options)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, **options)
+
+    monkeypatch.setattr(rnnfast.Run, "save", full)
+    run.fit(save_every=1e-9)
+    told = "not saved: [Errno 28] No space left on device; training goes on"
+    assert told in capsys.readouterr().err
+    assert rnnfast.Run.resume("run").trainer.epoch == 1
+
+
+def test_a_history_that_could_not_be_appended_is_written_again(folder, monkeypatch):
+    settings = rnnfast.Settings("text.txt", hidden=12, batch=4, time=10, epochs=2)
+    run = rnnfast.Run.start("run", settings)
+    run.fit(1, verbose=False)
+
+    def half(history, **options):
+        with open("run/history.csv", "ab") as file:
+            file.write(b"1.0,6")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rnnfast.training.runs._as_csv", half)
+        with pytest.raises(OSError, match=r"No space left.*history\.csv"):
+            run.save()
+    run.fit(verbose=False)
+    rows = read_history(folder / "run")
+    assert [float(row["epoch"]) for row in rows] == [r.epoch for r in run.trainer.history]
+
+
+@pytest.mark.parametrize("settings", [{"text": "nosuch.txt"}, {"batch": 4000}])
+def test_a_start_that_is_refused_removes_nothing(folder, settings):
+    (folder / "own").mkdir()
+    (folder / "own" / "notes.txt").write_text("my own file")
+    with pytest.raises(InputError):
+        rnnfast.Run.start("own", rnnfast.Settings(**({"text": "text.txt"} | settings)))
+    (folder / "own" / "history.csv").write_text("mine, too")
+    with pytest.raises(InputError, match="already holds a run"):
+        rnnfast.Run.start("own", rnnfast.Settings("text.txt"))
+    assert (folder / "own" / "history.csv").read_text() == "mine, too"
+    assert sorted(os.listdir("own")) == ["history.csv", "notes.txt"]
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_lock_that_is_no_file(folder, kind):
+    (folder / "precious").write_text("precious")
+    (folder / "run").mkdir()
+    if kind == "link":
+        (folder / "run" / ".lock").symlink_to(folder / "precious")
+    else:
+        os.mkfifo(folder / "run" / ".lock")
+    message = r"run folder .*run cannot be written: (Too many levels|it is no file)"
+    with pytest.raises(InputError, match=message), locked(folder / "run"):
+        pass
+    assert (folder / "precious").read_text() == "precious"
+
+
+def test_a_name_that_is_too_long_leaves_no_lock(folder):
+    for _ in range(2):
+        message = "cannot be written: File name too long"
+        with pytest.raises(InputError, match=message), locked(folder / ("a" * 300)):
+            pass
+
+
+def test_a_child_made_by_fork_has_no_lock(folder):
+    with locked(folder / "run"):
+        child = os.fork()
+        if child == 0:
+            try:
+                with locked(folder / "run"):
+                    os._exit(1)
+            except FolderInUse:
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert os.listdir("run") == [".lock"]
+    assert not (folder / "run").exists()
+
+
+def test_a_save_within_a_save(folder):
+    """Of a handler of a signal, for one."""
+    write_atomically("a", lambda file: write_atomically("a", lambda other: other.write(b"in")))
+    assert sorted(os.listdir()) == ["a", "text.txt"]
+
+
+def test_leftovers_of_a_file_alone_are_removed(folder):
+    for name in (".a.partial", ".a.0123456789abcdef.partial", ".a.npz-of-mine.partial"):
+        (folder / name).write_text("left")
+    os.mkfifo(folder / ".a.fedcba9876543210.partial")
+    write_atomically("a", lambda file: file.write(b"whole"))
+    left = [".a.fedcba9876543210.partial", ".a.npz-of-mine.partial", "a", "text.txt"]
+    assert sorted(os.listdir()) == left
+
+
+def test_without_locks_nothing_of_others_is_removed(folder, monkeypatch):
+    (folder / ".a.0123456789abcdef.partial").write_text("of another")
+    monkeypatch.setattr("rnnfast.archive.try_lock", lambda file, wait=False: None)
+    write_atomically("a", lambda file: file.write(b"whole"))
+    assert sorted(os.listdir()) == [".a.0123456789abcdef.partial", "a", "text.txt"]
 
 
 def test_a_lock_is_of_one_thread_and_can_be_asked_for_again(folder):

@@ -14,7 +14,7 @@ from .._version import __version__
 from ..errors import InputError, RankError, TrainingDiverged, TrainingInterrupted
 from ..threads import set_num_threads
 from ..training.ranks import ONE_RANK, OneRank, world
-from .output import forget_output
+from .output import forget_output, open_standard_files
 
 # A module each, with `execute`, and `add_options` where there are some; it is imported where it is
 # the one that is meant, so that nobody waits for what another command needs.
@@ -40,6 +40,7 @@ class UsageError(InputError):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. `argv` is without the program's name."""
     argv = sys.argv[1:] if argv is None else argv
+    open_standard_files()
     ranks: OneRank | None = None if _meant(argv) == "train" else ONE_RANK
     try:
         with raising():

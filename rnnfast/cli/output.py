@@ -15,4 +15,16 @@ def say(*lines: str) -> None:
 def forget_output() -> None:
     """Let whatever is printed from now on go nowhere: not even what is still buffered may raise
     again when Python closes standard output."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def open_standard_files() -> None:
+    """Open those of input, output and errors that are closed on nothing: else a file that is opened
+    later, a checkpoint for one, would be what is written to as standard error."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free

@@ -18,7 +18,7 @@ from ..threads import get_num_threads
 from ..training.folder import FolderInUse, locked
 from ..training.plot import plot_history
 from ..training.ranks import world
-from ..training.runs import SAVE_EVERY, Run, holds_run, require_run
+from ..training.runs import SAVE_EVERY, Run, holds_run, is_taken, require_run
 from ..training.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
 from ..training.trainer import loss_text
 from .eval import loss_of
@@ -161,10 +161,11 @@ def _take_folder(arguments: argparse.Namespace, stack: ExitStack) -> Path:
         folder = runs[-1] if runs else Path(DEFAULT_FOLDER)
     else:
         for folder in _numbered_folders():
-            if not holds_run(folder):
-                with suppress(FolderInUse):
-                    stack.enter_context(locked(folder))
-                    if not holds_run(folder):  # not even by now
+            if not is_taken(folder):
+                with suppress(FolderInUse), ExitStack() as own:
+                    own.enter_context(locked(folder))
+                    if not is_taken(folder):  # not even by now
+                        stack.enter_context(own.pop_all())
                         return folder
     if arguments.resume:
         require_run(folder)

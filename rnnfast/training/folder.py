@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -11,8 +11,10 @@ from .._locks import open_locked
 from ..errors import InputError
 
 LOCK = ".lock"
+ATTEMPTS = 100  # where others come and leave at the same time
 _held: dict[Path, tuple[int, int]] = {}  # thread that has a folder, and how often it asked for it
-_mutex = threading.Lock()  # of these
+_files: dict[Path, IO[bytes]] = {}  # their locks
+_mutex = threading.Lock()  # of both
 
 
 class FolderInUse(InputError):
@@ -24,10 +26,15 @@ def locked(folder: Path) -> Iterator[None]:
     """Within it, no other thread of any process is; the folder is made where there is none, and
     removed with the folders around it that were made too, if nothing has been put there.
 
-    The lock ends with the process, however that ends. Raises FolderInUse where somebody else has
-    it, InputError where the folder cannot be written.
+    The lock ends with the process, however that ends; a child made by fork does not have it. Raises
+    FolderInUse where somebody else has it, InputError where the folder cannot be written.
     """
-    place, thread = folder.resolve(), threading.get_ident()
+    try:
+        place = folder.resolve()
+        missing = [part for part in (place, *place.parents) if not part.exists()]
+    except OSError as error:
+        raise cannot_be_written(folder, error) from error
+    thread, process = threading.get_ident(), os.getpid()
     with _mutex:
         owner, depth = _held.get(place, (thread, 0))
         if owner != thread:
@@ -36,41 +43,73 @@ def locked(folder: Path) -> Iterator[None]:
                 "take another folder"
             )
         _held[place] = thread, depth + 1
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
     try:
-        with nullcontext() if depth else _locked_file(folder):
-            try:
-                yield
-            finally:
-                if not depth:
-                    with suppress(OSError):  # rmdir refuses what is not empty
-                        (folder / LOCK).unlink()
-                        for part in missing:
-                            part.rmdir()
+        if not depth:
+            _files[place] = _locked_file(folder, place)
+        yield
     finally:
-        with _mutex:
-            if depth:
-                _held[place] = thread, depth
-            else:
-                del _held[place]
+        if os.getpid() == process:
+            with _mutex:
+                if depth:
+                    _held[place] = thread, depth
+                else:
+                    del _held[place]
+            if not depth:
+                _leave(place, missing)
 
 
-def _locked_file(folder: Path) -> IO[str]:
+def _leave(place: Path, missing: list[Path]) -> None:
+    file = _files.pop(place, None)
+    with suppress(OSError):  # rmdir refuses what is not empty
+        if file is not None:
+            (place / LOCK).unlink()
+        for part in missing:
+            part.rmdir()
+    if file is not None:
+        file.close()
+
+
+def _locked_file(folder: Path, place: Path) -> IO[bytes]:
     """The open file of a folder's lock; it is locked until it is closed."""
-    path = folder / LOCK
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open_locked(path, "a+")
-        if file is None:
+    for attempt in range(ATTEMPTS):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            file = open_locked(place / LOCK)
+            if file is None:
+                who = (place / LOCK).read_text().strip()
+        except FileNotFoundError as error:  # whoever has left has removed it
+            if attempt == ATTEMPTS - 1:
+                raise cannot_be_written(folder, error) from error
+            continue
+        except OSError as error:
+            raise cannot_be_written(folder, error) from error
+        if file is not None:
+            break
+        if who or attempt == ATTEMPTS - 1:
             raise FolderInUse(
-                f"run folder {folder} is in use by process {path.read_text().strip()}; wait for "
-                "it, or give another --out"
+                f"run folder {folder} is in use by process {who or '(unknown)'}; wait for it, or "
+                "give another --out"
             )
-        with suppress(OSError):  # of a full disk: it is locked anyway
-            os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), f"{os.getpid()}\n".encode())
-        return file
-    except OSError as error:
-        raise InputError(
-            f"run folder {folder} cannot be written: {error.strerror}; give another --out"
-        ) from error
+    assert file is not None
+    with suppress(OSError):  # of a full disk: it is locked anyway
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n".encode())
+    return file
+
+
+def cannot_be_written(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"run folder {folder} cannot be written: {error.strerror}; give another --out"
+    )
+
+
+def _forget() -> None:
+    """In a child made by fork: the locks are those of its parent."""
+    for file in _files.values():
+        file.close()
+    _files.clear()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

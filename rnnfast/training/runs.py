@@ -8,8 +8,11 @@ import os
 import platform
 import shlex
 import signal
+import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +23,7 @@ from .._files import open_regular
 from .._signals import collecting, kept
 from .._types import Array, Ids, Seed
 from .._version import __version__
-from ..archive import damage, load_archive, save_archive, write_atomically
+from ..archive import damage, load_archive, naming, save_archive, write_atomically
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
 from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
 from ..text.corpora import Text, builtin_corpus
@@ -31,7 +34,7 @@ from ..text.scoring import log_probabilities
 from ..text.vocabulary import END_OF_LINE, UNKNOWN, UnknownToken, Vocabulary, count_tokens
 from . import checkpoint
 from .fields import require_meta
-from .folder import locked
+from .folder import cannot_be_written, locked
 from .progress import Progress
 from .ranks import ONE_RANK, OneRank, as_ranks
 from .settings import BEFORE, Settings
@@ -39,6 +42,7 @@ from .trainer import Callback, OnEpoch, OnStep, Record, Stop, StoppedByAll, Trai
 
 MAX_WORDS = 10_000
 SAVE_EVERY = 5.0  # minutes
+END_OF_ARCHIVE = 1 << 16  # bytes
 CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
 SCORED_TOKENS = 4096  # of lines that are scored at once
 
@@ -106,6 +110,7 @@ class Run:
         model: LanguageModel | None = None,
     ) -> None:
         self.folder = Path(folder)
+        self._place = self.folder.absolute()  # whatever a callback does to the working folder
         self.ranks = ranks
         self.settings = settings
         self.vocabulary = vocabulary
@@ -154,12 +159,7 @@ class Run:
         folder, ranks = Path(folder), as_ranks(comm)
         with _only_writer(folder, ranks):
             ranks.of_first(lambda: _require_no_run(folder))
-            try:
-                return cls._start(folder, settings, verbose, ranks)
-            except BaseException:
-                if ranks.rank == 0:
-                    _remove_half(folder)
-                raise
+            return cls._start(folder, settings, verbose, ranks)
 
     @classmethod
     def _start(cls, folder: Path, settings: Settings, verbose: bool, ranks: OneRank) -> Self:
@@ -179,10 +179,12 @@ class Run:
             run._trainer = run._new_trainer()
         try:
             run.save()
-        except OSError as error:
-            raise InputError(
-                f"run folder {folder} cannot be written: {error.strerror}; give another --out"
-            ) from error
+        except BaseException as error:
+            if ranks.rank == 0:
+                _remove_half(run._place)
+            if isinstance(error, OSError):
+                raise cannot_be_written(folder, error) from error
+            raise
         return run
 
     @classmethod
@@ -201,7 +203,7 @@ class Run:
         """
         ranks = as_ranks(comm)
         with ranks.together():
-            seen = ranks.of_first(lambda: _which(Path(folder)))
+            seen = ranks.of_first(lambda: _identity(Path(folder)))
             run, arrays, meta = cls._read(folder, ("last.npz",), ranks)
             run._seen = seen
             if epochs is not None:
@@ -395,7 +397,7 @@ class Run:
                 on_epoch(record, improved)
 
         try:
-            with _only_writer(self.folder, self.ranks), collecting():
+            with _only_writer(self._place, self.ranks), collecting():
                 self.ranks.of_first(self._require_newest)
                 if settings.epochs > self.settings.epochs:
                     if trainer.schedule == self.settings.new_schedule():  # nobody has set another
@@ -409,8 +411,8 @@ class Run:
                         on_epoch=save_epoch,
                         callbacks=callbacks,
                         stop=stop,
-                        save=self.save,
-                        save_every=60 * save_every,
+                        save=partial(self._save_if_possible, verbose),
+                        save_every=save_every,
                     )
                     if self.ranks.any(bool(kept())):  # while the last epoch was saved
                         raise StoppedByAll
@@ -553,17 +555,29 @@ class Run:
         The folder is made where there is none. All ranks must call this, and the first writes.
         """
         arrays, position = self.trainer.state()
-        with _only_writer(self.folder, self.ranks):
+        with _only_writer(self._place, self.ranks):
             self.ranks.of_first(lambda: self._write(arrays, position, best))
 
+    def _save_if_possible(self, verbose: bool) -> None:
+        """Save within an epoch: a disk that is full for now is no reason to stop."""
+        try:
+            self.save()
+        except OSError as error:
+            if self.ranks.size > 1:  # the others have an error, too
+                raise
+            if verbose and sys.stderr:
+                print(f"rnnfast: not saved: {error}; training goes on", file=sys.stderr)
+
     def _require_newest(self) -> None:
-        if _which(self.folder) not in ((), self._seen):
+        if _identity(self._place) not in ((), self._seen):
             raise InputError(
                 f"{self.folder}: expected last.npz as this run has read or written it, got that of "
                 "another one that was trained since; Run.resume carries on from there"
             )
 
     def _write(self, arrays: dict[str, Array], position: dict[str, Any], best: bool) -> None:
+        self._place.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
+        self._require_newest()
         meta = {
             "settings": asdict(self.settings),
             "vocabulary": {"tokens": self.vocabulary.tokens, "level": self.vocabulary.level},
@@ -576,18 +590,23 @@ class Run:
         if best:
             validated = self.trainer.validated_params()
             weights = {f"param/{name}": W for name, W in validated.items()}
-            save_archive(self.folder / "best.npz", "checkpoint", weights, meta)
+            save_archive(self._place / "best.npz", "checkpoint", weights, meta)
         self._save_history(self.trainer.history)
         meta["position"] = position
-        save_archive(self.folder / "last.npz", "checkpoint", arrays, meta)
-        self._seen = _which(self.folder)
+        try:
+            save_archive(self._place / "last.npz", "checkpoint", arrays, meta)
+        finally:  # after Ctrl-C, too
+            self._seen = _identity(self._place)
 
     def _save_history(self, history: list[Record]) -> None:
         """Append what is new; the first time, the file is made that of this history."""
-        path, written = self.folder / "history.csv", self._lines
+        path, written = self._place / "history.csv", self._lines
+        self._lines = None  # after an error, all of it is written again
         if written is not None and path.exists():
-            with open(path, "ab") as file:
+            with naming(path), open(path, "ab") as file:
                 file.write(_as_csv(history[written:]))
+                file.flush()
+                os.fsync(file.fileno())
         else:
             content = _as_csv(history, header=True)
             write_atomically(path, lambda file: file.write(content))
@@ -729,17 +748,20 @@ def _require_enough(name: str, length: int, vocabulary: Vocabulary, settings: Se
         )
 
 
-def _which(folder: Path) -> tuple[int, ...]:
-    """Which last.npz is in a folder: none is written twice."""
+def _identity(folder: Path) -> tuple[int, ...]:
+    """Which last.npz is in a folder: its size, and a checksum of its end, where an archive has
+    those of all that is in it."""
     try:
-        found = (folder / "last.npz").stat()
-    except FileNotFoundError:
+        with open_regular(folder / "last.npz") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - END_OF_ARCHIVE))
+            return size, zlib.crc32(file.read())
+    except (FileNotFoundError, InputError):
         return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _require_no_run(folder: Path) -> None:
-    if holds_run(folder) or (folder / "best.npz").exists():
+    if is_taken(folder):
         raise InputError(
             f"{folder} already holds a run; continue it with --resume, or give another --out"
         )
@@ -759,6 +781,11 @@ def _names_of(settings: Settings, sha256: str) -> dict[str, str]:
     own = {f"setting {name}": repr(value) for name, value in asdict(settings).items()}
     del own["setting text"]  # which may stand elsewhere on another machine
     return {"version of rnnfast": __version__, "text": f"one of sha256 {sha256}", **own}
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether a folder has a file that a run would write."""
+    return any((folder / name).exists() for name in ("last.npz", "best.npz", "history.csv"))
 
 
 def holds_run(folder: str | os.PathLike[str]) -> bool:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import Any, TypeAlias
@@ -333,7 +333,7 @@ class Trainer:
         callbacks: Iterable[Callback] = (),
         stop: Stop | None = None,
         save: Callable[[], object] | None = None,
-        save_every: float = 300.0,
+        save_every: float = 5.0,
     ) -> None:
         """Train until `epochs` epochs are done in all, those of calls before included, or until
         validation has not improved for `patience` epochs: `stopped_early` says which.
@@ -350,7 +350,7 @@ class Trainer:
         on_epoch : called with (record, improved) after every epoch
         callbacks : objects of a `Callback`, called after these two
         stop : asked after every step whether to stop there
-        save : called where `save_every` seconds have gone by within an epoch, between two steps
+        save : called where `save_every` minutes have gone by, between two steps
         save_every : float
 
         What they raise comes out of `fit`; calling `fit` again carries on as if it had not been.
@@ -372,6 +372,7 @@ class Trainer:
         """
         with self.ranks.together():
             epochs = as_count("epochs", epochs, least=0)
+            save_every = as_above_zero("save_every", save_every)
             callbacks = tuple(callbacks)
             for callback in callbacks:
                 if not isinstance(callback, Callback):
@@ -415,7 +416,7 @@ class Trainer:
                         for callback in callbacks:
                             callback.on_step(self, tokens, loss)
                         asked[0] = bool(kept()) or (stop is not None and stop())
-                        asked[1] = save is not None and time.monotonic() > saved + save_every
+                        asked[1] = save is not None and time.monotonic() > saved + 60 * save_every
                     if self.step % CHECKED_EVERY == 0:
                         self._require_same_ranks()
                     with self.ranks.together():
@@ -423,7 +424,7 @@ class Trainer:
                             self._require_finite_weights()
                         if asked[0]:
                             raise StoppedByAll(f"stopped after step {self.step}")
-                    if asked[1] and save is not None and self.block < len(self.blocks):
+                    if asked[1] and save is not None:
                         save()
                         saved = time.monotonic()
                 with self.ranks.together():
@@ -669,7 +670,7 @@ class Trainer:
             "optimizer_steps": self.optimizer.steps,
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
             "record": [self._loss_sum, self._tokens, self._seconds],
-            "history": [asdict(record) for record in self.history],
+            "history": [dict(vars(record)) for record in self.history],
             "carried": [name for name in arrays if name.startswith("carried/")],
             "random_state": self.model.random_state(),
             "peak_lr": self.peak_lr,
