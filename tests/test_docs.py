@@ -464,3 +464,14 @@ def test_contributing_names_files_that_there_are():
     ]
     names = {name for name in named if "NAME" not in name}
     assert {name for name in names if not any(file.endswith("/" + name) for file in there)} == set()
+
+
+def test_every_promise_has_its_test():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    tests = {path.name: path.read_text() for path in (ROOT / "tests").rglob("*.py")}
+    files, names = (set(re.findall(p, page)) for p in (r"`(test_\w+\.py)`", r"`(test_\w+)`"))
+    assert len(files) > 5
+    assert len(names) > 15
+    assert files <= tests.keys()
+    for name in names:
+        assert any(f"def {name}(" in text for text in tests.values()), name
