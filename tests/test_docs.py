@@ -41,6 +41,7 @@ README, ALL_PAGES = PAGES["README.md"], "\n".join(PAGES.values())
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SCALE_OUT = PAGES["docs/scale-out.md"]
 BENCHMARKS = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+RANKS = (ROOT / "benchmarks" / "ranks.md").read_text(encoding="utf-8")
 LINKED = [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
@@ -344,12 +345,8 @@ def step_ms(model, lanes, ranks, network, size):
 
 def measured_lines():
     """The rows of docs/scale-out.md that are in the benchmarks' table `ranks`, as they must stand
-    there; none before that table is among the benchmarks."""
-    section = re.search(r"^## ranks$(.*?)(?=^## |\Z)", BENCHMARKS, re.DOTALL | re.MULTILINE)
-    if not section:
-        return []
-
-    rows = [line.strip("| ").split(" | ") for line in section[1].splitlines()]
+    there."""
+    rows = [line.strip("| ").split(" | ") for line in RANKS.splitlines()]
 
     def measured(what, peer):
         """The rest of what a row is called, our time and that of the peer, and the rate."""
