@@ -8,10 +8,11 @@ import time
 
 import numpy as np
 import pytest
-from ranks import find_mpiexec, finished, needs_mpi, run_ranks, start, start_ranks
+from ranks import finished, needs_mpi, run_ranks, start, start_ranks
 
 import rnnfast
 from rnnfast.archive import load_archive
+from rnnfast.bench.duel import launcher
 
 pytestmark = needs_mpi
 
@@ -100,7 +101,7 @@ def test_a_signal_saves_once_and_resume_carries_on(number, group, folder):
     assert code != 0
     said = re.findall(r"rnnfast: stopped after step \d+ and saved; .*stopped", err)
     # that of Open MPI kills ranks soon after it has told them to end, and shows no more of them
-    hurries = "Open MPI" in finished(start(find_mpiexec(), "--version"))[1]
+    hurries = "Open MPI" in finished(start(launcher(), "--version"))[1]
     assert len(said) == (not hurries)
     assert "Traceback" not in err
     assert {path.name for path in (folder / "stopped").iterdir()} <= FILES

@@ -68,7 +68,8 @@ def _run(argv: Sequence[str], ranks: OneRank) -> int:
         # an output that cannot show a character shows its number instead, as standard error does
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
-        set_num_threads(getattr(arguments, "threads", None) or ranks.default_num_threads())
+    threads = ranks.default_num_threads()  # all ask, whatever they are told
+    set_num_threads(getattr(arguments, "threads", None) or threads)
     code: int = arguments.command(arguments)
     if sys.stdout:
         sys.stdout.flush()

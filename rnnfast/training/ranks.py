@@ -299,12 +299,12 @@ class Ranks(OneRank):
         return result
 
     def default_num_threads(self) -> int:
-        if os.environ.get(ENVIRONMENT):
-            return default_num_threads()
         node = self._comm.Split_type(_mpi().COMM_TYPE_SHARED)
         everyone = node.allgather(usable_cpus())
         own, ranks = everyone[node.Get_rank()], len(everyone)
         node.Free()
+        if os.environ.get(ENVIRONMENT):  # which may be of this rank alone
+            return default_num_threads()
         # each CPU is shared by those that may use it: ranks may have some of their own
         share = sum(Fraction(1, sum(cpu in others for others in everyone)) for cpu in own)
         return max(1, min(int(share), available_cpus(), quota() // ranks))
@@ -433,7 +433,7 @@ def as_ranks(comm: Any) -> OneRank:
     # one for all who have this communicator: they wait for each other
     handle = comm.py2f()
     ranks = _made.get(handle)
-    if ranks is None or mpi.Comm.Compare(ranks._comm, comm) != mpi.IDENT:
+    if ranks is None or ranks._comm != comm:  # one that is free again has no handle
         ranks = _made[handle] = Ranks(comm)
     return ranks
 
