@@ -179,7 +179,9 @@ def model_of(dtype, vocabulary=V, **options):
     )
 
 
-def make(model=model_of, optimizer=rnnfast.SGD, lr=0.5, length=TEXT, vocabulary=V, valid=100, **options):
+def make(
+    model=model_of, optimizer=rnnfast.SGD, lr=0.5, length=TEXT, vocabulary=V, valid=100, **options
+):
     """What makes a trainer of a communicator and a dtype; options are those of a Trainer."""
 
     def trainer(comm, dtype):
