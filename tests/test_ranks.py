@@ -272,6 +272,7 @@ for _ in range(3):  # handles are used again
     other = MPI.COMM_WORLD.Split(0, -MPI.COMM_WORLD.rank)
     assert as_ranks(other) is not ranks
     assert as_ranks(other).rank == other.rank
+    assert copy.deepcopy(as_ranks(other)) is as_ranks(other)
     other.Free()
     other = MPI.COMM_WORLD.Dup()
     assert as_ranks(other).rank == ranks.rank

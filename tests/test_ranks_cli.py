@@ -282,7 +282,7 @@ sys.exit(main([*sys.argv[1:], *{options}[launched()[0]]]))
 )
 def test_ranks_of_other_command_lines(options, codes, told, folder):
     program = OWN_COMMAND_LINES.format(options=options)
-    found, out, err = finished(start_ranks(2, "-c", program, *TRAIN[2:]), 30)
+    found, _, err = finished(start_ranks(2, "-c", program, *TRAIN[2:]), 30)
     assert found in codes
     assert err.replace(f"{folder}{os.sep}", "").count(told) == 1
     assert len(re.findall("^rnnfast.*error:", err, re.M)) == 1
