@@ -337,7 +337,9 @@ class Ranks(OneRank):
         _say_what_ends_all(self.rank, error)
         stopped = isinstance(error, KeyboardInterrupt)
         time.sleep(SHOWN)
-        self._comm.Abort(128 + getattr(error, "number", signal.SIGINT) if stopped else 1)
+        code = 128 + getattr(error, "number", signal.SIGINT) if stopped else 1
+        self._comm.Abort(code)
+        os._exit(code)  # that of MPICH may return before the process is ended
 
 
 class _FlatGradients:
