@@ -1,6 +1,8 @@
 """Trainings that several ranks do as one process does; `mpiexec -n K python rank_cases.py OUT`
 does them all, and writes what comes of them to OUT.npz."""
 
+import copy
+import pickle
 import sys
 
 import numpy as np
@@ -12,6 +14,8 @@ from rnnfast.training import ranks
 V, N, T = 30, 7, 6  # the batch is no multiple of 2, 3 and 4
 MANY = 400  # ids, of which a block has few
 TEXT = N * (8 * T + 4) - 3 + 1  # nine blocks, the last one shorter; the last lane ends before
+FULL = N * (8 * T + 4) + 1  # no lane is longer than others
+FREQUENT = 1  # the id that there is most of
 SHORT = N * 7 - 6 + 1  # the last lane has one token, and all the rest of it is ignored
 
 
@@ -82,7 +86,55 @@ class Leaky:
         self.h = h
 
 
-def own_network(dtype, *between):
+class Turned(Leaky):
+    """The same with a state (H, N)."""
+
+    def state_shape(self, rows):
+        return 8, rows
+
+    def get_state(self):
+        return (None if self.h is None else self.h.T,)
+
+    def set_state(self, h):
+        self.h = None if h is None else h.T
+
+
+class OwnLoss:
+    """A mean over the targets that are not -1, which is NaN where there are none."""
+
+    def __init__(self):
+        self.params, self.grads = [], []
+
+    def forward(self, xs, ts):
+        p = np.exp(xs - xs.max(axis=2, keepdims=True))
+        p /= p.sum(axis=2, keepdims=True)
+        self.counted, rows = ts != -1, np.indices(ts.shape)
+        self.dxs = p.copy()
+        self.dxs[(*rows, ts)] -= 1
+        with np.errstate(all="ignore"):
+            self.dxs *= self.counted[:, :, None] / self.counted.sum()
+            return -np.log(p[(*rows, ts)][self.counted]).sum() / self.counted.sum()
+
+    def backward(self, dout=1):
+        return dout * self.dxs
+
+
+class Plain:
+    """An optimizer of one's own, of what a trainer needs and no more."""
+
+    __slots__ = ("lr", "steps")
+    slots = state = ()
+
+    def __init__(self, lr):
+        self.lr, self.steps = lr, 0
+
+    def update(self, params, grads):
+        for W, dW in zip(params, grads, strict=True):
+            W -= self.lr * dW
+        self.steps += 1
+
+
+def own_network(dtype, *between, loss=None):
     """Embedding, layers between, and what ends a language model."""
     rng = np.random.default_rng(3)
 
@@ -97,11 +149,23 @@ def own_network(dtype, *between):
         "two": Two(*inner),
         "affine": rnnfast.TimeAffine(weights(8, V), weights(V)),
     }
-    return rnnfast.Network(layers, rnnfast.TimeSoftmaxWithLoss())
+    return rnnfast.Network(layers, loss or rnnfast.TimeSoftmaxWithLoss())
 
 
 def own(dtype):
     return own_network(dtype, ("leaky", Leaky()))
+
+
+def turned(dtype):
+    return own_network(dtype, ("turned", Turned()))
+
+
+def own_loss(dtype):
+    return own_network(dtype, loss=OwnLoss())
+
+
+def other_label(dtype):
+    return own_network(dtype, loss=rnnfast.TimeSoftmaxWithLoss(ignore_label=FREQUENT))
 
 
 def stacked(dtype):
@@ -115,7 +179,9 @@ def model_of(dtype, vocabulary=V, **options):
     )
 
 
-def make(model=model_of, optimizer=rnnfast.SGD, lr=0.5, length=TEXT, vocabulary=V, **options):
+def make(
+    model=model_of, optimizer=rnnfast.SGD, lr=0.5, length=TEXT, vocabulary=V, valid=100, **options
+):
     """What makes a trainer of a communicator and a dtype; options are those of a Trainer."""
 
     def trainer(comm, dtype):
@@ -123,7 +189,7 @@ def make(model=model_of, optimizer=rnnfast.SGD, lr=0.5, length=TEXT, vocabulary=
             model(dtype),
             optimizer(lr),
             text(length, vocabulary),
-            text(100, vocabulary, seed=1),
+            text(valid, vocabulary, seed=1),
             comm=comm,
             **({"batch_size": N, "time_size": T, "max_grad": 0.5} | options),
         )
@@ -137,6 +203,23 @@ def lm(**options):
 
 def lazy_adam(lr):
     return rnnfast.Adam(lr, lazy=True)
+
+
+def lazy_momentum(lr):
+    return rnnfast.Momentum(lr, lazy=True)
+
+
+def copied(copy_of):
+    """What makes the copy of a trainer after an epoch; the trainer itself goes on."""
+
+    def trainer(comm, dtype):
+        first = make(lm(dropout=0.2), rnnfast.Adam, 0.01)(comm, dtype)
+        first.fit(1, verbose=False)
+        second = copy_of(first)
+        first.fit(2, verbose=False)
+        return second
+
+    return trainer
 
 
 REGULAR = {"dropout": 0.3, "weight_drop": 0.2, "zoneout": 0.1}
@@ -159,7 +242,25 @@ TRAINERS = {  # and how many epochs make more than 50 steps
     "rows, lazy adam": (make(optimizer=lazy_adam, lr=0.01, **LARGE), 6),
     "rows, adam": (make(optimizer=rnnfast.Adam, lr=0.01, **LARGE), 6),
     "rows, accumulate": (make(accumulate=2, optimizer=lazy_adam, lr=0.01, **LARGE), 11),
+    # most rows of the table are those of one rank or another, and some are of none
+    "few rows, adam": (make(optimizer=lazy_adam, lr=0.01), 6),
+    "few rows, momentum": (make(optimizer=lazy_momentum, lr=0.05), 6),
+    "few rows, accumulate": (make(accumulate=2, optimizer=lazy_adam, lr=0.01), 11),
+    "few rows, momentum, both": (
+        make(accumulate=2, window=2 * T, optimizer=lazy_momentum, lr=0.05),
+        11,
+    ),
     "own": (make(own), 6),
+    "own, turned": (make(turned), 6),
+    "own loss": (make(own_loss, length=SHORT, time_size=3), 18),
+    "own optimizer": (make(optimizer=Plain), 6),
+    "other label": (make(other_label, length=FULL, valid=N * 14 + 1), 6),
+    "other label, accumulate": (
+        make(other_label, length=FULL, valid=N * 14 + 1, accumulate=3),
+        18,
+    ),
+    "copy": (copied(copy.deepcopy), 7),
+    "pickle": (copied(lambda trainer: pickle.loads(pickle.dumps(trainer))), 7),
     "stack": (make(stacked), 6),
 }
 
@@ -167,7 +268,7 @@ TRAINERS = {  # and how many epochs make more than 50 steps
 IN_FLOAT32 = ["adam, two layers", "ignored", "tied", "masks", "rows, adam", "own"]
 CASES = [*(("float64", name) for name in TRAINERS), *(("float32", name) for name in IN_FLOAT32)]
 # of four ranks, which are more than cores and so wait for each other
-OF_FOUR = ["ignored", "tied", "masks", "window", "rows, accumulate", "own", "stack"]
+OF_FOUR = ["ignored", "tied", "masks", "window", "rows, accumulate", "own", "stack", "own loss"]
 
 
 def cases_of(count):

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from mpi4py import MPI
-from rank_cases import Losses, N, Scale, V, make, model_of, own_network, text
+from rank_cases import Leaky, Losses, N, Scale, Turned, V, make, model_of, own_network, text
 
 import rnnfast
 from rnnfast.training import runs, trainer
@@ -126,6 +126,62 @@ def on_step_again():
 
 
 @fault
+def same_error_again():
+    """The same object."""
+    training, error = trainer_of(), ValueError("again")
+
+    def fail(_):
+        raise error
+
+    try:
+        training.fit(1, verbose=False, callbacks=[At(1, fail, step=3)])
+    except (rnnfast.RankError, ValueError):
+        training.fit(1, verbose=False, callbacks=[At(1, fail, step=5)])
+
+
+def evaluates(trainer, ids=None):
+    ids = text(99) if ids is None else ids
+    rnnfast.evaluate(trainer.model, ids, batch_size=N, time_size=5, comm=COMM)
+
+
+def after_a_known_error(do):
+    """After an evaluation that fails on rank 1, as all know, a rank alone does something."""
+
+    def evaluate(trainer):
+        try:
+            evaluates(trainer, on(1, [3], None))
+        except (rnnfast.RankError, rnnfast.InputError) as error:
+            do(error)
+
+    carries_on(trainer_of(), Exception, [At(RANK, evaluate, step=3)])
+
+
+@fault
+def error_while_another_is_handled():
+    after_a_known_error(on(2, divide, id))
+
+
+@fault
+def known_error_raised_again():
+    def raise_again(error):
+        raise error
+
+    after_a_known_error(on(1, raise_again, id))
+
+
+@fault
+def step_beside_an_evaluation():
+    training = trainer_of()
+    carries_on(training, Exception, [At(RANK, on(1, divide, evaluates), step=3)])
+
+
+@fault
+def epoch_beside_an_evaluation():
+    training = trainer_of()
+    carries_on(training, Exception, [At(RANK, on(0, divide, evaluates), epoch=1)])
+
+
+@fault
 def on_epoch():
     training = trainer_of()
     carries_on(training, Exception, [At(2, divide, epoch=1)])
@@ -209,6 +265,66 @@ def gaps():
     trainer_of(model=lambda dtype: own_network(dtype, ("gaps", layer)))
 
 
+class Fragile(Leaky):
+    """A layer whose state and options cannot be had while it fails."""
+
+    fails = False
+
+    def _look(self):
+        return divide() if self.fails else None
+
+    def get_state(self):
+        self._look()
+        return super().get_state()
+
+    def config(self):
+        self._look()
+        return {}
+
+
+def with_fragile():
+    return trainer_of(model=lambda dtype: own_network(dtype, ("fragile", Fragile())))
+
+
+def break_layer(training):
+    training.model.recurrent_layers[0].fails = True
+
+
+@fault
+def state():
+    training = with_fragile()
+    stopping(training, 3)
+    on(1, break_layer, id)(training)
+    training.state()
+
+
+@fault
+def options():
+    """At the end of an epoch, when all are compared."""
+    with_fragile().fit(2, verbose=False, callbacks=[At(2, break_layer, epoch=1)])
+
+
+@fault
+def restored():
+    training = trainer_of()
+    stopping(training, 3)
+    arrays, position = training.state()
+    trainer_of().restore(arrays, position | {"block": on(1, 99, 3)})
+
+
+class Unsaid(Turned):
+    """A layer that does not say where its rows are."""
+
+    state_shape = property()
+
+
+@fault
+def rows_elsewhere():
+    training = trainer_of(model=lambda dtype: own_network(dtype, ("unsaid", Unsaid())))
+    stopping(training, 3)
+    training.state()
+
+
 # Ranks that differ. -------------------------------------------------------------------------------
 
 
@@ -229,6 +345,87 @@ def valid_texts():
     training = trainer_of()
     training.valid_ids = training.valid_ids[: on(1, 50, 60)]
     training.fit(1, verbose=False)
+
+
+@fault
+def other_dtypes():
+    """Of the same ids: nothing is wrong."""
+    training = trainer_of()
+    training.blocks.ids = training.blocks.ids.astype(on(1, np.int32, np.int64))
+    training.valid_ids = training.valid_ids.astype(on(2, np.uint8, np.int64))
+    training.fit(1, verbose=False)
+
+
+@fault
+def dropout_rates():
+    model = lambda dtype: model_of(dtype, dropout=on(1, 0.25, 0.5))  # noqa: E731
+    trainer_of(model=model).fit(1, verbose=False)
+
+
+@fault
+def modes():
+    training = trainer_of()
+    on(2, training.model.eval, int)()
+    training.fit(1, verbose=False)
+
+
+@fault
+def laziness():
+    trainer_of(optimizer=lambda lr: rnnfast.Adam(lr, lazy=on(1, True, False))).fit(1, verbose=False)
+
+
+@fault
+def states_of_optimizers():
+    training = trainer_of(optimizer=rnnfast.Momentum)
+    training.fit(1, verbose=False)
+    training.optimizer.state[0][0][0, 0] += on(1, 1, 0)
+    training.fit(2, verbose=False)
+
+
+@fault
+def averages():
+    training = trainer_of(average=0.9)
+    next(iter(training.validated_params().values()))[0, 0] += on(1, 1, 0)
+    training.fit(1, verbose=False)
+
+
+@fault
+def best_losses():
+    training = trainer_of()
+    training.best_loss = on(1, 0.5, 0.75)
+    training.fit(1, verbose=False)
+
+
+@fault
+def patience_of_one():
+    """Set after an epoch."""
+
+    def set_patience(training):
+        training.patience = 1
+
+    trainer_of().fit(3, verbose=False, callbacks=[At(1, set_patience, epoch=1)])
+
+
+@fault
+def patience_in_an_epoch():
+    def set_patience(training):
+        training.patience = 1
+
+    training = long_epoch()
+    try:
+        training.fit(1, verbose=False, callbacks=[At(1, set_patience, step=9)])
+    finally:
+        assert training.step == 256
+
+
+@fault
+def mode_of_one():
+    """Found after the epoch."""
+    training = trainer_of()
+    try:
+        training.fit(2, verbose=False, callbacks=[At(1, lambda t: t.model.eval(), step=3)])
+    finally:
+        assert training.epoch == 1
 
 
 @fault
@@ -303,10 +500,14 @@ def instruction_sets():
         trainer.engine = before
 
 
+def long_epoch():
+    return trainer_of(length=N * 300, time_size=1)
+
+
 @fault
 def weights_that_change():
     """Of one rank, in the middle: found before 256 more steps are done."""
-    training = trainer_of()
+    training = long_epoch()
 
     def change(_):
         training.model.params[0][0, 0] += 1e-9
@@ -314,7 +515,20 @@ def weights_that_change():
     try:
         training.fit(99, verbose=False, callbacks=[At(2, change, step=260)])
     finally:
-        assert 260 < training.step <= 512
+        assert training.step == 300
+
+
+@fault
+def weights_that_change_in_a_long_epoch():
+    training = long_epoch()
+
+    def change(_):
+        training.model.params[0][0, 0] += 1e-9
+
+    try:
+        training.fit(99, verbose=False, callbacks=[At(2, change, step=9)])
+    finally:
+        assert training.step == 256
 
 
 @fault
@@ -326,6 +540,17 @@ def weights_that_vanish():
         training.model.params[0][0, 0] = np.nan
 
     training.fit(2, verbose=False, callbacks=[At(2, change, step=training.steps_per_epoch)])
+
+
+@fault
+def weights_that_vanish_at_a_stop():
+    training = trainer_of()
+
+    def change(_):
+        training.model.params[0][0, 0] = np.nan
+
+    at = At(2, change, step=5)
+    training.fit(2, verbose=False, callbacks=[at], stop=lambda: training.step == 5)
 
 
 # What is not finite on one rank, and a stop that one asks for. ------------------------------------
@@ -479,6 +704,40 @@ def run_with_a_callback_that_fails():
         again = rnnfast.Run.resume(FOLDER / "callback", comm=COMM, verbose=False)
         assert again.trainer.epoch == 2
         again.fit(verbose=False)
+
+
+def enough(_):
+    raise rnnfast.TrainingInterrupted("enough")
+
+
+def stopped_by_a_callback(name, **when):
+    """On one rank alone: nothing is saved, which all would have to do."""
+    run = start(name)
+    try:
+        run.fit(verbose=False, callbacks=[At(1, enough, **when)])
+    finally:
+        again = rnnfast.Run.resume(FOLDER / name, comm=COMM, verbose=False)
+        assert again.trainer.epoch == when.get("epoch", 0)
+        assert again.trainer.block == 0
+        again.fit(verbose=False)
+
+
+@fault
+def run_stopped_by_a_callback():
+    stopped_by_a_callback("step", step=3)
+
+
+@fault
+def run_stopped_by_a_callback_after_an_epoch():
+    stopped_by_a_callback("epoch", epoch=1)
+
+
+@fault
+def run_with_other_epochs():
+    """One rank has nothing to do."""
+    run = start("epochs")
+    run.fit(1, verbose=False)
+    run.fit(on(1, 1, 2), verbose=False)
 
 
 def stopped_by_a_signal(name, number, **when):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from mpi4py import MPI
-from rank_cases import TRAINERS, T, as_arrays, lm, make, own, stacked
+from rank_cases import TRAINERS, T, as_arrays, lm, make, own, stacked, turned
 
 import rnnfast
 
@@ -20,6 +20,7 @@ CASES = {
     **{name: TRAINERS[name][0] for name in ("masks", "average", "rows, lazy adam", "both")},
     "stack, window": make(stacked, window=3 * T),
     "own, window": make(own, window=2 * T, accumulate=2),
+    "own, turned": make(turned, window=2 * T, accumulate=2),
     "gru, textbook": make(lm(cell="gru", dropout=0.2), rnnfast.RMSprop, 0.01),
 }
 STEPS, EPOCHS = 13, 3  # in the middle of the second epoch of nine blocks, where blocks are steps

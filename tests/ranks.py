@@ -1,14 +1,14 @@
 """How tests start ranks: processes of mpiexec, which must end in time."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from rnnfast.bench.duel import launcher
 
 TESTS = Path(__file__).parent
 SECONDS = 120  # after which ranks that have not ended are taken to wait for each other
@@ -26,14 +26,7 @@ ENVIRONMENT = {
 }
 
 
-def find_mpiexec():
-    """That beside this Python, which belongs to its mpi4py, or else the one of the system."""
-    return shutil.which("mpiexec", path=Path(sys.executable).parent) or shutil.which("mpiexec")
-
-
-MISSING = [name for name in ("mpi4py",) if find_spec(name) is None]
-MISSING += [] if find_mpiexec() else ["mpiexec"]
-needs_mpi = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+needs_mpi = pytest.mark.skipif(launcher() is None, reason="needs mpi4py and an mpiexec")
 
 
 def _own_group():
@@ -69,7 +62,7 @@ def finished(process, seconds=SECONDS):
 
 def start_ranks(count, *arguments, **options):
     """`mpiexec -n count python ...`, started."""
-    return start(find_mpiexec(), "-n", count, sys.executable, *arguments, **options)
+    return start(launcher(), "-n", count, sys.executable, *arguments, **options)
 
 
 def run_ranks(count, *arguments, **options):

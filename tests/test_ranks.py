@@ -205,6 +205,85 @@ def test_threads_of_ranks_on_one_machine():
     assert run_code(3, THREADS, env={"RNNFAST_NUM_THREADS": ""}) == (0, "", "")
 
 
+THREADS_OF_A_PROGRAM = """
+import rnnfast
+from mpi4py import MPI
+
+from rnnfast import threads
+from rnnfast.training import ranks
+
+ranks.usable_cpus, ranks.available_cpus, ranks.quota = lambda: set(range(6)), lambda: 9, lambda: 9
+comm = MPI.COMM_WORLD
+before = threads.get_num_threads()
+
+
+def train(comm):
+    ids, model = [0, 1, 2, 3] * 20, rnnfast.Rnnlm(4, 4, 4, rng=0)
+    rnnfast.Trainer(model, rnnfast.SGD(), ids, ids, batch_size=2, time_size=4, comm=comm)
+    return threads.get_num_threads()
+
+
+assert train(None) == before
+assert train(comm) == EXPECTED
+rnnfast.set_num_threads(5)
+assert train(comm) == train(comm.Dup()) == 5
+"""
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("", 3), ("4", 4)])
+def test_a_program_of_ones_own_has_its_share_of_threads(asked, expected):
+    """Where nothing was asked for; a number that was set is kept."""
+    code = THREADS_OF_A_PROGRAM.replace("EXPECTED", str(expected))
+    assert run_code(2, code, env={"RNNFAST_NUM_THREADS": asked}) == (0, "", "")
+
+
+THREADS_OF_ONE = """
+import os
+
+from mpi4py import MPI
+
+from rnnfast.training import ranks
+
+if MPI.COMM_WORLD.rank == 1:
+    os.environ["RNNFAST_NUM_THREADS"] = "5"
+ranks.usable_cpus, ranks.available_cpus, ranks.quota = lambda: set(range(6)), lambda: 9, lambda: 9
+world = ranks.as_ranks(MPI.COMM_WORLD)
+assert world.default_num_threads() == (3, 5)[world.rank]
+"""
+
+
+def test_a_rank_may_be_told_how_many_threads():
+    assert run_code(2, THREADS_OF_ONE, env={"RNNFAST_NUM_THREADS": ""}) == (0, "", "")
+
+
+ONE_FOR_ALL = """
+import copy
+import pickle
+
+from mpi4py import MPI
+
+from rnnfast.training.ranks import as_ranks
+
+ranks = as_ranks(MPI.COMM_WORLD)
+for same in (as_ranks(MPI.COMM_WORLD), as_ranks(ranks), copy.deepcopy(ranks)):
+    assert same is ranks
+assert pickle.loads(pickle.dumps(ranks)) is ranks
+for _ in range(3):  # handles are used again
+    other = MPI.COMM_WORLD.Split(0, -MPI.COMM_WORLD.rank)
+    assert as_ranks(other) is not ranks
+    assert as_ranks(other).rank == other.rank
+    assert copy.deepcopy(as_ranks(other)) is as_ranks(other)
+    other.Free()
+    other = MPI.COMM_WORLD.Dup()
+    assert as_ranks(other).rank == ranks.rank
+    other.Free()
+"""
+
+
+def test_a_communicator_has_one_ranks():
+    assert run_code(2, ONE_FOR_ALL) == (0, "", "")
+
+
 # Saved by some ranks, and carried on by others. ---------------------------------------------------
 
 
@@ -228,6 +307,66 @@ def test_a_state_is_restored_by_another_number_of_ranks(case, by, on, resumed):
     _, expected = rank_resume.started(case, None)
     with np.load(resumed / f"{case}-{by}-{on}.npz") as arrays:
         assert_near(dict(arrays), expected, 1e-12)
+
+
+class Odd(rank_cases.Leaky):
+    """Its states are a number, a vector that is no row of a batch, and rows that come last."""
+
+    def __init__(self):
+        super().__init__()
+        self.reset_state()
+
+    def reset_state(self):
+        self.h, self.blocks, self.mean = None, np.zeros(()), np.zeros(8)
+
+    def forward(self, xs):
+        hs = super().forward(xs) + 0.01 * self.blocks + self.mean
+        self.blocks, self.mean = self.blocks + 1, xs.mean((0, 1))
+        return hs
+
+    def get_state(self):
+        return self.blocks, self.mean, None if self.h is None else self.h.T
+
+    def set_state(self, blocks, mean, h):
+        self.blocks = np.zeros(()) if blocks is None else blocks
+        self.mean = np.zeros(8) if mean is None else mean
+        self.h = None if h is None else h.T
+
+
+@pytest.mark.parametrize("window", [None, 2 * rank_cases.T])
+def test_a_process_alone_restores_states_of_any_shape(window):
+    def trainer():
+        model = lambda dtype: rank_cases.own_network(dtype, ("odd", Odd()))  # noqa: E731
+        return rank_cases.make(model, window=window)(None, "float64")
+
+    first, second = trainer(), trainer()
+    rank_resume.train(first, rank_resume.STEPS)
+    second.restore(*first.state())
+    for each in (first, second):
+        rank_resume.train(each, None)
+    assert_near(rank_cases.as_arrays(second), rank_cases.as_arrays(first), 0)
+
+
+class Slotted:
+    """A layer that takes no attributes but these."""
+
+    __slots__ = ("grads", "params", "training")
+
+    def __init__(self):
+        self.params, self.grads = [], []
+
+    def forward(self, xs):
+        return 2 * xs
+
+    def backward(self, dout):
+        return 2 * dout
+
+
+def test_a_process_alone_tells_no_layer_of_ranks():
+    model = lambda dtype: rank_cases.own_network(dtype, ("slotted", Slotted()))  # noqa: E731
+    trainer = rank_cases.make(model)(None, "float64")
+    trainer.fit(1, verbose=False)
+    assert trainer.step == 9
 
 
 @pytest.fixture(scope="module")

@@ -52,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         forget_output()
         return EXIT_ERROR
     except MemoryError as error:
-        return _ended(ranks, f"error: out of memory: {error}; take smaller sizes")
+        return _failed(ranks, f"out of memory: {error}; take smaller sizes")
     except UsageError as error:
         return _ended(ranks, f"error: {error}", EXIT_USAGE)
     except (InputError, TrainingDiverged, RankError, OSError) as error:
-        return _ended(ranks, f"error: {ranks.described(error) if ranks else error}")
+        return _failed(ranks, str(error))
     except TrainingInterrupted as stop:
         return _ended(ranks, str(stop), 128 + (stop.signal or signal.SIGINT))
     except KeyboardInterrupt as stop:
@@ -69,7 +69,8 @@ def _run(argv: Sequence[str], ranks: OneRank) -> int:
         # an output that cannot show a character shows its number instead, as standard error does
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
-        set_num_threads(getattr(arguments, "threads", None) or ranks.default_num_threads())
+    threads = ranks.default_num_threads()  # all ask, whatever they are told
+    set_num_threads(getattr(arguments, "threads", None) or threads)
     code: int = arguments.command(arguments)
     if sys.stdout:
         sys.stdout.flush()
@@ -88,6 +89,10 @@ def _parsed(argv: Sequence[str], rank: int) -> argparse.Namespace:
                 raise
             last = shown.getvalue().splitlines()[-1]
             raise UsageError(last.partition("error: ")[2]) from None
+
+
+def _failed(ranks: OneRank | None, why: str) -> int:
+    return _ended(ranks, f"error: {ranks.described(why) if ranks else why}")
 
 
 def _ended(ranks: OneRank | None, why: str, code: int = EXIT_ERROR) -> int:

@@ -49,6 +49,7 @@ T = TypeVar("T")
 # 40 MB took 2.5 times as long as its parts, with MPICH as with Open MPI.
 PART = 1 << 19
 LINE = 64  # bytes of a line of the cache, at which gradients begin
+SHOWN = 0.2  # seconds until mpiexec, which ends soon after, has shown what a rank said
 NUMBERS = 4  # that `together` sends: whether there was an error, and sums
 WRITTEN = (InputError, OSError, RankError, TrainingDiverged, TrainingInterrupted)
 """Errors whose text is for users, and says enough without their kind."""
@@ -118,9 +119,9 @@ class OneRank:
         """Where the ranks run, a text for each machine."""
         return []
 
-    def described(self, error: BaseException) -> str:
-        """The text of an error that was raised on this rank, with its number if it had it alone."""
-        return str(error)
+    def described(self, text: str) -> str:
+        """The text of the error that ends this rank, with its number if it had it alone."""
+        return text
 
     def or_none(self) -> AbstractContextManager[None]:
         """Within it, an error that the other ranks do not know of ends all processes."""
@@ -191,17 +192,18 @@ class Ranks(OneRank):
         """
         text = None if error is None else _described(error)
         told = self._call(self._comm.allgather, (text, depth))
-        self._failed = [rank for rank, (text, _) in enumerate(told) if text is not None]
+        failed = [rank for rank, (text, _) in enumerate(told) if text is not None]
+        if not self._knows(error):  # on its way out, all have it
+            self._failed = failed
         outermost = min(depth for _, depth in told)
         self._leaving = outermost if outermost < depth else 0
         if error is None:
-            rank = self._failed[0]
-            error = RankError(f"rank {rank}: {told[rank][0]}")
+            error = RankError(f"rank {failed[0]}: {told[failed[0]][0]}")
         self._known = error
         raise error
 
-    def described(self, error: BaseException) -> str:
-        return f"rank {self.rank}: {error}" if self._failed == [self.rank] else str(error)
+    def described(self, text: str) -> str:
+        return f"rank {self.rank}: {text}" if self._failed == [self.rank] else text
 
     def any(self, mine: bool) -> bool:
         count = np.array([float(mine)])
@@ -299,12 +301,12 @@ class Ranks(OneRank):
         return result
 
     def default_num_threads(self) -> int:
-        if os.environ.get(ENVIRONMENT):
-            return default_num_threads()
         node = self._comm.Split_type(_mpi().COMM_TYPE_SHARED)
         everyone = node.allgather(usable_cpus())
         own, ranks = everyone[node.Get_rank()], len(everyone)
         node.Free()
+        if os.environ.get(ENVIRONMENT):  # which may be of this rank alone
+            return default_num_threads()
         # each CPU is shared by those that may use it: ranks may have some of their own
         share = sum(Fraction(1, sum(cpu in others for others in everyone)) for cpu in own)
         return max(1, min(int(share), available_cpus(), quota() // ranks))
@@ -321,17 +323,23 @@ class Ranks(OneRank):
         try:
             yield
         except BaseException as error:
-            cause: BaseException | None = error
-            while cause is not None and cause is not self._known:
-                cause = cause.__cause__ or cause.__context__
-            if cause is None:
+            if not self._knows(error):
                 self._end_all(error)
             raise
+
+    def _knows(self, error: BaseException | None) -> bool:
+        """Whether it is the last error that all ranks know of, or comes from that."""
+        while error is not None and error is not self._known:
+            error = error.__cause__ or error.__context__
+        return error is not None
 
     def _end_all(self, error: BaseException) -> None:
         _say_what_ends_all(self.rank, error)
         stopped = isinstance(error, KeyboardInterrupt)
-        self._comm.Abort(128 + getattr(error, "number", signal.SIGINT) if stopped else 1)
+        time.sleep(SHOWN)
+        code = 128 + getattr(error, "number", signal.SIGINT) if stopped else 1
+        self._comm.Abort(code)
+        os._exit(code)  # that of MPICH may return before the process is ended
 
 
 class _FlatGradients:
@@ -433,7 +441,7 @@ def as_ranks(comm: Any) -> OneRank:
     # one for all who have this communicator: they wait for each other
     handle = comm.py2f()
     ranks = _made.get(handle)
-    if ranks is None or mpi.Comm.Compare(ranks._comm, comm) != mpi.IDENT:
+    if ranks is None or ranks._comm != comm:  # one that is free again has no handle
         ranks = _made[handle] = Ranks(comm)
     return ranks
 

@@ -419,10 +419,11 @@ class Trainer:
                         asked[1] = save is not None and time.monotonic() > saved + 60 * save_every
                     if self.step % CHECKED_EVERY == 0:
                         self._require_same_ranks()
-                    with self.ranks.together():
-                        if asked.any():
+                    if asked.any():
+                        with self.ranks.together():
                             self._require_finite_weights()
-                        if asked[0]:
+                    if asked[0]:
+                        with self.ranks.together():
                             raise StoppedByAll(f"stopped after step {self.step}")
                     if asked[1] and save is not None:
                         save()
@@ -656,6 +657,10 @@ class Trainer:
         The arrays are those of the model and the optimizer themselves, not copies. All ranks must
         call this, and get the same.
         """
+        with self.ranks.together():
+            return self._state()
+
+    def _state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         within = self.block > 0  # an epoch: it begins with nothing carried
         carried = [*self._earlier, self.model.get_state()] if within else []
         carried = checkpoint.of_all_ranks(self.model, carried, self.ranks, self._lanes)
