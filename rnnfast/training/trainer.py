@@ -780,5 +780,5 @@ def _write(params: Sequence[Array], weights: Sequence[Array]) -> None:
 
 def _counted(model: Network, targets: Ids) -> int:
     """How many targets the loss of a model is a mean over."""
-    ignored = getattr(model.loss_layer, "ignore_label", PADDING)
+    ignored = getattr(getattr(model, "loss_layer", None), "ignore_label", PADDING)
     return int(((targets != ignored) & (targets != PADDING)).sum())
