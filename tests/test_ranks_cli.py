@@ -194,8 +194,8 @@ with mock.patch("rnnfast.{place}", fail) if launched()[0] == {rank} else mock.Ma
         ),
         (
             *("training.trainer.Trainer._next_lr", "ZeroDivisionError('so')"),
-            *("ZeroDivisionError: so\n", "rnnfast: error: rank 1: ZeroDivisionError: so\n"),
-            *(1, True),
+            "rnnfast: error: rank 0: ZeroDivisionError: so\n",
+            *("rnnfast: error: rank 1: ZeroDivisionError: so\n", 1, True),
         ),
         (
             *("training.trainer.evaluate", "OSError('full')"),

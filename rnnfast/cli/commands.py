@@ -4,6 +4,7 @@ import argparse
 import io
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
@@ -61,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _ended(ranks, str(stop), 128 + (stop.signal or signal.SIGINT))
     except KeyboardInterrupt as stop:
         return _ended(ranks, "interrupted", 128 + getattr(stop, "number", signal.SIGINT))
+    except Exception as error:
+        if ranks is None or ranks.size == 1:
+            raise
+        traceback.print_exc()
+        return _failed(ranks, f"{type(error).__name__}: {error}")
 
 
 def _run(argv: Sequence[str], ranks: OneRank) -> int:
@@ -103,6 +109,8 @@ def _ended(ranks: OneRank | None, why: str, code: int = EXIT_ERROR) -> int:
     if (rank == 0 or where) and sys.stderr:
         with suppress(OSError):  # nobody may be there to read it
             print(f"rnnfast: {where}{why}", file=sys.stderr, flush=True)
+    if ranks:
+        ranks.leave()
     return code
 
 

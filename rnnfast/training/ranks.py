@@ -50,6 +50,7 @@ T = TypeVar("T")
 PART = 1 << 19
 LINE = 64  # bytes of a line of the cache, at which gradients begin
 SHOWN = 0.2  # seconds until mpiexec, which ends soon after, has shown what a rank said
+LEAVING = 5.0  # seconds at most to wait for the others after an error
 NUMBERS = 4  # that `together` sends: whether there was an error, and sums
 WRITTEN = (InputError, OSError, RankError, TrainingDiverged, TrainingInterrupted)
 """Errors whose text is for users, and says enough without their kind."""
@@ -122,6 +123,10 @@ class OneRank:
     def described(self, text: str) -> str:
         """The text of the error that ends this rank, with its number if it had it alone."""
         return text
+
+    def leave(self) -> None:
+        """After an error, wait until all have said what they say: mpiexec ends the others when one
+        has left."""
 
     def or_none(self) -> AbstractContextManager[None]:
         """Within it, an error that the other ranks do not know of ends all processes."""
@@ -317,6 +322,11 @@ class Ranks(OneRank):
         for rank, (node, process) in enumerate(everyone):
             machines.setdefault(node, []).append(f"{rank} is process {process}")
         return [f"{node}: {', '.join(processes)}" for node, processes in machines.items()]
+
+    def leave(self) -> None:
+        everyone, end = self._comm.Ibarrier(), time.monotonic() + LEAVING
+        while not everyone.Test() and time.monotonic() < end:
+            time.sleep(0.001)
 
     @contextmanager
     def or_none(self) -> Iterator[None]:
