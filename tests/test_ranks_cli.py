@@ -225,7 +225,7 @@ def test_a_rank_that_raises(place, error, of_0, of_1, code, saved, rank, folder)
     found, _, err = finished(start_ranks(2, "-c", program, *command), 30)
     assert found == code
     said = of_1.replace("rank 0", "rank 1") if rank else of_0
-    assert err.count(said) == 1
+    assert err.count(said.rstrip("\n")) == 1  # another's line may follow in the same one
     assert (folder / "run").exists() == saved
     if saved:
         assert rnnfast.Run.resume("run", verbose=False).trainer.epoch <= 4
@@ -236,7 +236,7 @@ def test_an_interruption_before_there_is_a_run(rank, folder):
     program = FAILS.format(error="Stopped(2)", place="training.runs.read_text", rank=rank)
     found, _, err = finished(start_ranks(2, "-c", program, *TRAIN[2:], "--out", "run"), 30)
     assert found == 130
-    assert err.count(f"rnnfast: error: rank {rank}: Stopped; all ranks end\n") == 1
+    assert err.count(f"rnnfast: error: rank {rank}: Stopped; all ranks end") == 1
     assert not (folder / "run" / "last.npz").exists()
 
 

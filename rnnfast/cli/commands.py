@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if ranks is None or ranks.size == 1:
             raise
-        traceback.print_exc()
+        # in one piece, since others print at the same time
+        print(traceback.format_exc(), file=sys.stderr, end="", flush=True)
         return _failed(ranks, f"{type(error).__name__}: {error}")
 
 
