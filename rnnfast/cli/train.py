@@ -18,9 +18,9 @@ from ..threads import get_num_threads
 from ..training.folder import FolderInUse, locked
 from ..training.plot import plot_history
 from ..training.ranks import world
-from ..training.runs import SAVE_EVERY, Run, holds_run, is_taken, require_run
+from ..training.runs import Run, holds_run, is_taken, require_run
 from ..training.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
-from ..training.trainer import loss_text
+from ..training.trainer import SAVE_EVERY, loss_text
 from .eval import loss_of
 from .options import above_zero, count, flag, fraction, not_negative, seed
 from .output import say

@@ -38,10 +38,9 @@ from .folder import cannot_be_written, locked
 from .progress import Progress
 from .ranks import ONE_RANK, OneRank, as_ranks
 from .settings import BEFORE, Settings
-from .trainer import Callback, OnEpoch, OnStep, Record, Stop, StoppedByAll, Trainer
+from .trainer import SAVE_EVERY, Callback, OnEpoch, OnStep, Record, Stop, StoppedByAll, Trainer
 
 MAX_WORDS = 10_000
-SAVE_EVERY = 5.0  # minutes
 END_OF_ARCHIVE = 1 << 16  # bytes
 CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
 SCORED_TOKENS = 4096  # of lines that are scored at once

@@ -125,6 +125,7 @@ def evaluate(
     return float(sums[0] / sums[1])
 
 
+SAVE_EVERY = 5.0  # minutes
 DEFAULT_SCHEDULE = ReduceLROnPlateau(0.5)
 GONE_APART = "they have gone apart: something in a layer, callback or schedule is not the same"
 CHECKED_EVERY = 256  # steps, whether all ranks have the same weights
@@ -333,7 +334,7 @@ class Trainer:
         callbacks: Iterable[Callback] = (),
         stop: Stop | None = None,
         save: Callable[[], object] | None = None,
-        save_every: float = 5.0,
+        save_every: float = SAVE_EVERY,
     ) -> None:
         """Train until `epochs` epochs are done in all, those of calls before included, or until
         validation has not improved for `patience` epochs: `stopped_early` says which.
