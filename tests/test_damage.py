@@ -11,6 +11,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from forms import LONG, SEED, form
 from hostile import make
 
 import rnnfast
@@ -19,9 +20,7 @@ from rnnfast.textbook.base_model import BaseModel
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the gallery is of POSIX")
 
-LONG = bool(os.environ.get("RNNFAST_LONG"))
-SEED = int(os.environ.get("RNNFAST_SEED", "0"))
-FLIPS, STRIDE = (10_000, 1) if LONG else (300, 97)
+FLIPS, STRIDE = form((300, 97), (10_000, 1))
 FILES = {"checkpoint": "run/last.npz", "model": "model.npz", "parameters": "Model.pkl"}
 
 

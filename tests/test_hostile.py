@@ -13,6 +13,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from forms import LONG, form
 from hostile import fuzz, make
 
 import rnnfast
@@ -21,7 +22,6 @@ from rnnfast.textbook.base_model import BaseModel
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX has such files")
 
-LONG = bool(os.environ.get("RNNFAST_LONG"))  # all files, all readers, memory every time
 HANGS = 20  # seconds after which a reader counts as one that hangs
 
 
@@ -179,8 +179,8 @@ COMMANDS = READERS["checkpoint"].keys() - FUNCTIONS
 
 def test_commands_say_what_is_wrong(valid, faults_of):
     """Some files of each sort: the rest is what the functions say."""
-    archives = [*make.archives(valid["checkpoint"])][:: 1 if LONG else 11]
-    fields = [*make.of_fields(valid["checkpoint"])][:: 1 if LONG else 50]
+    archives = [*make.archives(valid["checkpoint"])][:: form(11, 1)]
+    fields = [*make.of_fields(valid["checkpoint"])][:: form(50, 1)]
     assert faults_of("checkpoint", archives + fields, COMMANDS, measured=False) == []
 
 
@@ -189,7 +189,7 @@ def test_best_weights_are_looked_at_in_the_same_way(valid, tmp_path):
     path = tmp_path / "run" / "best.npz"
     path.parent.mkdir()
     (path.parent / "last.npz").write_bytes(good.data)
-    files = [*make.archives(good)][:: 1 if LONG else 9]
+    files = [*make.archives(good)][:: form(9, 1)]
     # what is resumed from has no place there
     files += [("the arrays of last.npz", good.with_field(("position",), ...)), ("last", good.data)]
     for name, data in files:
