@@ -17,7 +17,7 @@ from mpi4py import MPI
 from rank_cases import Leaky, Losses, N, Scale, Turned, V, make, model_of, own_network, text
 
 import rnnfast
-from rnnfast.training import runs, trainer
+from rnnfast.training import run_files, trainer
 
 COMM = MPI.COMM_WORLD
 RANK = COMM.rank
@@ -672,26 +672,26 @@ def full(*_):
 
 @fault
 def full_disk_at_start():
-    before, runs.save_archive = runs.save_archive, full
+    before, run_files.save_archive = run_files.save_archive, full
     try:
         start("full")
     finally:
-        runs.save_archive = before
+        run_files.save_archive = before
         nothing_is_there(FOLDER / "full")
 
 
 @fault
 def full_disk_later():
     """The folder keeps what was saved, and more ranks than one carry on with it."""
-    run, before = start("later"), runs.save_archive
+    run, before = start("later"), run_files.save_archive
 
     def fill(_):
-        runs.save_archive = full
+        run_files.save_archive = full
 
     try:
         run.fit(verbose=False, callbacks=[At(0, fill, epoch=1)])
     finally:
-        runs.save_archive = before
+        run_files.save_archive = before
         assert rnnfast.Run.resume(FOLDER / "later", comm=COMM, verbose=False).trainer.epoch == 1
 
 

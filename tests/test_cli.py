@@ -422,7 +422,7 @@ def test_a_first_save_that_fails_leaves_nothing_behind(folder, monkeypatch, caps
     def full(path, *_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rnnfast.training.runs.save_archive", full)
+    monkeypatch.setattr("rnnfast.training.run_files.save_archive", full)
     before = set(folder.iterdir())
     assert train() == 1
     assert "cannot be written: No space left on device" in capsys.readouterr().err

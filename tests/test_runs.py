@@ -20,7 +20,7 @@ from rnnfast.archive import FORMATS, load_archive, save_archive
 from rnnfast.errors import InputError, TrainingDiverged, TrainingInterrupted
 from rnnfast.models import LAYER_OF_CELL
 from rnnfast.text import pieces
-from rnnfast.training import runs, settings
+from rnnfast.training import corpus, run_files, runs, settings
 from rnnfast.training.progress import Progress
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
@@ -257,14 +257,14 @@ def test_a_run_that_diverges_keeps_what_was_saved(start):
 def test_a_disk_that_is_full(start, monkeypatch):
     run = start()
     run.fit(1)
-    save = runs.save_archive
+    save = run_files.save_archive
 
     def full(path, *args):
         if path.name == "last.npz":
             raise OSError(28, "No space left on device")
         save(path, *args)
 
-    monkeypatch.setattr(runs, "save_archive", full)
+    monkeypatch.setattr(run_files, "save_archive", full)
     with pytest.raises(OSError, match="No space left"):
         run.fit(2)
     monkeypatch.undo()
@@ -306,9 +306,9 @@ def test_a_run_on_a_long_text_is_the_same_run(start, level, tmp_path, request):
     whole.fit(verbose=False)
     request.getfixturevalue("long")
     run = start(level=level, batch=2)
-    for corpus, base in ((whole.corpus, type(None)), (run.corpus, np.memmap)):
-        assert corpus.ids.dtype == np.uint8
-        assert isinstance(corpus.ids.base, base)
+    for ids, base in ((whole.corpus.ids, type(None)), (run.corpus.ids, np.memmap)):
+        assert ids.dtype == np.uint8
+        assert isinstance(ids.base, base)
         assert np.shares_memory(corpus.ids, corpus.train)
         np.testing.assert_array_equal(corpus.ids, run.vocabulary.encode(TEXT))
         parts = [len(part) for part in (corpus.train, corpus.valid, corpus.test)]
@@ -336,13 +336,13 @@ def test_another_text_is_no_text_to_resume_with(start, tmp_path, other):
 
 @pytest.mark.parametrize("other", [TEXT + "a", TEXT.replace("q", "u"), TEXT.upper()])
 def test_a_text_that_changes_while_it_is_read(start, tmp_path, other, monkeypatch):
-    require_enough = runs._require_enough
+    require_enough = corpus._require_enough
 
     def written_again(*args):
         (tmp_path / "text.txt").write_text(other)
         require_enough(*args)
 
-    monkeypatch.setattr(runs, "_require_enough", written_again)
+    monkeypatch.setattr(corpus, "_require_enough", written_again)
     with pytest.raises(InputError, match="is not the text that the run in"):
         start()
     assert os.listdir(tmp_path) == ["text.txt"]

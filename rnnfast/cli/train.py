@@ -18,7 +18,8 @@ from ..threads import get_num_threads
 from ..training.folder import FolderInUse, locked
 from ..training.plot import plot_history
 from ..training.ranks import world
-from ..training.runs import Run, holds_run, is_taken, require_run
+from ..training.run_files import holds_run, is_taken, require_run
+from ..training.runs import Run
 from ..training.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
 from ..training.trainer import SAVE_EVERY, loss_text
 from .eval import loss_of

@@ -1,68 +1,40 @@
-"""A training run as a folder: `last.npz` to resume from, `best.npz` to use, `history.csv`."""
+"""A training run in a folder: started, resumed, trained, sampled and scored."""
 
 import contextlib
-import csv
-import io
-import math
 import os
-import platform
 import shlex
 import signal
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from .._checks import as_above_zero, as_ids
-from .._files import open_regular
+from .._checks import as_above_zero
 from .._signals import collecting, kept
 from .._types import Array, Ids, Seed
 from .._version import __version__
-from ..archive import damage, load_archive, naming, save_archive, write_atomically
+from ..archive import damage
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
-from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
-from ..text.corpora import Text, builtin_corpus
-from ..text.lanes import PADDING, TEST_PART, VALID_PART, split_by_position
-from ..text.pieces import Digest, NotText, gather
+from ..models.language_models import LanguageModel
+from ..text.corpora import Text
+from ..text.lanes import PADDING
 from ..text.sampling import stream
 from ..text.scoring import log_probabilities
-from ..text.vocabulary import END_OF_LINE, UNKNOWN, UnknownToken, Vocabulary, count_tokens
-from . import checkpoint
-from .fields import require_meta
+from ..text.vocabulary import END_OF_LINE, UNKNOWN, UnknownToken, Vocabulary
+from .corpus import Corpus, encoded, read_text, text_of_checkpoint, vocabulary_of
 from .folder import cannot_be_written, locked
-from .progress import Progress
 from .ranks import ONE_RANK, OneRank, as_ranks
-from .settings import BEFORE, Settings
+from .run_files import BEST, LAST, RunFiles, require_no_run
+from .saved_run import SavedRun, meta_of, read_first
+from .settings import Settings
 from .trainer import SAVE_EVERY, Callback, OnEpoch, OnStep, Record, Stop, StoppedByAll, Trainer
 
-MAX_WORDS = 10_000
-END_OF_ARCHIVE = 1 << 16  # bytes
 CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
 SCORED_TOKENS = 4096  # of lines that are scored at once
-
-
-@dataclass
-class Corpus:
-    """Where a text came from, how long it is, and its ids (M,): all, and in three parts.
-
-    They are of the smallest unsigned dtype that holds them; those of a large text are read-only,
-    and in a file.
-    """
-
-    name: str
-    characters: int
-    ids: Array
-    train: Array = field(init=False)
-    valid: Array = field(init=False)
-    test: Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.train, self.valid, self.test = split_by_position(self.ids)
 
 
 class Run:
@@ -109,7 +81,6 @@ class Run:
         model: LanguageModel | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self._place = self.folder.absolute()  # whatever a callback does to the working folder
         self.ranks = ranks
         self.settings = settings
         self.vocabulary = vocabulary
@@ -119,8 +90,7 @@ class Run:
         self._corpus: Corpus | None = None
         self.sha256, self.text_bytes = "", None
         self.context = []
-        self._lines: int | None = None  # of the history that this run has put into history.csv
-        self._seen: tuple[int, ...] = ()  # which last.npz this run was read from, or has written
+        self._files = RunFiles(self.folder)
 
     @property
     def trainer(self) -> Trainer:
@@ -157,7 +127,7 @@ class Run:
         """
         folder, ranks = Path(folder), as_ranks(comm)
         with _only_writer(folder, ranks):
-            ranks.of_first(lambda: _require_no_run(folder))
+            ranks.of_first(lambda: require_no_run(folder))
             return cls._start(folder, settings, verbose, ranks)
 
     @classmethod
@@ -167,7 +137,7 @@ class Run:
             text_path = None if settings.text is None else Path(settings.text).absolute()
             settings = replace(settings, text=text_path)
             text = read_text(settings)
-            vocabulary, sha256 = _count(text, settings, verbose and ranks.rank == 0)
+            vocabulary, sha256 = vocabulary_of(text, settings, verbose and ranks.rank == 0)
         ranks.require_same(_names_of(settings, sha256))
         with ranks.together():
             rng = np.random.default_rng(settings.seed)
@@ -180,7 +150,7 @@ class Run:
             run.save()
         except BaseException as error:
             if ranks.rank == 0:
-                _remove_half(run._place)
+                run._files.remove_half()
             if isinstance(error, OSError):
                 raise cannot_be_written(folder, error) from error
             raise
@@ -200,17 +170,17 @@ class Run:
 
         `text` and `verbose` are as in `read_corpus`. There may be more ranks than before, or fewer.
         """
-        ranks = as_ranks(comm)
+        folder, ranks = Path(folder), as_ranks(comm)
         with ranks.together():
-            seen = ranks.of_first(lambda: _identity(Path(folder)))
-            run, arrays, meta = cls._read(folder, ("last.npz",), ranks)
-            run._seen = seen
+            seen = ranks.of_first(RunFiles(folder).identity)
+            run, saved = cls._read(folder, (LAST,), ranks)
+            run._files.seen = seen
             if epochs is not None:
                 run.settings = replace(run.settings, epochs=epochs)
             run.read_corpus(text=text, verbose=verbose)
-            with damage(run.folder / "last.npz", "checkpoint"):
+            with damage(folder / LAST, "checkpoint"):
                 run._trainer = run._new_trainer()
-                run.trainer.restore(arrays, meta["position"])
+                run.trainer.restore(saved.arrays, saved.position)
         return run
 
     @classmethod
@@ -218,55 +188,18 @@ class Run:
         """The run of a folder with the weights that validated best, to evaluate and to sample."""
         ranks = as_ranks(comm)
         with ranks.together():
-            run, _, _ = cls._read(folder, ("best.npz", "last.npz"), ranks)
+            run, _ = cls._read(Path(folder), (BEST, LAST), ranks)
         return run
 
     @classmethod
-    def _read(
-        cls, folder: str | os.PathLike[str], names: Sequence[str], ranks: OneRank
-    ) -> tuple[Self, dict[str, Array], dict[str, Any]]:
+    def _read(cls, folder: Path, names: Sequence[str], ranks: OneRank) -> tuple[Self, SavedRun]:
         """The run with the weights of a file in its folder, the first that is there of these, and
         all that is in the file."""
-        folder = Path(folder)
-        name, (version, arrays, meta) = ranks.of_first(lambda: _read_first(folder, names))
-        with damage(folder / name, "checkpoint"):
-            resumable = name == "last.npz"
-            require_meta(version, meta, resumable=resumable)
-            settings = Settings(**(BEFORE | meta["settings"]))
-            vocabulary = Vocabulary(**meta["vocabulary"])
-            if settings.layers > len(arrays):
-                raise InputError(
-                    f"layers: expected one or more with weights, got {settings.layers}"
-                )
-            shapes = param_shapes(
-                LAYER_OF_CELL[settings.cell].cell,
-                len(vocabulary),
-                settings.embedding,
-                settings.hidden,
-                settings.layers,
-                settings.tie_weights,
-            )
-            optimizer = settings.new_optimizer()
-            if version == 1:
-                recurrent = [f"recurrent.{k}" for k in range(settings.layers)]
-                arrays = checkpoint.named(arrays, list(shapes), recurrent, optimizer.slots)
-                carried = [array for array in arrays if array.startswith("carried/")]
-                if resumable:
-                    meta["position"] |= {"carried": carried, "random_state": {}}
-            # before there is a model of these sizes, which has these arrays for its weights
-            params = checkpoint.params_of(arrays, shapes, settings.dtype)
-            config = _config_of_new(settings) | meta.get("model", {})
-            model = LanguageModel.from_params(params, **config)
-            _require_known_arrays(model, optimizer, arrays, meta.get("position"), settings.batch)
-            if resumable:
-                model.set_random_state(meta["position"]["random_state"])
-            rng = np.random.default_rng()
-            rng.bit_generator.state = meta["random_state"]
-            run = cls(folder, settings, vocabulary, rng, ranks, model)
-            run.sha256, run.text_bytes = meta["sha256"], meta.get("text_bytes")
-            context = as_ids("context", meta["context"], len(run.vocabulary), ("M",))
-            run.context = context.tolist()
-        return run, arrays, meta
+        saved = SavedRun.from_contents(ranks.of_first(lambda: read_first(folder, names)))
+        run = cls(folder, saved.settings, saved.vocabulary, saved.rng, ranks, saved.model)
+        run.sha256, run.text_bytes = saved.sha256, saved.text_bytes
+        run.context = saved.context
+        return run, saved
 
     def read_corpus(
         self, *, text: str | os.PathLike[str] | None = None, verbose: bool = True
@@ -280,47 +213,12 @@ class Run:
         if text is not None:
             self.settings = replace(self.settings, text=Path(text).absolute())
             return self._encode(read_text(self.settings), verbose)
-        return self._encode(self._text_of_checkpoint(), verbose)
-
-    def _text_of_checkpoint(self) -> Text:
-        """The text whose path is in the checkpoint, which anybody may have written."""
-        path = self.settings.text
-        if path is None:
-            return read_text(self.settings)
-        # a system may tell another machine who its user is, before that one says what is there
-        if str(path).replace("\\", "/").startswith("//"):
-            raise InputError(
-                f"{path}, which the run in {self.folder} was started with, is on another machine; "
-                "name the text yourself (--text with --resume, or text=)"
-            )
-        try:
-            open_regular(path, "text file").close()
-        except InputError as error:
-            where = "say where it is (--text with --resume)"
-            raise InputError(f"the text of the run in {self.folder}: {error}, or {where}") from None
-        text = read_text(self.settings)
-        if self.text_bytes not in (None, text.size):
-            raise self._other_text(text)
-        return text
-
-    def _other_text(self, text: Text) -> InputError:
-        return InputError(
-            f"{text.name} is not the text that the run in {self.folder} was started with; "
-            "put that text back, say where it is (--text with --resume), or start a new run"
-        )
+        found = text_of_checkpoint(self.settings, self.text_bytes, self.folder)
+        return self._encode(found, verbose)
 
     def _encode(self, text: Text, verbose: bool) -> Corpus:
-        """Set `corpus` to a text whose checksum is known from before."""
-        digest = Digest()
-        pieces = digest.of(_pieces(text, verbose and self.ranks.rank == 0))
-        try:
-            ids = gather(self.vocabulary.encode_pieces(pieces), _on_disk_of(self.folder))
-            same = digest.sha256 == self.sha256
-        except (UnknownToken, NotText):
-            same = False
-        if not same:
-            raise self._other_text(text)
-        self._corpus = Corpus(text.name, digest.characters, ids)
+        shown = verbose and self.ranks.rank == 0
+        self._corpus = encoded(text, self.vocabulary, self.sha256, self.folder, shown)
         self.text_bytes = None if self.settings.text is None else text.size
         return self._corpus
 
@@ -396,8 +294,8 @@ class Run:
                 on_epoch(record, improved)
 
         try:
-            with _only_writer(self._place, self.ranks), collecting():
-                self.ranks.of_first(self._require_newest)
+            with _only_writer(self._files.place, self.ranks), collecting():
+                self.ranks.of_first(self._files.require_newest)
                 if settings.epochs > self.settings.epochs:
                     if trainer.schedule == self.settings.new_schedule():  # nobody has set another
                         trainer.schedule = settings.new_schedule()
@@ -554,8 +452,14 @@ class Run:
         The folder is made where there is none. All ranks must call this, and the first writes.
         """
         arrays, position = self.trainer.state()
-        with _only_writer(self._place, self.ranks):
+        with _only_writer(self._files.place, self.ranks):
             self.ranks.of_first(lambda: self._write(arrays, position, best))
+
+    def _write(self, arrays: dict[str, Array], position: dict[str, Any], best: bool) -> None:
+        validated = self.trainer.validated_params() if best else {}
+        weights = {f"param/{name}": W for name, W in validated.items()}
+        history = self.trainer.history
+        self._files.write(arrays, meta_of(self), position, history, weights if best else None)
 
     def _save_if_possible(self, verbose: bool) -> None:
         """Save within an epoch: a disk that is full for now is no reason to stop."""
@@ -567,59 +471,6 @@ class Run:
             if verbose and sys.stderr:
                 print(f"rnnfast: not saved: {error}; training goes on", file=sys.stderr)
 
-    def _require_newest(self) -> None:
-        if _identity(self._place) not in ((), self._seen):
-            raise InputError(
-                f"{self.folder}: expected last.npz as this run has read or written it, got that of "
-                "another one that was trained since; Run.resume carries on from there"
-            )
-
-    def _write(self, arrays: dict[str, Array], position: dict[str, Any], best: bool) -> None:
-        self._place.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
-        self._require_newest()
-        meta = {
-            "settings": asdict(self.settings),
-            "vocabulary": {"tokens": self.vocabulary.tokens, "level": self.vocabulary.level},
-            "sha256": self.sha256,
-            "text_bytes": self.text_bytes,
-            "context": self.context,
-            "model": self.model.config(),
-            "random_state": self.rng.bit_generator.state,
-        }
-        if best:
-            validated = self.trainer.validated_params()
-            weights = {f"param/{name}": W for name, W in validated.items()}
-            save_archive(self._place / "best.npz", "checkpoint", weights, meta)
-        self._save_history(self.trainer.history)
-        meta["position"] = position
-        try:
-            save_archive(self._place / "last.npz", "checkpoint", arrays, meta)
-        finally:  # after Ctrl-C, too
-            self._seen = _identity(self._place)
-
-    def _save_history(self, history: list[Record]) -> None:
-        """Append what is new; the first time, the file is made that of this history."""
-        path, written = self._place / "history.csv", self._lines
-        self._lines = None  # after an error, all of it is written again
-        if written is not None and path.exists():
-            with naming(path), open(path, "ab") as file:
-                file.write(_as_csv(history[written:]))
-                file.flush()
-                os.fsync(file.fileno())
-        else:
-            content = _as_csv(history, header=True)
-            write_atomically(path, lambda file: file.write(content))
-        self._lines = len(history)
-
-
-def _as_csv(history: Sequence[Record], *, header: bool = False) -> bytes:
-    lines = io.StringIO()
-    writer = csv.DictWriter(lines, [field.name for field in fields(Record)])
-    if header:
-        writer.writeheader()
-    writer.writerows(asdict(record) for record in history)
-    return lines.getvalue().encode()
-
 
 def _new_model(settings: Settings, vocab_size: int, rng: np.random.Generator) -> LanguageModel:
     try:
@@ -629,31 +480,6 @@ def _new_model(settings: Settings, vocab_size: int, rng: np.random.Generator) ->
             f"no model of hidden size {settings.hidden}, embedding size {settings.embedding} "
             f"and {settings.layers} layers can be made: {error}; take other sizes"
         ) from error
-
-
-def _config_of_new(settings: Settings) -> dict[str, Any]:
-    """What `config` of a new model returns, whose weights need not be made for that."""
-    small = {"hidden": 1, "embedding": 1, "layers": 1}
-    config = LanguageModel(1, rng=0, **(settings.of_model | small)).config()
-    config["recurrent"] *= settings.layers
-    config["dropout"] = config["dropout"][:1] * (settings.layers + 1)
-    return config
-
-
-def _require_known_arrays(
-    model: LanguageModel, optimizer: Any, arrays: dict[str, Array], position: Any, rows: int
-) -> None:
-    """Raise InputError unless a checkpoint has the arrays that `Trainer.state` returns, with a
-    position, or else the parameters alone."""
-    if position is None:
-        steps, carried, earlier = 0, [], 0
-    else:
-        arrays, _ = checkpoint.taken_out(("average", "best"), arrays, model)
-        steps, carried = position["optimizer_steps"], position["carried"]
-        earlier = position.get("earlier", 0)
-    checkpoint.require_state(
-        model, optimizer, arrays, steps=steps, carried=carried, earlier=earlier, rows=rows
-    )
 
 
 def _texts(
@@ -690,116 +516,8 @@ def _only_writer(folder: Path, ranks: OneRank) -> Iterator[None]:
         yield
 
 
-def _remove_half(folder: Path) -> None:
-    """Leave nothing of a run that could not be saved for the first time."""
-    for name in ("last.npz", "history.csv"):
-        with contextlib.suppress(OSError):
-            (folder / name).unlink()
-
-
-def _count(text: Text, settings: Settings, verbose: bool) -> tuple[Vocabulary, str]:
-    """The vocabulary of a text from which something can be learnt, and its checksum."""
-    digest = Digest()
-    counts = count_tokens(digest.of(_pieces(text, verbose)), settings.level)
-    min_count = 1 if settings.level == "char" else 2
-    vocabulary = Vocabulary.from_counts(
-        counts, settings.level, max_size=MAX_WORDS, min_count=min_count
-    )
-    _require_enough(text.name, sum(counts.values()), vocabulary, settings)
-    return vocabulary, digest.sha256
-
-
-def _pieces(text: Text, verbose: bool) -> Iterator[str]:
-    """A text in pieces; if it is long, how far it was read is shown."""
-    with Progress(text.size, verbose=verbose, read=Path(text.name).name) as progress:
-        yield from text.pieces(progress.advance)
-
-
-def _on_disk_of(folder: Path) -> Path | None:
-    """A folder on the disk of one that may not be there yet: the system's own for temporary files,
-    which None is, may be in memory. None where nothing can be written."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return folder if folder.is_dir() and os.access(folder, os.W_OK) else None
-
-
-def _require_enough(name: str, length: int, vocabulary: Vocabulary, settings: Settings) -> None:
-    """Raise InputError unless all parts of a text are long enough, with the length that is."""
-    if set(vocabulary.tokens) <= {UNKNOWN}:
-        raise InputError(
-            f"{name} has no word that occurs twice, so there is nothing to learn; "
-            "take a longer text, or --level char"
-        )
-    block = settings.batch * settings.time
-    needed = max(2 * round(1 / TEST_PART), math.ceil((block + 1) / (1 - VALID_PART - TEST_PART)))
-    needed += 1  # where a part begins is rounded
-    if length < needed:
-        raise InputError(
-            f"{name} has {length:,} {vocabulary.unit}s, but {settings.batch} lanes of "
-            f"{settings.time} steps need at least {needed:,}; take a longer text, or a smaller "
-            "--batch or --time"
-        )
-    if len(vocabulary) == 1:
-        raise InputError(
-            f"{name} has one {vocabulary.unit} only, {vocabulary.tokens[0]!r}, again and again, "
-            "so there is nothing to learn; take another text"
-        )
-
-
-def _identity(folder: Path) -> tuple[int, ...]:
-    """Which last.npz is in a folder: its size, and a checksum of its end, where an archive has
-    those of all that is in it."""
-    try:
-        with open_regular(folder / "last.npz") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - END_OF_ARCHIVE))
-            return size, zlib.crc32(file.read())
-    except (FileNotFoundError, InputError):
-        return ()
-
-
-def _require_no_run(folder: Path) -> None:
-    if is_taken(folder):
-        raise InputError(
-            f"{folder} already holds a run; continue it with --resume, or give another --out"
-        )
-
-
-def _read_first(
-    folder: Path, names: Sequence[str]
-) -> tuple[str, tuple[int, dict[str, Array], dict[str, Any]]]:
-    """The first file of a run that is there, of these names, and what is in it."""
-    require_run(folder)
-    name = next((name for name in names if (folder / name).exists()), names[-1])
-    return name, load_archive(folder / name, "checkpoint")
-
-
 def _names_of(settings: Settings, sha256: str) -> dict[str, str]:
     """What all ranks must begin with, each by the name it has in errors."""
     own = {f"setting {name}": repr(value) for name, value in asdict(settings).items()}
     del own["setting text"]  # which may stand elsewhere on another machine
     return {"version of rnnfast": __version__, "text": f"one of sha256 {sha256}", **own}
-
-
-def is_taken(folder: Path) -> bool:
-    """Whether a folder has a file that a run would write."""
-    return any((folder / name).exists() for name in ("last.npz", "best.npz", "history.csv"))
-
-
-def holds_run(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder has the checkpoint of a run."""
-    return (Path(folder) / "last.npz").exists()
-
-
-def require_run(folder: Path) -> None:
-    """Raise InputError where a folder has none."""
-    if not holds_run(folder):
-        raise InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
-
-
-def read_text(settings: Settings) -> Text:
-    """The text that settings ask for."""
-    if settings.text is not None:
-        return Text(str(settings.text))
-    return Text(f"pydoc_data.topics of Python {platform.python_version()}", builtin_corpus())

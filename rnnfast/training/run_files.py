@@ -1,0 +1,122 @@
+"""The files of a run folder: `last.npz` to resume from, `best.npz` to use, `history.csv`."""
+
+import csv
+import io
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from .._files import open_regular
+from .._types import Array
+from ..archive import naming, save_archive, write_atomically
+from ..errors import InputError
+from .trainer import Record
+
+LAST, BEST, HISTORY = "last.npz", "best.npz", "history.csv"
+END_OF_ARCHIVE = 1 << 16  # bytes
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether a folder has a file that a run would write."""
+    return any((folder / name).exists() for name in (LAST, BEST, HISTORY))
+
+
+def holds_run(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder has the checkpoint of a run."""
+    return (Path(folder) / LAST).exists()
+
+
+def require_run(folder: Path) -> None:
+    """Raise InputError where a folder has none."""
+    if not holds_run(folder):
+        raise InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
+
+
+def require_no_run(folder: Path) -> None:
+    """Raise InputError where a folder has files of one."""
+    if is_taken(folder):
+        raise InputError(
+            f"{folder} already holds a run; continue it with --resume, or give another --out"
+        )
+
+
+class RunFiles:
+    """The folder of one run, which is the only one that goes on writing there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.place = folder.absolute()  # whatever a callback does to the working folder
+        self._lines: int | None = None  # of the history that this run has put into history.csv
+        self.seen: tuple[int, ...] = ()  # which last.npz this run was read from, or has written
+
+    def identity(self) -> tuple[int, ...]:
+        """Which last.npz is there: its size, and a checksum of its end, where an archive has those
+        of all that is in it."""
+        try:
+            with open_regular(self.place / LAST) as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - END_OF_ARCHIVE))
+                return size, zlib.crc32(file.read())
+        except (FileNotFoundError, InputError):
+            return ()
+
+    def require_newest(self) -> None:
+        """Raise InputError where another run has written there since."""
+        if self.identity() not in ((), self.seen):
+            raise InputError(
+                f"{self.folder}: expected {LAST} as this run has read or written it, got that of "
+                "another one that was trained since; Run.resume carries on from there"
+            )
+
+    def write(
+        self,
+        arrays: Mapping[str, Array],
+        meta: Mapping[str, Any],
+        position: Mapping[str, Any],
+        history: Sequence[Record],
+        best: Mapping[str, Array] | None,
+    ) -> None:
+        """Write the arrays of a trainer and its position, and first the arrays of `best.npz`, where
+        these are the best. The folder is made where there is none."""
+        self.place.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
+        self.require_newest()
+        if best is not None:
+            save_archive(self.place / BEST, "checkpoint", best, meta)
+        self._write_history(history)
+        try:
+            save_archive(self.place / LAST, "checkpoint", arrays, {**meta, "position": position})
+        finally:  # after Ctrl-C, too
+            self.seen = self.identity()
+
+    def _write_history(self, history: Sequence[Record]) -> None:
+        """Append what is new; the first time, the file is made that of this history."""
+        path, written = self.place / HISTORY, self._lines
+        self._lines = None  # after an error, all of it is written again
+        if written is not None and path.exists():
+            with naming(path), open(path, "ab") as file:
+                file.write(_as_csv(history[written:]))
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            content = _as_csv(history, header=True)
+            write_atomically(path, lambda file: file.write(content))
+        self._lines = len(history)
+
+    def remove_half(self) -> None:
+        """Leave nothing of a run that could not be saved for the first time."""
+        for name in (LAST, HISTORY):
+            with suppress(OSError):
+                (self.place / name).unlink()
+
+
+def _as_csv(history: Sequence[Record], *, header: bool = False) -> bytes:
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, [field.name for field in fields(Record)])
+    if header:
+        writer.writeheader()
+    writer.writerows(asdict(record) for record in history)
+    return lines.getvalue().encode()

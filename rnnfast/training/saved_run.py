@@ -1,0 +1,134 @@
+"""What a checkpoint of a run stands for: each part of it made, after it was checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+
+from .._checks import as_ids
+from .._types import Array
+from ..archive import damage, load_archive
+from ..errors import InputError
+from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
+from ..text.vocabulary import Vocabulary
+from . import checkpoint
+from .fields import require_meta
+from .run_files import LAST, require_run
+from .settings import BEFORE, Settings
+
+Contents: TypeAlias = tuple[Path, int, dict[str, Array], dict[str, Any]]
+"""Of a file: its path, the version of its format, its arrays, and its metadata."""
+
+
+def read_first(folder: Path, names: Sequence[str]) -> Contents:
+    """The contents of the first file of a run folder that is there, of these names."""
+    require_run(folder)
+    name = next((name for name in names if (folder / name).exists()), names[-1])
+    return folder / name, *load_archive(folder / name, "checkpoint")
+
+
+@dataclass
+class SavedRun:
+    """What a run was as it was saved.
+
+    `position` is where its training stood, with all the arrays of `Trainer.state`; it is empty in a
+    checkpoint that is only to be used, which has the weights alone.
+    """
+
+    settings: Settings
+    vocabulary: Vocabulary
+    model: LanguageModel
+    rng: np.random.Generator
+    sha256: str  # of the text
+    text_bytes: int | None  # of its file; None where it is in none, or this was not kept
+    context: list[int]  # ids that are read before sampling
+    arrays: dict[str, Array]
+    position: dict[str, Any]
+
+    @classmethod
+    def from_contents(cls, contents: Contents) -> Self:
+        """Raises InputError, with the path, where anything is not as a run would have written it;
+        nothing is made before its size was compared with that of the file."""
+        path, version, arrays, meta = contents
+        with damage(path, "checkpoint"):
+            require_meta(version, meta, resumable=path.name == LAST)
+            position = meta.get("position", {})
+            settings = Settings(**(BEFORE | meta["settings"]))
+            vocabulary = Vocabulary(**meta["vocabulary"])
+            if settings.layers > len(arrays):
+                raise InputError(
+                    f"layers: expected one or more with weights, got {settings.layers}"
+                )
+            shapes = param_shapes(
+                LAYER_OF_CELL[settings.cell].cell,
+                len(vocabulary),
+                settings.embedding,
+                settings.hidden,
+                settings.layers,
+                settings.tie_weights,
+            )
+            optimizer = settings.new_optimizer()
+            if version == 1:
+                recurrent = [f"recurrent.{k}" for k in range(settings.layers)]
+                arrays = checkpoint.named(arrays, list(shapes), recurrent, optimizer.slots)
+                if position:
+                    carried = [array for array in arrays if array.startswith("carried/")]
+                    position |= {"carried": carried, "random_state": {}}
+            # before there is a model of these sizes, which has these arrays for its weights
+            params = checkpoint.params_of(arrays, shapes, settings.dtype)
+            config = _config_of_new(settings) | meta.get("model", {})
+            model = LanguageModel.from_params(params, **config)
+            _require_known_arrays(model, optimizer, arrays, position, settings.batch)
+            if position:
+                model.set_random_state(position["random_state"])
+            rng = np.random.default_rng()
+            rng.bit_generator.state = meta["random_state"]
+            context = as_ids("context", meta["context"], len(vocabulary), ("M",)).tolist()
+        text_bytes = meta.get("text_bytes")
+        return cls(
+            settings, vocabulary, model, rng, meta["sha256"], text_bytes, context, arrays, position
+        )
+
+
+def meta_of(run: Any) -> dict[str, Any]:
+    """The metadata of anything that has the parts of a `SavedRun`, but for its position."""
+    return {
+        "settings": asdict(run.settings),
+        "vocabulary": {"tokens": run.vocabulary.tokens, "level": run.vocabulary.level},
+        "sha256": run.sha256,
+        "text_bytes": run.text_bytes,
+        "context": run.context,
+        "model": run.model.config(),
+        "random_state": run.rng.bit_generator.state,
+    }
+
+
+def _config_of_new(settings: Settings) -> dict[str, Any]:
+    """What `config` of a new model returns, whose weights need not be made for that."""
+    small = {"hidden": 1, "embedding": 1, "layers": 1}
+    config = LanguageModel(1, rng=0, **(settings.of_model | small)).config()
+    config["recurrent"] *= settings.layers
+    config["dropout"] = config["dropout"][:1] * (settings.layers + 1)
+    return config
+
+
+def _require_known_arrays(
+    model: LanguageModel,
+    optimizer: Any,
+    arrays: dict[str, Array],
+    position: Mapping[str, Any],
+    rows: int,
+) -> None:
+    """Raise InputError unless a checkpoint has the arrays that `Trainer.state` returns, or, without
+    a position, the parameters alone."""
+    if not position:
+        steps, carried, earlier = 0, [], 0
+    else:
+        arrays, _ = checkpoint.taken_out(("average", "best"), arrays, model)
+        steps, carried = position["optimizer_steps"], position["carried"]
+        earlier = position.get("earlier", 0)
+    checkpoint.require_state(
+        model, optimizer, arrays, steps=steps, carried=carried, earlier=earlier, rows=rows
+    )
