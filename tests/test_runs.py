@@ -306,14 +306,14 @@ def test_a_run_on_a_long_text_is_the_same_run(start, level, tmp_path, request):
     whole.fit(verbose=False)
     request.getfixturevalue("long")
     run = start(level=level, batch=2)
-    for ids, base in ((whole.corpus.ids, type(None)), (run.corpus.ids, np.memmap)):
-        assert ids.dtype == np.uint8
-        assert isinstance(ids.base, base)
-        assert np.shares_memory(corpus.ids, corpus.train)
-        np.testing.assert_array_equal(corpus.ids, run.vocabulary.encode(TEXT))
-        parts = [len(part) for part in (corpus.train, corpus.valid, corpus.test)]
-        assert parts == [len(part) for part in rnnfast.split_by_position(corpus.ids)]
-        assert (corpus.name, corpus.characters) == (str(tmp_path / "text.txt"), len(TEXT))
+    for read, base in ((whole.corpus, type(None)), (run.corpus, np.memmap)):
+        assert read.ids.dtype == np.uint8
+        assert isinstance(read.ids.base, base)
+        assert np.shares_memory(read.ids, read.train)
+        np.testing.assert_array_equal(read.ids, run.vocabulary.encode(TEXT))
+        parts = [len(part) for part in (read.train, read.valid, read.test)]
+        assert parts == [len(part) for part in rnnfast.split_by_position(read.ids)]
+        assert (read.name, read.characters) == (str(tmp_path / "text.txt"), len(TEXT))
     assert run.sha256 == hashlib.sha256(TEXT.encode()).hexdigest()
     run.fit(1, verbose=False)
     assert set(os.listdir(run.folder)) == FILES
