@@ -36,6 +36,15 @@ def open_locked(path: Path) -> IO[bytes] | None:
         file.close()  # somebody has removed it, who had it before
 
 
+def is_locked(path: Path) -> bool:
+    """Whether somebody has locked the file at a path."""
+    try:
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            return try_lock(file) is False
+    except FileNotFoundError:
+        return False
+
+
 def is_at(file: IO[Any], path: Path) -> bool:
     """Whether an open file is the one at a path, which another may have removed."""
     try:

@@ -109,14 +109,20 @@ def _new_beside(path: Path) -> tuple[Path, IO[bytes]]:
         file.close()
 
 
+def leftovers(path: Path) -> Iterator[Path]:
+    """What saves of a file have left beside it: those that are going on, and killed ones."""
+    name = re.compile(re.escape(f".{path.name}") + r"(\.[0-9a-f]{16})?" + re.escape(PARTIAL))
+    for beside in path.parent.glob(f".{glob.escape(path.name)}*{PARTIAL}"):
+        if name.fullmatch(beside.name) and beside.is_file() and not beside.is_symlink():
+            yield beside
+
+
 def _remove_leftovers(path: Path) -> None:
     """Remove what killed processes have left of a file: nobody has it locked any more."""
-    name = re.compile(re.escape(f".{path.name}") + r"(\.[0-9a-f]{16})?" + re.escape(PARTIAL))
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}*{PARTIAL}"):
-        if name.fullmatch(leftover.name) and leftover.is_file() and not leftover.is_symlink():
-            with suppress(OSError), open(leftover, "r+b") as file:
-                if try_lock(file):
-                    leftover.unlink()
+    for leftover in leftovers(path):
+        with suppress(OSError), open(leftover, "r+b") as file:
+            if try_lock(file):
+                leftover.unlink()
 
 
 def save_archive(

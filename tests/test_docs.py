@@ -42,7 +42,7 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SCALE_OUT = PAGES["docs/scale-out.md"]
 BENCHMARKS = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
 RANKS = (ROOT / "benchmarks" / "ranks.md").read_text(encoding="utf-8")
-LINKED = [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"]
+LINKED = [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md"]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 SENTENCES = ["the quick brown fox jumps over the lazy dog.", "The class of a cat is an animal."]

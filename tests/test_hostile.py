@@ -345,3 +345,16 @@ def test_bytes_that_are_made_up(fuzzed, target):
     """A short form of `hostile/fuzz.py`."""
     os.chdir(fuzzed.folder)
     assert fuzz.run(fuzzed, target, seed=0, count=40) == 40
+
+
+def test_no_error_of_the_command_paints_on_the_terminal(valid, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    meta = valid["checkpoint"].meta | {"\33[2J\u202e": 1}
+    data = valid["checkpoint"].with_meta(json.dumps(meta).encode())
+    (tmp_path / "run" / "last.npz").write_bytes(data)
+    for command in ("eval", "doctor"):
+        assert main([command, "run"]) == 1
+        out, err = capfd.readouterr()
+        assert r"\x1b[2J\u202e" in (out if command == "doctor" else err)
+        assert all(mark.isprintable() or mark == "\n" for mark in out + err)

@@ -350,7 +350,7 @@ def test_a_history_that_could_not_be_appended_is_written_again(folder, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("rnnfast.training.run_files._as_csv", half)
+        patch.setattr("rnnfast.training.run_files.as_csv", half)
         with pytest.raises(OSError, match=r"No space left.*history\.csv"):
             run.save()
     run.fit(verbose=False)

@@ -15,7 +15,7 @@ from .._version import __version__
 from ..errors import InputError, RankError, TrainingDiverged, TrainingInterrupted
 from ..threads import set_num_threads
 from ..training.ranks import ONE_RANK, OneRank, world
-from .output import forget_output, open_standard_files
+from .output import forget_output, open_standard_files, shown
 
 # A module each, with `execute`, and `add_options` where there are some; it is imported where it is
 # the one that is meant, so that nobody waits for what another command needs.
@@ -24,6 +24,7 @@ COMMANDS = {
     "eval": "Loss of a trained model on its own text or another.",
     "sample": "Let a trained model write.",
     "score": "How likely a trained model finds the lines of a text.",
+    "doctor": "What is in a run folder, what can be done with it, and what is wrong.",
     "example": "Train a model that adds numbers, or one that reads dates.",
     "bench": "Measure speed against PyTorch, JAX and NumPy.",
     "info": "What is installed and in use here.",
@@ -109,7 +110,7 @@ def _ended(ranks: OneRank | None, why: str, code: int = EXIT_ERROR) -> int:
     where = f"rank {rank}: " if ranks is None and processes > 1 else ""
     if (rank == 0 or where) and sys.stderr:
         with suppress(OSError):  # nobody may be there to read it
-            print(f"rnnfast: {where}{why}", file=sys.stderr, flush=True)
+            print(shown(f"rnnfast: {where}{why}"), file=sys.stderr, flush=True)
     if ranks:
         ranks.leave()
     return code

@@ -12,6 +12,13 @@ def say(*lines: str) -> None:
         forget_output()
 
 
+def shown(text: str) -> str:
+    """A text that may quote a file: no character of it moves the cursor or sets colours."""
+    return "".join(
+        mark if mark.isprintable() or mark == "\n" else ascii(mark)[1:-1] for mark in text
+    )
+
+
 def forget_output() -> None:
     """Let whatever is printed from now on go nowhere: not even what is still buffered may raise
     again when Python closes standard output."""

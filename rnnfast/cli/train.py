@@ -18,7 +18,7 @@ from ..threads import get_num_threads
 from ..training.folder import FolderInUse, locked
 from ..training.plot import plot_history
 from ..training.ranks import world
-from ..training.run_files import holds_run, is_taken, require_run
+from ..training.run_files import holds_run, is_taken, no_run
 from ..training.runs import Run
 from ..training.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
 from ..training.trainer import SAVE_EVERY, loss_text
@@ -168,8 +168,8 @@ def _take_folder(arguments: argparse.Namespace, stack: ExitStack) -> Path:
                     if not is_taken(folder):  # not even by now
                         stack.enter_context(own.pop_all())
                         return folder
-    if arguments.resume:
-        require_run(folder)
+    if arguments.resume and not holds_run(folder):
+        raise no_run(folder)
     stack.enter_context(locked(folder))
     return folder
 

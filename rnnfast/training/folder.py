@@ -11,6 +11,7 @@ from .._locks import open_locked
 from ..errors import InputError
 
 LOCK = ".lock"
+NUMBER_MOST = 20  # digits
 ATTEMPTS = 100  # where others come and leave at the same time
 _held: dict[Path, tuple[int, int]] = {}  # thread that has a folder, and how often it asked for it
 _files: dict[Path, IO[bytes]] = {}  # their locks
@@ -58,6 +59,12 @@ def locked(folder: Path) -> Iterator[None]:
                 _leave(place, missing)
 
 
+def who_has(folder: Path) -> str:
+    """The number of the process that has locked a folder, as it has put it there, if it has."""
+    with open(folder / LOCK, "rb") as file:
+        return file.read(NUMBER_MOST).decode(errors="replace").strip()
+
+
 def _leave(place: Path, missing: list[Path]) -> None:
     file = _files.pop(place, None)
     with suppress(OSError):  # rmdir refuses what is not empty
@@ -76,7 +83,7 @@ def _locked_file(folder: Path, place: Path) -> IO[bytes]:
             place.mkdir(parents=True, exist_ok=True)
             file = open_locked(place / LOCK)
             if file is None:
-                who = (place / LOCK).read_text().strip()
+                who = who_has(place)
         except FileNotFoundError as error:  # whoever has left has removed it
             if attempt == ATTEMPTS - 1:
                 raise cannot_be_written(folder, error) from error
@@ -85,7 +92,8 @@ def _locked_file(folder: Path, place: Path) -> IO[bytes]:
             raise cannot_be_written(folder, error) from error
         if file is not None:
             break
-        if who or attempt == ATTEMPTS - 1:
+        # somebody who looks whether it is locked has it for a moment
+        if (who and attempt) or attempt == ATTEMPTS - 1:
             raise FolderInUse(
                 f"run folder {folder} is in use by process {who or '(unknown)'}; wait for it, or "
                 "give another --out"

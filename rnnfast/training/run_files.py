@@ -30,10 +30,8 @@ def holds_run(folder: str | os.PathLike[str]) -> bool:
     return (Path(folder) / LAST).exists()
 
 
-def require_run(folder: Path) -> None:
-    """Raise InputError where a folder has none."""
-    if not holds_run(folder):
-        raise InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
+def no_run(folder: Path) -> InputError:
+    return InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
 
 
 def require_no_run(folder: Path) -> None:
@@ -98,11 +96,11 @@ class RunFiles:
         self._lines = None  # after an error, all of it is written again
         if written is not None and path.exists():
             with naming(path), open(path, "ab") as file:
-                file.write(_as_csv(history[written:]))
+                file.write(as_csv(history[written:]))
                 file.flush()
                 os.fsync(file.fileno())
         else:
-            content = _as_csv(history, header=True)
+            content = as_csv(history, header=True)
             write_atomically(path, lambda file: file.write(content))
         self._lines = len(history)
 
@@ -113,7 +111,8 @@ class RunFiles:
                 (self.place / name).unlink()
 
 
-def _as_csv(history: Sequence[Record], *, header: bool = False) -> bytes:
+def as_csv(history: Sequence[Record], *, header: bool = False) -> bytes:
+    """The lines of history.csv, with their names above them where it begins."""
     lines = io.StringIO()
     writer = csv.DictWriter(lines, [field.name for field in fields(Record)])
     if header:

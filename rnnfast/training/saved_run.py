@@ -15,7 +15,7 @@ from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
 from ..text.vocabulary import Vocabulary
 from . import checkpoint
 from .fields import require_meta
-from .run_files import LAST, require_run
+from .run_files import LAST, no_run
 from .settings import BEFORE, Settings
 
 Contents: TypeAlias = tuple[Path, int, dict[str, Array], dict[str, Any]]
@@ -24,8 +24,9 @@ Contents: TypeAlias = tuple[Path, int, dict[str, Array], dict[str, Any]]
 
 def read_first(folder: Path, names: Sequence[str]) -> Contents:
     """The contents of the first file of a run folder that is there, of these names."""
-    require_run(folder)
-    name = next((name for name in names if (folder / name).exists()), names[-1])
+    name = next((name for name in names if (folder / name).exists()), None)
+    if name is None:
+        raise no_run(folder)
     return folder / name, *load_archive(folder / name, "checkpoint")
 
 

@@ -1,0 +1,208 @@
+"""What `rnnfast doctor` says of a run folder, in which it changes nothing."""
+
+import os
+import re
+import shutil
+
+import pytest
+from hostile import make
+
+import rnnfast
+from rnnfast.cli import main
+from rnnfast.training import folder
+
+WORKS = "works: `rnnfast train --resume --out run`; `rnnfast sample run`"
+USABLE = "works: `rnnfast sample run`"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    there = tmp_path_factory.mktemp("trained")
+    (there / "text.txt").write_text(make.TEXT)
+    settings = rnnfast.Settings(there / "text.txt", hidden=5, batch=2, time=5, epochs=1)
+    rnnfast.Run.start(there / "new", settings, verbose=False)
+    rnnfast.Run.start(there / "run", settings, verbose=False).fit(verbose=False)
+    return there
+
+
+@pytest.fixture
+def run(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "run"
+
+
+def contents(run):
+    return {
+        path.name: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
+        for path in run.iterdir()
+    }
+
+
+@pytest.fixture
+def doctor(run, capsys):
+    """Its exit code and its lines."""
+
+    def doctor():
+        before = contents(run)
+        code = main(["doctor", "run"])
+        assert contents(run) == before
+        out, err = capsys.readouterr()
+        wrong = [line.partition(":")[0] for line in out.splitlines() if ": WRONG: " in line]
+        if wrong:
+            assert err == (
+                f"rnnfast: error: run: something is wrong with {', '.join(wrong)}, see above\n"
+            )
+        assert code == bool(wrong)
+        return out.splitlines(), wrong
+
+    return doctor
+
+
+def test_a_run_that_is_well(doctor, trained):
+    lines, wrong = doctor()
+    assert not wrong
+    assert lines[0] == "lock: nobody has it"
+    assert re.fullmatch(
+        r"last.npz: whole, [\d,]+ bytes, format 3 of 3; lstm, hidden 5, \d+ characters; "
+        r"after epoch 1, step \d+",
+        lines[1],
+    )
+    assert lines[2] == f"text: {trained / 'text.txt'}, the same as at the start"
+    assert re.fullmatch(
+        r"history.csv: \d+ lines, as last.npz has them; validation, best epoch: .*", lines[3]
+    )
+    assert re.fullmatch(r"best.npz: whole, [\d,]+ bytes, .* characters", lines[4])
+    assert re.fullmatch(r"disk: [\d,]+ bytes free, .*", lines[5])
+    assert lines[6:] == [WORKS]
+
+
+def test_what_works_does(doctor, run):
+    (line,) = [line for line in doctor()[0] if line.startswith("works: ")]
+    for command in re.findall("`rnnfast ([^`]*)`", line):
+        assert main([*command.split(), *(["--length", "3"] if "sample" in command else [])]) == 0
+
+
+def test_before_the_first_epoch(trained, run, doctor):
+    shutil.rmtree(run)
+    shutil.copytree(trained / "new", run)
+    lines, wrong = doctor()
+    assert not wrong
+    assert "best.npz: not there, for no epoch has ended" in lines
+    assert lines[-1] == WORKS
+
+
+@pytest.mark.parametrize("name", ["last.npz", "best.npz"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_checkpoint_that_is_damaged(name, damage, run, doctor):
+    data = bytearray((run / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (run / name).write_bytes(data[:100] if damage == "cut" else data)
+    if damage == "gone":
+        (run / name).unlink()
+    lines, wrong = doctor()
+    if (name, damage) == ("best.npz", "gone"):
+        assert not wrong  # as before the first epoch has ended
+        assert lines[-1] == WORKS
+    else:
+        assert wrong == [name]
+        resume = "works: `rnnfast train --resume --out run`"
+        assert lines[-1] == (USABLE if name == "last.npz" else resume)
+
+
+def test_best_weights_alone_are_enough_to_sample(run):
+    (run / "last.npz").unlink()
+    assert len(rnnfast.Run.load(run).sample(3)) == 3
+
+
+@pytest.mark.parametrize("change", [None, "another", "longer"])
+def test_a_text_that_is_not_there_any_more(change, run, doctor, trained):
+    text = trained / "text.txt"
+    before = text.read_text()
+    try:
+        text.unlink()
+        if change:
+            text.write_text(before[::-1] if change == "another" else before + "a")
+        lines, wrong = doctor()
+    finally:
+        text.write_text(before)
+    assert wrong == ["text"]
+    assert lines[-1] == USABLE
+
+
+def test_leftovers_and_other_files(run, doctor):
+    name = ".last.npz.0123456789abcdef.partial"
+    for other in (name, "notes.txt", "loss.png", "\33[2J", ".best.npz.txt.partial"):
+        (run / other).write_text("x")
+    (run / ".lock").write_text("1\n")
+    lines, wrong = doctor()
+    assert not wrong
+    assert "lock: left by a process that has ended; nobody has it" in lines
+    killed = "left by a process that was killed; the next save of last.npz removes it"
+    assert f"{name}: {killed}" in lines
+    others = r"'\x1b[2J', '.best.npz.txt.partial', 'notes.txt'"
+    assert f"other files: {others}: not of a run, left alone" in lines
+    rnnfast.Run.resume(run, verbose=False).save()
+    assert not (run / name).exists()
+
+
+@pytest.mark.parametrize("change", ["more", "less", "gone", "folder"])
+def test_a_history_that_is_another(change, run, doctor):
+    history = run / "history.csv"
+    lines = history.read_text()
+    history.unlink()
+    if change == "folder":
+        history.mkdir()
+    elif change != "gone":
+        history.write_text(lines + "1\n" if change == "more" else lines[:-3])
+    lines, wrong = doctor()
+    assert not wrong
+    (line,) = [line for line in lines if line.startswith("history.csv: ")]
+    assert line.endswith("the next save writes it again")
+
+
+def test_a_run_in_training(run, doctor):
+    with folder.locked(run):
+        lines, wrong = doctor()
+    assert not wrong
+    assert lines[0] == f"lock: process {os.getpid()} has it: the run is in training"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_no_folder(there, run, capsys):
+    shutil.rmtree(run)
+    if there:
+        run.write_text("x")
+    assert main(["doctor", "run"]) == 1
+    out, _ = capsys.readouterr()
+    what = "is no folder" if there else "does not exist"
+    assert out == f"folder: WRONG: run {what}; check the path\nworks: nothing\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX has pipes in folders")
+def test_pipes_in_the_place_of_files(run, doctor, monkeypatch):
+    monkeypatch.setattr("test_doctor.contents", lambda run: sorted(os.listdir(run)))
+    for name in ("last.npz", "best.npz", "history.csv", ".lock"):
+        (run / name).unlink(missing_ok=True)
+        os.mkfifo(run / name)
+    lines, wrong = doctor()
+    assert wrong == ["last.npz", "best.npz"]
+    assert lines[-1] == "works: nothing"
+
+
+def test_looking_disturbs_no_training(run):
+    (run / ".lock").write_text("1\n")  # of one that was killed
+    attempts = []
+    before = folder.open_locked
+
+    def once(path):
+        """As while somebody looks."""
+        attempts.append(path)
+        if len(attempts) % 2:
+            return None
+        return before(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder, "open_locked", once)
+        with folder.locked(run):
+            assert len(attempts) == 2
