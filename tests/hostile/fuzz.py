@@ -31,20 +31,11 @@ INTERESTING = [
     *(None, True, False, 0, 1, -1, 2, 1.5, -0.0, 1e308, 2**31, 2**63, 2**64, 10**400, "", "a"),
     *([], {}, [[]], [0], "lstm", "word", float("nan"), float("inf"), "\ud800", "é" * 99, "../x"),
 ]
+COMMANDS = ["train", "eval", "sample", "score", "doctor", "info"]
 NUMBERS = ["0", "1", "-1", "1e400", "nan", "inf", "9" * 30, "1.5", "", "0x1", "1_0", " 2", "٣"]
 WORDS = [
-    *(
-        "train",
-        "eval",
-        "sample",
-        "score",
-        "info",
-        "run",
-        "text.txt",
-        "missing",
-        "--out",
-        "--resume",
-    ),
+    *COMMANDS,
+    *("run", "text.txt", "missing", "--out", "--resume"),
     *("--text", "--level", "--cell", "--hidden", "--layers", "--dropout", "--lr", "--schedule"),
     *("--window", "--patience", "--seed", "--temperature", "--top-k", "--top-p", "--stop"),
     *("--prime", "--tokens", "--help", "--version", "--", "-", "--length=3", "--samples=2", "word"),
@@ -149,7 +140,7 @@ class Fuzz:
         (self.scratch / "run" / "last.npz").write_bytes(self.valid["checkpoint"].data)
         if words[:1] == ["train"] and "--text" not in words:
             words += ["--text", "text.txt"]
-        if words[:1] not in (["train"], ["eval"], ["sample"], ["score"], ["info"]):
+        if words[:1] not in [[name] for name in COMMANDS]:
             words.insert(0, "-q")  # a usage error, unless it is only about help
         out, err = io.StringIO(), io.StringIO()
         try:
@@ -178,7 +169,13 @@ class Fuzz:
             return [pickle.dumps(arrays, k) for k in range(pickle.HIGHEST_PROTOCOL + 1)]
         if target == "vocabulary":
             return ["the cat\r\nsaw é \U0001f600 <unk> <eos>\n".encode(), b"\xef\xbb\xbfab", b"a"]
-        return [b"eval\nrun", b"sample\nrun\n--length=3", b"score\nrun\ntext.txt", b"train"]
+        return [
+            b"eval\nrun",
+            b"sample\nrun\n--length=3",
+            b"score\nrun\ntext.txt",
+            b"train",
+            b"doctor\nrun",
+        ]
 
 
 TARGETS = [
