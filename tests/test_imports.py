@@ -49,7 +49,7 @@ ORDER = [
     {"models"},
     {"text"},
     {"training"},
-    {"systems", "textbook"},
+    {"systems", "textbook", "exchange"},
     {"__init__"},
     {"selfcheck", "bench"},
     {"cli"},
