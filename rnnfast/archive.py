@@ -138,7 +138,7 @@ def save_archive(
             raise TypeError(
                 f"{name}: expected an array of numbers, got dtype {array.dtype}; convert it"
             )
-    text = json.dumps({"format": _format(kind, FORMATS[kind][-1]), **meta})
+    text = json.dumps({"format": format_of(kind), **meta})
     encoded: dict[str, Any] = {META: np.frombuffer(text.encode(), np.uint8)}
     write_atomically(path, lambda file: np.savez(file, **(encoded | little)))
 
@@ -151,19 +151,12 @@ def load_archive(
     No more memory is taken than the file has bytes, and some megabytes. Raises InputError for any
     other file; those that are none, such as pipes, are not opened.
     """
-    versions = {_format(kind, version): version for version in FORMATS[kind]}
     with open_regular(path) as file:
         with damage(path, kind):
             members = {member.name: member for member in _zip.members(file)}
             meta = _meta(file, members.pop(f"{META}.npy", None))
             found = meta.pop("format", None)
-        if not isinstance(found, str) or found not in versions:
-            known = " or ".join(map(repr, versions))
-            raise InputError(
-                f"{path} holds another kind of thing, or was written by another version of "
-                f"rnnfast: expected the format {known}, which version {__version__} reads, got "
-                f"{found!r:.60}"
-            )
+        version = version_of(path, kind, found)
         with damage(path, kind):
             arrays: dict[str, Array] = {}
             for name, member in members.items():
@@ -171,7 +164,25 @@ def load_archive(
                     raise ValueError(f"it holds {name!r}, which is no array")
                 name = name.removesuffix(".npy")
                 arrays[name] = _array(name, _zip.read(file, member))
-    return versions[found], arrays, meta
+    return version, arrays, meta
+
+
+def format_of(kind: str, version: int | None = None) -> str:
+    """What a file says that it holds, in a version of its format; None is the newest."""
+    return f"rnnfast {kind} {FORMATS[kind][-1] if version is None else version}"
+
+
+def version_of(path: str | os.PathLike[str], kind: str, found: object) -> int:
+    """The version of what a file says; raises InputError, with the path, for another thing."""
+    versions = {format_of(kind, version): version for version in FORMATS[kind]}
+    if not isinstance(found, str) or found not in versions:
+        known = " or ".join(map(repr, versions))
+        raise InputError(
+            f"{path} holds another kind of thing, or was written by another version of "
+            f"rnnfast: expected the format {known}, which version {__version__} reads, got "
+            f"{found!r:.60}"
+        )
+    return versions[found]
 
 
 @contextmanager
@@ -230,10 +241,6 @@ def _some(names: Iterable[str], most: int = 12) -> str:
     names = list(names)
     more = f" and {len(names) - most} others" if len(names) > most else ""
     return (", ".join(map(str, names[:most])) or "none") + more
-
-
-def _format(kind: str, version: int) -> str:
-    return f"rnnfast {kind} {version}"
 
 
 def _meta(file: IO[bytes], member: _zip.Member | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from .._types import Array, ArrayLike, BatchPart, Ids
 from ..archive import require_like, require_names
 from ..layers.base import Layer, same
 from . import saving
-from .saving import arrays_of, known
+from .saving import Format, arrays_of, known
 from .steps import Step, keywords, plan
 
 Call: TypeAlias = Callable[..., Any]
@@ -217,13 +217,14 @@ class Network:
         loss_layer = saving.made(cls._loss_name, loss, params, classes or {}, ops)
         return cls(made, loss_layer, inputs=inputs)
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the model to one .npz file, which is there whole or not at all.
+    def save(self, path: str | PathLike[str], *, format: Format = "npz") -> None:
+        """Write the model to one file, which is there whole or not at all.
 
-        It holds the weights, and all that `load` needs to make the model again: names, inputs and
-        options of the layers, and the names of their classes. Not kept are carried states, states
-        of random generators, gradients, `training`, `batch_part` and `ops`; a `Trainer` keeps the
-        first two.
+        `format` is "npz", a file of NumPy's, or "safetensors", which many programs read and the
+        library safetensors writes: its tensors have the names of `named_params`. Either holds the
+        weights, and all that `load` needs to make the model again: names, inputs and options of
+        the layers, and the names of their classes. Not kept are carried states, states of random
+        generators, gradients, `training`, `batch_part` and `ops`; a `Trainer` keeps the first two.
         Parameters that are the same memory, or its transpose (tied weights), are so again after
         `load`; other views of common memory become separate arrays.
 
@@ -236,10 +237,12 @@ class Network:
         ------
         TypeError
             Where a layer or a subclass could not be made again; there is no file then.
+        ValueError, ImportError
+            For another format; where safetensors is not installed.
         OSError
             Where the file cannot be written; what was there before is still there.
         """
-        saving.save(path, self)
+        saving.save(path, self, format)
 
     @classmethod
     def load(
@@ -249,7 +252,7 @@ class Network:
         classes: Mapping[str, type] | None = None,
         ops: Ops | None = None,
     ) -> Self:
-        """The model that `save` wrote, with the same weights, bit for bit.
+        """The model that `save` wrote, in either format, with the same weights, bit for bit.
 
         `Network.load` takes any network; that of a subclass, such as `Rnnlm.load`, takes its own.
         Nothing in the file is executed.

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 
@@ -20,9 +20,12 @@ from .._types import Array
 from ..archive import damage, load_archive, require_names, require_no_nan, save_archive
 from ..errors import InputError
 from ..reference import layers as twins
+from .tensors import is_safetensors, load_tensors, save_tensors
 
 Model = TypeVar("Model", bound=type)
 Name = TypeVar("Name", bound=Hashable)
+Format: TypeAlias = Literal["npz", "safetensors"]
+PREFIX = "param/"  # of the name of a parameter in an .npz file
 Classes = Mapping[str, type]
 """Classes of the caller's own, by their names."""
 
@@ -41,13 +44,19 @@ def known(cls: Model) -> Model:
     return cls
 
 
-def save(path: str | PathLike[str], model: Any) -> None:
+def save(path: str | PathLike[str], model: Any, format: Format = "npz") -> None:
     """See `Network.save`."""
+    if format not in get_args(Format):
+        known = " or ".join(map(repr, get_args(Format)))
+        raise ValueError(f"format: expected {known}, got {format!r}")
     params = model.named_params()
     ties = tied(params)
-    arrays = {f"param/{name}": W for name, W in params.items() if name not in ties}
+    arrays = {name: W for name, W in params.items() if name not in ties}
     meta = {"class": class_name(model), "config": model.config(), "tied": ties}
-    save_archive(path, "model", arrays, meta)
+    if format == "safetensors":
+        save_tensors(path, "model", arrays, meta)
+    else:
+        save_archive(path, "model", {PREFIX + name: W for name, W in arrays.items()}, meta)
 
 
 def load(path: str | PathLike[str], cls: type, classes: Classes | None, ops: Ops | None) -> Any:
@@ -55,7 +64,8 @@ def load(path: str | PathLike[str], cls: type, classes: Classes | None, ops: Ops
     classes = dict(classes or {})
     if taken := classes.keys() & (LAYERS.keys() | MODELS.keys()):
         raise ValueError(f"classes: expected names that rnnfast has not, got {', '.join(taken)}")
-    _, arrays, meta = load_archive(path, "model")
+    whole = is_safetensors(path)
+    _, arrays, meta = (load_tensors if whole else load_archive)(path, "model")
     with damage(path, "model"):
         require_names(("class", "config", "tied"), meta)
         found: Any = _class(meta["class"], {cls.__name__: cls} | classes | MODELS)
@@ -65,7 +75,7 @@ def load(path: str | PathLike[str], cls: type, classes: Classes | None, ops: Ops
                 f"{found.__name__}.load takes it"
             )
         config, ties = field(meta, "config", dict), field(meta, "tied", dict)
-        prefix = "param/"
+        prefix = "" if whole else PREFIX
         require_names([name for name in arrays if name.startswith(prefix)], arrays)
         stored = {name.removeprefix(prefix): array for name, array in arrays.items()}
         for name, array in stored.items():

@@ -30,6 +30,7 @@ from ..errors import InputError
 from ..layers import TimeAffine, TimeRNN
 from ..losses import TimeSquaredLoss
 from ..models import saving
+from ..models.saving import Format
 from ..training.optimizers import SGD
 from ..training.steps import take_step
 from ._shared import Named, NamedNetwork, own_weights
@@ -242,8 +243,9 @@ class SequenceRegressor(HasOps):
         loss = network.forward(xs, y.reshape(len(xs), -1, self.n_outputs_))
         return loss, network.backward()
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the fitted estimator to one .npz file, which is there whole or not at all.
+    def save(self, path: str | PathLike[str], *, format: Format = "npz") -> None:
+        """Write the fitted estimator to one file, which is there whole or not at all; `format` is
+        "npz" or "safetensors", as in `Network.save`.
 
         It holds the parameters, the network, what was fitted (`X_train_`, for `forecast`) and
         `loss_curve_`. Not kept are `ops`, and a generator as `random_state`, which becomes None.
@@ -259,7 +261,7 @@ class SequenceRegressor(HasOps):
         """
         self._require_fitted()
         self._require_good_options()
-        saving.save(path, self)
+        saving.save(path, self, format)
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, ops: Ops | None = None) -> Self:
