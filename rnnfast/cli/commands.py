@@ -24,6 +24,8 @@ COMMANDS = {
     "eval": "Loss of a trained model on its own text or another.",
     "sample": "Let a trained model write.",
     "score": "How likely a trained model finds the lines of a text.",
+    "export": "Write a trained model for another program.",
+    "import": "Make a network of a file from another program.",
     "doctor": "What is in a run folder, what can be done with it, and what is wrong.",
     "example": "Train a model that adds numbers, or one that reads dates.",
     "bench": "Measure speed against PyTorch, JAX and NumPy.",
@@ -31,6 +33,7 @@ COMMANDS = {
     "selfcheck": "Compare every compiled kernel with its NumPy twin.",
     "reproduce": "Run the systems of the five notebooks, and compare.",
 }
+MODULES = {"import": "import_"}  # which is a word of the language
 EXIT_ERROR, EXIT_USAGE = 1, 2
 OF_RANKS = ("train", "info")  # commands that several processes may run at once
 
@@ -143,7 +146,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     for name, help_text in COMMANDS.items():
         sub = commands.add_parser(name, help=help_text, description=help_text)
         if name == meant:
-            module = import_module(f".{name}", __package__)
+            module = import_module(f".{MODULES.get(name, name)}", __package__)
             if hasattr(module, "add_options"):
                 module.add_options(sub)
             sub.set_defaults(command=module.execute)

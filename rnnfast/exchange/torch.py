@@ -1,27 +1,33 @@
 """Layers from PyTorch's modules and state dicts, and modules from layers."""
 
+import os
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from .. import cells
 from .._types import Array
+from ..archive import write_atomically
 from ..errors import InputError
 from ..layers import TimeAffine, TimeEmbedding
 from ..layers.cell import Activation, rnn_cell
+from ..models import LanguageModel
 from .faults import Faults
 from .gates import PYTORCH
 from .recurrent import Direction, Recurrent, ours, theirs
 
+Kind: TypeAlias = Literal["embedding", "linear"]
 NAME = re.compile(r"(weight|bias)_(ih|hh|hr)_l(\d+)(_reverse)?")
 CELL_OF_GATES = {1: "rnn", 3: "gru_reset_after", 4: "lstm"}
 MODULE_OF_CELL = {"rnn": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru_reset_after": "GRU"}
 
 
-def from_torch(source: Any, *, activation: Activation = "tanh") -> Any:
+def from_torch(
+    source: Any, *, activation: Activation = "tanh", kinds: Mapping[str, Kind] | None = None
+) -> Any:
     """A layer with the weights of a module of PyTorch's, or of what its `state_dict` returned.
 
     `nn.RNN`, `nn.LSTM` and `nn.GRU` become a `TimeRNN`, `TimeLSTM` or `TimeGRU`, with two
@@ -36,9 +42,12 @@ def from_torch(source: Any, *, activation: Activation = "tanh") -> Any:
     Parameters
     ----------
     source : torch.nn.Module, or a mapping of names to tensors or arrays
-        float32 or float64. In a state dict, `weight` with `bias` is a linear layer.
+        float32 or float64. In a state dict, `weight` with `bias` is a linear layer, and `weight`
+        alone what `kinds` says.
     activation : "tanh" or "relu", keyword-only
         Of an RNN in a state dict, which does not say it.
+    kinds : mapping of names to "embedding" or "linear", keyword-only
+        What modules in a state dict are that have a `weight` alone.
 
     Raises
     ------
@@ -51,7 +60,7 @@ def from_torch(source: Any, *, activation: Activation = "tanh") -> Any:
     rnn_cell(activation)
     faults = Faults("from_torch: the weights do not fit")
     if isinstance(source, Mapping):
-        found = _of_states(source, activation, faults)
+        found = _of_states(source, activation, kinds or {}, faults)
     elif (torch := sys.modules.get("torch")) and isinstance(source, torch.nn.Module):
         found = _of_modules(torch, source, faults)
     else:
@@ -91,7 +100,9 @@ def _of_modules(torch: Any, source: Any, faults: Faults) -> dict[str, Any]:
     return found
 
 
-def _of_states(states: Mapping[str, Any], activation: Activation, faults: Faults) -> dict[str, Any]:
+def _of_states(
+    states: Mapping[str, Any], activation: Activation, kinds: Mapping[str, Kind], faults: Faults
+) -> dict[str, Any]:
     groups: dict[str, dict[str, Any]] = {}
     for name, tensor in states.items():
         if not isinstance(name, str):
@@ -105,13 +116,15 @@ def _of_states(states: Mapping[str, Any], activation: Activation, faults: Faults
         where = f"{module}." if module else ""
         if any(NAME.fullmatch(name) for name in weights):
             found[module] = _recurrent(where, weights, activation, faults)
-        elif weights.keys() == {"weight", "bias"}:
-            found[module] = _affine(where, weights, faults)
-        elif weights.keys() == {"weight"}:
+        elif weights.keys() == {"weight"} and kinds.get(module) == "embedding":
+            found[module] = _embedding(where, weights, faults)
+        elif weights.keys() == {"weight"} and kinds.get(module) != "linear":
             faults.add(
                 f"{where}weight: alone, it is of an embedding or of a linear layer without a bias; "
-                "give the module instead of its state dict"
+                f'say which in kinds, as {{"{module}": "embedding"}}'
             )
+        elif weights.keys() - {"bias"} == {"weight"}:
+            found[module] = _affine(where, weights, faults)
         else:
             names = ", ".join(where + name for name in weights)
             faults.add(f"{names}: not of an RNN, LSTM, GRU or Linear")
@@ -271,3 +284,24 @@ def state_of(weights: Recurrent) -> dict[str, Array]:
             }
             states |= {f"{name}_l{k}{suffix}": W for name, W in arrays.items()}
     return states
+
+
+def save_state(model: LanguageModel, path: str | os.PathLike[str]) -> None:
+    """Write the state dict that a module of PyTorch's with an `nn.Embedding` called embedding, an
+    `nn.RNN`, `nn.LSTM` or `nn.GRU` called recurrent and an `nn.Linear` called affine has.
+
+    `torch.load(path, weights_only=True)` reads it. Raises InputError as `to_torch`, and ImportError
+    where PyTorch is not installed.
+    """
+    import torch
+
+    layers = Recurrent.on_top(model.recurrent_names, model.recurrent_layers)
+    W, b = model.affine.params
+    states = {
+        "embedding.weight": model.embedding.params[0],
+        **{f"recurrent.{name}": array for name, array in state_of(layers).items()},
+        "affine.weight": W.T,
+        "affine.bias": b,
+    }
+    tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in states.items()}
+    write_atomically(path, lambda file: torch.save(tensors, file))

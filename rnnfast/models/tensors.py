@@ -1,8 +1,8 @@
 """Models as safetensors files, which other programs read: what `archive` does, in their format.
 
 Tensors have the names of parameters; what else a model is stands as JSON in the file's metadata,
-with a checksum of every tensor and of itself. Reading and writing is the library safetensors', whose header says
-no more than the file has; nothing in it is executed.
+with checksums of it and of every tensor. Reading and writing is the library safetensors', which
+compares all sizes with the file's; nothing in it is executed.
 """
 
 import json

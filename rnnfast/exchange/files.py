@@ -1,0 +1,99 @@
+"""Files of other programs, told apart by how their names end."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .._files import open_regular
+from ..archive import damage
+from ..errors import InputError
+from ..layers import TimeAffine, TimeEmbedding
+from ..losses import TimeSoftmaxWithLoss, TimeSquaredLoss
+from ..models import Network
+from .keras import from_keras
+from .onnx import from_onnx
+from .torch import Kind, from_torch
+
+
+def layers_of(path: Path, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """The layers of a file by name; `kinds` as in `from_torch`.
+
+    Raises InputError for a file that cannot be read or whose name ends otherwise, and ImportError
+    where the library is missing that reads it.
+    """
+    ending = path.suffix.lower()
+    if ending not in READERS:
+        raise InputError(
+            f"{path}: expected a file whose name ends with one of {', '.join(READERS)}"
+        )
+    open_regular(path).close()
+    found = READERS[ending](path, kinds)
+    return found if isinstance(found, dict) else {"layer": found}
+
+
+def _torch(path: Path, kinds: Mapping[str, Kind]) -> Any:
+    import torch
+
+    with damage(path, "file of PyTorch's"):
+        try:
+            states = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # which may be of any class
+            raise ValueError(str(error).partition("\n")[0]) from error
+        if not isinstance(states, Mapping):
+            raise ValueError(f"it holds a {type(states).__name__}, expected a state dict")
+    return from_torch(states, kinds=kinds)
+
+
+def _safetensors(path: Path, kinds: Mapping[str, Kind]) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    with damage(path, "safetensors file"):
+        try:
+            states = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+    return from_torch(states, kinds=kinds)
+
+
+READERS: dict[str, Callable[[Path, Mapping[str, Kind]], Any]] = {
+    ".pt": _torch,
+    ".pth": _torch,
+    ".safetensors": _safetensors,
+    ".onnx": lambda path, _: from_onnx(path),
+    ".keras": lambda path, _: from_keras(path),
+    ".h5": lambda path, _: from_keras(path),
+}
+
+
+def network_of(layers: Mapping[str, Any]) -> Network:
+    """A network in which each layer takes the outputs of the one before, in their order. Its loss
+    is softmax with cross entropy behind an embedding, and else the squared error.
+
+    Raises InputError where a layer does not take as many as the one before has.
+    """
+    before = None
+    for name, layer in layers.items():
+        inputs, outputs = _sizes(layer)
+        if before is not None and inputs != before:
+            sizes = ", ".join(f"{own} {_sizes(each)}" for own, each in layers.items())
+            raise InputError(
+                f"{name}: expected {before} inputs, which the layer before has as outputs, got "
+                f"{inputs}; the layers are {sizes}: in Python, rnnfast.exchange gives them one by "
+                "one"
+            )
+        before = outputs
+    reads_ids = isinstance(next(iter(layers.values())), TimeEmbedding)
+    loss = TimeSoftmaxWithLoss() if reads_ids else TimeSquaredLoss()
+    return Network({name.replace(".", "_"): layer for name, layer in layers.items()}, loss)
+
+
+def _sizes(layer: Any) -> tuple[int | None, int]:
+    """How many numbers a layer takes and returns at every step; an embedding takes ids."""
+    W = layer.params[0]
+    if isinstance(layer, TimeEmbedding):
+        return None, W.shape[1]
+    if isinstance(layer, TimeAffine):
+        return len(W), W.shape[1]
+    both = getattr(layer, "bidirectional", len(layer.state_shape(1)) == 3)
+    return len(W), layer.hidden_size * (1 + both)
