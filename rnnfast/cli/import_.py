@@ -2,10 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from ..errors import InputError
 from ..exchange.files import READERS, layers_of, network_of
 from ..exchange.torch import Kind
+
+KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +40,6 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _kind(text: str) -> tuple[str, Kind]:
     name, _, kind = text.partition("=")
-    if kind == "embedding" or kind == "linear":
-        return name, kind
-    raise InputError(f"--kind: expected NAME=embedding or NAME=linear, got {text!r}")
+    if kind not in KINDS:
+        raise InputError(f"--kind: expected NAME={' or NAME='.join(KINDS)}, got {text!r}")
+    return name, KINDS[kind]
