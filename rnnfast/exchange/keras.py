@@ -200,8 +200,9 @@ def _of_file(path: Path, activation: Activation, faults: Faults) -> dict[str, An
             return {
                 name: _layer(name, *_guessed(arrays, activation), faults)
                 for name, arrays in _arrays_by_layer(h5py, file).items()
+                if arrays.arrays
             }
-        except (OSError, zipfile.BadZipFile) as error:  # of h5py, which has no number
+        except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # those of h5py
             raise ValueError(str(error)) from error
 
 

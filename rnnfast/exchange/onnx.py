@@ -231,8 +231,10 @@ def from_onnx(source: Any, *, values: Mapping[str, Array] | None = None) -> dict
             return np.asarray(values[name])
         if name not in constants:
             return None
-        found: Array = onnx.numpy_helper.to_array(constants[name])
-        return found
+        try:
+            return np.asarray(onnx.numpy_helper.to_array(constants[name]))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"from_onnx: {name}: its data are damaged: {error}") from error
 
     found = {}
     for node in model.graph.node:
