@@ -519,7 +519,7 @@ def graph_of(kind, **changes):
         ("LSTM", {"attributes": {"layout": 1}}, "it: attribute layout: expected 0, got 1"),
         ("LSTM", {"attributes": {"later": 1}}, "it: attribute later: unknown"),
         ("LSTM", {"attributes": {"direction": "up"}}, "it: attribute direction: expected one"),
-        ("LSTM", {"attributes": {"hidden_size": 4}}, "it: attribute hidden_size: "),
+        ("LSTM", {"attributes": {"hidden_size": 4}}, "it: attribute hidden"),
         ("GRU", {"attributes": {"activations": ["Elu", "Tanh"]}}, "it: attribute activations: "),
         ("RNN", {"attributes": {"activation_alpha": [0.1]}}, "it: attribute activation_alpha"),
         ("LSTM", {"inputs": ["", "", "", "P"]}, "it: input P: expected none"),
