@@ -59,7 +59,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     """
     path = Path(path)
     with naming(path):
-        _remove_leftovers(path)
+        remove_leftovers(path)
         temporary, file = _new_beside(path)
         try:
             with file:
@@ -109,7 +109,7 @@ def _new_beside(path: Path) -> tuple[Path, IO[bytes]]:
         file.close()
 
 
-def _remove_leftovers(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove what killed processes have left of a file: nobody has it locked any more."""
     name = re.compile(re.escape(f".{path.name}") + r"(\.[0-9a-f]{16})?" + re.escape(PARTIAL))
     for leftover in path.parent.glob(f".{glob.escape(path.name)}*{PARTIAL}"):

@@ -23,7 +23,7 @@ from .._files import open_regular
 from .._signals import collecting, kept
 from .._types import Array, Ids, Seed
 from .._version import __version__
-from ..archive import damage, load_archive, naming, save_archive, write_atomically
+from ..archive import damage, load_archive, naming, remove_leftovers, save_archive, write_atomically
 from ..errors import InputError, TrainingDiverged, TrainingInterrupted
 from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
 from ..text.corpora import Text, builtin_corpus
@@ -40,6 +40,7 @@ from .ranks import ONE_RANK, OneRank, as_ranks
 from .settings import BEFORE, Settings
 from .trainer import SAVE_EVERY, Callback, OnEpoch, OnStep, Record, Stop, StoppedByAll, Trainer
 
+FILES = ("last.npz", "best.npz", "history.csv")
 MAX_WORDS = 10_000
 END_OF_ARCHIVE = 1 << 16  # bytes
 CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
@@ -586,12 +587,20 @@ class Run:
             "model": self.model.config(),
             "random_state": self.rng.bit_generator.state,
         }
+        is_new = not holds_run(self._place)
+        for name in FILES:  # else what a kill has left of one that is seldom written stays
+            remove_leftovers(self._place / name)
+        if is_new:  # nothing else is a run, nor may it be in the way of one
+            self._write_last(arrays, meta | {"position": position})
         if best:
             validated = self.trainer.validated_params()
             weights = {f"param/{name}": W for name, W in validated.items()}
             save_archive(self._place / "best.npz", "checkpoint", weights, meta)
         self._save_history(self.trainer.history)
-        meta["position"] = position
+        if not is_new:  # the others are made again from the one before
+            self._write_last(arrays, meta | {"position": position})
+
+    def _write_last(self, arrays: dict[str, Array], meta: dict[str, Any]) -> None:
         try:
             save_archive(self._place / "last.npz", "checkpoint", arrays, meta)
         finally:  # after Ctrl-C, too
@@ -784,7 +793,7 @@ def _names_of(settings: Settings, sha256: str) -> dict[str, str]:
 
 def is_taken(folder: Path) -> bool:
     """Whether a folder has a file that a run would write."""
-    return any((folder / name).exists() for name in ("last.npz", "best.npz", "history.csv"))
+    return any((folder / name).exists() for name in FILES)
 
 
 def holds_run(folder: str | os.PathLike[str]) -> bool:
