@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forms import LONG, SEED, form
+from processes import LIMIT, ONE_THREAD, TEXT, build, forking
 from run_folders import FILES, require_equal_runs
-from victims import LIMIT, ONE_THREAD, build, victims
 
 import rnnfast
 
 KILLED = -9
-PARTIAL = re.compile(r"\.(last\.npz|best\.npz|history\.csv)\.[0-9a-f]{16}\.partial")
+PARTIAL = re.compile(r"\.(last\.npz|best\.npz|history\.csv|loss\.png)\.[0-9a-f]{16}\.partial")
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,14 @@ def library(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run_in_child(library):
-    with victims(library) as forking:
-        yield forking
+    with forking(library) as run:
+        yield run
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog.\n" * 6)
+    (tmp_path / "text.txt").write_text(TEXT * 6)
     return tmp_path
 
 
@@ -52,7 +52,7 @@ def require_bounded(path):
     names = set(os.listdir(path)) if path.exists() else set()
     parts = [match for match in map(PARTIAL.fullmatch, names) if match]
     assert len({part[1] for part in parts}) == len(parts)
-    assert names - {part[0] for part in parts} <= {*FILES, ".lock"}
+    assert names - {part[0] for part in parts} <= {*FILES, ".lock", "loss.png"}
 
 
 def require_finished(run_in_child, path, whole):
@@ -90,7 +90,7 @@ def test_a_kill_at_every_call_of_a_training(folder, run_in_child, whole, begins,
     calls = run_in_child("train", run, folder=run).calls
     assert calls > 100
     kills = 0
-    for place in places(calls, 6):
+    for place in places(calls, 4):
         begin()
         try:
             for _ in range(times):
@@ -103,6 +103,17 @@ def test_a_kill_at_every_call_of_a_training(folder, run_in_child, whole, begins,
             error.add_note(f"killed {times} times at call {place} of {calls}: {os.listdir(run)}")
             raise
     print(f"\n{begins}, {times} in a row: {kills} kills at {calls} calls, 0 unusable")
+
+
+def test_a_kill_where_a_run_that_could_not_be_saved_is_removed(folder, run_in_child, whole):
+    run = folder / "run"
+    calls = run_in_child("start_on_a_full_disk", run, folder=run).calls
+    assert not run.exists()
+    for place in range(calls - form(4, 12), calls + 1):
+        ended = run_in_child("start_on_a_full_disk", run, folder=run, at=place)
+        assert ended.code == KILLED, ended
+        require_finished(run_in_child, run, whole)
+        shutil.rmtree(run)
 
 
 def test_the_next_save_leaves_nothing(run_in_child, folder):

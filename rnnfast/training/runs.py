@@ -701,7 +701,7 @@ def _only_writer(folder: Path, ranks: OneRank) -> Iterator[None]:
 
 def _remove_half(folder: Path) -> None:
     """Leave nothing of a run that could not be saved for the first time."""
-    for name in ("last.npz", "history.csv"):
+    for name in ("history.csv", "last.npz"):  # without the last it is no run that can be resumed
         with contextlib.suppress(OSError):
             (folder / name).unlink()
 

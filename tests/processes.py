@@ -2,6 +2,7 @@
 imported the package, and forks a child for every line of its input."""
 
 import ctypes
+import errno
 import gc
 import json
 import os
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -20,6 +21,37 @@ SOURCE = Path(__file__).with_name("kill_at_call.c")
 LIMIT = 60  # seconds that a process may take
 # small things are not faster with more
 ONE_THREAD = {"RNNFAST_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+SIGNALS = {signal.SIGINT: 130}
+if os.name == "posix":
+    SIGNALS |= {signal.SIGTERM: 143, signal.SIGHUP: 129}
+TEXT = "the quick brown fox jumps over the lazy dog.\n"
+TINY = ["--text", "text.txt", "--hidden", "12", "--embedding", "6", "--batch", "4", "--time", "10"]
+
+
+def nothing_ignored():
+    """Whatever started this process."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def in_background(*command, program=("-m", "rnnfast"), **options):
+    """A process in which no signal is ignored."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen(
+        [sys.executable, *program, *command],
+        text=True,
+        preexec_fn=nothing_ignored,  # noqa: PLW1509 - no other thread is running
+        **options,
+    )
+
+
+def wait_for(path):
+    deadline = time.monotonic() + LIMIT
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 class Ended:
@@ -33,18 +65,16 @@ class Ended:
         return f"{self.code}, {self.calls} calls, stdout {self.out!r}, stderr {self.err!r}"
 
 
-class Victims:
+class Forking:
     """What forks; `library` is preloaded, if there is one."""
 
     def __init__(self, library=None):
         preload = {"LD_PRELOAD": str(library)} if library else {}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__],
+        self._process = in_background(
+            program=(__file__,),
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            stderr=None,
             env=os.environ | ONE_THREAD | preload,
-            preexec_fn=nothing_ignored,  # noqa: PLW1509 - no other thread is running
         )
 
     def __call__(self, do, *arguments, folder="", at=0, number=signal.SIGKILL, after=None):
@@ -60,18 +90,12 @@ class Victims:
 
 
 @contextmanager
-def victims(library=None):
-    forking = Victims(library)
+def forking(library=None):
+    run = Forking(library)
     try:
-        yield forking
+        yield run
     finally:
-        forking.close()
-
-
-def nothing_ignored():
-    """Whatever started this process."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+        run.close()
 
 
 def build(folder):
@@ -100,6 +124,17 @@ def train(folder, epochs=None, save_every=1e9):
         )
         run = rnnfast.Run.start(folder, settings, verbose=False)
     run.fit(epochs, verbose=False, save_every=save_every)
+
+
+def start_on_a_full_disk(folder):
+    import rnnfast
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    rnnfast.Run._save_history = full
+    with suppress(rnnfast.InputError):
+        train(folder)
 
 
 def save_model(path, seed):
