@@ -133,7 +133,7 @@ def test_signals_at_any_time_of_a_command(folder, begin, run_in_child):
         started = time.monotonic()
         assert run_in_child("command", *command).code == 0
         seconds[name] = time.monotonic() - started
-    for k in range(form(12, 600)):
+    for k in range(form(8, 400)):
         name, command = list(COMMANDS.items())[k % len(COMMANDS)]
         number = chance.choice(list(SIGNALS))
         delay = chance.uniform(0, seconds[name])
@@ -153,7 +153,7 @@ def test_signals_at_any_time_of_a_command(folder, begin, run_in_child):
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS.items())
-def test_a_signal_saves_and_the_run_carries_on(folder, number, code):
+def test_a_signal_saves_and_the_run_carries_on(folder, run_in_child, number, code):
     train = ("train", *TINY, "--epochs", "30")
     process = in_background(*train, "--out", "stopped")
     wait_for(folder / "stopped" / "best.npz")
@@ -164,19 +164,17 @@ def test_a_signal_saves_and_the_run_carries_on(folder, number, code):
     assert "Traceback" not in err
     assert set(os.listdir("stopped")) == {"last.npz", "best.npz", "history.csv"}
     for command in (("train", "--resume", "--out", "stopped"), (*train, "--out", "whole")):
-        assert in_background(*command, stderr=None, stdout=subprocess.DEVNULL).wait(LIMIT) == 0
+        assert run_in_child("command", *command).code == 0
     require_equal_runs(folder / "whole", folder / "stopped")
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS.items())
-@pytest.mark.parametrize("delay", [0, 0.1, 0.2])
-def test_a_signal_while_it_starts_leaves_no_traceback(number, code, delay):
-    """While modules are imported, the text is read, and the first steps are made."""
+def test_a_signal_while_it_starts_leaves_no_traceback(number, code):
+    """While modules are imported."""
     program = ("-X", "importtime", "-m", "rnnfast")
     process = in_background("train", *TINY, "--epochs", "400", program=program)
     while "rnnfast._signals" not in process.stderr.readline():
         assert process.poll() is None
-    time.sleep(delay)
     process.send_signal(number)
     _, err = process.communicate(timeout=LIMIT)
     assert "Traceback" not in err
@@ -256,7 +254,7 @@ def test_an_error_comes_out_beside_a_signal(monkeypatch, capsys, number):
 @pytest.mark.parametrize(("number", "code"), SIGNALS.items())
 def test_a_signal_ends_sampling(number, code):
     assert main(["train", *TINY, "--epochs", "1"]) == 0
-    process = in_background("sample", "rnnfast-run", "--length", "1000000000")
+    process = in_background("sample", "rnnfast-run", "--length", "10000000")
     process.stdout.read(100)
     process.send_signal(number)
     _, err = process.communicate(timeout=LIMIT)
