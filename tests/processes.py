@@ -129,10 +129,13 @@ def train(folder, epochs=None, save_every=1e9):
 def start_on_a_full_disk(folder):
     import rnnfast
 
-    def full(*_):
+    save = rnnfast.Run.save
+
+    def full(run):
+        save(run)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    rnnfast.Run._save_history = full
+    rnnfast.Run.save = full
     with suppress(rnnfast.InputError):
         train(folder)
 

@@ -17,6 +17,7 @@ from run_folders import FILES, require_equal_runs
 
 import rnnfast
 
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 KILLED = -9
 PARTIAL = re.compile(r"\.(last\.npz|best\.npz|history\.csv|loss\.png)\.[0-9a-f]{16}\.partial")
 
@@ -100,7 +101,9 @@ def test_a_kill_at_every_call_of_a_training(folder, run_in_child, whole, begins,
                 require_bounded(run)
             require_finished(run_in_child, run, whole)
         except Exception as error:
-            error.add_note(f"killed {times} times at call {place} of {calls}: {os.listdir(run)}")
+            error.add_note(
+                f"killed {times} times at call {place} of {calls}: {list(run.glob('*'))}"
+            )
             raise
     print(f"\n{begins}, {times} in a row: {kills} kills at {calls} calls, 0 unusable")
 
@@ -151,6 +154,25 @@ def test_a_kill_at_every_call_that_writes_a_model(folder, run_in_child):
     print(f"\nmodel: {len(found)} kills at {calls} calls, {found.count([False, True])} files new")
 
 
+def test_what_takes_a_files_place_is_on_the_disk(folder, monkeypatch):
+    """A power failure, too, leaves one of both: the file is synced before, and its name after."""
+    done, fsync, replace = [], os.fsync, os.replace
+
+    def synced(file):
+        done.append(("synced", os.fstat(file).st_ino))
+        fsync(file)
+
+    def renamed(old, new):
+        done.append(("renamed", os.stat(old).st_ino))
+        replace(old, new)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr("os.replace", renamed)
+    rnnfast.LanguageModel(20, embedding=4, hidden=6, rng=0).save("model.npz")
+    file, place = (os.stat(path).st_ino for path in ("model.npz", folder))
+    assert done == [("synced", file), ("renamed", file), ("synced", place)]
+
+
 def test_kills_at_any_time_of_a_training(folder, run_in_child, whole):
     """Again and again, while it saves after every step."""
     chance, run, kills, rounds = random.Random(SEED), folder / "run", 0, form(2, 80)
@@ -168,7 +190,7 @@ def test_kills_at_any_time_of_a_training(folder, run_in_child, whole):
                 require_bounded(run)
             require_finished(run_in_child, run, whole)
         except Exception as error:
-            error.add_note(f"killed after {delays} s: {os.listdir(run)}")
+            error.add_note(f"killed after {delays} s: {list(run.glob('*'))}")
             raise
     print(f"\nany time: {kills} kills of {rounds} trainings, 0 unusable")
 
@@ -208,7 +230,7 @@ def test_kills_of_the_command(folder, library, run_in_child):
             assert ended.code == 0, ended
             require_equal_runs(folder / "rnnfast-run", folder / "whole")
         except Exception as error:
-            error.add_note(f"killed at calls {chosen}: {os.listdir('rnnfast-run')}")
+            error.add_note(f"killed at calls {chosen}: {list(Path('rnnfast-run').glob('*'))}")
             raise
         shutil.rmtree("rnnfast-run")
     print(f"\ncommand: {kills} kills of {rounds} trainings, 0 unusable")
