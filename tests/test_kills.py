@@ -190,7 +190,7 @@ def test_kills_at_any_time_of_a_training(folder, run_in_child, whole):
                 require_bounded(run)
             require_finished(run_in_child, run, whole)
         except Exception as error:
-            error.add_note(f"killed after {delays} s: {list(run.glob('*'))}")
+            error.add_note(f"killed after {delays} s: {[path.name for path in run.glob('*')]}")
             raise
     print(f"\nany time: {kills} kills of {rounds} trainings, 0 unusable")
 
@@ -230,7 +230,8 @@ def test_kills_of_the_command(folder, library, run_in_child):
             assert ended.code == 0, ended
             require_equal_runs(folder / "rnnfast-run", folder / "whole")
         except Exception as error:
-            error.add_note(f"killed at calls {chosen}: {list(Path('rnnfast-run').glob('*'))}")
+            left = [path.name for path in Path("rnnfast-run").glob("*")]
+            error.add_note(f"killed at calls {chosen}: {left}")
             raise
         shutil.rmtree("rnnfast-run")
     print(f"\ncommand: {kills} kills of {rounds} trainings, 0 unusable")
