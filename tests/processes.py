@@ -115,15 +115,17 @@ def build(folder):
 def train(folder, epochs=None, save_every=1e9):
     """A new run, or the rest of the one that is there, as the command does."""
     import rnnfast
+    from rnnfast.training.folder import locked
 
-    if Path(folder, "last.npz").exists():
-        run = rnnfast.Run.resume(folder, verbose=False)
-    else:
-        settings = rnnfast.Settings(
-            "text.txt", hidden=6, embedding=4, batch=2, time=5, epochs=2, dropout=0.2
-        )
-        run = rnnfast.Run.start(folder, settings, verbose=False)
-    run.fit(epochs, verbose=False, save_every=save_every)
+    with locked(Path(folder)):
+        if Path(folder, "last.npz").exists():
+            run = rnnfast.Run.resume(folder, verbose=False)
+        else:
+            settings = rnnfast.Settings(
+                "text.txt", hidden=6, embedding=4, batch=2, time=5, epochs=2, dropout=0.2
+            )
+            run = rnnfast.Run.start(folder, settings, verbose=False)
+        run.fit(epochs, verbose=False, save_every=save_every)
 
 
 def start_on_a_full_disk(folder):

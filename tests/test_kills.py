@@ -175,7 +175,7 @@ def test_what_takes_a_files_place_is_on_the_disk(folder, monkeypatch):
 
 def test_kills_at_any_time_of_a_training(folder, run_in_child, whole):
     """Again and again, while it saves after every step."""
-    chance, run, kills, rounds = random.Random(SEED), folder / "run", 0, form(2, 80)
+    chance, run, kills, rounds = random.Random(SEED), folder / "run", 0, form(2, 60)
     started = time.monotonic()
     assert run_in_child("train", run, None, 1e-9).code == 0
     seconds = time.monotonic() - started
