@@ -19,6 +19,8 @@ from rnnfast.training.folder import FolderInUse, locked
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has other signals and locks")
 
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
@@ -32,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
 def test_a_closed_pipe_does_not_end_a_training(folder, closed):
-    process = in_background("train", *TINY, "--epochs", "3", "--out", "run")
+    process = in_background("train", *TINY, "--epochs", "3", "--out", "run", env=BUFFERED)
     getattr(process, closed).close()
     setattr(process, closed, None)
     process.communicate(timeout=LIMIT)
@@ -52,9 +54,8 @@ def test_outputs_that_were_never_open(folder):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
 @pytest.mark.parametrize("full", [["stdout"], ["stderr"], ["stdout", "stderr"]])
 def test_an_output_on_a_full_disk_is_an_error_at_the_end(folder, full):
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as file:
-        options = dict.fromkeys(full, file) | {"env": buffered}
+        options = dict.fromkeys(full, file) | {"env": BUFFERED}
         process = in_background("train", *TINY, "--epochs", "2", "--out", "run", **options)
         _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
@@ -68,9 +69,8 @@ def test_an_output_on_a_full_disk_is_an_error_at_the_end(folder, full):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
 @pytest.mark.parametrize("command", ["--version", "info"])
 def test_what_is_printed_on_a_full_disk_is_an_error(command):
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as file:
-        process = in_background(command, stdout=file, env=buffered)
+        process = in_background(command, stdout=file, env=BUFFERED)
         _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
     assert err == "rnnfast: error: [Errno 28] No space left on device\n"
