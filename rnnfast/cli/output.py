@@ -6,6 +6,7 @@ import stat
 import sys
 from typing import TextIO
 
+GONE = errno.EIO, errno.EINVAL  # a terminal; on Windows a closed pipe
 _lost: list[OSError] = []  # the errors of what could not be written
 
 
@@ -36,7 +37,7 @@ def _forget(output: TextIO, error: OSError) -> None:
     again when Python closes the output."""
     # of a closed pipe, or a terminal that is gone, nobody reads any more
     on_disk = stat.S_ISREG(os.fstat(output.fileno()).st_mode)
-    if not isinstance(error, ConnectionError) and (on_disk or error.errno != errno.EIO):
+    if not isinstance(error, ConnectionError) and (on_disk or error.errno not in GONE):
         _lost.append(error)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, output.fileno())
