@@ -59,7 +59,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     """
     path = Path(path)
     with naming(path):
-        _remove_leftovers(path)
+        remove_leftovers(path)
         temporary, file = _new_beside(path)
         try:
             with file:
@@ -117,7 +117,7 @@ def leftovers(path: Path) -> Iterator[Path]:
             yield beside
 
 
-def _remove_leftovers(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove what killed processes have left of a file: nobody has it locked any more."""
     for leftover in leftovers(path):
         with suppress(OSError), open(leftover, "r+b") as file:
