@@ -185,8 +185,7 @@ def in_forms(problem, forms):
 
 # Results are compared. --------------------------------------------------------------------------
 
-TOLERANCE = {np.dtype(np.float32): 3e-5, np.dtype(np.float64): 1e-12}
-ULPS = 4
+TOLERANCES = {np.dtype(np.float32): 3e-5, np.dtype(np.float64): 1e-12}
 
 
 def assert_parity(run, given, base):
@@ -194,13 +193,12 @@ def assert_parity(run, given, base):
     modules is 3e-5 of the largest value in float32, and 1e-12 in float64.
 
     Where numbers cancel each other, as in some of thousands of examples with sums of two terms, it
-    is that of the numbers: of how much a result of the twin moves, as a share of what each number
-    of the input does, where that is a few units in its last place.
+    is that of the numbers.
     """
     ours, twins = run(rnnfast, given), run(reference, base)
     assert ours.keys() == twins.keys()
-    dtypes = {a.dtype for problem in base for a in problem.arrays().values()} & TOLERANCE.keys()
-    tolerance, sizes = max(TOLERANCE[dtype] for dtype in dtypes), None
+    floats = [a for problem in base for a in problem.arrays().values() if a.dtype in TOLERANCES]
+    dtype, sizes = min((a.dtype for a in floats), key=lambda dtype: dtype.itemsize), None
     for name, expected in twins.items():
         actual, expected = np.asarray(ours[name]), np.asarray(expected)
         assert actual.dtype == expected.dtype, f"{name}: {actual.dtype}, not {expected.dtype}"
@@ -208,26 +206,28 @@ def assert_parity(run, given, base):
         if not actual.size:
             continue
         try:
-            assert_close(actual, expected, tolerance, name)
+            assert_close(actual, expected, TOLERANCES[dtype], name)
         except AssertionError:
-            sizes = sizes or cancelled(run, base, twins)
-            if not np.abs(actual - expected).max() <= tolerance * sizes[name] < np.inf:
+            largest = max(1, *(np.abs(a).max() for a in floats))
+            sizes = sizes or cancelled(run, base, twins, dtype, float(largest))
+            difference = np.abs(actual - expected).max()
+            if not difference <= TOLERANCES[dtype] * sizes[name] < np.inf:
                 raise
 
 
-def cancelled(run, problems, results):
-    """How large the numbers are that results are made of, by name."""
-    sizes, rng = dict.fromkeys(results, 0.0), np.random.default_rng(0)
+def cancelled(run, problems, results, dtype, largest):
+    """How large the numbers are that results are made of, by name: as a result moves where the
+    input does, and never so small that a product of two numbers of the input, `largest` each, may
+    not be wrong by a few units in its last place."""
+    eps, rng = float(np.finfo(dtype).eps), np.random.default_rng(0)
+    step, least = 4 * eps, 8 * eps * largest**2 / TOLERANCES[dtype]
+    sizes = dict.fromkeys(results, least)
 
     def moved(array):
         if array.dtype.kind != "f":
             return array
-        step = ULPS * np.finfo(array.dtype).eps
         return array * (1 + step * rng.choice([-1, 1], array.shape)).astype(array.dtype)
 
-    steps = [ULPS * np.finfo(dtype).eps for dtype in TOLERANCE]
-    floats = [a for problem in problems for a in problem.arrays().values() if a.dtype.kind == "f"]
-    step = steps[all(a.dtype == np.float64 for a in floats)]
     for _ in range(8):
         for name, result in run(reference, [problem.map(moved) for problem in problems]).items():
             difference = np.abs(np.asarray(result) - results[name])
