@@ -2,8 +2,8 @@
 
     PYTHONMALLOC=malloc python tests/leak_cases.py CALLS FOLDER [NAME ...]
 
-A line of JSON for each case: what there is more of after the first half of the calls, and after
-the second. Bytes in use are those of Python and of C alike, as glibc counts them.
+A line of JSON for each case: what there is more of after each third of the calls. Bytes in use
+are those of Python and of C alike, as glibc counts them.
 """
 
 import contextlib
@@ -81,6 +81,7 @@ def bytes_in_use():
     return memory.uordblks + memory.hblkhd
 
 
+WINDOWS = 3
 KINDS = ("bytes", "resident", "descriptors", "threads", "files", "references")
 
 
@@ -416,11 +417,11 @@ def cases(folder):
 
 
 def measure(name, call, watched, calls, folder):
-    """How much of everything there is more of after each half of the calls."""
+    """How much of everything there is more of after each third of the calls."""
     watched, before, start = tuple(watched), refused.count, time.process_time()
-    counts = np.zeros((3, len(KINDS) - 1 + len(SINGLES) + len(watched)), np.int64)
-    for k, more_calls in enumerate((max(4, calls // 10), calls // 2, calls // 2)):
-        for _ in range(more_calls):
+    counts = np.zeros((1 + WINDOWS, len(KINDS) - 1 + len(SINGLES) + len(watched)), np.int64)
+    for k in range(1 + WINDOWS):
+        for _ in range(calls // WINDOWS if k else max(4, calls // 10)):
             call()
         counts[k] = counted(folder, watched)
     columns = np.diff(counts, axis=0).T.tolist()
