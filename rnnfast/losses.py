@@ -320,7 +320,8 @@ class TimePerplexityLoss(Layer):
         """Gradient of the probabilities (N, T, V): -dout / (N T (p + eps)^2) at the targets."""
         (N, T, V), dtype, ts, p = self._require_cache()
         dps = np.zeros((N, T, V), dtype)
-        np.put_along_axis(dps, ts, -float(dout) / (N * T * (p + self.eps) ** 2), axis=2)
+        with np.errstate(divide="ignore", over="ignore"):  # as infinite as the loss
+            np.put_along_axis(dps, ts, -float(dout) / (N * T * (p + self.eps) ** 2), axis=2)
         return dps
 
 
