@@ -29,6 +29,21 @@ cdef extern from *:
     #define omp_get_num_threads() 1
     static void rnnfast_barrier(void) {}
     #endif
+    #if defined(_OPENMP) && !defined(_WIN32) && (_OPENMP >= 201811 || __GNUC__ >= 9)
+    #include <dlfcn.h>
+    /* Whether the threads that OpenMP keeps for the calling one have been ended. Where a process has
+       two OpenMPs, the function must be of the one that has our threads. */
+    static int rnnfast_end_threads(void) {
+        Dl_info ours, its;
+        return dladdr((void *)omp_get_num_threads, &ours)
+            && dladdr((void *)omp_pause_resource_all, &its)
+            && ours.dli_fbase == its.dli_fbase
+            && omp_pause_resource_all(omp_pause_hard) == 0;
+    }
+    #else
+    #define rnnfast_end_threads() 0
+    #endif
+    static __thread int rnnfast_ended;
     #ifdef __GLIBC__
     #include <malloc.h>
     static int rnnfast_keep_memory(int largest, int kept) {
@@ -39,6 +54,8 @@ cdef extern from *:
     #endif
     """
     bint rnnfast_keep_memory(int, int)
+    bint rnnfast_end_threads()
+    bint rnnfast_ended            # of a thread that is about to fork: whether its threads have been
     const int RNNFAST_HAS_OPENMP
     const bint RNNFAST_DEBUG
     int omp_get_num_threads() nogil
@@ -149,14 +166,17 @@ cdef View view_of(object array, bint writable=False) except *:
 # ---------------------------------------------------------------- threads
 
 cdef int NUM_THREADS = 1
-# A child made by fork has no threads of its parent, and OpenMP would wait for them for ever.
+# A child made by fork has no threads of its parent, and GNU OpenMP would wait for them for ever. So a
+# thread that forks ends those that OpenMP keeps for it, and parent and child get new ones. A child
+# keeps to one thread where that could not be done. What other Python threads have is their own.
 cdef bint FORKED = False
 # Below so many flops (some 100 microseconds) a call is not worth waking a second thread.
 cdef double SERIAL_FLOPS = 2e7
 
 
 def set_num_threads(int n):
-    """Threads that a layer call may use from now on; 1 without OpenMP, and in a forked child."""
+    """Threads that a layer call may use from now on; 1 without OpenMP, and in a child made by fork
+    that can have no more."""
     global NUM_THREADS
     NUM_THREADS = n if RNNFAST_HAS_OPENMP and not FORKED else 1
 
@@ -173,13 +193,27 @@ def set_serial_flops(double flops):
     return before
 
 
+def _before_fork():
+    global rnnfast_ended
+    rnnfast_ended = not FORKED and rnnfast_end_threads()
+
+
 def _in_child():
-    global FORKED, NUM_THREADS
-    FORKED, NUM_THREADS = True, 1
+    global FORKED, NUM_THREADS, rnnfast_ended
+    if not rnnfast_ended:
+        FORKED, NUM_THREADS = True, 1
+    rnnfast_ended = False  # should the next fork not ask
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+def _in_parent():
+    global rnnfast_ended
+    rnnfast_ended = False
+
+
+if RNNFAST_HAS_OPENMP and hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_child=_in_child, after_in_parent=_in_parent
+    )
 
 
 cdef int threads_for(double flops) noexcept nogil:
