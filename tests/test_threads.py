@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from forms import form
 from problems import MODELS, OPTIMIZERS, make_problem
 
 import rnnfast
@@ -88,13 +89,14 @@ def test_training(Model, N):
 
 
 FORK = """
-import multiprocessing, os, sys
+import ctypes, multiprocessing, os, signal, sys, threading
 import numpy as np, rnnfast
 from rnnfast.kernels import engine
 engine.set_serial_flops(0)
 rnnfast.set_num_threads(2)
+THREADS = rnnfast.get_num_threads() if sys.platform == "linux" else 1
 
-def train(_=None):
+def train():
     model = rnnfast.Rnnlm(50, 20, 30, rng=np.random.default_rng(0))
     ids = np.random.default_rng(1).integers(0, 50, (2, 9, 7))
     optimizer = rnnfast.Adam()
@@ -105,26 +107,74 @@ def train(_=None):
     loss = rnnfast.TimeSoftmaxWithLoss().forward(logits, ids[1])
     return [np.array(loss), logits, *model.params]
 
-def train_in_child(_):
-    rnnfast.set_num_threads(2)  # more threads than a child can have
-    assert rnnfast.get_num_threads() == 1
-    return train()
+before = train()
+
+def works(threads=THREADS, tasks=False):
+    same = all(map(np.array_equal, before, train()))
+    if tasks:  # those of OpenMP are there, not only allowed
+        assert len(os.listdir("/proc/self/task")) == threads
+    found = rnnfast.get_num_threads()
+    rnnfast.set_num_threads(2)
+    return same and found == rnnfast.get_num_threads() == threads
+
+def pool_works(_):
+    return works()
+
+def children(n, work, fork=os.fork):
+    for k in range(n):
+        child = fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.alarm(60)  # it would wait for ever
+                code = not work()
+            finally:
+                os._exit(code)
+        status = os.waitpid(child, 0)[1]
+        assert status == 0, f"child {k} of {n}: status {status}"
+        assert all(map(np.array_equal, before, train()))  # the parent has its threads as before
+
+def nested():
+    if os.path.isdir("/proc/self/task"):
+        assert works(tasks=True)
+    children(1, works)
+    return works()
+
+def fork_of_c():
+    # as servers do that are written in C: Python is told afterwards at most
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+    return child
+
+def nested_one_thread():
+    children(1, lambda: works(1))
+    return works(1)
 
 if __name__ == "__main__":
-    before = train()
-    for child in (train, train_in_child):
-        with multiprocessing.get_context("fork").Pool(2) as pool:
-            for after in pool.map(child, range(3)):
-                assert all(map(np.array_equal, before, after))
-    child = os.fork()
-    if child == 0:
-        grandchild = os.fork()
-        same = all(map(np.array_equal, before, train()))
-        if grandchild:
-            same &= os.waitpid(grandchild, 0)[1] == 0
-        os._exit(not same)
-    assert os.waitpid(child, 0)[1] == 0
-    assert all(map(np.array_equal, before, train()))  # the parent has its threads as before
+    n = int(sys.argv[1])
+    children(n, nested)
+    print(f"{n} of {n} children and grandchildren with {THREADS} threads")
+    with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=3) as pool:
+        assert all(pool.map(pool_works, range(n), 1))
+    print(f"{n} of {n} calls in a pool of processes")
+    children(2, nested_one_thread, fork_of_c)
+    # while another thread is in its kernels, or forks
+    done = False
+    def beside(act):
+        while not done:
+            act()
+    acts = (train, lambda: children(1, works))
+    others = [threading.Thread(target=beside, args=(act,)) for act in acts]
+    for other in others:
+        other.start()
+    try:
+        children(n, works)
+    finally:
+        done = True
+    for other in others:
+        other.join()
+    print(f"{n} of {n} children beside threads that train and fork")
 """
 
 
@@ -134,7 +184,8 @@ def test_fork_of_a_process_that_has_used_threads(tmp_path):
     script.write_text(FORK)
     # Python warns of a fork beside threads, which is what is tested
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    subprocess.run([sys.executable, script], check=True, timeout=120, env=environment)
+    command = [sys.executable, script, str(form(5, 50))]
+    subprocess.run(command, check=True, timeout=form(120, 1200), env=environment)
 
 
 def in_python_threads(jobs):
@@ -215,7 +266,7 @@ with ThreadPoolExecutor(4) as pool:
 def test_python_threads_may_call_forward_of_one_layer_with_arrays_that_are_copied(name):
     """In a process of its own, which would die if two calls used the same memory."""
     command = [sys.executable, "-c", ONE_LAYER, name]
-    done = subprocess.run(command, check=False, timeout=120, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, timeout=600, capture_output=True, text=True)
     assert done.returncode == 0, (done.returncode, done.stderr)
 
 
