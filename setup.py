@@ -21,7 +21,7 @@ SANITIZE = os.environ.get("RNNFAST_SANITIZE", "")
 SANITIZERS = {
     "": [],
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-O1"],
-    # no bounds checks: they come with scratch memory that is new at every call, and no race is on that
+    # no bounds checks: with them scratch memory is new at every call, and shared by none
     "thread": ["-fsanitize=thread", "-g", "-O1"],
 }[SANITIZE]
 DEBUG = SANITIZE == "address" or os.environ.get("RNNFAST_DEBUG", "0") not in ("", "0")
