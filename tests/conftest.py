@@ -6,7 +6,6 @@ import pytest
 
 from rnnfast.kernels import engine
 
-
 # Why a test runs in one thread where others run in several at once (.ci/parallel): by what it is
 # given, or by its own name or that of its file, and by what it calls. pytest-run-parallel knows by
 # itself of monkeypatch, capsys, pytest.warns and the like.

@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,9 @@ from forms import form
 from problems import MODELS, OPTIMIZERS, make_problem
 
 import rnnfast
-from rnnfast import kernels
+from rnnfast import _signals, kernels
 from rnnfast.kernels import engine
+from rnnfast.training import folder
 
 THREADS = (1, 2, 3, 4)
 SHARED = ["TimeRNN", "TimeGRU reset_after", "TimeLSTM", "TimeBiLSTM", "TimeAffine"]
@@ -387,3 +389,59 @@ def test_a_python_thread_that_looks_at_states_or_sets_the_number_of_threads(name
                 engine.set_num_threads(n)
 
     in_python_threads([call, look, set_threads])
+
+
+def test_a_folder_that_a_thread_is_leaving_is_in_use_by_that_thread(tmp_path, monkeypatch):
+    """Not by this process, as if it were another one."""
+    leave, errors = folder._leave, []
+
+    def take():
+        with pytest.raises(folder.FolderInUse) as caught, folder.locked(tmp_path / "run"):
+            pass
+        errors.append(str(caught.value))
+
+    def leave_beside_another(*args):
+        monkeypatch.undo()
+        in_python_threads([take])
+        leave(*args)
+
+    monkeypatch.setattr(folder, "_leave", leave_beside_another)
+    with folder.locked(tmp_path / "run"):
+        pass
+    assert "by another thread of this process" in errors[0]
+
+
+FORK_BESIDE_A_FOLDER = """
+import os, signal, sys
+from pathlib import Path
+from rnnfast.training import folder
+
+with folder._mutex:  # as in another thread that takes a folder at that moment
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        with folder.locked(Path(sys.argv[1])):
+            os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+def test_a_child_takes_a_folder_though_a_thread_of_its_parent_was_about_to(tmp_path):
+    command = [sys.executable, "-c", FORK_BESIDE_A_FOLDER, tmp_path / "run"]
+    subprocess.run(command, check=True, timeout=120)
+
+
+def test_a_signal_is_kept_whoever_else_collects():
+    """Within it, in the same thread or in another one, before the signal comes."""
+
+    def collect():
+        with _signals.collecting():
+            return _signals.kept()
+
+    with contextlib.suppress(rnnfast.TrainingInterrupted), _signals.collecting():
+        before = collect(), *in_python_threads([collect] * 2)
+        signal.raise_signal(signal.SIGTERM)
+        during = _signals.kept()
+        raise rnnfast.TrainingInterrupted
+    assert (before, during) == ((0, 0, 0), signal.SIGTERM)
