@@ -18,6 +18,7 @@ ALONE = {
 }
 CALLS = {
     "testmod": "doctest replaces sys.stdout and linecache",
+    "seed": "NumPy's global generator is that of all threads",
 }
 
 
