@@ -17,13 +17,15 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
-SANITIZE = os.environ.get("RNNFAST_SANITIZE", "")
 SANITIZERS = {
     "": [],
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-O1"],
     # no bounds checks: with them scratch memory is new at every call, and shared by none
     "thread": ["-fsanitize=thread", "-g", "-O1"],
-}[SANITIZE]
+}
+SANITIZE = os.environ.get("RNNFAST_SANITIZE", "")
+if SANITIZE not in SANITIZERS:
+    raise ValueError(f"RNNFAST_SANITIZE: expected address or thread, got {SANITIZE!r}; unset it")
 DEBUG = SANITIZE == "address" or os.environ.get("RNNFAST_DEBUG", "0") not in ("", "0")
 OPENMP = os.environ.get("RNNFAST_OPENMP", "1") not in ("", "0")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -64,8 +66,8 @@ class BuildExt(build_ext):
         self.force = self.force or not stamp.is_file() or stamp.read_text() != switches
         openmp = self._openmp_flags()
         for extension in self.extensions:
-            extension.extra_compile_args += openmp + SANITIZERS
-            extension.extra_link_args += openmp + SANITIZERS
+            extension.extra_compile_args += openmp + SANITIZERS[SANITIZE]
+            extension.extra_link_args += openmp + SANITIZERS[SANITIZE]
             if extension.name == "rnnfast.kernels.engine":
                 extension.extra_objects += self._simd_objects()
         super().build_extensions()
@@ -79,7 +81,7 @@ class BuildExt(build_ext):
                 [str(SIMD / name)],
                 output_dir=self.build_temp,
                 macros=macros,
-                extra_postargs=[*OPTIMISE, *flags, *SANITIZERS],
+                extra_postargs=[*OPTIMISE, *flags, *SANITIZERS[SANITIZE]],
                 depends=[str(header) for header in SIMD.glob("*.h")],
             )
         return objects
