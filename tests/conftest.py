@@ -14,6 +14,8 @@ ALONE = {
     "file": "the fixture has one file for all threads",
     "old": "the fixture has one file for all threads",
     "faults_of": "the fixture has one folder for all threads",
+    "of_ranks": "the fixture starts ranks that write into one folder",
+    "outcomes": "the fixture starts ranks that write into one folder",
     "limited": "the fixture limits the files of the process",
 }
 CALLS = {
