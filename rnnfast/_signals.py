@@ -26,7 +26,7 @@ ASKING = tuple(
 # twice, by the kernel and by the shell. Ctrl-C is pressed once for each time that it comes.
 REPEATED = 1.0
 Handlers: TypeAlias = dict[int, Any]
-_kept: list[list[int]] = []  # of each `collecting`, the outer one first
+_kept: dict[int, list[int]] = {}  # of each `collecting`, the outer one first; by id
 
 
 class Stopped(KeyboardInterrupt):
@@ -70,7 +70,7 @@ def collecting() -> Iterator[None]:
             signal.raise_signal(number)
 
     error: BaseException | None = None
-    _kept.append(own)
+    _kept[id(own)] = own
     try:
         with _handling(collect):
             try:
@@ -79,7 +79,7 @@ def collecting() -> Iterator[None]:
                 error = raised
                 raise
     finally:
-        _kept.remove(own)
+        del _kept[id(own)]
         if own and not isinstance(error, TrainingInterrupted | KeyboardInterrupt):
             try:
                 signal.raise_signal(own[0])
@@ -99,7 +99,7 @@ def kept() -> int:
     """The number of the signal that `collecting` has kept, 0 where there was none, and in other
     threads than the main one."""
     if _kept and threading.current_thread() is threading.main_thread():
-        return next((own[0] for own in _kept if own), 0)
+        return next((own[0] for own in list(_kept.values()) if own), 0)
     return 0
 
 

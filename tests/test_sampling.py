@@ -1,5 +1,6 @@
 """Generation draws from the model's own distribution, and leaves its state alone."""
 
+import copy
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -180,6 +181,7 @@ def test_reading_and_continuing_take_states_and_return_them():
     ],
 )
 def test_a_seed_is_an_int_or_a_generator(seed, same):
+    seed, same = copy.deepcopy((seed, same))  # those of the list are every thread's
     given, expected = (rnnfast.generate(_model(), [3], 50, rng=rng) for rng in (seed, same))
     assert np.array_equal(given, expected)
     assert not np.array_equal(expected, rnnfast.generate(_model(), [3], 50))

@@ -29,6 +29,31 @@ cdef extern from *:
     #define omp_get_num_threads() 1
     static void rnnfast_barrier(void) {}
     #endif
+    #if defined(_OPENMP) && defined(__linux__)
+    #include <dlfcn.h>
+    /* Whether a child made by fork now may have threads: GNU OpenMP ends those that it keeps for the
+       calling thread, if asked; LLVM's puts itself in order in the child. Asked is the library that
+       has our threads, for there may be another one in the process, which others use. */
+    static int rnnfast_ready_to_fork(void) {
+        Dl_info found;
+        void *library, *pause;
+        int ready = 0;
+        if (!dladdr((void *)omp_get_num_threads, &found))
+            return 0;
+        library = dlopen(found.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+        if (!library)
+            return 0;
+        if (dlsym(library, "__kmpc_fork_call"))
+            ready = 1;
+        else if ((pause = dlsym(library, "omp_pause_resource_all")))
+            ready = ((int (*)(int))pause)(2) == 0;  /* omp_pause_hard, of OpenMP 5.0 */
+        dlclose(library);
+        return ready;
+    }
+    #else
+    #define rnnfast_ready_to_fork() 0
+    #endif
+    static __thread int rnnfast_ready;
     #ifdef __GLIBC__
     #include <malloc.h>
     static int rnnfast_keep_memory(int largest, int kept) {
@@ -39,6 +64,8 @@ cdef extern from *:
     #endif
     """
     bint rnnfast_keep_memory(int, int)
+    bint rnnfast_ready_to_fork()
+    bint rnnfast_ready            # of a thread that is about to fork: that a child may have threads
     const int RNNFAST_HAS_OPENMP
     const bint RNNFAST_DEBUG
     int omp_get_num_threads() nogil
@@ -149,14 +176,17 @@ cdef View view_of(object array, bint writable=False) except *:
 # ---------------------------------------------------------------- threads
 
 cdef int NUM_THREADS = 1
-# A child made by fork has no threads of its parent, and OpenMP would wait for them for ever.
+# A child made by fork has no threads of its parent, and GNU OpenMP would wait for them for ever. So a
+# thread that forks ends those that OpenMP keeps for it, and parent and child get new ones. Where that
+# was not done, the child keeps to one thread. Those of other Python threads are none of its business.
 cdef bint FORKED = False
 # Below so many flops (some 100 microseconds) a call is not worth waking a second thread.
 cdef double SERIAL_FLOPS = 2e7
 
 
 def set_num_threads(int n):
-    """Threads that a layer call may use from now on; 1 without OpenMP, and in a forked child."""
+    """Threads that a layer call may use from now on; 1 without OpenMP, and in a child made by fork
+    that can have no more."""
     global NUM_THREADS
     NUM_THREADS = n if RNNFAST_HAS_OPENMP and not FORKED else 1
 
@@ -173,13 +203,27 @@ def set_serial_flops(double flops):
     return before
 
 
+def _before_fork():
+    global rnnfast_ready
+    rnnfast_ready = not FORKED and rnnfast_ready_to_fork()
+
+
 def _in_child():
-    global FORKED, NUM_THREADS
-    FORKED, NUM_THREADS = True, 1
+    global FORKED, NUM_THREADS, rnnfast_ready
+    if not rnnfast_ready:
+        FORKED, NUM_THREADS = True, 1
+    rnnfast_ready = False  # should the next fork not ask
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+def _in_parent():
+    global rnnfast_ready
+    rnnfast_ready = False
+
+
+if RNNFAST_HAS_OPENMP and hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_child=_in_child, after_in_parent=_in_parent
+    )
 
 
 cdef int threads_for(double flops) noexcept nogil:
