@@ -1,5 +1,7 @@
 """Random sizes, options and layouts for tests that try many."""
 
+import math
+
 import numpy as np
 import sequences
 
@@ -26,27 +28,31 @@ def draw_block(rng, cell, dtype):
     return [sequences.make_block(cell, sizes, names, dtype, seed + k) for k in range(2)]
 
 
-def laid_out(array, strides, memory=None, offset=0):
+def contiguous(shape):
+    """Strides, in numbers."""
+    return [math.prod(shape[k + 1 :]) for k in range(len(shape))]
+
+
+def laid_out(array, strides, offset=0):
     """A copy with these strides, in numbers and none negative, so many numbers behind the beginning
-    of memory that `memory(bytes)` returns, or of its own. It ends where the memory does."""
+    of memory of its own, at whose end it ends."""
     size = offset + 1 + sum((n - 1) * s for n, s in zip(array.shape, strides, strict=True))
-    size = size if array.size else offset
-    flat = (memory or (lambda count: np.empty(count, np.uint8)))(size * array.itemsize)
+    memory = np.empty(size if array.size else offset, array.dtype)
     strides = [s * array.itemsize for s in strides]
-    view = np.ndarray(array.shape, array.dtype, flat.data, offset * array.itemsize, strides)
+    view = np.ndarray(array.shape, array.dtype, memory.data, offset * array.itemsize, strides)
     view[...] = array
     return view
 
 
-def draw_strides(rng, shape):
-    """Of an array whose axes are in the order of `shape` in memory, some of them with gaps."""
+def moved(array, rng, offset=0):
+    """A copy with any strides that a view can have, gaps and negative ones too."""
     strides, step = [], int(rng.choice([1, 1, 1, 2]))
-    for n in reversed(shape):
+    for n in reversed(array.shape):
         strides.insert(0, step)
-        step *= n
-        step += int(rng.choice([0, 0, 1, 3]))
-    return strides
-
-
-def contiguous(shape):
-    return [int(np.prod(shape[k + 1 :])) for k in range(len(shape))]
+        step = n * step + int(rng.choice([0, 0, 1, 3]))
+    view = laid_out(array, strides, offset)
+    for axis in range(array.ndim):
+        if rng.random() < 0.2:
+            view = np.flip(view, axis)
+    view[...] = array
+    return view

@@ -1,5 +1,5 @@
-"""Numbers below the smallest normal one: 0 in the kernels, where they would take long, and what they
-are everywhere else in the process."""
+"""Numbers below the smallest normal one: 0 in the kernels, where they would take long, and what
+they are everywhere else in the process."""
 
 import ctypes
 import ctypes.util
