@@ -338,7 +338,7 @@ cdef int64_t _draw(
             return BROKEN
         if best < 0 or logits[v] > logits[best]:
             best = v
-    if not isfinite(logits[best]):
+    if best < 0 or not isfinite(logits[best]):
         return BROKEN
     if m.temperature == 0:
         return best
