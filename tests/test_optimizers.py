@@ -254,6 +254,7 @@ HUGE = {  # gradients, and their norm
     "squares overflow": ([np.full((2, 2), 1e200), np.array([0.0])], 2e200),
     "with gaps": ([np.full((4, 4), -3e180)[::2, ::2], np.full(2, 1e-300)], 6e180),
     "the norm overflows": ([np.full(4, 1e308), np.full(1, -1e308)], sys.float_info.max),
+    "the factor is denormal": ([np.full(16, 2.0**127, np.float32)], 2.0**129),
     "in two dtypes": ([np.full(4, 3e38, np.float32), np.array([1e160])], 1e160),
 }
 

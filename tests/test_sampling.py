@@ -65,6 +65,16 @@ def test_skipped_ids_never_come():
     assert set(rnnfast.generate(_Biased([0.0, 1.0, 0.0]), [0], 9, skip_ids=[1, 2])) == {0}
 
 
+@pytest.mark.parametrize("ops", [kernels, numpy_ops], ids=["compiled", "numpy"])
+def test_where_all_tokens_are_skipped_none_is_found(ops):
+    """Not even beside the logits, which begin at a page of their own in `test_guard_pages`."""
+    one, cell = np.ones((1, 1)), rnnfast.cells.RNN
+    layers = [(cell, one, one, np.ones(1))]
+    for choice in (Choice(skip_ids=[0]), Choice(temperature=0, skip_ids=[0])):
+        writer = ops.writer(one, layers, one, np.ones(1), [None], np.zeros(1, int), 2, choice)
+        assert writer.write(np.zeros((1, 2))).tolist() == [[BROKEN, ENDED]]
+
+
 def test_a_tiny_temperature_does_not_overflow():
     ids = rnnfast.generate(_Biased([3.0, 50.0, -50.0]), [0], 5, temperature=1e-310)
     assert ids.tolist() == [1] * 5

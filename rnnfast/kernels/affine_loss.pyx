@@ -12,14 +12,13 @@ M * V exists. With e = e^(logit - largest) and s = sum of e, the gradient of the
 
 import numpy as np
 
-from cython.parallel cimport parallel, threadid
 from libc.math cimport INFINITY, log
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
     ROWS, Buffer, Matrix, Panels, Simd, Workspace, barrier, check_shapes, matrix_of, moved, padded,
-    part, real, row_of, simd_of, team_size, threads_for, zeros,
+    part, real, row_of, run, simd_of, threads_for, zeros,
 )
 from .panels cimport Columns, columns_of, from_row, pack, pack_transposed, panels_at, rows_in_panels
 from .products cimport across, product, rows_of
@@ -60,6 +59,11 @@ ctypedef struct Memory:
     void *dW_panels               # (P, D + 1, width) and as much, if it is a sum of many parts
     void *dW_rest
     void* scratch                 # (threads, scratch)
+
+
+ctypedef struct Call:
+    const Loss* s
+    const Memory* mem
 
 
 cdef class LossCache(Workspace):
@@ -194,12 +198,9 @@ def _run_forward(
                 cache.panels.reserve(numbers, number), cache.rest.zeroed(numbers, number))
         s.scratch = gradient_scratch(s.simd, s.D + 1, s.block)
         mem.scratch = cache.scratch.reserve(s.threads * s.scratch, number)
+    cdef Call call = Call(&s, &mem)
     with nogil:
-        if s.threads == 1:
-            _task(&s, &mem, 0, 1)
-        else:
-            with parallel(num_threads=s.threads):
-                _task(&s, &mem, threadid(), team_size())
+        run(_task, &call, s.threads)
     cache.sizes = s
     cdef double total = 0
     for m in range(s.M):
@@ -207,8 +208,10 @@ def _run_forward(
     return total
 
 
-cdef void _task(const Loss* s, const Memory* mem, int thread, int threads) noexcept nogil:
+cdef void _task(const void* call, int thread, int threads) noexcept nogil:
     """The share of one thread: rows of a block, and panels of dW, or rows where they are few."""
+    cdef const Loss* s = (<const Call*> call).s
+    cdef const Memory* mem = (<const Call*> call).mem
     cdef Py_ssize_t P = s.columns.panels, m, r, rows, r0, r1, number = 0
     cdef Py_ssize_t p0 = part(P, 1, thread, threads), p1 = part(P, 1, thread + 1, threads)
     cdef Py_ssize_t d0 = 0, d1 = s.D + 1, place

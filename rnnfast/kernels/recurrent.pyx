@@ -7,7 +7,6 @@ where the rest is.
 
 import numpy as np
 
-from cython.parallel cimport parallel, threadid
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
@@ -17,8 +16,8 @@ from .block cimport (
     states_from, time_of, x_row_of,
 )
 from .engine cimport (
-    RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Matrix, Panels, States, View, Workspace, cell_number,
-    check_shapes, moved, team_size, threads_for, view_of,
+    RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Matrix, Panels, Simd, States, View, Workspace,
+    cell_number, check_shapes, moved, run, threads_for, view_of,
 )
 from .forward_steps cimport forward_task
 from .panels cimport computed, from_row, panels_at
@@ -35,6 +34,18 @@ cdef enum:
     FLOPS = 2                     # of a product, for each row and number of the weight
     STEPS_WORTH = 5               # steps that make up for a call of their own
     ROWS_WORTH = 4                # rows of the batch that make up for a thread of their own
+
+
+ctypedef struct Call:
+    const Sizes* s
+    const Memory* mem
+    bint forward
+
+ctypedef struct Addition:
+    const Simd* simd
+    Py_ssize_t numbers
+    const void* given
+    void* sums
 
 
 cdef class Scratch:
@@ -266,7 +277,7 @@ def bidirectional_backward(
         own.back.finish()
         own.leave()
     if others is not None:
-        dxs += others
+        _add(&own.ahead.sizes, others, dxs)
     return dxs, first
 
 
@@ -322,44 +333,52 @@ cdef bint _side_by_side(const Sizes* s) noexcept:
 cdef int _run(Cache own, Cache other, bint forward) except -1:
     """Start the threads of a call, or one each of two calls."""
     cdef Sizes* s = &own.sizes
+    cdef Call[2] calls
+    calls[0] = Call(s, &own.mem, forward)
     if other is not None:
         s.threads = other.sizes.threads = 1
         s.by_rows = other.sizes.by_rows = True
         s.alone = other.sizes.alone = False
+        calls[1] = Call(&other.sizes, &other.mem, forward)
     with nogil:
         if other is not None:
-            with parallel(num_threads=2):
-                _run_both(s, &own.mem, &other.sizes, &other.mem, forward, threadid(), team_size())
-        elif s.threads == 1:
-            _task(s, &own.mem, forward, 0, 1)
+            run(_both_tasks, &calls[0], 2)
         else:
-            with parallel(num_threads=s.threads):
-                _task(s, &own.mem, forward, threadid(), team_size())
+            run(_task, &calls[0], s.threads)
     own.finish()
     if other is not None:
         other.finish()
     return 0
 
 
-cdef void _run_both(
-    const Sizes* s, const Memory* mem, const Sizes* other, const Memory* other_mem, bint forward,
-    int thread, int threads,
-) noexcept nogil:
+cdef void _both_tasks(const void* calls, int thread, int threads) noexcept nogil:
     """What one thread does of two calls that it does not share: one, or alone both."""
     if thread == 0:
-        _task(s, mem, forward, 0, 1)
+        _task(calls, 0, 1)
     if thread == 1 or threads == 1:
-        _task(other, other_mem, forward, 0, 1)
+        _task(<const Call*> calls + 1, 0, 1)
 
 
-cdef inline void _task(
-    const Sizes* s, const Memory* mem, bint forward, int thread, int threads,
-) noexcept nogil:
+cdef void _task(const void* call, int thread, int threads) noexcept nogil:
     """What one thread does."""
-    if forward:
-        forward_task(s, mem, thread, threads)
+    cdef const Call* own = <const Call*> call
+    if own.forward:
+        forward_task(own.s, own.mem, thread, threads)
     else:
-        backward_task(s, mem, thread, threads)
+        backward_task(own.s, own.mem, thread, threads)
+
+
+cdef void _add(const Sizes* s, others, dxs) noexcept:
+    """dxs += others, both contiguous, as a direction adds to what the other one has left."""
+    cdef Addition addition = Addition(
+        s.simd, dxs.size, view_of(others).matrix.at, view_of(dxs, True).matrix.at)
+    with nogil:
+        run(_addition_task, &addition, 1)
+
+
+cdef void _addition_task(const void* call, int thread, int threads) noexcept nogil:
+    cdef const Addition* own = <const Addition*> call
+    own.simd.add(own.numbers, own.given, own.sums)
 
 
 cdef object _outputs(shape, dtype, lengths):
