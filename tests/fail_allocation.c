@@ -69,6 +69,9 @@ static int within(const Range *ranges, int n, uintptr_t at)
     return 0;
 }
 
+/* Small ones can be had where large ones cannot. */
+enum { SMALL = 64 };
+
 static int next_fails(void)
 {
     seen++;
@@ -142,22 +145,27 @@ void free(void *memory)
 
 /* NumPy's PyDataMem_Handler. */
 
+static int array_fails(size_t size)
+{
+    return armed && (whose == OF_ALL || size >= SMALL) && next_fails();
+}
+
 static void *array_malloc(void *context, size_t size)
 {
     (void)context;
-    return armed && next_fails() ? NULL : counted(__libc_malloc(size ? size : 1));
+    return array_fails(size) ? NULL : counted(__libc_malloc(size ? size : 1));
 }
 
 static void *array_calloc(void *context, size_t n, size_t size)
 {
     (void)context;
-    return armed && next_fails() ? NULL : counted(__libc_calloc(n, size));
+    return array_fails(n * size) ? NULL : counted(__libc_calloc(n, size));
 }
 
 static void *array_realloc(void *context, void *old, size_t size)
 {
     (void)context;
-    if (armed && next_fails())
+    if (array_fails(size))
         return NULL;
     return old ? __libc_realloc(old, size) : counted(__libc_malloc(size));
 }

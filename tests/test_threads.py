@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from forms import PATIENCE
 from problems import MODELS, OPTIMIZERS, make_problem
 
 import rnnfast
@@ -134,7 +135,7 @@ def test_fork_of_a_process_that_has_used_threads(tmp_path):
     script.write_text(FORK)
     # Python warns of a fork beside threads, which is what is tested
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    subprocess.run([sys.executable, script], check=True, timeout=120, env=environment)
+    subprocess.run([sys.executable, script], check=True, timeout=120 * PATIENCE, env=environment)
 
 
 def in_python_threads(jobs):
@@ -215,7 +216,9 @@ with ThreadPoolExecutor(4) as pool:
 def test_python_threads_may_call_forward_of_one_layer_with_arrays_that_are_copied(name):
     """In a process of its own, which would die if two calls used the same memory."""
     command = [sys.executable, "-c", ONE_LAYER, name]
-    done = subprocess.run(command, check=False, timeout=120, capture_output=True, text=True)
+    done = subprocess.run(
+        command, check=False, timeout=120 * PATIENCE, capture_output=True, text=True
+    )
     assert done.returncode == 0, (done.returncode, done.stderr)
 
 
