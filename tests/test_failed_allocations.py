@@ -16,7 +16,7 @@ from failed_allocations import CASES
 from forms import LONG, SANITIZED, SEED, form
 
 HERE = Path(__file__).parent
-STRIDE = form(41, 1)  # of n, between two calls that fail
+STRIDE = form(61, 1)  # of n, between two calls that fail
 CC = shutil.which("cc")
 
 pytestmark = [
