@@ -151,10 +151,9 @@ class TimeAffineWithLoss(_IgnoresLabel, Affine):
             xs.reshape(-1, len(W)), W, b, targets, self.ignore_label,
             need_gradient=need_gradient, cache=self._take_memory(),
         )  # fmt: skip
+        self._kept = None  # an error that comes now lets backward be refused
         if need_gradient:
             self._keep((cache, xs.shape))
-        else:
-            self._kept = None
         self._memory = cache
         return total / max(count, 1)
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from forms import form
+from forms import PATIENCE, form
 from problems import MODELS, OPTIMIZERS, make_problem
 
 import rnnfast
@@ -187,7 +187,7 @@ def test_fork_of_a_process_that_has_used_threads(tmp_path):
     # Python warns of a fork beside threads, which is what is tested
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, script, str(form(5, 50))]
-    subprocess.run(command, check=True, timeout=form(120, 1200), env=environment)
+    subprocess.run(command, check=True, timeout=form(120, 1200) * PATIENCE, env=environment)
 
 
 def in_python_threads(jobs):
@@ -268,7 +268,9 @@ with ThreadPoolExecutor(4) as pool:
 def test_python_threads_may_call_forward_of_one_layer_with_arrays_that_are_copied(name):
     """In a process of its own, which would die if two calls used the same memory."""
     command = [sys.executable, "-c", ONE_LAYER, name]
-    done = subprocess.run(command, check=False, timeout=600, capture_output=True, text=True)
+    done = subprocess.run(
+        command, check=False, timeout=120 * PATIENCE, capture_output=True, text=True
+    )
     assert done.returncode == 0, (done.returncode, done.stderr)
 
 

@@ -91,7 +91,7 @@ def scale_arrays(arrays, rows, double factor):
     """x *= factor"""
     if 0 < abs(factor) < FLT_MIN:  # it would be 0 below
         return False
-    cdef _Work work = _work([(x,) for x in arrays], rows, 1, NONE)
+    cdef _Work work = _work(list(zip(arrays)), rows, 1, NONE)
     if work is not None:
         work.do(Formula(SCALE, 1, factor, 0, 0), NULL)
     return work is not None
@@ -99,7 +99,7 @@ def scale_arrays(arrays, rows, double factor):
 
 def clip_arrays(arrays, rows, double limit):
     """x = min(max(x, -limit), limit)"""
-    cdef _Work work = _work([(x,) for x in arrays], rows, 1, NONE)
+    cdef _Work work = _work(list(zip(arrays)), rows, 1, NONE)
     if work is not None:
         work.do(Formula(CLIP, 1, limit, 0, 0), NULL)
     return work is not None
@@ -107,7 +107,7 @@ def clip_arrays(arrays, rows, double limit):
 
 def sum_of_squares(arrays, rows):
     """The sum of all squares, in double; rows of zeros change no bit of it."""
-    cdef _Work work = _work([(x,) for x in arrays], rows, 1, 0)
+    cdef _Work work = _work(list(zip(arrays)), rows, 1, 0)
     if work is None:
         return None
     cdef bytearray memory = bytearray(work.deals * sizeof(double))
@@ -125,16 +125,18 @@ def sum_of_squares(arrays, rows):
 
 cdef bint _step(params, grads, state, rows, int kept, Formula formula) except -1:
     """Whether it was done, with so many arrays that are kept for each parameter."""
-    cdef object W, dW, slots
     params, grads, state = tuple(params), tuple(grads), tuple(state)
     if not len(params) == len(grads) == len(state):
         return False
-    arrays = [(W, dW, *slots) for W, dW, slots in zip(params, grads, state)]
-    cdef _Work work = _work(arrays, rows, 2 + kept, 1)
+    cdef _Work work = _work(list(map(_together, params, grads, state)), rows, 2 + kept, 1)
     if work is None:
         return False
     work.do(formula, NULL)
     return True
+
+
+def _together(W, dW, slots):
+    return W, dW, *slots
 
 
 # ---------------------------------------------------------------- items
