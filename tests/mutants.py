@@ -1,7 +1,7 @@
 """Small faults in the sources, one at a time, and whether a test finds each.
 
     python tests/mutants.py --count 200 --seed 1          # some hours on one core
-    python tests/mutants.py --count 200 --seed 1 --near   # only the tests that concern a file
+    python tests/mutants.py --count 200 --seed 1 --near 3 # few tests, that concern it
     python tests/mutants.py --count 20 --files rnnfast/simd/cells.h --list
 
 A fault is made in a copy of the repository, what depends on it is compiled anew, and the tests run,
@@ -15,6 +15,7 @@ since those that there are, for Python, know neither Cython nor C.
 
 import argparse
 import ast
+import builtins
 import io
 import os
 import random
@@ -74,7 +75,7 @@ NEAR = [
     ("*/cells.h", "frozen gradients sequences parity simd extremes engine"),
     ("*/arrays.h", "optimizers losses simd parity dropout sums extremes sparse engine"),
     ("*/optimizer_steps.pyx", "optimizers sparse trainer threads"),
-    ("*/*_steps.pyx", "frozen gradients sequences parity regularisation recurrent_layers threads"),
+    ("*/*_steps.pyx", "frozen gradients sequences engine parity regularisation threads"),
     ("*/sums.pyx", "sums gradients parity sparse engine threads"),
     ("*/generation.pyx", "sampling language_models engine threads"),
     ("*/block.pxd", "frozen gradients sequences parity regularisation sparse threads"),
@@ -130,6 +131,8 @@ COMPARE |= {"in": "not in", "not in": "in", "is": "is not", "is not": "is"}
 ARITHMETIC = {"+": "-", "-": "+", "*": "/", "/": "*", "//": "*", "%": "*", "**": "*"}
 ARITHMETIC |= {"<<": ">>", ">>": "<<", "&": "|", "|": "&", "^": "&"}
 AUGMENTED = {f"{op}=": f"{ARITHMETIC[op]}=" for op in ["+", "-", "*", "/"]}
+EITHER_WAY = ("min", "max")
+"""What does not ask for the order of its arguments."""
 LOGIC = {"and": "or", "or": "and", "&&": "||", "||": "&&"}
 
 
@@ -181,6 +184,7 @@ class PythonFaults(ast.NodeVisitor):
             for token in tokenize.generate_tokens(io.StringIO(source).readline)
             if token.type in (tokenize.OP, tokenize.NAME)
         ]
+        self.names = {token[0] for token in self.tokens}
         self.stored: list[list[str]] = []
         self.visit(ast.parse(source))
 
@@ -313,11 +317,12 @@ class PythonFaults(ast.NodeVisitor):
                 self.replace("constant", node, after)
 
     def visit_Name(self, node: ast.Name) -> None:
-        self.replace("wrong of two", node, OTHER.get(node.id, ""))
+        if (after := OTHER.get(node.id)) in self.names or after in dir(builtins):
+            self.replace("wrong of two", node, str(after))
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         text, after = self.text(node), OTHER.get(node.attr)
-        if text and after:
+        if text and after in self.names:
             self.replace("wrong of two", node, text.removesuffix(node.attr) + after)
         self.visit(node.value)
 
@@ -325,7 +330,8 @@ class PythonFaults(ast.NodeVisitor):
         name = self.text(node.func)
         if name in ("print", "cast", "isinstance", "TypeVar") or name.startswith("warnings."):
             return
-        self.swapped(node.args)
+        if name not in EITHER_WAY:
+            self.swapped(node.args)
         self.visit(node.func)
         for argument in node.args:
             self.visit(argument)
@@ -450,7 +456,8 @@ def faults_by_lines(path: str, source: str) -> Iterator[Mutant]:
                 for text in [after] if isinstance(after, str) else after:
                     yield mutant(kind, *match.span(), text)
         for match in SWAP.finditer(code):
-            if match[2] != match[3]:
+            called = re.search(r"(\w+)\($", code[: match.start()])
+            if match[2] != match[3] and not (called and called[1] in EITHER_WAY):
                 swapped = f"{match[1]}{match[3]}, {match[2]}"
                 yield mutant("swapped", *match.span(), swapped)
         for match in BRANCH.finditer(code):
@@ -690,7 +697,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--files", nargs="+", help="instead of all: paths or patterns")
     parser.add_argument("--only", nargs="+", type=int, help="of the list, those with these numbers")
     parser.add_argument("--list", action="store_true", help="print them, and make none")
-    parser.add_argument("--near", action="store_true", help="only the tests that concern the file")
+    parser.add_argument("--near", type=int, help="only so many files of tests that concern it")
     parser.add_argument("--control", action="store_true", help="test the copy without a fault too")
     parser.add_argument("--patience", type=float, default=300, help="seconds until a test hangs")
     options = parser.parse_args(argv)
@@ -730,11 +737,11 @@ def tried(copy: Copy, mutants: Iterator[tuple[int, Mutant]], options: argparse.N
         start = time.monotonic()
         try:
             copy.breaks(mutant)
-            first = near(mutant.path)
+            first = near(mutant.path)[: options.near]
             failed = copy.test(first, options.patience) if first else None
             if failed is None and mutant.path.endswith(".h"):
                 failed = copy.test(first, options.patience, "baseline")
-            if failed is None and not options.near:
+            if failed is None and options.near is None:
                 failed = copy.test(
                     [path for path in everything if path not in first], options.patience
                 )
