@@ -98,13 +98,13 @@ NEAR = [
     ("*/optimizers.py", "optimizers sparse trainer_options"),
     ("*/schedules.py", "schedules trainer_options"),
     ("*/saving.py", "saving old_files hostile"),
-    ("*/_zip.py", "saving damage hostile old_files"),
+    ("*/_zip.py", "checkpoint saving damage hostile old_files"),
     ("*/archive.py", "saving checkpoint damage hostile interruptions old_files"),
     ("*/fields.py", "checkpoint old_files hostile runs"),
     ("*/training/checkpoint.py", "checkpoint trainer trainer_options hostile old_files runs"),
     ("*/folder.py", "runs interruptions"),
     ("*/run*.py", "runs checkpoint old_files trainer_options cli interruptions"),
-    ("*/trainer.py", "trainer trainer_options checkpoint schedules batch_part runs"),
+    ("*/trainer.py", "trainer trainer_options schedules checkpoint batch_part runs"),
 ]
 """Which tests concern a file: those of the first pattern that it has."""
 
@@ -697,6 +697,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--files", nargs="+", help="instead of all: paths or patterns")
     parser.add_argument("--only", nargs="+", type=int, help="of the list, those with these numbers")
     parser.add_argument("--list", action="store_true", help="print them, and make none")
+    parser.add_argument("--tests", nargs="+", help="these files of tests and no others")
     parser.add_argument("--near", type=int, help="only so many files of tests that concern it")
     parser.add_argument("--control", action="store_true", help="test the copy without a fault too")
     parser.add_argument("--patience", type=float, default=300, help="seconds until a test hangs")
@@ -737,11 +738,11 @@ def tried(copy: Copy, mutants: Iterator[tuple[int, Mutant]], options: argparse.N
         start = time.monotonic()
         try:
             copy.breaks(mutant)
-            first = near(mutant.path)[: options.near]
+            first = options.tests or near(mutant.path)[: options.near]
             failed = copy.test(first, options.patience) if first else None
             if failed is None and mutant.path.endswith(".h"):
                 failed = copy.test(first, options.patience, "baseline")
-            if failed is None and options.near is None:
+            if failed is None and options.near is None and not options.tests:
                 failed = copy.test(
                     [path for path in everything if path not in first], options.patience
                 )

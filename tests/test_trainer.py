@@ -388,6 +388,16 @@ def test_what_does_not_fit_changes_nothing():
     _require_equal_states(trainer, other)
 
 
+def test_arrays_that_are_missing_or_unknown_are_named():
+    trainer = _trainer()
+    arrays, position = trainer.state()
+    first, *others = arrays
+    with pytest.raises(InputError, match=f"missing {first}, unknown none"):
+        trainer.restore({name: arrays[name] for name in others}, position)
+    with pytest.raises(InputError, match="missing none, unknown param/more"):
+        trainer.restore(arrays | {"param/more": arrays[first]}, position)
+
+
 class Drop:
     """Half of the numbers, in training; what it draws, it draws in evaluation too."""
 
