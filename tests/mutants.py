@@ -18,6 +18,7 @@ import ast
 import builtins
 import io
 import os
+import platform
 import random
 import re
 import shlex
@@ -72,8 +73,8 @@ PARTS = {
 """Of each as many mutants."""
 
 NEAR = [
-    ("*/cells.h", "frozen gradients sequences parity simd extremes engine"),
-    ("*/arrays.h", "optimizers losses simd parity dropout sums extremes sparse engine"),
+    ("*/cells.h", "frozen gradients sequences parity extremes engine simd"),
+    ("*/arrays.h", "optimizers losses gradients dropout sums parity sparse extremes engine simd"),
     ("*/optimizer_steps.pyx", "optimizers sparse trainer threads"),
     ("*/*_steps.pyx", "frozen gradients sequences engine parity regularisation threads"),
     ("*/sums.pyx", "sums gradients parity sparse engine threads"),
@@ -531,7 +532,14 @@ class Copy:
         *("boundscheck=False", "wraparound=False", "initializedcheck=False"),
         *("cdivision=True", "embedsignature=True"),
     ]
-    LEVELS: ClassVar = {"baseline": [], "avx2": ["-mavx2", "-mfma"], "dispatch": []}
+    # one instruction set is enough: what is avx512 elsewhere is avx2 here
+    X86 = platform.machine().lower() in ("x86_64", "amd64")
+    LEVEL = "avx2" if X86 else "baseline"
+    FLAGS: ClassVar = {
+        "baseline": [],
+        **({"avx2": ["-mavx2", "-mfma"]} if X86 else {}),
+        "dispatch": ["-DRNNFAST_X86=1", "-Dsimd_avx512=simd_avx2"] if X86 else [],
+    }
 
     def __init__(self, folder: Path) -> None:
         self.root, self.objects = folder / "tree", folder / "objects"
@@ -551,6 +559,7 @@ class Copy:
             self.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], 3600)
         self.broken: tuple[Path, str] | None = None
         self.built: list[Path] = []
+        self.prepared: set[str] = set()
 
     def run(self, command: list[str], seconds: float) -> None:
         """NoFault where it fails."""
@@ -567,7 +576,7 @@ class Copy:
     def compile(self, path: str) -> dict[str, list[Path]]:
         """Objects of all modules that depend on a file, by module."""
         if path.endswith(".h"):
-            return {"engine": [self.object_of("engine"), *map(self.object_of_level, self.LEVELS)]}
+            return {"engine": [self.object_of("engine"), *map(self.object_of_level, self.FLAGS)]}
         name = Path(path).stem
         names = [name] if path.endswith(".pyx") else []
         for source in sorted(self.kernels.glob("*.pyx")) if not names else []:
@@ -591,10 +600,10 @@ class Copy:
         return made
 
     def object_of_level(self, level: str) -> Path:
-        """Two instruction sets are enough: what is avx512 elsewhere is avx2 here."""
         made = self.objects / f"simd_{level}.o"
-        flags = [*self.LEVELS[level], "-DRNNFAST_X86=1", "-Dsimd_avx512=simd_avx2"]
-        flags += ["-O1", "-fno-math-errno", "-fno-trapping-math"]
+        if level != self.LEVEL and made.exists():
+            return made
+        flags = [*self.FLAGS[level], "-O1", "-fno-math-errno", "-fno-trapping-math"]
         self.run([*self.compiler(), *flags, "-c", f"rnnfast/simd/{level}.c", "-o", str(made)], 400)
         return made
 
@@ -602,7 +611,8 @@ class Copy:
         """Objects of what is not broken, to compare with and to link."""
         kept = self.objects / "whole"
         kept.mkdir(exist_ok=True)
-        if not path.endswith(".py") and path not in {line.name for line in kept.iterdir()}:
+        if not path.endswith(".py") and path not in self.prepared:
+            self.prepared.add(path)
             for made in (file for files in self.compile(path).values() for file in files):
                 shutil.copy(made, kept)
 
@@ -648,13 +658,12 @@ class Copy:
         for left in self.tmp.iterdir():
             shutil.rmtree(left, ignore_errors=True)
 
-    def test(self, files: list[str], patience: float, level: str = "") -> str | None:
+    def test(self, files: list[str], patience: float) -> str | None:
         """The first test that fails, or None; one that says nothing for so long hangs."""
         command = [sys.executable, "-X", "faulthandler", "-m", "pytest", "-x", "-v", "--tb=no"]
         command += ["-p", "no:cacheprovider", "-p", "no:benchmark", "-W", "error", *files]
-        environment = self.environment | ({"RNNFAST_CPU": level} if level else {})
         process = subprocess.Popen(
-            command, cwd=self.root, env=environment, stdout=subprocess.PIPE,
+            command, cwd=self.root, env=self.environment, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         assert process.stdout is not None
@@ -740,8 +749,6 @@ def tried(copy: Copy, mutants: Iterator[tuple[int, Mutant]], options: argparse.N
             copy.breaks(mutant)
             first = options.tests or near(mutant.path)[: options.near]
             failed = copy.test(first, options.patience) if first else None
-            if failed is None and mutant.path.endswith(".h"):
-                failed = copy.test(first, options.patience, "baseline")
             if failed is None and options.near is None and not options.tests:
                 failed = copy.test(
                     [path for path in everything if path not in first], options.patience
