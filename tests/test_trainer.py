@@ -398,6 +398,24 @@ def test_arrays_that_are_missing_or_unknown_are_named():
         trainer.restore(arrays | {"param/more": arrays[first]}, position)
 
 
+def test_fields_are_named_with_what_they_are_in():
+    trainer = _trainer()
+    trainer.fit(1)
+    arrays, position = trainer.state()
+    line = position["history"][0]
+    for name, value, field in (
+        ("record", [1, 2, "3"], r"record\[2\]: expected a number"),
+        (
+            "history",
+            [line, line | {"lr": -1}],
+            r"history\[1\]\.lr: expected a number of at least 0",
+        ),
+        ("history", [line | {"more": 1}], r"history\[0\]: expected .*unknown more"),
+    ):
+        with pytest.raises(InputError, match=f"^{field}"):
+            trainer.restore(arrays, position | {name: value})
+
+
 class Drop:
     """Half of the numbers, in training; what it draws, it draws in evaluation too."""
 
