@@ -10,6 +10,7 @@ from problems import MODELS, OPTIMIZERS
 
 import rnnfast
 from rnnfast.errors import InputError, TrainingDiverged, TrainingInterrupted
+from rnnfast.training import checkpoint
 from rnnfast.training.steps import take_step
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
@@ -414,6 +415,29 @@ def test_fields_are_named_with_what_they_are_in():
     ):
         with pytest.raises(InputError, match=f"^{field}"):
             trainer.restore(arrays, position | {name: value})
+
+
+class TwoRanks:
+    """As if another one had the same rows."""
+
+    size = 2
+    together = staticmethod(contextlib.nullcontext)
+
+    @staticmethod
+    def gathered(part, axis):
+        return np.concatenate([part, part], axis)
+
+
+def test_states_of_all_ranks_where_a_layer_carries_nothing():
+    model = rnnfast.Rnnlm(10, 4, 5, num_layers=2, rng=0)
+    h = np.arange(15.0).reshape(3, 5)
+    carried = [[(h, None), (None, None)]]
+    ((of_first, of_second),) = checkpoint.of_all_ranks(model, carried, TwoRanks(), slice(3, 6))
+    np.testing.assert_array_equal(of_first[0], np.concatenate([h, h]))
+    assert (of_first[1], of_second) == (None, (None, None))
+    for rows in (slice(0, 2), slice(0, 4)):
+        with pytest.raises(InputError, match=rf"layer recurrent.0: expected {rows.stop} rows"):
+            checkpoint.of_all_ranks(model, carried, TwoRanks(), rows)
 
 
 class Drop:
