@@ -74,7 +74,10 @@ PARTS = {
 
 NEAR = [
     ("*/cells.h", "frozen gradients sequences parity extremes engine simd"),
-    ("*/arrays.h", "optimizers losses gradients dropout sums parity sparse extremes engine simd"),
+    (
+        "*/arrays.h",
+        "optimizers losses dropout attention gradients engine sums parity sparse extremes simd",
+    ),
     ("*/optimizer_steps.pyx", "optimizers sparse trainer threads"),
     ("*/*_steps.pyx", "frozen gradients sequences engine parity regularisation threads"),
     ("*/sums.pyx", "sums gradients parity sparse engine threads"),
