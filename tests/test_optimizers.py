@@ -108,6 +108,19 @@ def test_every_optimizer_has_a_formula_and_a_name_for_runs():
     assert settings.OPTIMIZERS.keys() == settings.LEARNING_RATES.keys()
 
 
+@pytest.mark.parametrize("kind", [int, np.float32, np.int64])
+@pytest.mark.parametrize("Optimizer", OPTIMIZERS)
+def test_numbers_of_any_kind_are_floats(Optimizer, kind):
+    """As JSON takes them, and as they multiply arrays without changing their dtype."""
+    options = dict.fromkeys(DEFAULTS[Optimizer.__name__], 0) | {"lr": 1}
+    if Optimizer in (rnnfast.SGD, rnnfast.Momentum):
+        options["weight_decay"] = 1
+    optimizer = Optimizer(**{name: kind(value) for name, value in options.items()})
+    for name, value in options.items():
+        assert type(getattr(optimizer, name)) is float
+        assert getattr(optimizer, name) == value
+
+
 @cases
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 2e-6)])
 def test_formulas_over_several_steps(make, formula, dtype, tolerance):

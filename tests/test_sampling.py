@@ -75,6 +75,18 @@ def test_where_all_tokens_are_skipped_none_is_found(ops):
         assert writer.write(np.zeros((1, 2))).tolist() == [[BROKEN, ENDED]]
 
 
+@pytest.mark.parametrize("ops", [kernels, numpy_ops], ids=["kernels", "reference"])
+@pytest.mark.parametrize("likeliest", range(5))
+def test_the_likeliest_of_all_is_skipped_too(ops, likeliest):
+    """Whichever it is, the next one is taken."""
+    model = rnnfast.Rnnlm(5, 4, 6, rng=0, ops=ops)
+    model.named_params()["affine.b"][...] = 1000 * (np.arange(5) == likeliest)
+    model.named_params()["affine.b"][likeliest - 1] = 500
+    for temperature in (0, 1):
+        options = {"temperature": temperature, "skip_ids": [likeliest], "rng": 0}
+        assert set(rnnfast.generate(model, [0], 9, **options)) == {(likeliest - 1) % 5}
+
+
 def test_a_tiny_temperature_does_not_overflow():
     ids = rnnfast.generate(_Biased([3.0, 50.0, -50.0]), [0], 5, temperature=1e-310)
     assert ids.tolist() == [1] * 5
