@@ -471,7 +471,7 @@ def differences(one, other, where=""):
 
 
 def leaked(failing, name, begin, stride, times=20):
-    """The n for which calls that fail lose an array each, or more.
+    """The n for which calls that fail lose a block of memory each, or more.
 
     Of arrays and of our own modules: CPython 3.11 itself loses some where small objects fail.
     """
@@ -479,18 +479,23 @@ def leaked(failing, name, begin, stride, times=20):
     n, lost = begin, []
     while True:
         for calls in (3, times):  # the first ones fill what is kept for later
-            gc.collect()
-            before = failing.blocks()
+            before = blocks_in_use(failing)
             for _ in range(calls):
                 scene = make()
                 with contextlib.suppress(MemoryError):
                     failing.call(scene.call, n, count, whose)
                     return lost
                 del scene
-            gc.collect()
-        if failing.blocks() - before >= 2 * times:  # an array is an object and its memory
+        if blocks_in_use(failing) - before >= times:
             lost.append(n)
         n += stride
+
+
+def blocks_in_use(failing):
+    """But for those of names that Python has looked up, and of what nobody reaches any more."""
+    gc.collect()
+    sys._clear_type_cache()
+    return failing.blocks()
 
 
 def main(library, stride, *names):
