@@ -6,7 +6,9 @@ python failed_allocations.py LIBRARY STRIDE [CASE ...]: every STRIDE-th allocati
 
 import contextlib
 import ctypes
+import errno
 import gc
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -55,7 +57,10 @@ def case(name):
 
 
 # What CPython and NumPy make of a MemoryError of their own, that of a small object.
-NOT_OURS = ("path should be string", "NULL object passed to Py_Build", "can't allocate lock")
+NOT_OURS = (
+    *("path should be string", "NULL object passed to Py_Build", "can't allocate lock"),
+    *("expected str, bytes or os.PathLike object", os.strerror(errno.ENOMEM)),
+)
 WRITTEN = ("grads", "dh", "dc", "rng")
 
 
