@@ -98,13 +98,19 @@ def _new_beside(path: Path) -> tuple[Path, IO[bytes]]:
     """A new file in the same folder, locked until it is closed."""
     while True:
         beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
-        file = open(beside, "xb")  # noqa: SIM115 - it stays open
+        file: IO[bytes] | None = None
         try:
+            file = open(beside, "xb")  # noqa: SIM115 - it stays open
             try_lock(file, wait=True)  # for somebody who looks whether it is a leftover
             if is_at(file, beside):
                 return beside, file
+        except FileExistsError:
+            raise
         except BaseException:
-            file.close()
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+            if file is not None:
+                file.close()
             raise
         file.close()
 
