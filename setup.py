@@ -2,7 +2,9 @@
 
 RNNFAST_DEBUG=1 builds them with bounds checks, for tests of the kernels themselves.
 RNNFAST_OPENMP=0 builds them without OpenMP, and so serial.
-RNNFAST_SANITIZE=1 is that with AddressSanitizer and UndefinedBehaviorSanitizer, for .ci/sanitize.
+RNNFAST_SANITIZE=address builds them with bounds checks, AddressSanitizer and
+UndefinedBehaviorSanitizer, for .ci/sanitize; RNNFAST_SANITIZE=thread with ThreadSanitizer, for
+.ci/races.
 """
 
 import os
@@ -15,8 +17,16 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
-SANITIZE = os.environ.get("RNNFAST_SANITIZE", "0") not in ("", "0")
-DEBUG = SANITIZE or os.environ.get("RNNFAST_DEBUG", "0") not in ("", "0")
+SANITIZERS = {
+    "": [],
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-O1"],
+    # no bounds checks: with them scratch memory is new at every call, and shared by none
+    "thread": ["-fsanitize=thread", "-g", "-O1"],
+}
+SANITIZE = os.environ.get("RNNFAST_SANITIZE", "")
+if SANITIZE not in SANITIZERS:
+    raise ValueError(f"RNNFAST_SANITIZE: expected address or thread, got {SANITIZE!r}; unset it")
+DEBUG = SANITIZE == "address" or os.environ.get("RNNFAST_DEBUG", "0") not in ("", "0")
 OPENMP = os.environ.get("RNNFAST_OPENMP", "1") not in ("", "0")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
@@ -39,7 +49,6 @@ if X86:
 # Neither errno nor the floating point exceptions are looked at, so loops may become vectors;
 # results are those of IEEE arithmetic (this is not -ffast-math).
 OPTIMISE = ["-O3", "-g" if DEBUG else "-g0", "-fno-math-errno", "-fno-trapping-math"]
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-O1"] * SANITIZE
 
 
 class BuildExt(build_ext):
@@ -57,8 +66,8 @@ class BuildExt(build_ext):
         self.force = self.force or not stamp.is_file() or stamp.read_text() != switches
         openmp = self._openmp_flags()
         for extension in self.extensions:
-            extension.extra_compile_args += openmp + SANITIZERS
-            extension.extra_link_args += openmp + SANITIZERS
+            extension.extra_compile_args += openmp + SANITIZERS[SANITIZE]
+            extension.extra_link_args += openmp + SANITIZERS[SANITIZE]
             if extension.name == "rnnfast.kernels.engine":
                 extension.extra_objects += self._simd_objects()
         super().build_extensions()
@@ -72,7 +81,7 @@ class BuildExt(build_ext):
                 [str(SIMD / name)],
                 output_dir=self.build_temp,
                 macros=macros,
-                extra_postargs=[*OPTIMISE, *flags, *SANITIZERS],
+                extra_postargs=[*OPTIMISE, *flags, *SANITIZERS[SANITIZE]],
                 depends=[str(header) for header in SIMD.glob("*.h")],
             )
         return objects

@@ -2,12 +2,19 @@
 
 import os
 import signal
-import sys
+
+from ._launch import is_command
+
+if is_command():  # no traceback while the rest is imported, when it can do no more than end
+    for _name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        _number = getattr(signal, _name, None)
+        if _number is not None and signal.getsignal(_number) is not signal.SIG_IGN:
+            signal.signal(_number, lambda number, _: os._exit(128 + number))
+
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from .errors import TrainingInterrupted
@@ -19,7 +26,7 @@ ASKING = tuple(
 # twice, by the kernel and by the shell. Ctrl-C is pressed once for each time that it comes.
 REPEATED = 1.0
 Handlers: TypeAlias = dict[int, Any]
-_kept: list[list[int]] = []  # of each `collecting`, the outer one first
+_kept: dict[int, list[int]] = {}  # of each `collecting`, the outer one first; by id
 
 
 class Stopped(KeyboardInterrupt):
@@ -50,7 +57,7 @@ def raising() -> Iterator[None]:
 def collecting() -> Iterator[None]:
     """Within it, the first such signal is only kept, for `kept`, and another does what it does
     without. One that was kept, and of which no TrainingInterrupted tells, is sent again at the
-    end."""
+    end; another error comes out all the same."""
     own: list[int] = []
     asked: list[float] = []
 
@@ -62,26 +69,37 @@ def collecting() -> Iterator[None]:
             _set(before)
             signal.raise_signal(number)
 
-    told = False
-    _kept.append(own)
+    error: BaseException | None = None
+    _kept[id(own)] = own
     try:
         with _handling(collect):
             try:
                 yield
-            except (TrainingInterrupted, KeyboardInterrupt):
-                told = True
+            except BaseException as raised:
+                error = raised
                 raise
     finally:
-        _kept.remove(own)
-        if own and not told:
-            signal.raise_signal(own[0])
+        del _kept[id(own)]
+        if own and not isinstance(error, TrainingInterrupted | KeyboardInterrupt):
+            try:
+                signal.raise_signal(own[0])
+            except KeyboardInterrupt:
+                if error is None:
+                    raise
+                # it ends the program, too, and says more
+                error.add_note(f"{signal.Signals(own[0]).name} came at the same time")
+
+
+def ignore() -> None:
+    """Let no such signal do anything from now on: what was asked for is done."""
+    _set(dict.fromkeys(_handlers(), signal.SIG_IGN))
 
 
 def kept() -> int:
     """The number of the signal that `collecting` has kept, 0 where there was none, and in other
     threads than the main one."""
     if _kept and threading.current_thread() is threading.main_thread():
-        return next((own[0] for own in _kept if own), 0)
+        return next((own[0] for own in list(_kept.values()) if own), 0)
     return 0
 
 
@@ -125,18 +143,3 @@ def _set(handlers: Handlers) -> None:
 
 def _end(number: int, _: Any) -> None:
     os._exit(128 + number)
-
-
-def _is_command() -> bool:
-    """Whether this process was started as `rnnfast` or `python -m rnnfast`."""
-    program = (getattr(sys, "argv", None) or [""])[0]
-    if program != "-m":  # which it is until the module has been found
-        return Path(program).name in ("rnnfast", "rnnfast.exe")
-    words = sys.orig_argv
-    places = [k for k, word in enumerate(words) if word[:1] == "-" and word[1:2] != "-"]
-    named = [words[k].partition("m")[2] or "".join(words[k + 1 : k + 2]) for k in places]
-    return "rnnfast" in named
-
-
-if _is_command():  # no traceback while it is imported, when it can do no more than end
-    _set(dict.fromkeys(_handlers(), _end))

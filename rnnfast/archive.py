@@ -59,7 +59,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     """
     path = Path(path)
     with naming(path):
-        _remove_leftovers(path)
+        remove_leftovers(path)
         temporary, file = _new_beside(path)
         try:
             with file:
@@ -98,13 +98,19 @@ def _new_beside(path: Path) -> tuple[Path, IO[bytes]]:
     """A new file in the same folder, locked until it is closed."""
     while True:
         beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
-        file = open(beside, "xb")  # noqa: SIM115 - it stays open
+        file: IO[bytes] | None = None
         try:
+            file = open(beside, "xb")  # noqa: SIM115 - it stays open
             try_lock(file, wait=True)  # for somebody who looks whether it is a leftover
             if is_at(file, beside):
                 return beside, file
+        except FileExistsError:
+            raise
         except BaseException:
-            file.close()
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+            if file is not None:
+                file.close()
             raise
         file.close()
 
@@ -117,7 +123,7 @@ def leftovers(path: Path) -> Iterator[Path]:
             yield beside
 
 
-def _remove_leftovers(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove what killed processes have left of a file: nobody has it locked any more."""
     for leftover in leftovers(path):
         with suppress(OSError), open(leftover, "r+b") as file:

@@ -151,10 +151,9 @@ class TimeAffineWithLoss(_IgnoresLabel, Affine):
             xs.reshape(-1, len(W)), W, b, targets, self.ignore_label,
             need_gradient=need_gradient, cache=self._take_memory(),
         )  # fmt: skip
+        self._kept = None  # an error that comes now lets backward be refused
         if need_gradient:
             self._keep((cache, xs.shape))
-        else:
-            self._kept = None
         self._memory = cache
         return total / max(count, 1)
 
@@ -320,7 +319,8 @@ class TimePerplexityLoss(Layer):
         """Gradient of the probabilities (N, T, V): -dout / (N T (p + eps)^2) at the targets."""
         (N, T, V), dtype, ts, p = self._require_cache()
         dps = np.zeros((N, T, V), dtype)
-        np.put_along_axis(dps, ts, -float(dout) / (N * T * (p + self.eps) ** 2), axis=2)
+        with np.errstate(divide="ignore", over="ignore"):  # as infinite as the loss
+            np.put_along_axis(dps, ts, -float(dout) / (N * T * (p + self.eps) ** 2), axis=2)
         return dps
 
 

@@ -46,8 +46,13 @@ def default_num_threads() -> int:
 def set_num_threads(n: int) -> None:
     """Let a call of a layer use up to n threads from now on, in the whole process (1024 at most).
 
-    Results are the same bits for any n. Small layers stay on one thread, as does everything in a
-    child process made by fork, or where rnnfast was built without OpenMP.
+    Results are the same bits for any n. Small layers stay on one thread, as does everything where
+    rnnfast was built without OpenMP.
+
+    A child made by `os.fork`, or by multiprocessing, has as many threads as its parent, on Linux;
+    where several children run at once, let each use its part of the processor. It keeps to one
+    thread, whatever n is, on other systems, with GNU OpenMP older than 9, and where code in C has
+    made it without telling Python before.
     """
     engine.set_num_threads(min(as_count("n", n), MOST))
     _chosen[:] = [n]

@@ -1,10 +1,36 @@
-"""Fixtures that more than one file of tests uses."""
+"""Fixtures that more than one file of tests uses, and which tests only one thread can run."""
 
 import sys
 
 import pytest
 
 from rnnfast.kernels import engine
+
+# Why a test runs in one thread where others run in several at once (.ci/parallel): by what it is
+# given, or by its own name or that of its file, and by what it calls. pytest-run-parallel knows by
+# itself of monkeypatch, capsys, pytest.warns and the like.
+ALONE = {
+    "start": "the fixture has one folder for all threads",
+    "file": "the fixture has one file for all threads",
+    "old": "the fixture has one file for all threads",
+    "faults_of": "the fixture has one folder for all threads",
+    "of_ranks": "the fixture starts ranks that write into one folder",
+    "outcomes": "the fixture starts ranks that write into one folder",
+    "limited": "the fixture limits the files of the process",
+}
+CALLS = {
+    "testmod": "doctest replaces sys.stdout and linecache",
+    "seed": "NumPy's global generator is that of all threads",
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        reasons = [CALLS.get(name) for name in item.function.__code__.co_names]
+        given = (*item.fixturenames, item.originalname, item.path.name)
+        reasons += [ALONE.get(name) for name in given]
+        if any(reasons):
+            item.add_marker(pytest.mark.thread_unsafe(reason=next(filter(None, reasons))))
 
 
 @pytest.fixture

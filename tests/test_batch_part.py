@@ -181,6 +181,7 @@ def layers_that_draw():
 @pytest.mark.parametrize("layer", layers_that_draw(), ids=lambda layer: type(layer).__name__)
 def test_rows_that_are_not_in_the_batch(layer):
     """Where masks are drawn: evaluation draws none, and asks nothing."""
+    layer = copy.deepcopy(layer)  # that of the list is every thread's
     layer.batch_part = 5, N
     layer.forward(normal(2, T, D))
     before, carried = state_of(layer.rng), getattr(layer, "h", None)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import rnnfast
-from rnnfast.bench import duel, ours, problems, textbook_peer, worker
+from rnnfast.bench import duel, numpy_peer, ours, problems, textbook_peer, worker
 from rnnfast.bench.duel import Arena, Entry, Pace, Refused, agree
 from rnnfast.bench.report import as_json, cells, text_head, write_plot
 from rnnfast.bench.run import run
@@ -137,12 +137,15 @@ def test_tables_of_every_kind_run(monkeypatch):
     monkeypatch.setattr(cases, "MEMORY_VOCABULARIES", (5, 7))
     monkeypatch.setattr(cases, "TABLE_ROWS", (20, 7))
     monkeypatch.setattr(cases, "STEP_WITH_TABLE", {"N": 2, "T": 3, "V": 5, "D": 4, "H": 3})
+    monkeypatch.setattr(cases, "FAINT_LAYERS", [("lstm", SHAPE, "weights")])
+    monkeypatch.setattr(cases, "UPDATE_SHAPE", (4, 5))
+    monkeypatch.setattr(cases, "LOSS_SIZES", {"M": 3, "V": 5})
     monkeypatch.setattr(cases, "DEEP_MODELS", [(("rnn", 2, 3, 11, 4, 5), 2)])
     monkeypatch.setattr(cases, "PROGRAMS", [("x", "Program", *PROGRAMS[0], None)])
     for name in (
         *("lstm-forward", "training", "gemm", "memory", "busy", "gru", "gru-textbook", "relu"),
         *("rnn-inference", "lengths", "bidirectional", "stacks", "regularisation", "few-rows"),
-        *("deep", "textbook", "wide-table"),
+        *("deep", "textbook", "wide-table", "denormals"),
     ):
         rows = [row for _, row in measure([name], quick=True)]
         assert rows, name
@@ -212,6 +215,7 @@ def test_avx2_limits_both_contestants(monkeypatch):
         ("deep", 3, {1.0: 3}, {"PyTorch": None}),
         ("generation", 5, {20.0: 1, 1.5: 2}, {}),
         ("textbook", 9, {2.0: 4, 2.5: 2, 3.0: 2}, {"textbook NumPy": None}),
+        ("denormals", 21, {1 / 1.1: 21}, {"rnnfast, ordinary numbers": None}),
         ("dropout", 6, {2.0: 3, 1.0: 3}, {"textbook NumPy": None, "PyTorch": None}),
         ("attention", 6, {5.0: 3, 1.0: 3}, {"textbook NumPy": None, "PyTorch": None}),
         ("embedding", 2, {3.0: 1}, {}),
@@ -752,6 +756,32 @@ def test_programs_of_the_textbook_lose_the_same(name, options):
     assert task.run() is not None
 
 
+@pytest.mark.parametrize("faint", ["inputs", "weights", "gradients", "fading gradients"])
+def test_what_is_denormal_in_a_layer(faint):
+    task = ours.FaintLayer(1, faint=faint, cell="lstm", dtype="float32", shape=SHAPE, way="both")
+    smallest = np.finfo("f").smallest_normal
+    arrays = {"inputs": task.xs, "weights": task.layer.params[0], "gradients": task.dhs}
+    assert {k: bool(np.abs(x).max() < 5 * smallest) for k, x in arrays.items()} == {
+        k: k == faint for k in arrays
+    }
+    if faint == "fading gradients":
+        assert np.flatnonzero(np.abs(task.dhs).max(axis=(0, 2))).tolist() == [SHAPE[1] - 1]
+
+
+def test_what_becomes_denormal_in_steps_and_losses():
+    """In NumPy, where it stays so."""
+    for size, kept in ((1e-20, 1), (1e-39, 0)):
+        task = numpy_peer.Update(1, optimizer="Adam", size=size, shape=(40, 50))
+        task.run()
+        slot = np.abs(task.optimizer.state[0][kept])
+        assert 0 < slot.max() < np.finfo("f").smallest_normal
+    for loss in cases.FAINT_LOSSES:
+        task = numpy_peer.Loss(1, loss=loss, M=3, V=8, lower=cases.LOWER)
+        found = np.abs(task.run()[1])
+        if loss != "TimeAffineWithLoss":  # whose probabilities nobody sees
+            assert 0 < found[found > 0].min() < np.finfo("f").smallest_normal, loss
+
+
 def test_dropouts_are_compared_by_what_they_do():
     kept, found = ours.Dropout(1, shape=(20, 30, 4)).results()
     np.testing.assert_array_equal(kept, [5])
@@ -775,6 +805,8 @@ def test_agree():
     assert not agree(x, x + np.float32(1e-3))
     assert not agree(x, np.ones(4, "f"))
     assert not agree(x * np.nan, x)
+    assert agree(0 * x, x * np.float32(1e-39))
+    assert not agree(0 * x, x * np.float32(1e-30))
     assert not agree(np.arange(3), np.arange(3) + 1)
 
 

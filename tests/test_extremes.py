@@ -111,19 +111,6 @@ def test_what_is_not_finite_stays_in_its_row(name, dtype, wrong):
 
 
 @dtypes
-def test_denormal_numbers_are_not_flushed(dtype):
-    """Neither in the layers nor, by a flag of the processor, in the rest of the process."""
-    tiny = np.finfo(dtype).smallest_subnormal
-    layer = rnnfast.TimeAffine(np.ones((1, 3), dtype), np.zeros(3, dtype))
-    assert np.all(layer.forward(np.full((1, 2, 1), tiny, dtype)) == tiny)
-    cell = rnnfast.TimeRNN(np.ones((1, 3), dtype), np.zeros((3, 3), dtype), np.zeros(3, dtype))
-    hs = cell.forward(np.full((1, 2, 1), 64 * tiny, dtype))
-    np.testing.assert_allclose(hs / tiny, 64, rtol=0, atol=1)
-    assert np.float64(5e-324) * np.ones(1) == 5e-324
-    assert np.float32(1e-45) * np.ones(1, np.float32) > 0
-
-
-@dtypes
 def test_distinct_tokens_of_a_huge_vocabulary(dtype):
     V = 1_000_000
     rng = np.random.default_rng(0)

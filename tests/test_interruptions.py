@@ -1,224 +1,32 @@
-"""Whoever stops a training, or is in its way: signals, closed outputs, a second process."""
+"""What is in the way of a training: closed outputs, full disks, a second process."""
 
-import csv
 import errno
 import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
+from processes import LIMIT, TEXT, TINY, in_background, wait_for
+from run_folders import read_history, require_equal_runs
 
 import rnnfast
 from rnnfast.archive import load_archive, save_archive, write_atomically
-from rnnfast.cli import main
 from rnnfast.errors import InputError, TrainingInterrupted
 from rnnfast.training.folder import FolderInUse, locked
 
-TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
-TINY = ["--text", "text.txt", "--hidden", "12", "--embedding", "6", "--batch", "4", "--time", "10"]
-LIMIT = 60  # seconds that a process may take
-SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
-
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has other signals and locks")
+
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "text.txt").write_text(TEXT * 60)
     return tmp_path
-
-
-def in_background(*command, program=("-m", "rnnfast"), **options):
-    """A process in which no signal is ignored, whatever started this one."""
-
-    def restore():
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen(
-        [sys.executable, *program, *command],
-        text=True,
-        preexec_fn=restore,  # noqa: PLW1509 - no other thread is running
-        **options,
-    )
-
-
-def wait_for(path):
-    deadline = time.monotonic() + LIMIT
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def require_equal_runs(one, other):
-    (_, arrays, meta), (_, others, other_meta) = (
-        load_archive(path / "last.npz", "checkpoint") for path in (one, other)
-    )
-    assert arrays.keys() == others.keys()
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(array, others[name])
-    assert meta["random_state"] == other_meta["random_state"]
-
-
-def read_history(path):
-    with open(path / "history.csv", newline="") as file:
-        return [
-            {k: v for k, v in row.items() if "per_second" not in k} for row in csv.DictReader(file)
-        ]
-
-
-# Signals. -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("number", "code"), SIGNALS.items())
-def test_a_signal_saves_and_the_run_carries_on(folder, number, code):
-    train = ("train", *TINY, "--epochs", "30")
-    process = in_background(*train, "--out", "stopped")
-    wait_for(folder / "stopped" / "best.npz")
-    process.send_signal(number)
-    _, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == code, err
-    assert re.search(r"stopped after step \d+ and saved; .*--resume --out stopped", err)
-    assert "Traceback" not in err
-    assert set(os.listdir("stopped")) == {"last.npz", "best.npz", "history.csv"}
-    for command in (("train", "--resume", "--out", "stopped"), (*train, "--out", "whole")):
-        assert in_background(*command, stderr=None, stdout=subprocess.DEVNULL).wait(LIMIT) == 0
-    require_equal_runs(folder / "whole", folder / "stopped")
-    assert read_history(folder / "whole") == read_history(folder / "stopped")
-
-
-@pytest.mark.parametrize(("number", "code"), SIGNALS.items())
-@pytest.mark.parametrize("delay", [0, 0.1, 0.2])
-def test_a_signal_while_it_starts_leaves_no_traceback(number, code, delay):
-    """While modules are imported, the text is read, and the first steps are made."""
-    program = ("-X", "importtime", "-m", "rnnfast")
-    process = in_background("train", *TINY, "--epochs", "400", program=program)
-    while "rnnfast._signals" not in process.stderr.readline():
-        assert process.poll() is None
-    time.sleep(delay)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=LIMIT)
-    assert "Traceback" not in err
-    assert process.returncode == code, err
-
-
-@pytest.mark.parametrize(("number", "code"), SIGNALS.items())
-def test_a_signal_ends_sampling(number, code):
-    assert main(["train", *TINY, "--epochs", "1"]) == 0
-    process = in_background("sample", "rnnfast-run", "--length", "1000000000")
-    process.stdout.read(100)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=LIMIT)
-    assert (process.returncode, err) == (code, "rnnfast: interrupted\n")
-
-
-def test_a_second_signal_ends_at_once(folder):
-    """A step that never ends cannot be waited for."""
-    program = f"""
-import os, signal, time, rnnfast
-run = rnnfast.Run.start("run", rnnfast.Settings("text.txt", hidden=12, batch=4, time=10))
-def on_step(tokens, loss):
-    os.kill(os.getpid(), signal.SIGTERM)
-    os.kill(os.getpid(), signal.SIGTERM)  # from another side, at the same time
-    time.sleep(1.1)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep({LIMIT})
-run.fit(on_step=on_step)
-"""
-    process = in_background(program=("-c", program))
-    process.communicate(timeout=LIMIT / 2)
-    assert process.returncode == -signal.SIGTERM
-    assert rnnfast.Run.resume("run").trainer.step == 0
-
-
-def test_a_terminal_that_is_closed(folder):
-    """The kernel and the shell may both send SIGHUP."""
-    program = """
-import os, signal, rnnfast
-run = rnnfast.Run.start("run", rnnfast.Settings("text.txt", hidden=12, batch=4, time=10))
-def on_step(tokens, loss):
-    if run.trainer.step == 3:
-        for _ in range(3):
-            os.kill(os.getpid(), signal.SIGHUP)
-try:
-    run.fit(on_step=on_step, verbose=False)
-except rnnfast.TrainingInterrupted as stop:
-    assert stop.signal == signal.SIGHUP
-"""
-    process = in_background(program=("-c", program))
-    _, err = process.communicate(timeout=LIMIT)
-    assert (process.returncode, err) == (0, "")
-    assert rnnfast.Run.resume("run").trainer.step == 3
-
-
-@pytest.mark.parametrize("how", ["an error", "another run", "the end"])
-def test_a_signal_that_was_kept_is_not_forgotten(folder, how):
-    settings = rnnfast.Settings("text.txt", hidden=12, batch=4, time=10, epochs=2)
-    run, other = (rnnfast.Run.start(name, settings) for name in ("run", "other"))
-    caught = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
-
-    def on_epoch(record, improved):
-        if how == "another run":
-            with pytest.raises(TrainingInterrupted):
-                other.fit(verbose=False, on_step=on_step)
-            return
-        os.kill(os.getpid(), signal.SIGTERM)
-        if how == "an error":
-            raise ZeroDivisionError
-
-    def on_step(tokens, loss):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    try:
-        expected = ZeroDivisionError if how == "an error" else TrainingInterrupted
-        if how == "another run":
-            run.fit(verbose=False, on_epoch=on_epoch)  # that signal was for the other
-        else:
-            with pytest.raises(expected):
-                run.fit(1 if how == "the end" else 2, verbose=False, on_epoch=on_epoch)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert caught == ([signal.SIGTERM] if how == "an error" else [])
-
-
-def test_an_ignored_signal_stays_ignored(folder):
-    """As `nohup` wants it."""
-    program = (
-        "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "from rnnfast.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    process = in_background("train", *TINY, "--epochs", "8", program=("-c", program))
-    wait_for(folder / "rnnfast-run" / "last.npz")
-    process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=LIMIT)
-    assert process.returncode == 0
-
-
-def test_a_program_without_arguments():
-    """Python that is part of another program."""
-    program = "import sys; sys.argv = []; import rnnfast"
-    process = in_background(program=("-c", program))
-    assert process.communicate(timeout=LIMIT) == ("", "")
-
-
-def test_other_programs_keep_their_handlers():
-    program = """
-import signal
-import rnnfast
-assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-"""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": None}
-    assert in_background(program=("-c", program), **quiet).wait(LIMIT) == 0
 
 
 # Outputs. -----------------------------------------------------------------------------------------
@@ -226,7 +34,7 @@ assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
 def test_a_closed_pipe_does_not_end_a_training(folder, closed):
-    process = in_background("train", *TINY, "--epochs", "3", "--out", "run")
+    process = in_background("train", *TINY, "--epochs", "3", "--out", "run", env=BUFFERED)
     getattr(process, closed).close()
     setattr(process, closed, None)
     process.communicate(timeout=LIMIT)
@@ -241,6 +49,31 @@ def test_outputs_that_were_never_open(folder):
     )
     assert shell.returncode == 0
     assert rnnfast.Run.resume("run").trainer.epoch == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+@pytest.mark.parametrize("full", [["stdout"], ["stderr"], ["stdout", "stderr"]])
+def test_an_output_on_a_full_disk_is_an_error_at_the_end(folder, full):
+    with open("/dev/full", "w") as file:
+        options = dict.fromkeys(full, file) | {"env": BUFFERED}
+        process = in_background("train", *TINY, "--epochs", "2", "--out", "run", **options)
+        _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 1
+    if "stderr" not in full:
+        told = "rnnfast: error: not all that was printed could be written: [Errno 28] No space left"
+        assert err.splitlines()[-1].startswith(told)
+        assert "Traceback" not in err
+    assert rnnfast.Run.resume("run").trainer.epoch == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+@pytest.mark.parametrize("command", ["--version", "info"])
+def test_what_is_printed_on_a_full_disk_is_an_error(command):
+    with open("/dev/full", "w") as file:
+        process = in_background(command, stdout=file, env=BUFFERED)
+        _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 1
+    assert err == "rnnfast: error: [Errno 28] No space left on device\n"
 
 
 # A second process. --------------------------------------------------------------------------------

@@ -190,6 +190,17 @@ def test_perplexity_loss_of_impossible_targets():
     assert np.isfinite(loss_layer.backward()).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("eps", [0, 1e-300, 1e-30])
+def test_an_infinite_perplexity_loss_has_an_infinite_gradient(eps, dtype):
+    """Without a warning, as forward has none; in float64 not of an eps whose square is above 0."""
+    loss_layer = rnnfast.TimePerplexityLoss(eps)
+    loss_layer.forward(np.array([[[1.0, 0.0]]], dtype), [[1]])
+    gradient = loss_layer.backward()
+    assert gradient[0, 0, 0] == 0
+    assert gradient[0, 0, 1] == (-1e60 if (eps, dtype) == (1e-30, "float64") else -np.inf)
+
+
 @pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 4, 3)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_squared_loss(shape, dtype):

@@ -108,6 +108,19 @@ def test_every_optimizer_has_a_formula_and_a_name_for_runs():
     assert settings.OPTIMIZERS.keys() == settings.LEARNING_RATES.keys()
 
 
+@pytest.mark.parametrize("kind", [int, np.float32, np.int64])
+@pytest.mark.parametrize("Optimizer", OPTIMIZERS)
+def test_numbers_of_any_kind_are_floats(Optimizer, kind):
+    """As JSON takes them, and as they multiply arrays without changing their dtype."""
+    options = dict.fromkeys(DEFAULTS[Optimizer.__name__], 0) | {"lr": 1}
+    if Optimizer in (rnnfast.SGD, rnnfast.Momentum):
+        options["weight_decay"] = 1
+    optimizer = Optimizer(**{name: kind(value) for name, value in options.items()})
+    for name, value in options.items():
+        assert type(getattr(optimizer, name)) is float
+        assert getattr(optimizer, name) == value
+
+
 @cases
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 2e-6)])
 def test_formulas_over_several_steps(make, formula, dtype, tolerance):
@@ -254,6 +267,7 @@ HUGE = {  # gradients, and their norm
     "squares overflow": ([np.full((2, 2), 1e200), np.array([0.0])], 2e200),
     "with gaps": ([np.full((4, 4), -3e180)[::2, ::2], np.full(2, 1e-300)], 6e180),
     "the norm overflows": ([np.full(4, 1e308), np.full(1, -1e308)], sys.float_info.max),
+    "the factor is denormal": ([np.full(16, 2.0**127, np.float32)], 2.0**129),
     "in two dtypes": ([np.full(4, 3e38, np.float32), np.array([1e160])], 1e160),
 }
 

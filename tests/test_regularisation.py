@@ -208,6 +208,9 @@ def test_a_generator_is_made_where_there_is_something_to_draw(directions):
         assert layer.rng is None
         setattr(layer, name, 0)
         assert layer.rng is None
+        layer.rng = 3
+        layer.rng = None
+        assert layer.rng is None
         setattr(layer, name, rate)
         assert isinstance(layer.rng, np.random.Generator)
         assert layer.config()[name] == getattr(layer, name) == rate

@@ -1,5 +1,6 @@
 """Generation draws from the model's own distribution, and leaves its state alone."""
 
+import copy
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -62,6 +63,28 @@ def test_skipped_ids_never_come():
     ids = rnnfast.generate(_Biased([0.0, 50.0, 0.0]), [0], 200, skip_ids=[1])
     assert set(ids.tolist()) == {0, 2}
     assert set(rnnfast.generate(_Biased([0.0, 1.0, 0.0]), [0], 9, skip_ids=[1, 2])) == {0}
+
+
+@pytest.mark.parametrize("ops", [kernels, numpy_ops], ids=["compiled", "numpy"])
+def test_where_all_tokens_are_skipped_none_is_found(ops):
+    """Not even beside the logits, which begin at a page of their own in `test_guard_pages`."""
+    one, cell = np.ones((1, 1)), rnnfast.cells.RNN
+    layers = [(cell, one, one, np.ones(1))]
+    for choice in (Choice(skip_ids=[0]), Choice(temperature=0, skip_ids=[0])):
+        writer = ops.writer(one, layers, one, np.ones(1), [None], np.zeros(1, int), 2, choice)
+        assert writer.write(np.zeros((1, 2))).tolist() == [[BROKEN, ENDED]]
+
+
+@pytest.mark.parametrize("ops", [kernels, numpy_ops], ids=["kernels", "reference"])
+@pytest.mark.parametrize("likeliest", range(5))
+def test_the_likeliest_of_all_is_skipped_too(ops, likeliest):
+    """Whichever it is, the next one is taken."""
+    model = rnnfast.Rnnlm(5, 4, 6, rng=0, ops=ops)
+    model.named_params()["affine.b"][...] = 1000 * (np.arange(5) == likeliest)
+    model.named_params()["affine.b"][likeliest - 1] = 500
+    for temperature in (0, 1):
+        options = {"temperature": temperature, "skip_ids": [likeliest], "rng": 0}
+        assert set(rnnfast.generate(model, [0], 9, **options)) == {(likeliest - 1) % 5}
 
 
 def test_a_tiny_temperature_does_not_overflow():
@@ -180,6 +203,7 @@ def test_reading_and_continuing_take_states_and_return_them():
     ],
 )
 def test_a_seed_is_an_int_or_a_generator(seed, same):
+    seed, same = copy.deepcopy((seed, same))  # those of the list are every thread's
     given, expected = (rnnfast.generate(_model(), [3], 50, rng=rng) for rng in (seed, same))
     assert np.array_equal(given, expected)
     assert not np.array_equal(expected, rnnfast.generate(_model(), [3], 50))

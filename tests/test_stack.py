@@ -574,6 +574,7 @@ def assert_equal(ours, others):
 
 @pytest.mark.parametrize("stack", stacks(), ids=lambda stack: str(stack.cell.name))
 def test_files(stack, tmp_path):
+    stack = copy.deepcopy(stack)  # that of the list is every thread's
     network = network_of(stack)
     number = "1" if stack.bidirectional else ""
     assert next(iter(network.named_params())) == f"stack.0.Wx{number}"

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from forms import SANITIZED
 from problems import assert_close
 from test_gradients import numeric_gradient
 
@@ -64,6 +65,7 @@ def test_matplotlib_is_imported_by_plot_alone():
 @pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory"
 )
+@pytest.mark.skipif(SANITIZED, reason="AddressSanitizer has a malloc of its own")
 @pytest.mark.parametrize("chosen", [False, True])
 def test_memory_is_kept_for_the_arrays_that_follow(chosen):
     """Unless somebody has chosen otherwise: pages that the system gave are counted."""

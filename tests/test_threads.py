@@ -3,17 +3,20 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from forms import PATIENCE, form
 from problems import MODELS, OPTIMIZERS, make_problem
 
 import rnnfast
-from rnnfast import kernels
+from rnnfast import _signals, kernels
 from rnnfast.kernels import engine
+from rnnfast.training import folder
 
 THREADS = (1, 2, 3, 4)
 SHARED = ["TimeRNN", "TimeGRU reset_after", "TimeLSTM", "TimeBiLSTM", "TimeAffine"]
@@ -88,13 +91,14 @@ def test_training(Model, N):
 
 
 FORK = """
-import multiprocessing, os, sys
+import ctypes, multiprocessing, os, signal, sys, threading
 import numpy as np, rnnfast
 from rnnfast.kernels import engine
 engine.set_serial_flops(0)
 rnnfast.set_num_threads(2)
+THREADS = rnnfast.get_num_threads() if sys.platform == "linux" else 1
 
-def train(_=None):
+def train():
     model = rnnfast.Rnnlm(50, 20, 30, rng=np.random.default_rng(0))
     ids = np.random.default_rng(1).integers(0, 50, (2, 9, 7))
     optimizer = rnnfast.Adam()
@@ -105,26 +109,74 @@ def train(_=None):
     loss = rnnfast.TimeSoftmaxWithLoss().forward(logits, ids[1])
     return [np.array(loss), logits, *model.params]
 
-def train_in_child(_):
-    rnnfast.set_num_threads(2)  # more threads than a child can have
-    assert rnnfast.get_num_threads() == 1
-    return train()
+before = train()
+
+def works(threads=THREADS, tasks=False):
+    same = all(map(np.array_equal, before, train()))
+    if tasks:  # those of OpenMP are there, not only allowed
+        assert len(os.listdir("/proc/self/task")) == threads
+    found = rnnfast.get_num_threads()
+    rnnfast.set_num_threads(2)
+    return same and found == rnnfast.get_num_threads() == threads
+
+def pool_works(_):
+    return works()
+
+def children(n, work, fork=os.fork):
+    for k in range(n):
+        child = fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.alarm(60)  # it would wait for ever
+                code = not work()
+            finally:
+                os._exit(code)
+        status = os.waitpid(child, 0)[1]
+        assert status == 0, f"child {k} of {n}: status {status}"
+        assert all(map(np.array_equal, before, train()))  # the parent has its threads as before
+
+def nested():
+    if os.path.isdir("/proc/self/task"):
+        assert works(tasks=True)
+    children(1, works)
+    return works()
+
+def fork_of_c():
+    # as servers do that are written in C: Python is told afterwards at most
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+    return child
+
+def nested_one_thread():
+    children(1, lambda: works(1))
+    return works(1)
 
 if __name__ == "__main__":
-    before = train()
-    for child in (train, train_in_child):
-        with multiprocessing.get_context("fork").Pool(2) as pool:
-            for after in pool.map(child, range(3)):
-                assert all(map(np.array_equal, before, after))
-    child = os.fork()
-    if child == 0:
-        grandchild = os.fork()
-        same = all(map(np.array_equal, before, train()))
-        if grandchild:
-            same &= os.waitpid(grandchild, 0)[1] == 0
-        os._exit(not same)
-    assert os.waitpid(child, 0)[1] == 0
-    assert all(map(np.array_equal, before, train()))  # the parent has its threads as before
+    n = int(sys.argv[1])
+    children(n, nested)
+    print(f"{n} of {n} children and grandchildren with {THREADS} threads")
+    with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=3) as pool:
+        assert all(pool.map(pool_works, range(n), 1))
+    print(f"{n} of {n} calls in a pool of processes")
+    children(2, nested_one_thread, fork_of_c)
+    # while another thread is in its kernels, or forks
+    done = False
+    def beside(act):
+        while not done:
+            act()
+    acts = (train, lambda: children(1, works))
+    others = [threading.Thread(target=beside, args=(act,)) for act in acts]
+    for other in others:
+        other.start()
+    try:
+        children(n, works)
+    finally:
+        done = True
+    for other in others:
+        other.join()
+    print(f"{n} of {n} children beside threads that train and fork")
 """
 
 
@@ -134,7 +186,8 @@ def test_fork_of_a_process_that_has_used_threads(tmp_path):
     script.write_text(FORK)
     # Python warns of a fork beside threads, which is what is tested
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    subprocess.run([sys.executable, script], check=True, timeout=120, env=environment)
+    command = [sys.executable, script, str(form(5, 50))]
+    subprocess.run(command, check=True, timeout=form(120, 1200) * PATIENCE, env=environment)
 
 
 def in_python_threads(jobs):
@@ -215,7 +268,9 @@ with ThreadPoolExecutor(4) as pool:
 def test_python_threads_may_call_forward_of_one_layer_with_arrays_that_are_copied(name):
     """In a process of its own, which would die if two calls used the same memory."""
     command = [sys.executable, "-c", ONE_LAYER, name]
-    done = subprocess.run(command, check=False, timeout=120, capture_output=True, text=True)
+    done = subprocess.run(
+        command, check=False, timeout=120 * PATIENCE, capture_output=True, text=True
+    )
     assert done.returncode == 0, (done.returncode, done.stderr)
 
 
@@ -336,3 +391,59 @@ def test_a_python_thread_that_looks_at_states_or_sets_the_number_of_threads(name
                 engine.set_num_threads(n)
 
     in_python_threads([call, look, set_threads])
+
+
+def test_a_folder_that_a_thread_is_leaving_is_in_use_by_that_thread(tmp_path, monkeypatch):
+    """Not by this process, as if it were another one."""
+    leave, errors = folder._leave, []
+
+    def take():
+        with pytest.raises(folder.FolderInUse) as caught, folder.locked(tmp_path / "run"):
+            pass
+        errors.append(str(caught.value))
+
+    def leave_beside_another(*args):
+        monkeypatch.undo()
+        in_python_threads([take])
+        leave(*args)
+
+    monkeypatch.setattr(folder, "_leave", leave_beside_another)
+    with folder.locked(tmp_path / "run"):
+        pass
+    assert "by another thread of this process" in errors[0]
+
+
+FORK_BESIDE_A_FOLDER = """
+import os, signal, sys
+from pathlib import Path
+from rnnfast.training import folder
+
+with folder._mutex:  # as in another thread that takes a folder at that moment
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        with folder.locked(Path(sys.argv[1])):
+            os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+def test_a_child_takes_a_folder_though_a_thread_of_its_parent_was_about_to(tmp_path):
+    command = [sys.executable, "-c", FORK_BESIDE_A_FOLDER, tmp_path / "run"]
+    subprocess.run(command, check=True, timeout=120)
+
+
+def test_a_signal_is_kept_whoever_else_collects():
+    """Within it, in the same thread or in another one, before the signal comes."""
+
+    def collect():
+        with _signals.collecting():
+            return _signals.kept()
+
+    with contextlib.suppress(rnnfast.TrainingInterrupted), _signals.collecting():
+        before = collect(), *in_python_threads([collect] * 2)
+        signal.raise_signal(signal.SIGTERM)
+        during = _signals.kept()
+        raise rnnfast.TrainingInterrupted
+    assert (before, during) == ((0, 0, 0), signal.SIGTERM)

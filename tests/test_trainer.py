@@ -10,6 +10,7 @@ from problems import MODELS, OPTIMIZERS
 
 import rnnfast
 from rnnfast.errors import InputError, TrainingDiverged, TrainingInterrupted
+from rnnfast.training import checkpoint
 from rnnfast.training.steps import take_step
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
@@ -357,7 +358,8 @@ def test_what_does_not_fit_changes_nothing():
     wrong += [
         (arrays, position | {"history": [position["history"][0] | {"train_loss": "1"}]}),
         (arrays, position | {"carried": carried[1:]}),
-        (arrays, position | {"carried": [*carried, "param/drop"]}),
+        (arrays, position | {"carried": [*carried, next(iter(arrays))]}),
+        (arrays, position | {"carried": [*carried, carried[0]]}),
         (arrays, position | {"random_state": {}}),
         (arrays, position | {"random_state": random_state | {"drop": {}}}),
         *(
@@ -366,8 +368,6 @@ def test_what_does_not_fit_changes_nothing():
         ),
     ]
     for bad_arrays, bad_position in wrong:
-        if bad_position.get("carried") == [*carried, "param/drop"]:
-            continue  # a name that is there for something else is no carried state, and no harm
         with pytest.raises((InputError, KeyError, TypeError, ValueError)):
             other.restore(bad_arrays, bad_position)
         now = _copied(other.state())
@@ -386,6 +386,57 @@ def test_what_does_not_fit_changes_nothing():
     trainer.fit(2)
     other.fit(2)
     _require_equal_states(trainer, other)
+
+
+def test_arrays_that_are_missing_or_unknown_are_named():
+    trainer = _trainer()
+    arrays, position = trainer.state()
+    first, *others = arrays
+    with pytest.raises(InputError, match=f"missing {first}, unknown none"):
+        trainer.restore({name: arrays[name] for name in others}, position)
+    with pytest.raises(InputError, match="missing none, unknown param/more"):
+        trainer.restore(arrays | {"param/more": arrays[first]}, position)
+
+
+def test_fields_are_named_with_what_they_are_in():
+    trainer = _trainer()
+    trainer.fit(1)
+    arrays, position = trainer.state()
+    line = position["history"][0]
+    for name, value, field in (
+        ("record", [1, 2, "3"], r"record\[2\]: expected a number"),
+        (
+            "history",
+            [line, line | {"lr": -1}],
+            r"history\[1\]\.lr: expected a number of at least 0",
+        ),
+        ("history", [line | {"more": 1}], r"history\[0\]: expected .*unknown more"),
+    ):
+        with pytest.raises(InputError, match=f"^{field}"):
+            trainer.restore(arrays, position | {name: value})
+
+
+class TwoRanks:
+    """As if another one had the same rows."""
+
+    size = 2
+    together = staticmethod(contextlib.nullcontext)
+
+    @staticmethod
+    def gathered(part, axis):
+        return np.concatenate([part, part], axis)
+
+
+def test_states_of_all_ranks_where_a_layer_carries_nothing():
+    model = rnnfast.Rnnlm(10, 4, 5, num_layers=2, rng=0)
+    h = np.arange(15.0).reshape(3, 5)
+    carried = [[(h, None), (None, None)]]
+    ((of_first, of_second),) = checkpoint.of_all_ranks(model, carried, TwoRanks(), slice(3, 6))
+    np.testing.assert_array_equal(of_first[0], np.concatenate([h, h]))
+    assert (of_first[1], of_second) == (None, (None, None))
+    for rows in (slice(0, 2), slice(0, 4)):
+        with pytest.raises(InputError, match=rf"layer recurrent.0: expected {rows.stop} rows"):
+            checkpoint.of_all_ranks(model, carried, TwoRanks(), rows)
 
 
 class Drop:

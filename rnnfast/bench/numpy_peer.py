@@ -19,6 +19,18 @@ class LayerAfterProduct(ours.LayerAfterProduct):
     ops = reference.ops
 
 
+class FaintLayer(ours.FaintLayer):
+    ops = reference.ops
+
+
+class Update(ours.Update):
+    ops = reference.ops
+
+
+class Loss(ours.Loss):
+    ops = reference.ops
+
+
 class Training(ours.Training):
     ops = reference.ops
 

@@ -131,6 +131,76 @@ class LayerAfterProduct(Layer):
         self.before = lambda: A @ B
 
 
+class FaintLayer(Layer):
+    """The same, of which something is denormal: its `faint` "inputs", "weights" or "gradients", or
+    becomes so: "fading gradients", from the last step on. Nothing is where that is empty."""
+
+    def __init__(self, threads: int, *, faint: str, **layer: Any) -> None:
+        super().__init__(threads, **layer)
+        if faint == "inputs":
+            self.xs = problems.DENORMAL * self.xs
+        elif faint == "weights":
+            for W in self.layer.params:
+                W *= problems.DENORMAL
+        elif faint == "gradients":
+            self.dhs = problems.DENORMAL * self.dhs
+        elif faint == "fading gradients":
+            self.dhs = problems.FADING * self.dhs
+            self.dhs[:, :-1] = 0
+
+
+class Update:
+    """Steps of an optimizer with gradients of that size, which stay the same."""
+
+    ops: Ops = kernels
+    params: list[Array]
+    grads: list[Array]
+    optimizer: Any
+
+    def __init__(self, threads: int, *, optimizer: str, size: float, shape: Sequence[int]) -> None:
+        rnnfast.set_num_threads(threads)
+        W, dW = problems.dropout(shape)
+        self.params, self.grads = [W], [size * dW]
+        self.optimizer = getattr(rnnfast, optimizer)(ops=self.ops)
+
+    def run(self) -> None:
+        self.optimizer.update(self.params, self.grads)
+
+    def results(self) -> list[Array]:
+        self.run()
+        self.run()
+        return self.params
+
+
+class Loss:
+    """A loss of M rows and its gradient, where half of V logits are so much lower."""
+
+    ops: Ops = kernels
+    inputs: tuple[Array, Array]
+    layer: Any
+
+    def __init__(self, threads: int, *, loss: str, M: int, V: int, lower: float) -> None:
+        rnnfast.set_num_threads(threads)
+        xs, W, b = problems.affine(M, V, V, False)
+        b[::2] -= lower
+        targets = np.zeros((M, 1), np.int64)
+        if loss == "TimeAffineWithLoss":
+            self.layer = rnnfast.TimeAffineWithLoss(W, b, ops=self.ops)
+        else:
+            xs = xs + b
+            self.layer = getattr(rnnfast, loss)(ops=self.ops)
+            if loss == "TimeSigmoidWithLoss":
+                targets = np.zeros(xs.shape, np.int64)
+        self.inputs = xs, targets
+
+    def run(self) -> list[Array]:
+        loss = self.layer.forward(*self.inputs)
+        return [np.array(loss, np.float32), self.layer.backward()]
+
+    def results(self) -> list[Array]:
+        return self.run()
+
+
 class Training:
     """Steps of a language model: forward, backward, SGD."""
 

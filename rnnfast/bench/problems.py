@@ -17,6 +17,8 @@ from ..text import Vocabulary, builtin_corpus, split_by_position
 from ..training import Settings
 
 LEARNING_RATE = 0.1
+DENORMAL = 1e-39  # what makes denormal numbers of those about 1 in float32
+FADING = 1e-25  # what gradients begin with that are denormal some fifty steps earlier
 ADDITION_VOCABULARY, DATES_VOCABULARY = 13, 59
 
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 
-from .._launch import launched
-from .._signals import raising
+from .._launch import is_command, launched
+from .._signals import ignore, raising
 from .._version import __version__
 from ..errors import InputError, RankError, TrainingDiverged, TrainingInterrupted
 from ..threads import set_num_threads
 from ..training.ranks import ONE_RANK, OneRank, world
-from .output import forget_output, open_standard_files, shown
+from .output import lost, open_standard_files, shown
 
 # A module each, with `execute`, and `add_options` where there are some; it is imported where it is
 # the one that is meant, so that nobody waits for what another command needs.
@@ -44,7 +44,17 @@ class UsageError(InputError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. `argv` is without the program's name."""
-    argv = sys.argv[1:] if argv is None else argv
+    code = _main(sys.argv[1:] if argv is None else argv)
+    why = lost()
+    if why and code == 0:
+        why = f"error: not all that was printed could be written: {why}"
+        code = _ended(ONE_RANK, why)
+    if is_command() and launched()[1] == 1:  # several may wait for each other at their end
+        ignore()
+    return code
+
+
+def _main(argv: Sequence[str]) -> int:
     open_standard_files()
     ranks: OneRank | None = None if _meant(argv) == "train" else ONE_RANK
     try:
@@ -54,7 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             with ranks.or_none():
                 return _run(argv, ranks)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        forget_output()
         return EXIT_ERROR
     except MemoryError as error:
         return _failed(ranks, f"out of memory: {error}; take smaller sizes")
@@ -91,7 +100,11 @@ def _run(argv: Sequence[str], ranks: OneRank) -> int:
 def _parsed(argv: Sequence[str], rank: int) -> argparse.Namespace:
     """The arguments; errors of usage and help are printed by rank 0 alone."""
     if rank == 0:
-        return _parser(argv).parse_args(argv)
+        try:
+            return _parser(argv).parse_args(argv)
+        finally:  # help that cannot be written is an error
+            if sys.stdout:
+                sys.stdout.flush()
     with io.StringIO() as shown, redirect_stdout(shown), redirect_stderr(shown):
         try:
             return _parser(argv).parse_args(argv)

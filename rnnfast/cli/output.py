@@ -1,15 +1,21 @@
 """What is printed for somebody who may not be there any more."""
 
+import errno
 import os
+import stat
 import sys
+from typing import TextIO
+
+GONE = errno.EIO, errno.EINVAL  # a terminal; on Windows a closed pipe
+_lost: list[OSError] = []  # the errors of what could not be written
 
 
 def say(*lines: str) -> None:
-    """Print lines; where nobody can read them any more, what else is done goes on."""
+    """Print lines; where that is not possible, what else is done goes on."""
     try:
         print(*lines, sep="\n", flush=True)
-    except OSError:  # a closed pipe, or a terminal that is gone
-        forget_output()
+    except OSError as error:
+        _forget(sys.stdout, error)
 
 
 def shown(text: str) -> str:
@@ -19,11 +25,29 @@ def shown(text: str) -> str:
     )
 
 
-def forget_output() -> None:
+def lost() -> str:
+    """Write what is still to be written -> why something that somebody may want to read was not,
+    since this was asked last; nothing where all was."""
+    for output in (sys.stdout, sys.stderr):
+        try:
+            if output:
+                output.flush()
+        except OSError as error:
+            _forget(output, error)
+    why = str(_lost[0]) if _lost else ""
+    _lost.clear()
+    return why
+
+
+def _forget(output: TextIO, error: OSError) -> None:
     """Let whatever is printed from now on go nowhere: not even what is still buffered may raise
-    again when Python closes standard output."""
+    again when Python closes the output."""
+    # of a closed pipe, or a terminal that is gone, nobody reads any more
+    on_disk = stat.S_ISREG(os.fstat(output.fileno()).st_mode)
+    if not isinstance(error, ConnectionError) and (on_disk or error.errno not in GONE):
+        _lost.append(error)
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, output.fileno())
     os.close(nowhere)
 
 

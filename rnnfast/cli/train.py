@@ -2,14 +2,15 @@
 
 import argparse
 import shlex
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count as count_from
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, TrainingInterrupted
 from ..layers.initial import INITS
 from ..models import LAYER_OF_CELL
 from ..text.lanes import unigram_entropy
@@ -17,7 +18,7 @@ from ..text.vocabulary import LEVELS
 from ..threads import get_num_threads
 from ..training.folder import FolderInUse, locked
 from ..training.plot import plot_history
-from ..training.ranks import world
+from ..training.ranks import OneRank, world
 from ..training.run_files import holds_run, is_taken, no_run
 from ..training.runs import Run
 from ..training.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
@@ -103,6 +104,7 @@ def execute(arguments: argparse.Namespace) -> int:
             settings = None if arguments.resume else Settings(**given)
             changes = _epochs_and_text(given) if arguments.resume else {}
             folder = ranks.of_first(lambda: _take_folder(arguments, stack))
+            stack.enter_context(_interrupted_in(folder, ranks))
             if settings is None:
                 run = Run.resume(folder, comm=ranks, **changes)
             else:
@@ -116,6 +118,21 @@ def execute(arguments: argparse.Namespace) -> int:
         if ranks.rank == 0:
             _say_what_came_out(run, best, test_loss)
     return 0
+
+
+@contextmanager
+def _interrupted_in(folder: Path, ranks: OneRank) -> Iterator[None]:
+    """Within it, before `fit` and after it, an interruption names the run that there is."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if ranks.size > 1 or not holds_run(folder):
+            raise
+        raise TrainingInterrupted(
+            f"interrupted; {folder} keeps what was saved last, "
+            f"`rnnfast train --resume --out {shlex.quote(str(folder))}` carries on",
+            getattr(stop, "number", signal.SIGINT),
+        ) from None
 
 
 def _say_what_came_out(run: Run, best: Run, test_loss: float) -> None:

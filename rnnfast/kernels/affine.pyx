@@ -7,10 +7,8 @@ made from.
 
 import numpy as np
 
-from cython.parallel cimport parallel, threadid
-
 from .engine cimport (
-    ROWS, Buffer, Matrix, Panels, Simd, View, barrier, check_shapes, moved, part, team_size,
+    ROWS, Buffer, Matrix, Panels, Simd, View, barrier, check_shapes, moved, part, run,
     threads_for, transposed, view_of, zeros,
 )
 from .panels cimport Columns, columns_of, from_row, pack, panels_at, rows_in_panels
@@ -55,14 +53,10 @@ def affine_forward(x, W, b):
         packed_bias = Buffer()
         s.bias.at = packed_bias.reserve(s.columns.panels * s.width, s.simd.number)
     if s.threads == 1 and s.M * s.D * s.V < SMALL:
-        _forward_task(&s, 0, 1)
+        run(_forward_task, &s, 1)
         return out
     with nogil:
-        if s.threads == 1:
-            _forward_task(&s, 0, 1)
-        else:
-            with parallel(num_threads=s.threads):
-                _forward_task(&s, threadid(), team_size())
+        run(_forward_task, &s, s.threads)
     return out
 
 
@@ -95,11 +89,7 @@ def affine_backward(dout, x, W, dW, db):
     s.scratch = gradient_scratch(s.simd, s.D, s.M)
     s.memory = memory.reserve(s.threads * s.scratch, number)
     with nogil:
-        if s.threads == 1:
-            _backward_task(&s, 0, 1)
-        else:
-            with parallel(num_threads=s.threads):
-                _backward_task(&s, threadid(), team_size())
+        run(_backward_task, &s, s.threads)
     return dx
 
 
@@ -122,8 +112,9 @@ cdef Affine _affine(
     return s
 
 
-cdef void _forward_task(const Affine* s, int thread, int threads) noexcept nogil:
+cdef void _forward_task(const void* call, int thread, int threads) noexcept nogil:
     """out = b + x W"""
+    cdef const Affine* s = <const Affine*> call
     cdef Py_ssize_t P = s.columns.panels
     cdef Py_ssize_t p0 = part(P, 1, thread, threads), p1 = part(P, 1, thread + 1, threads)
     pack_weights(s.simd, &s.W, p0, p1)
@@ -134,8 +125,9 @@ cdef void _forward_task(const Affine* s, int thread, int threads) noexcept nogil
     _product(s, s.x, &s.W, s.bias, s.out, thread, threads)
 
 
-cdef void _backward_task(const Affine* s, int thread, int threads) noexcept nogil:
+cdef void _backward_task(const void* call, int thread, int threads) noexcept nogil:
     """dW = x^T dout, db = 1^T dout, dx = dout W^T"""
+    cdef const Affine* s = <const Affine*> call
     cdef Py_ssize_t d0 = part(s.D, ROWS, thread, threads), d1 = part(s.D, ROWS, thread + 1, threads)
     cdef Py_ssize_t P = s.columns.panels
     cdef void* scratch = moved(s.simd, s.memory, thread * s.scratch)

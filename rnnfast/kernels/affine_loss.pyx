@@ -12,14 +12,13 @@ M * V exists. With e = e^(logit - largest) and s = sum of e, the gradient of the
 
 import numpy as np
 
-from cython.parallel cimport parallel, threadid
 from libc.math cimport INFINITY, log
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
     ROWS, Buffer, Matrix, Panels, Simd, Workspace, barrier, check_shapes, matrix_of, moved, padded,
-    part, real, row_of, simd_of, team_size, threads_for, zeros,
+    part, real, row_of, run, simd_of, threads_for, zeros,
 )
 from .panels cimport Columns, columns_of, from_row, pack, pack_transposed, panels_at, rows_in_panels
 from .products cimport across, product, rows_of
@@ -62,6 +61,11 @@ ctypedef struct Memory:
     void* scratch                 # (threads, scratch)
 
 
+ctypedef struct Call:
+    const Loss* s
+    const Memory* mem
+
+
 cdef class LossCache(Workspace):
     """What backward needs of forward, and scratch memory, kept from call to call."""
 
@@ -89,12 +93,12 @@ def affine_loss_forward(x, W, b, targets, ignore_label, *, need_gradient=True, c
         own = LossCache()
         own.take()
     try:
-        own.has_gradient = False
         total = _run_forward(own, x, W, b, targets, ignore_label, count, need_gradient)
+        results = total, count, own
         own.has_gradient = need_gradient
     finally:
         own.leave()
-    return total, count, own
+    return results
 
 
 def affine_loss_backward(cache, scale, dW, db):
@@ -145,9 +149,10 @@ def _run_forward(
 ):
     """The sum of the losses; gradients of their mean are left in the cache."""
     cdef Py_ssize_t number = sizeof(real), m, n_blocks, numbers
-    cdef real[:, ::1] dW
+    cdef unsigned char[::1] memory
     cdef Loss s
     cdef Memory mem
+    cdef char* at
     check_shapes(W.shape[0] == x.shape[1] and W.shape[1] == b.shape[0])
     mem.dW_panels = mem.dW_rest = mem.scratch = NULL
     mem.dW, s.scratch = Matrix(NULL, 0, 1), 0
@@ -181,25 +186,31 @@ def _run_forward(
         mem.WT = panels_at(
             s.simd, cache.transposed.reserve(s.inputs.panels * P * s.width * s.width, number),
             P * s.width)
+        at = cache.dx._data
         mem.dx = Matrix(cache.dx.reserve(s.M * s.D, number), s.D, 1)
+        cache.has_gradient = cache.has_gradient and cache.dx._data == at
         numbers = padded(s.V, number)
         mem.dW = Matrix(cache.gradient.reserve((s.D + 1) * numbers, number), numbers, 1)
         if (cache.dW is None or mem.dW.at != cache.dW_at or cache.dW.itemsize != number
                 or cache.dW.shape != (s.D + 1, s.V)):
-            dW = <real[: s.D + 1, : numbers]> <real*> mem.dW.at
-            cache.dW, cache.dW_at = np.asarray(dW)[:, : s.V], mem.dW.at
+            cache.has_gradient = False
+            # not np.asarray of a memoryview, which is a copy where there is no memory for a view
+            memory = cache.gradient._owner
+            dtype = np.float32 if number == sizeof(float) else np.float64
+            cache.dW = np.ndarray(
+                (s.D + 1, s.V), dtype, cache.gradient._owner,
+                <unsigned char*> mem.dW.at - &memory[0], (numbers * number, number))
+            cache.dW_at = mem.dW.at
         numbers = rest_of(n_blocks, s.block, P * (s.D + 1) * s.width)
         if numbers:
             mem.dW_panels, mem.dW_rest = (
                 cache.panels.reserve(numbers, number), cache.rest.zeroed(numbers, number))
         s.scratch = gradient_scratch(s.simd, s.D + 1, s.block)
         mem.scratch = cache.scratch.reserve(s.threads * s.scratch, number)
+    cache.has_gradient = False    # up to here an error leaves what the forward before has made
+    cdef Call call = Call(&s, &mem)
     with nogil:
-        if s.threads == 1:
-            _task(&s, &mem, 0, 1)
-        else:
-            with parallel(num_threads=s.threads):
-                _task(&s, &mem, threadid(), team_size())
+        run(_task, &call, s.threads)
     cache.sizes = s
     cdef double total = 0
     for m in range(s.M):
@@ -207,8 +218,10 @@ def _run_forward(
     return total
 
 
-cdef void _task(const Loss* s, const Memory* mem, int thread, int threads) noexcept nogil:
+cdef void _task(const void* call, int thread, int threads) noexcept nogil:
     """The share of one thread: rows of a block, and panels of dW, or rows where they are few."""
+    cdef const Loss* s = (<const Call*> call).s
+    cdef const Memory* mem = (<const Call*> call).mem
     cdef Py_ssize_t P = s.columns.panels, m, r, rows, r0, r1, number = 0
     cdef Py_ssize_t p0 = part(P, 1, thread, threads), p1 = part(P, 1, thread + 1, threads)
     cdef Py_ssize_t d0 = 0, d1 = s.D + 1, place

@@ -4,12 +4,10 @@ is in the caches. Letters: N batch rows, S steps of the encoder, T of the decode
 
 import numpy as np
 
-from cython.parallel cimport parallel, threadid
 from libc.stdint cimport int64_t
 
 from .engine cimport (
-    Buffer, Matrix, Panels, Simd, View, Walk, moved, team_size, threads_for, transposed, view_of,
-    zeros,
+    Buffer, Matrix, Panels, Simd, View, Walk, moved, run, threads_for, transposed, view_of, zeros,
 )
 from .panels cimport Columns, columns_of, pack, panels_at, rows_in_panels
 from .products cimport Weights, pack_weights, product, product_with, rows_of, weights_for
@@ -53,11 +51,7 @@ def attention_forward(enc, dec, lengths):
     if steps is not None:
         s.lengths = &steps[0]
     with nogil:
-        if s.threads == 1:
-            _forward_task(&s, 0, 1)
-        else:
-            with parallel(num_threads=s.threads):
-                _forward_task(&s, threadid(), team_size())
+        run(_forward_task, &s, s.threads)
     return contexts, weights
 
 
@@ -74,11 +68,7 @@ def attention_backward(dout, enc, dec, weights, lengths):
     if steps is not None:
         s.lengths = &steps[0]
     with nogil:
-        if s.threads == 1:
-            _backward_task(&s, 0, 1)
-        else:
-            with parallel(num_threads=s.threads):
-                _backward_task(&s, threadid(), team_size())
+        run(_backward_task, &s, s.threads)
     return denc, ddec
 
 
@@ -113,8 +103,9 @@ cdef Row _row(const Attention* s, Py_ssize_t n) noexcept nogil:
     return row
 
 
-cdef void _forward_task(const Attention* s, int thread, int threads) noexcept nogil:
+cdef void _forward_task(const void* call, int thread, int threads) noexcept nogil:
     """weights = softmax(dec enc^T), contexts = weights enc; a thread has every so many-th row"""
+    cdef const Attention* s = <const Attention*> call
     cdef void* memory = moved(s.simd, s.memory, thread * s.scratch)
     cdef Py_ssize_t n = thread, t
     cdef Row row
@@ -137,9 +128,10 @@ cdef void _forward_task(const Attention* s, int thread, int threads) noexcept no
         n += threads
 
 
-cdef void _backward_task(const Attention* s, int thread, int threads) noexcept nogil:
+cdef void _backward_task(const void* call, int thread, int threads) noexcept nogil:
     """dscores = weights (dweights - sum of dweights weights), dweights = dout enc^T;
     ddec = dscores enc, denc = weights^T dout + dscores^T dec"""
+    cdef const Attention* s = <const Attention*> call
     cdef void* memory = moved(s.simd, s.memory, thread * s.scratch)
     cdef void* scores = moved(s.simd, memory, s.packed)
     cdef Py_ssize_t n = thread, t

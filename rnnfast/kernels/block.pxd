@@ -103,6 +103,7 @@ ctypedef struct Memory:
     States dstates                # (S, N, H): gradients of the states
     States zoned                  # (S, N, H): what zoneout takes of them past the cell
     States reached                # (1, N, H): gradient of h_in
+    void* dfirst                  # OUT (S, N, H): gradients of the initial states
     void* scratch                 # (threads, scratch)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from libc.stdint cimport int64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from .engine cimport Matrix, View, below, check_shapes, moved, real, simd_of, view_of
 
@@ -34,18 +34,13 @@ def embedding_backward(dout, ids, dW, filled=None):
     """Scatter-add. See `rnnfast.reference.ops.embedding_backward` for the contract."""
     check_shapes(dout.shape[ids.ndim] == dW.shape[1] and _within(ids.reshape(-1), len(dW))
                  and (filled is None or _within(filled, len(dW))))
-    if filled is None:
-        dW[...] = 0
-    else:
-        _clear(filled, dW)
     dout, ids = dout.reshape(-1, dW.shape[1]), ids.reshape(-1)
-    if ids.size <= MANY_ROWS:
-        _scatter_add(dout, ids, dW)
-        return
-    tokens, index = distinct(ids, len(dW))
-    sums, rest = np.zeros((2, len(tokens), dW.shape[1]), dW.dtype)
-    _scatter_add_exactly(np.ascontiguousarray(dout), index, sums, rest)
-    dW[tokens] = sums + rest
+    if ids.size > MANY_ROWS:
+        tokens, index = distinct(ids, len(dW))
+        sums, rest = np.zeros((2, len(tokens), dW.shape[1]), dW.dtype)
+        _scatter_add_exactly(np.ascontiguousarray(dout), index, sums, rest)
+        dout, ids = sums + rest, tokens
+    _scatter_add(dout, ids, filled, dW)
 
 
 def distinct(ids, V):
@@ -64,27 +59,24 @@ cdef bint _within(const int64_t[::1] ids, Py_ssize_t V) except -1:
     return True
 
 
-def _clear(
-    const int64_t[::1] ids,       # IN (M)
-    real[:, :] dW,                # INOUT (V, D)
-):
-    """dW[id_m] = 0"""
-    cdef Py_ssize_t m, j
-    with nogil:
-        for m in range(ids.shape[0]):
-            for j in range(dW.shape[1]):
-                dW[ids[m], j] = 0
-
-
 def _scatter_add(
     const real[:, :] dout,        # IN (M, D)
     const int64_t[::1] ids,       # IN (M)
-    real[:, :] dW,                # INOUT (V, D)
+    const int64_t[::1] filled,    # IN: rows of dW that may differ from zero; None: all
+    real[:, :] dW,                # OUT (V, D)
 ):
-    """dW[id_m] += dout_m; an id that stands more than once collects all its rows."""
-    cdef Py_ssize_t m, j, D = dout.shape[1]
+    """dW = 0, then dW[id_m] += dout_m; an id that stands more than once collects all its rows."""
+    cdef Py_ssize_t m, j, v, D = dout.shape[1]
     cdef bint contiguous = dout.strides[1] == dW.strides[1] == sizeof(real)
+    cdef bint some = filled is not None
     with nogil:
+        for m in range(filled.shape[0] if some else dW.shape[0]):
+            v = filled[m] if some else m
+            if contiguous and D:
+                memset(&dW[v, 0], 0, D * sizeof(real))
+                continue
+            for j in range(D):
+                dW[v, j] = 0
         for m in range(dout.shape[0]):
             if contiguous:
                 simd_of(&dout[0, 0]).add(D, &dout[m, 0], &dW[ids[m], 0])

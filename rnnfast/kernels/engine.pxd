@@ -123,6 +123,9 @@ ctypedef struct View:
     Matrix matrix
     Py_ssize_t plane              # distance along the first of three axes
 
+# What a thread does of a call: its number, and how many there are.
+ctypedef void (*Task)(const void* call, int thread, int threads) noexcept nogil
+
 cdef class Buffer:
     cdef object _owner
     cdef Py_ssize_t _size
@@ -139,8 +142,8 @@ cdef Panels zeros() noexcept nogil
 cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil
 cdef Py_ssize_t part(Py_ssize_t n, Py_ssize_t unit, int thread, int threads) noexcept nogil
 cdef int threads_for(double flops) noexcept nogil
+cdef void run(Task task, const void* call, int threads) noexcept nogil
 cdef void barrier(int threads) noexcept nogil
-cdef int team_size() noexcept nogil
 cdef int cell_number(str name) except -1
 cdef Cell cell_of(int number) noexcept nogil
 cdef int check_shapes(bint fit) except -1

@@ -32,6 +32,9 @@ def numbered(
     cells: Mapping[str, Cell],
     compiled: Sequence[tuple[str, int]],  # names, numbers of gates
 ) -> dict[str, int]: ...
+def set_exact_memory(
+    exact: bool,
+) -> bool: ...
 def set_num_threads(
     n: int,
 ) -> None: ...

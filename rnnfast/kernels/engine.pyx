@@ -11,6 +11,7 @@ import numpy as np
 from cpython.buffer cimport (
     PyBUF_RECORDS, PyBUF_RECORDS_RO, PyBuffer_Release, PyObject_GetBuffer,
 )
+from cython.parallel cimport parallel, threadid
 from libc.string cimport memset
 
 from ..cells import CELLS as _CELLS
@@ -29,6 +30,57 @@ cdef extern from *:
     #define omp_get_num_threads() 1
     static void rnnfast_barrier(void) {}
     #endif
+    #if defined(_OPENMP) && defined(__linux__)
+    #include <dlfcn.h>
+    /* Whether a child made by fork now may have threads: GNU OpenMP ends those that it keeps for the
+       calling thread, if asked; LLVM's puts itself in order in the child. Asked is the library that
+       has our threads, for there may be another one in the process, which others use. */
+    static int rnnfast_ready_to_fork(void) {
+        Dl_info found;
+        void *library, *pause;
+        int ready = 0;
+        if (!dladdr((void *)omp_get_num_threads, &found))
+            return 0;
+        library = dlopen(found.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+        if (!library)
+            return 0;
+        if (dlsym(library, "__kmpc_fork_call"))
+            ready = 1;
+        else if ((pause = dlsym(library, "omp_pause_resource_all")))
+            ready = ((int (*)(int))pause)(2) == 0;  /* omp_pause_hard, of OpenMP 5.0 */
+        dlclose(library);
+        return ready;
+    }
+    #else
+    #define rnnfast_ready_to_fork() 0
+    #endif
+    static __thread int rnnfast_ready;
+
+    /* Let this thread take denormal numbers for 0, and make 0 of them; what it did before. */
+    #if defined(__SSE2__)
+    #include <xmmintrin.h>
+    static unsigned long long rnnfast_flush_denormals(void) {
+        const unsigned int before = _mm_getcsr();
+        _mm_setcsr(before | 0x8040); /* FTZ, DAZ */
+        return before;
+    }
+    static void rnnfast_set_arithmetic(unsigned long long mode) {
+        _mm_setcsr((unsigned int) mode);
+    }
+    #elif defined(__aarch64__)
+    static void rnnfast_set_arithmetic(unsigned long long mode) {
+        __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+    }
+    static unsigned long long rnnfast_flush_denormals(void) {
+        unsigned long long before;
+        __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+        rnnfast_set_arithmetic(before | 1ull << 24); /* FZ */
+        return before;
+    }
+    #else
+    #define rnnfast_flush_denormals() 0
+    #define rnnfast_set_arithmetic(mode) ((void) (mode))
+    #endif
     #ifdef __GLIBC__
     #include <malloc.h>
     static int rnnfast_keep_memory(int largest, int kept) {
@@ -39,10 +91,14 @@ cdef extern from *:
     #endif
     """
     bint rnnfast_keep_memory(int, int)
+    bint rnnfast_ready_to_fork()
+    bint rnnfast_ready            # of a thread that is about to fork: that a child may have threads
     const int RNNFAST_HAS_OPENMP
     const bint RNNFAST_DEBUG
     int omp_get_num_threads() nogil
     void rnnfast_barrier() noexcept nogil
+    unsigned long long rnnfast_flush_denormals() noexcept nogil
+    void rnnfast_set_arithmetic(unsigned long long) noexcept nogil
 
 HAS_OPENMP = bool(RNNFAST_HAS_OPENMP)
 
@@ -149,14 +205,17 @@ cdef View view_of(object array, bint writable=False) except *:
 # ---------------------------------------------------------------- threads
 
 cdef int NUM_THREADS = 1
-# A child made by fork has no threads of its parent, and OpenMP would wait for them for ever.
+# A child made by fork has no threads of its parent, and GNU OpenMP would wait for them for ever. So a
+# thread that forks ends those that OpenMP keeps for it, and parent and child get new ones. Where that
+# was not done, the child keeps to one thread. Those of other Python threads are none of its business.
 cdef bint FORKED = False
 # Below so many flops (some 100 microseconds) a call is not worth waking a second thread.
 cdef double SERIAL_FLOPS = 2e7
 
 
 def set_num_threads(int n):
-    """Threads that a layer call may use from now on; 1 without OpenMP, and in a forked child."""
+    """Threads that a layer call may use from now on; 1 without OpenMP, and in a child made by fork
+    that can have no more."""
     global NUM_THREADS
     NUM_THREADS = n if RNNFAST_HAS_OPENMP and not FORKED else 1
 
@@ -173,21 +232,49 @@ def set_serial_flops(double flops):
     return before
 
 
+def _before_fork():
+    global rnnfast_ready
+    rnnfast_ready = not FORKED and rnnfast_ready_to_fork()
+
+
 def _in_child():
-    global FORKED, NUM_THREADS
-    FORKED, NUM_THREADS = True, 1
+    global FORKED, NUM_THREADS, rnnfast_ready
+    if not rnnfast_ready:
+        FORKED, NUM_THREADS = True, 1
+    rnnfast_ready = False  # should the next fork not ask
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+def _in_parent():
+    global rnnfast_ready
+    rnnfast_ready = False
+
+
+if RNNFAST_HAS_OPENMP and hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_child=_in_child, after_in_parent=_in_parent
+    )
 
 
 cdef int threads_for(double flops) noexcept nogil:
     return 1 if flops < SERIAL_FLOPS else NUM_THREADS
 
 
-cdef int team_size() noexcept nogil:
-    return omp_get_num_threads()
+cdef void run(Task task, const void* call, int threads) noexcept nogil:
+    """Do what a call consists of, on so many threads. Everything that is computed with numbers of
+    the caller is computed here."""
+    if threads == 1:
+        _do(task, call, 0, 1)
+    else:
+        with parallel(num_threads=threads):
+            _do(task, call, threadid(), omp_get_num_threads())
+
+
+cdef void _do(Task task, const void* call, int thread, int threads) noexcept nogil:
+    """The share of a thread, in which denormal numbers are 0: with them, arithmetic takes up to a
+    hundred times as long. Whatever else runs on the thread has them as before."""
+    cdef unsigned long long before = rnnfast_flush_denormals()
+    task(call, thread, threads)
+    rnnfast_set_arithmetic(before)
 
 
 cdef void barrier(int threads) noexcept nogil:
@@ -204,20 +291,31 @@ cdef Py_ssize_t part(Py_ssize_t n, Py_ssize_t unit, int thread, int threads) noe
 
 # ---------------------------------------------------------------- memory
 
+cdef bint EXACT = RNNFAST_DEBUG
+
+
+def set_exact_memory(bint exact):
+    """Let scratch memory be exactly as long as it must be; returns what was before. For tests."""
+    global EXACT
+    before, EXACT = EXACT, exact
+    return before
+
+
 cdef class Buffer:
     """Scratch memory that only grows and is kept between calls, aligned to cache lines.
 
-    In a debug build it is new at every call, no larger than asked for, and full of NaN: so
-    AddressSanitizer sees every overrun, and tests every number that is read before it is written.
+    In a debug build, and where a test wants it, it is new at every call, no larger than asked for,
+    and full of NaN: so AddressSanitizer, or a page behind it, sees every overrun, and tests every
+    number that is read before it is written.
     """
 
     cdef void* reserve(self, Py_ssize_t count, Py_ssize_t itemsize) except NULL:
         """Memory for `count` numbers of any values; 0: that of the last call, kept."""
         cdef unsigned char[::1] view
-        if RNNFAST_DEBUG and count > 0:
+        if EXACT and count > 0:
             self._owner = np.full(count * itemsize, 255, np.uint8)
             view = self._owner
-            self._data = <char*> &view[0]
+            self._data, self._size = <char*> &view[0], 0
         elif self._data == NULL or count * itemsize > self._size:
             self._owner = np.empty(count * itemsize + 2 * ALIGNMENT, np.uint8)
             view = self._owner

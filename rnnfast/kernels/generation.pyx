@@ -9,7 +9,7 @@ stands beside it, for none of this but `few` changes a bit, and that depends on 
 
 import numpy as np
 
-from cython.parallel cimport parallel, threadid
+from libc.float cimport DBL_MIN
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
@@ -20,7 +20,7 @@ from .block cimport (
 )
 from .engine cimport (
     RESET_AFTER, RESET_BEFORE, Buffer, Matrix, Panels, Simd, States, cell_number, cell_of,
-    check_shapes, matrix_of, moved, real, row_of, simd_of, team_size, threads_for, view_of,
+    check_shapes, matrix_of, moved, real, row_of, run, simd_of, threads_for, view_of,
 )
 from .forward_steps cimport one_step, pack_layer, project
 from .panels cimport Columns, columns_of, computed, from_row, pack, panels_at, rows_in_panels
@@ -100,11 +100,7 @@ cdef class Writer:
         m.scores = <double*> self.scores.reserve(2 * threads * m.V, sizeof(double))
         m.order = <int64_t*> self.order.reserve(threads * m.V, sizeof(int64_t))
         with nogil:
-            if threads == 1:
-                _task(&m, 0, 1)
-            else:
-                with parallel(num_threads=threads):
-                    _task(&m, threadid(), team_size())
+            run(_task, &m, threads)
         return ids
 
     cdef void* memory(self, Py_ssize_t count) except NULL:
@@ -152,7 +148,8 @@ def writer(embed_W, layers, affine_W, affine_b, states, first, length, choice):
     w.few = length <= TOKENS_WORTH
     w.m.N, w.m.V, w.m.D = len(tokens), embed_W.shape[0], embed_W.shape[1]
     w.m.embed_W = view_of(embed_W).matrix
-    w.m.temperature, w.m.top_p = temperature, top_p
+    # what is smaller is 0 below, and would not be a number where it divides 0
+    w.m.temperature, w.m.top_p = max(temperature, DBL_MIN) if temperature else 0, top_p
     w.m.top_k = w.m.V if top_k is None else min(top_k, w.m.V)
     w.m.tokens, w.m.ended = &tokens[0], &ended[0]
     w.m.skipped, w.m.stops = &marks[0, 0], &marks[1, 0]
@@ -237,18 +234,26 @@ def _set_layer(
 
 
 def _fill_table(Writer w):
-    """x Wx + b of the first layer for every token."""
-    cdef Layer layer = w.m.layers[0]
-    cdef Py_ssize_t V = w.m.V, numbers = layer.sizes.groups * layer.sizes.P * layer.sizes.width
-    layer.mem.x = w.m.embed_W
+    """Memory for what the first layer makes of every token, and what it is."""
+    cdef const Sizes* s = &w.m.layers[0].sizes
+    cdef Py_ssize_t numbers = s.groups * s.P * s.width
     # all panels of a token side by side
-    w.m.table = rows_in_panels(w.m.simd, w.memory(V * numbers), numbers)
+    w.m.table = rows_in_panels(w.m.simd, w.memory(w.m.V * numbers), numbers)
     with nogil:
-        project(&layer.sizes, &layer.mem, Range(0, V), Range(0, layer.sizes.P), w.m.table)
+        run(_table_task, &w.m, 1)
 
 
-cdef void _task(const Model* m, int thread, int threads) noexcept nogil:
+cdef void _table_task(const void* model, int thread, int threads) noexcept nogil:
+    """x Wx + b of the first layer for every token."""
+    cdef const Model* m = <const Model*> model
+    cdef Layer layer = m.layers[0]
+    layer.mem.x = m.embed_W
+    project(&layer.sizes, &layer.mem, Range(0, m.V), Range(0, layer.sizes.P), m.table)
+
+
+cdef void _task(const void* model, int thread, int threads) noexcept nogil:
     """All tokens of the rows of a thread."""
+    cdef const Model* m = <const Model*> model
     cdef Range rows = range_of(m.N, 1, thread, threads)
     cdef double* scores = m.scores + 2 * thread * m.V
     cdef int64_t* order = m.order + thread * m.V
@@ -333,7 +338,7 @@ cdef int64_t _draw(
             return BROKEN
         if best < 0 or logits[v] > logits[best]:
             best = v
-    if not isfinite(logits[best]):
+    if best < 0 or not isfinite(logits[best]):
         return BROKEN
     if m.temperature == 0:
         return best

@@ -11,12 +11,11 @@ its rows, where only some of them are meant, or else pieces of CHUNK.
 from cpython.buffer cimport (
     PyBUF_RECORDS, PyBUF_RECORDS_RO, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer,
 )
-from cython.parallel cimport parallel, threadid
+from libc.float cimport FLT_MIN
 from libc.stdint cimport int64_t
-
 from libc.string cimport memset
 
-from .engine cimport PARTS, SIMD_FORMAT_OF, Simd, TABLES, moved, part, team_size, threads_for
+from .engine cimport PARTS, SIMD_FORMAT_OF, Simd, TABLES, moved, part, run, threads_for
 
 cdef enum:
     CHUNK = 16384                 # numbers that are dealt out together: fixed, whatever the threads
@@ -51,6 +50,12 @@ ctypedef struct Item:
     Py_ssize_t deals, before      # how many times, here and in the items before
     bint matrix
 
+ctypedef struct Steps:
+    const Item* items
+    Py_ssize_t count, deals       # of items; of what all of them deal out
+    Formula formula
+    double* sums                  # (deals,): of SQUARES
+
 
 def sgd_step(params, grads, state, rows, double decay, double lr):
     """W -= lr dW. See `rnnfast.reference.ops` for the contract of this and the others."""
@@ -84,7 +89,9 @@ def adam_step(params, grads, state, rows, double decay, double lr, double beta1,
 
 def scale_arrays(arrays, rows, double factor):
     """x *= factor"""
-    cdef _Work work = _work([(x,) for x in arrays], rows, 1, NONE)
+    if 0 < abs(factor) < FLT_MIN:  # it would be 0 below
+        return False
+    cdef _Work work = _work(list(zip(arrays)), rows, 1, NONE)
     if work is not None:
         work.do(Formula(SCALE, 1, factor, 0, 0), NULL)
     return work is not None
@@ -92,7 +99,7 @@ def scale_arrays(arrays, rows, double factor):
 
 def clip_arrays(arrays, rows, double limit):
     """x = min(max(x, -limit), limit)"""
-    cdef _Work work = _work([(x,) for x in arrays], rows, 1, NONE)
+    cdef _Work work = _work(list(zip(arrays)), rows, 1, NONE)
     if work is not None:
         work.do(Formula(CLIP, 1, limit, 0, 0), NULL)
     return work is not None
@@ -100,7 +107,7 @@ def clip_arrays(arrays, rows, double limit):
 
 def sum_of_squares(arrays, rows):
     """The sum of all squares, in double; rows of zeros change no bit of it."""
-    cdef _Work work = _work([(x,) for x in arrays], rows, 1, 0)
+    cdef _Work work = _work(list(zip(arrays)), rows, 1, 0)
     if work is None:
         return None
     cdef bytearray memory = bytearray(work.deals * sizeof(double))
@@ -118,16 +125,18 @@ def sum_of_squares(arrays, rows):
 
 cdef bint _step(params, grads, state, rows, int kept, Formula formula) except -1:
     """Whether it was done, with so many arrays that are kept for each parameter."""
-    cdef object W, dW, slots
     params, grads, state = tuple(params), tuple(grads), tuple(state)
     if not len(params) == len(grads) == len(state):
         return False
-    arrays = [(W, dW, *slots) for W, dW, slots in zip(params, grads, state)]
-    cdef _Work work = _work(arrays, rows, 2 + kept, 1)
+    cdef _Work work = _work(list(map(_together, params, grads, state)), rows, 2 + kept, 1)
     if work is None:
         return False
     work.do(formula, NULL)
     return True
+
+
+def _together(W, dW, slots):
+    return W, dW, *slots
 
 
 # ---------------------------------------------------------------- items
@@ -146,16 +155,11 @@ cdef class _Work:
         cdef int threads = threads_for(self.cost)
         if threads > 1 and self.overlap():  # what two threads wrote at once would be anything
             threads = 1
-        cdef const Item* items = self.items
-        cdef const Formula* what = &formula
-        cdef Py_ssize_t count = self.count, deals = self.deals
-        if threads == 1:
-            with nogil:
-                _share(items, count, 0, deals, what, sums)
-        else:
-            with nogil, parallel(num_threads=threads):
-                _share(items, count, part(deals, 1, threadid(), team_size()),
-                       part(deals, 1, threadid() + 1, team_size()), what, sums)
+        cdef Steps steps
+        steps.items, steps.count, steps.deals = self.items, self.count, self.deals
+        steps.formula, steps.sums = formula, sums
+        with nogil:
+            run(_share, &steps, threads)
         return 0
 
     cdef bint overlap(self) noexcept:
@@ -266,22 +270,22 @@ cdef bint _fill_rows(Item* item, Py_ssize_t n, rows, bint whole) except -1:
 
 # ---------------------------------------------------------------- below the GIL
 
-cdef void _share(
-    const Item* items, Py_ssize_t count, Py_ssize_t begin, Py_ssize_t end,
-    const Formula* formula, double* sums,
-) noexcept nogil:
-    """What is dealt out from `begin` to `end`."""
+cdef void _share(const void* call, int thread, int threads) noexcept nogil:
+    """What is dealt out to one thread."""
+    cdef const Steps* steps = <const Steps*> call
+    cdef Py_ssize_t begin = part(steps.deals, 1, thread, threads)
+    cdef Py_ssize_t end = part(steps.deals, 1, thread + 1, threads)
     cdef const Item* item
     cdef Py_ssize_t k, d, s, last
-    for k in range(count):
-        item = &items[k]
+    for k in range(steps.count):
+        item = &steps.items[k]
         for d in range(max(begin - item.before, 0), min(end - item.before, item.deals)):
             last = min((d + 1) * item.together, item.stretches)
-            if formula.task == SQUARES:
-                sums[item.before + d] = _squares(item, d * item.together, last)
+            if steps.formula.task == SQUARES:
+                steps.sums[item.before + d] = _squares(item, d * item.together, last)
             else:
                 for s in range(d * item.together, last):
-                    _apply(formula, item, _start(item, s), _size(item, s))
+                    _apply(&steps.formula, item, _start(item, s), _size(item, s))
 
 
 cdef Py_ssize_t _start(const Item* item, Py_ssize_t s) noexcept nogil:

@@ -7,9 +7,8 @@ where the rest is.
 
 import numpy as np
 
-from cython.parallel cimport parallel, threadid
 from libc.stdint cimport int64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from .backward_steps cimport DX_ROWS, backward_task
 from .block cimport (
@@ -17,8 +16,8 @@ from .block cimport (
     states_from, time_of, x_row_of,
 )
 from .engine cimport (
-    RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Matrix, Panels, States, View, Workspace, cell_number,
-    check_shapes, moved, team_size, threads_for, view_of,
+    RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Matrix, Panels, Simd, States, View, Workspace,
+    cell_number, check_shapes, moved, run, threads_for, view_of,
 )
 from .forward_steps cimport forward_task
 from .panels cimport computed, from_row, panels_at
@@ -37,6 +36,18 @@ cdef enum:
     ROWS_WORTH = 4                # rows of the batch that make up for a thread of their own
 
 
+ctypedef struct Call:
+    const Sizes* s
+    const Memory* mem
+    bint forward
+
+ctypedef struct Addition:
+    const Simd* simd
+    Py_ssize_t numbers
+    const void* given
+    void* sums
+
+
 cdef class Scratch:
     """Memory that a call writes before it reads it, and that nothing is kept in."""
 
@@ -50,9 +61,35 @@ cdef class Scratch:
         self.sums, self.of_threads = Buffer(), Buffer()
 
 
-# Those that no call uses. All layers take them from here: what the one before has used is still in
-# the processor's caches.
-_SCRATCH = []
+# Those that no call uses, or None. All layers take them from here: what the one before has used is
+# still in the processor's caches. A list of constant length: giving one back needs no memory.
+cdef list _SCRATCH = [None] * MOST_SCRATCH
+
+
+cdef Scratch _take_scratch():
+    cdef Py_ssize_t k
+    for k in range(MOST_SCRATCH - 1, -1, -1):
+        scratch, _SCRATCH[k] = _SCRATCH[k], None
+        if scratch is not None:
+            return scratch
+    return Scratch()
+
+
+cdef int _give_back(Scratch scratch) except -1:
+    cdef Py_ssize_t k
+    for k in range(MOST_SCRATCH):
+        if _SCRATCH[k] is None:
+            _SCRATCH[k] = scratch
+            break
+    return 0
+
+
+# What a forward call finds, for when it ends before it has computed anything.
+ctypedef struct Before:
+    bint ready
+    Sizes sizes
+    Memory mem
+    void* places[9]
 
 
 cdef class Cache(Workspace):
@@ -77,13 +114,34 @@ cdef class Cache(Workspace):
     cdef int begin(self) except -1:
         """At the beginning of a call."""
         if self.scratch is None:
-            self.scratch = _SCRATCH.pop() if _SCRATCH else Scratch()
+            self.scratch = _take_scratch()
         return 0
+
+    cdef Before as_it_is(self) noexcept:
+        """What is put back after an error, besides `arrays` and `of_rows`."""
+        cdef Before before
+        before.ready, before.sizes, before.mem = self.ready, self.sizes, self.mem
+        self.places(before.places)
+        return before
+
+    cdef void put_back(self, const Before* before, arrays, of_rows) noexcept:
+        """Let backward follow the forward before this one, unless memory of it has been replaced."""
+        cdef void* places[9]
+        self.places(places)
+        self.ready = before.ready and memcmp(places, before.places, sizeof(places)) == 0
+        self.sizes, self.mem = before.sizes, before.mem
+        self.arrays, self.of_rows = arrays, of_rows
+
+    cdef void places(self, void** at) noexcept:
+        """Where the memory is that backward reads."""
+        at[0], at[1], at[2] = self.x._data, self.used._data, self.left._data
+        at[3], at[4], at[5] = self.made._data, self.entering._data, self.h_in._data
+        at[6], at[7], at[8] = self.reset_h._data, self.gates._data, self.hidden._data
 
     cdef int finish(self) except -1:
         """At its end, or after an error."""
-        if self.scratch is not None and len(_SCRATCH) < MOST_SCRATCH:
-            _SCRATCH.append(self.scratch)
+        if self.scratch is not None:
+            _give_back(self.scratch)
         self.scratch = self.of_call = None
         if not self.sizes.kept:
             self.arrays = self.of_rows = None
@@ -178,18 +236,25 @@ def recurrent_forward(
         hs = _outputs((N, T, len(Wh)), Wh.dtype, lengths)
     last = np.empty((cell.S, N, len(Wh)), Wh.dtype)
     cdef Cache own = _taken(cache, Cache)
+    cdef Before before = own.as_it_is()
+    cdef object arrays = own.arrays, of_rows = own.of_rows
     own.ready = False
     try:
-        _prepare(own, cell, xs, weights, states, N, T, hs, last, index, lengths, reset, reverse,
-                 recurrent_mask, zoneouts, need_gradient, copy_xs)
-        _run(own, None, True)
-        own.ready = need_gradient
+        try:
+            _prepare(own, cell, xs, weights, states, N, T, hs, last, index, lengths, reset,
+                     reverse, recurrent_mask, zoneouts, need_gradient, copy_xs)
+        except BaseException:
+            own.put_back(&before, arrays, of_rows)
+            raise
         if hs is None:
             hs = _where_it_stands(own)
+        results = hs, last, own if need_gradient else None
+        _run(own, None, True)
+        own.ready = need_gradient
     finally:
         own.finish()
-        cache = _left(own, need_gradient)
-    return hs, last, cache
+        _left(own, need_gradient)
+    return results
 
 
 def recurrent_backward(
@@ -198,18 +263,20 @@ def recurrent_backward(
     """Gradients of the block. See `rnnfast.reference.recurrent` for the contract."""
     cdef Cache own = cache
     first = np.empty((cell.S, len(dhs), len(weights[1])), dhs.dtype)
+    cdef object results
     _take_again(own)
     try:
         dhs = _rows(dhs)
         own.require(cell, dhs, weights, grads)
         dxs = _gradient_of_x(&own.sizes, dhs.dtype) if need_dx else None
-        _prepare_backward(own, dhs, dstates, truncate, dxs)
+        _prepare_backward(own, dhs, dstates, truncate, dxs, first)
+        results = dxs, first
         _run(own, None, False)
-        _finish(own, grads, first)
+        _finish(own, grads)
     finally:
         own.finish()
         own.leave()
-    return dxs, first
+    return results
 
 
 def bidirectional_forward(
@@ -257,16 +324,16 @@ def bidirectional_backward(
             if need_dx and not (<Cache> one).sizes.adds_dx:
                 others, dxs = dxs, _gradient_of_x(&own.back.sizes, dhs.dtype)
             _prepare_backward(one, halves[k], None if dstates is None else dstates[k], truncate,
-                              dxs)
+                              dxs, first[k])
             own.run(one, k == 0, False)
-        _finish(own.ahead, grads[0], first[0])
-        _finish(own.back, grads[1], first[1])
+        _finish(own.ahead, grads[0])
+        _finish(own.back, grads[1])
     finally:
         own.ahead.finish()
         own.back.finish()
         own.leave()
     if others is not None:
-        dxs += others
+        _add(&own.ahead.sizes, others, dxs)
     return dxs, first
 
 
@@ -322,44 +389,52 @@ cdef bint _side_by_side(const Sizes* s) noexcept:
 cdef int _run(Cache own, Cache other, bint forward) except -1:
     """Start the threads of a call, or one each of two calls."""
     cdef Sizes* s = &own.sizes
+    cdef Call[2] calls
+    calls[0] = Call(s, &own.mem, forward)
     if other is not None:
         s.threads = other.sizes.threads = 1
         s.by_rows = other.sizes.by_rows = True
         s.alone = other.sizes.alone = False
+        calls[1] = Call(&other.sizes, &other.mem, forward)
     with nogil:
         if other is not None:
-            with parallel(num_threads=2):
-                _run_both(s, &own.mem, &other.sizes, &other.mem, forward, threadid(), team_size())
-        elif s.threads == 1:
-            _task(s, &own.mem, forward, 0, 1)
+            run(_both_tasks, &calls[0], 2)
         else:
-            with parallel(num_threads=s.threads):
-                _task(s, &own.mem, forward, threadid(), team_size())
+            run(_task, &calls[0], s.threads)
     own.finish()
     if other is not None:
         other.finish()
     return 0
 
 
-cdef void _run_both(
-    const Sizes* s, const Memory* mem, const Sizes* other, const Memory* other_mem, bint forward,
-    int thread, int threads,
-) noexcept nogil:
+cdef void _both_tasks(const void* calls, int thread, int threads) noexcept nogil:
     """What one thread does of two calls that it does not share: one, or alone both."""
     if thread == 0:
-        _task(s, mem, forward, 0, 1)
+        _task(calls, 0, 1)
     if thread == 1 or threads == 1:
-        _task(other, other_mem, forward, 0, 1)
+        _task(<const Call*> calls + 1, 0, 1)
 
 
-cdef inline void _task(
-    const Sizes* s, const Memory* mem, bint forward, int thread, int threads,
-) noexcept nogil:
+cdef void _task(const void* call, int thread, int threads) noexcept nogil:
     """What one thread does."""
-    if forward:
-        forward_task(s, mem, thread, threads)
+    cdef const Call* own = <const Call*> call
+    if own.forward:
+        forward_task(own.s, own.mem, thread, threads)
     else:
-        backward_task(s, mem, thread, threads)
+        backward_task(own.s, own.mem, thread, threads)
+
+
+cdef void _add(const Sizes* s, others, dxs) noexcept:
+    """dxs += others, both contiguous, as a direction adds to what the other one has left."""
+    cdef Addition addition = Addition(
+        s.simd, dxs.size, view_of(others).matrix.at, view_of(dxs, True).matrix.at)
+    with nogil:
+        run(_addition_task, &addition, 1)
+
+
+cdef void _addition_task(const void* call, int thread, int threads) noexcept nogil:
+    cdef const Addition* own = <const Addition*> call
+    own.simd.add(own.numbers, own.given, own.sums)
 
 
 cdef object _outputs(shape, dtype, lengths):
@@ -507,8 +582,11 @@ cdef int _prepare(
         mem.hidden = _panels(own.hidden, s, s.P, s.rows)
     if s.indexed:
         mem.projected = _panels(own.scratch.projected, s, panels, s.U)
-        _mark_used(own)
+        mem.used = <unsigned char*> own.used.reserve(s.U, 1)
+    # what is written here is read by the backward that may follow an error: by then there is none
     _copy_in(s, &mem.left, states)
+    if s.indexed:
+        _mark_used(s, mem)
     if s.order != NULL or s.T == 0:
         _keep_initial(s, mem)
     return 0
@@ -524,31 +602,32 @@ cdef int _look_at(Memory* mem, const int64_t[:, ::1] index, reset) except -1:
     return 0
 
 
-cdef int _mark_used(Cache own) except -1:
+cdef void _mark_used(const Sizes* s, const Memory* mem) noexcept:
     """Which rows of x some step uses: what stands in others may be anything."""
-    cdef const Sizes* s = &own.sizes
     cdef Py_ssize_t t, n
-    cdef unsigned char* used = <unsigned char*> own.used.zeroed(s.U, 1)
+    cdef unsigned char* used = <unsigned char*> mem.used
+    memset(used, 0, s.U)
     for t in range(s.T):
         for n in range(count(s, t)):
-            used[x_row_of(s, &own.mem, t, n)] = True
-    own.mem.used = used
-    return 0
+            used[x_row_of(s, mem, t, n)] = True
 
 
 cdef int _copy_in(const Sizes* s, const States* states, given) except -1:
-    """S arrays (N, H), states or gradients of them, to memory; zeros where none are given."""
+    """S arrays (N, H), states or gradients of them, to memory, all or none; zeros where none are
+    given."""
     cdef Py_ssize_t k, n, numbers = s.H * s.simd.number
-    cdef View of_one
+    cdef View views[2]
+    if given is not None:
+        given = tuple(map(_rows, given))
+        for k in range(s.S):
+            views[k] = view_of(given[k])
     for k in range(s.S):
         if given is None:
             memset(state_at(s, states, k, 0, 0), 0, s.N * s.h_row * s.simd.number)
             continue
-        one = _rows(given[k])
-        of_one = view_of(one)
         for n in range(s.N):
             memcpy(state_at(s, states, k, n, 0),
-                   moved(s.simd, of_one.matrix.at, batch_row(s, n) * of_one.matrix.row), numbers)
+                   moved(s.simd, views[k].matrix.at, batch_row(s, n) * views[k].matrix.row), numbers)
     return 0
 
 
@@ -616,17 +695,16 @@ cdef inline Panels _panels(
     return panels_at(s.simd, buffer.reserve(panels * max(1, rows) * s.width, s.simd.number), rows)
 
 
-cdef int _finish(Cache own, grads, first) except -1:
+cdef int _finish(Cache own, grads) except -1:
     """Gradients of the initial states, to the caller, and of the weights where no row has a step."""
     cdef const Sizes* s = &own.sizes
     cdef Py_ssize_t k, n
     if s.T == 0:
         for dW in grads:
             dW[...] = 0
-    cdef View out = view_of(first, True)
     for k in range(s.S):
         for n in range(s.N):
-            memcpy(moved(s.simd, out.matrix.at, (k * s.N + batch_row(s, n)) * s.H),
+            memcpy(moved(s.simd, own.mem.dfirst, (k * s.N + batch_row(s, n)) * s.H),
                    state_at(s, &own.mem.dstates, k, n, 0), s.H * s.simd.number)
     return 0
 
@@ -639,6 +717,7 @@ cdef int _prepare_backward(
     dlast,                        # IN S arrays (N, H): at the last states besides; None is zeros
     Py_ssize_t truncate,          # steps between two cuts of the gradient, 0: none
     dxs,                          # OUT (N, T, D), or (U, D) with an index, or None
+    dfirst,                       # OUT (S, N, H): gradients of the initial states
 ) except -1:
     """Sizes and memory of a backward call."""
     own.begin()
@@ -657,6 +736,7 @@ cdef int _prepare_backward(
                     gradient_scratch(s.simd, max(s.D, s.H), most_rows))
 
     mem.dhs, mem.Wx_now, mem.Wh_now = _sequence(view_of(dhs)), own.Wx, own.Wh
+    mem.dfirst = view_of(dfirst, True).matrix.at
     mem.das = _panels(own.scratch.das, s, panels, s.chunk)
     if s.reset == RESET_AFTER:
         mem.das_hidden = _panels(own.scratch.das_hidden, s, s.P, s.chunk)

@@ -2,14 +2,22 @@
 
 import numpy as np
 
-from cython.parallel cimport prange
 from libc.stdint cimport int8_t
 
-from .engine cimport View, moved, threads_for, view_of
+from .engine cimport Simd, View, moved, part, run, threads_for, view_of
 
 cdef enum:
     COST = 60                     # a logit costs as much as so many flops
     CHUNK = 4096                  # logits whose losses a thread adds up
+
+
+ctypedef struct Logits:
+    const Simd* simd
+    Py_ssize_t M, chunks
+    const void* x                 # (M)
+    const int8_t* sides           # (M)
+    void* dx                      # (M)
+    double* losses                # (chunks)
 
 
 def sigmoid_loss_forward(logits, sides):
@@ -17,12 +25,20 @@ def sigmoid_loss_forward(logits, sides):
     dlogits = np.empty_like(logits)
     cdef View x = view_of(logits), dx = view_of(dlogits, True)
     cdef const int8_t[::1] side = sides
-    cdef Py_ssize_t M = x.columns, chunks = (M + CHUNK - 1) // CHUNK, k
-    cdef int threads = threads_for(COST * <double> M)
+    cdef Py_ssize_t M = x.columns, chunks = (M + CHUNK - 1) // CHUNK
     losses = np.empty(chunks)
     cdef double[::1] loss = losses
-    for k in prange(chunks, nogil=True, num_threads=threads, schedule="static"):
-        loss[k] = x.simd.sigmoid_loss(
-            min(CHUNK, M - k * CHUNK), moved(x.simd, x.matrix.at, k * CHUNK),
-            &side[k * CHUNK], moved(x.simd, dx.matrix.at, k * CHUNK))
+    cdef Logits s = Logits(x.simd, M, chunks, x.matrix.at, &side[0], dx.matrix.at, &loss[0])
+    with nogil:
+        run(_task, &s, threads_for(COST * <double> M))
     return float(losses.sum()), dlogits
+
+
+cdef void _task(const void* call, int thread, int threads) noexcept nogil:
+    """The chunks of one thread."""
+    cdef const Logits* s = <const Logits*> call
+    cdef Py_ssize_t k, at
+    for k in range(part(s.chunks, 1, thread, threads), part(s.chunks, 1, thread + 1, threads)):
+        at = k * CHUNK
+        s.losses[k] = s.simd.sigmoid_loss(
+            min(CHUNK, s.M - at), moved(s.simd, s.x, at), s.sides + at, moved(s.simd, s.dx, at))

@@ -100,14 +100,15 @@ class TimeDropout(Layer):
         evaluation, this is `xs` itself if it has such a dtype.
         """
         xs, rate = self.infer(xs), self._rate
-        mask = None
         if self.training and rate:
             shape = (len(xs), 1, *xs.shape[2:]) if self._locked else xs.shape
             with PutBackOnError(self._rng):
                 part = self._batch_part
                 mask = draw_dropout(self._ops, self._rng, rate, shape, xs.dtype, part)
                 xs = xs * mask
-        self._keep((xs.shape, xs.dtype, mask))
+                self._keep((xs.shape, xs.dtype, mask))
+        else:
+            self._keep((xs.shape, xs.dtype, None))
         return xs
 
     def infer(self, xs: ArrayLike) -> Array:

@@ -39,8 +39,8 @@ class TimeEmbedding(Layer):
         """Ids xs (N, T) -> vectors (N, T, D)."""
         (W,) = self._checked_params()
         ids = as_ids("xs", xs, len(W), ("N", "T"))
-        self._keep(ids)
         vectors: Array = self.ops.embedding_forward(W, ids)
+        self._keep(ids)
         return vectors
 
     def forward_distinct(self, xs: ArrayLike) -> tuple[Array, Ids]:
@@ -50,8 +50,9 @@ class TimeEmbedding(Layer):
         takes the gradient (U, D) that this layer returns.
         """
         tokens, index = self._distinct(xs)
+        vectors: Array = self.ops.embedding_forward(self._checked_params()[0], tokens)
         self._keep(tokens)
-        return self.ops.embedding_forward(self._checked_params()[0], tokens), index
+        return vectors, index
 
     def infer(self, xs: ArrayLike) -> Array:
         """What `forward` returns, with nothing kept for backward."""

@@ -3,7 +3,7 @@
 Letters in shapes: N batch rows, T time steps, D input size, H hidden size, G gates, S states.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Unpack, overload
 
 import numpy as np
@@ -120,12 +120,11 @@ class TimeRecurrent(Regularised):
             options["need_gradient"] = False
         training = self.training
         (hs, last, cache), drops = self._forward(xs, weights, states, shape, options, training)
+        self._kept = None  # an error that comes now lets backward be refused
+        self._set_states(last)
         if need_gradient:
             self._keep((cache, hs.shape, drops))
             self._memory = cache
-        else:
-            self._kept = None
-        self._set_states(last)
         return hs
 
     def infer(
@@ -301,6 +300,17 @@ class TimeRecurrent(Regularised):
         self._left = (states, parts)
         for name, part in zip(self.cell.states, parts, strict=True):
             setattr(self, name, part)
+
+    def _left_before(self) -> Callable[[], None]:
+        """What brings back the states of now: the arrays themselves, so that it needs no others."""
+        left, parts = self._left, self.get_state()
+
+        def put_back() -> None:
+            self._left = left
+            for name, part in zip(self.cell.states, parts, strict=True):
+                setattr(self, name, part)
+
+        return put_back
 
     def _set_gradients(self, dstates: Array | None) -> None:
         """Let `dh`, and `dc`, be the parts of what a kernel returned, or None."""

@@ -367,7 +367,9 @@ class TimeStack(TimeRecurrent):
         masks, between = options.pop("masks", None), options.pop("between", None)
         if self._reverse:
             options["reverse"] = True
-        kernel, caches, last = self._kernel("forward"), [], []
+        kernel, first = self._kernel("forward"), xs
+        caches: list[Any] = [None] * self._num_layers
+        last: list[Any] = [None] * self._num_layers
         try:
             for k, own in enumerate(self._by_layer(self._by_direction(weights))):
                 before = None if states is None else self._of_layer(states, k)
@@ -381,15 +383,14 @@ class TimeStack(TimeRecurrent):
                     of_layer["copy_xs"] = k == 0
                     of_layer["copy_hs"] = k == self._num_layers - 1 or mask is not None
                 xs, after, cache = kernel(self.cell, xs, own, before, **of_layer, **options)
-                caches.append(cache)
-                last.append(after)
+                caches[k], last[k] = cache, after
                 if mask is not None:
                     xs *= mask
+            return xs, self._joined(last), (caches, between)
         except BaseException:
-            if memory and caches:  # what backward needs has been written over
+            if memory and xs is not first:  # what backward needs has been written over
                 self._kept = None
             raise
-        return xs, self._joined(last), (caches, between)
 
     def _kernel_backward(
         self,

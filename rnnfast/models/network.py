@@ -1,7 +1,7 @@
 """Networks: layers that take what others return, and a loss at the end."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import chain
 from operator import attrgetter
@@ -16,6 +16,7 @@ from .._random import Generator, PutBackOnError, set_state_of, state_of
 from .._types import Array, ArrayLike, BatchPart, Ids
 from ..archive import require_like, require_names
 from ..layers.base import Layer, same
+from ..layers.recurrent import TimeRecurrent
 from . import saving
 from .saving import Format, arrays_of, known
 from .steps import Step, keywords, plan
@@ -594,7 +595,7 @@ class Network:
     def carrying_state(self) -> Iterator[None]:
         """Within it, a block starts from the state that the block before left, the first from
         zeros; afterwards the layers are as stateful, and in the state, as they were."""
-        carried = self.get_state()
+        put_back = self._left_before()
         stateful = [layer.stateful for layer in self.recurrent_layers]
         try:
             self.reset_state()
@@ -604,25 +605,54 @@ class Network:
         finally:
             for layer, before in zip(self.recurrent_layers, stateful, strict=True):
                 layer.stateful = before
-            self.set_state(carried)
+            put_back()
 
-    @contextmanager
-    def unchanged_on_error(self) -> Iterator[None]:
+    def unchanged_on_error(self) -> AbstractContextManager[None]:
         """Within it, an error, such as a target out of range, puts back the states that are carried
         and the layers' generators, and of what has been computed nothing is kept for `backward`."""
-        everyone = [*self.layers, self.loss_layer]
-        carried = self.get_state()
-        kept = [getattr(layer, "_kept", None) for layer in everyone]
+        return _UnchangedOnError(self)
+
+    def _left_before(self) -> Callable[[], None]:
+        """What brings back the states that are carried now."""
+        each = [
+            layer._left_before()
+            if isinstance(layer, TimeRecurrent)
+            else partial(_set_again, layer, layer.get_state())
+            for layer in self.recurrent_layers
+        ]
+
+        def put_back() -> None:
+            for own in each:
+                own()
+
+        return put_back
+
+
+class _UnchangedOnError:
+    """What `Network.unchanged_on_error` is; a class, since one made of a generator needs memory at
+    the end even where all goes well."""
+
+    def __init__(self, network: Network) -> None:
+        everyone = [*network.layers, network.loss_layer]
+        self._kept = [(layer, getattr(layer, "_kept", None)) for layer in everyone]
+        self._put_back = network._left_before()
         generators = [getattr(layer, "rng", None) for layer in everyone]
-        try:
-            with PutBackOnError(*(rng for rng in generators if isinstance(rng, Generator))):
-                yield
-        except BaseException:
-            self.set_state(carried)
-            for layer, before in zip(everyone, kept, strict=True):
+        self._drawing = PutBackOnError(*(rng for rng in generators if isinstance(rng, Generator)))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, error: type[BaseException] | None, *rest: object) -> None:
+        if error is not None:
+            for layer, before in self._kept:
                 if before is not getattr(layer, "_kept", None):
                     layer._kept = None
-            raise
+            self._put_back()
+            self._drawing.__exit__(error, *rest)
+
+
+def _set_again(layer: Any, states: Sequence[Array | None]) -> None:
+    layer.set_state(*states)
 
 
 def forward_with(options: dict[str, Any]) -> Call:

@@ -232,7 +232,7 @@ def tied(params: Mapping[Name, Array]) -> dict[Name, dict[str, Any]]:
     places: dict[Any, Name] = {}
     ties = {}
     for name, W in params.items():
-        start = W.__array_interface__["data"][0], W.dtype.str
+        start = W.ctypes.data, W.dtype.str
         for transposed in (False, True):
             like = W.T if transposed else W
             if W.size and (first := places.get((start, like.shape, like.strides))) is not None:

@@ -172,7 +172,7 @@ static void FN(multiply)(ptrdiff_t n, const void *factors, const void *numbers, 
 {
     const real *restrict x = factors, *y = numbers;
     real *out = products;
-    _Pragma("GCC ivdep")
+    INDEPENDENT
     for (ptrdiff_t j = 0; j < n; j++)
         out[j] = x[j] * y[j];
 }

@@ -16,9 +16,11 @@
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #define NO_UNROLL _Pragma("clang loop unroll(disable)")
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #define NO_UNROLL _Pragma("GCC unroll 1")
+#define INDEPENDENT _Pragma("GCC ivdep") /* no turn of a loop needs what another one writes */
 #endif
 /* Over the numbers of a vector: what is unrolled would not become one. */
 #define LANE_LOOP(j) NO_UNROLL for (int j = 0; j < LANES; j++)

@@ -217,21 +217,23 @@ def restore(
     states = _all_carried_names(model, earlier, carried)
     before = model.get_state(), model.random_state()
     found = [[tuple(arrays.get(key) for key in keys) for keys in of_age] for of_age in states]
+    # all that needs memory comes first
+    newest, older = found.pop(), [copies(of_age) for of_age in found]
+    state = [
+        tuple(_copy_like(W, arrays[key]) for key in slots[name])
+        for name, W in params.items()
+        if steps
+    ]
     try:
         model.set_random_state(random_state)
-        model.set_state(found.pop())
+        model.set_state(newest)
         model.set_params({name: arrays[f"param/{name}"] for name in params})
     except BaseException:
         model.set_state(before[0])
         model.set_random_state(before[1])
         raise
-    optimizer.steps = steps
-    optimizer.state = [
-        tuple(_copy_like(W, arrays[key]) for key in slots[name])
-        for name, W in params.items()
-        if steps
-    ]
-    return [copies(of_age) for of_age in found]
+    optimizer.steps, optimizer.state = steps, state
+    return older
 
 
 def params_of(

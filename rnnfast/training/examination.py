@@ -12,7 +12,7 @@ from .._locks import is_locked
 from ..archive import FORMATS, leftovers
 from ..errors import InputError
 from .folder import LOCK, who_has
-from .run_files import BEST, HISTORY, LAST, as_csv
+from .run_files import BEST, FILES, HISTORY, LAST, as_csv
 from .runs import Run
 from .saved_run import SavedRun, read_first
 from .trainer import Record, loss_text
@@ -51,7 +51,7 @@ def examine(folder: Path) -> Iterator[Finding]:
         best, finding = last, Finding(BEST, "not there, for no epoch has ended")
     sample = f"rnnfast sample {shlex.quote(str(folder))}"
     yield finding._replace(command=sample if best else "")
-    for name in (LAST, BEST, HISTORY):
+    for name in FILES:
         for path in leftovers(folder / name):
             killed = f"left by a process that was killed; the next save of {name} removes it"
             yield Finding(path.name, "is being written" if is_locked(path) else killed)
@@ -116,7 +116,7 @@ def _history(folder: Path, last: SavedRun) -> Finding:
 
 
 def _others(folder: Path) -> Iterator[Finding]:
-    known = {LAST, BEST, HISTORY, LOCK, PLOT}
+    known = {*FILES, LOCK, PLOT}
     known |= {path.name for name in known for path in leftovers(folder / name)}
     others = sorted({path.name for path in folder.iterdir()} - known)
     if others:

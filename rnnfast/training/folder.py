@@ -50,13 +50,15 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         if os.getpid() == process:
-            with _mutex:
-                if depth:
-                    _held[place] = thread, depth
-                else:
-                    del _held[place]
-            if not depth:
-                _leave(place, missing)
+            try:
+                if not depth:
+                    _leave(place, missing)
+            finally:  # afterwards: who comes then finds no lock of this process
+                with _mutex:
+                    if depth:
+                        _held[place] = thread, depth
+                    else:
+                        del _held[place]
 
 
 def who_has(folder: Path) -> str:
@@ -112,7 +114,9 @@ def cannot_be_written(folder: Path, error: OSError) -> InputError:
 
 
 def _forget() -> None:
-    """In a child made by fork: the locks are those of its parent."""
+    """In a child made by fork: the locks are those of its parent, and of its threads."""
+    global _mutex  # noqa: PLW0603 - a lock that somebody had is had for ever
+    _mutex = threading.Lock()
     for file in _files.values():
         file.close()
     _files.clear()

@@ -25,6 +25,7 @@ otherwise, or `rnnfast.reference.ops`, the same in NumPy. Arrays that the compil
 import math
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -85,17 +86,19 @@ class _Optimizer(HasOps):
         """
         if not self.takes_rows:
             rows = None
-        numbers = 1 - self.lr * self.weight_decay, *self._numbers(self.steps + 1)
-        ops = self.ops
+        steps, state, ops = self.steps + 1, self.state, self.ops
+        numbers = 1 - self.lr * self.weight_decay, *self._numbers(steps)
+        if steps == 1:
+            self._check(params, grads)
+            state = [tuple(np.zeros_like(W) for _ in self.slots) for W in params]
         # the compiled steps look at the arrays themselves, and take all or none
-        step = getattr(ops, self._function) if ops is kernels and self.steps else None
-        if step is None or not step(params, grads, self.state, rows, *numbers):
+        step = getattr(ops, self._function) if ops is kernels else None
+        if step is None or not step(params, grads, state, rows, *numbers):
             self._check(params, grads)
             rows = _checked_rows(params, rows)
-            if not self.steps:
-                self.state = [tuple(np.zeros_like(W) for _ in self.slots) for W in params]
-            _one_by_one(self._function, ops, (params, grads, self.state, rows), numbers)
-        self.steps += 1
+            changed = [*params, *chain(*state)]
+            _one_by_one(self._function, ops, (params, grads, state, rows), numbers, changed)
+        self.steps, self.state = steps, state
 
     def _check(self, params: Sequence[Array], grads: Sequence[Array]) -> None:
         if len(params) != len(grads):
@@ -333,20 +336,35 @@ def _for_all(
     if numbers:  # with which they are changed: all or none
         for k, dW in enumerate(grads):
             _require_writable(f"grads[{k}]", dW)
-    return _one_by_one(name, ops, (grads, _checked_rows(grads, rows)), numbers)
+    changed = grads if numbers else []
+    return _one_by_one(name, ops, (grads, _checked_rows(grads, rows)), numbers, changed)
 
 
 def _one_by_one(
-    name: str, ops: Ops, lists: Sequence[Sequence[Any]], numbers: Sequence[float]
+    name: str,
+    ops: Ops,
+    lists: Sequence[Sequence[Any]],
+    numbers: Sequence[float],
+    changed: Sequence[Array],
 ) -> list[Any]:
-    """What a function of `ops` returns for each array, that in NumPy where it does not take it."""
+    """What a function of `ops` returns for each array, that in NumPy where it does not take it.
+
+    An error, of memory that there is not, leaves the arrays that would be changed as they were;
+    `ops` in NumPy, the reference, saves itself the copies for that.
+    """
+    before = [W.copy() for W in changed] if ops is kernels else []
     results = []
-    for own in zip(*lists, strict=True):
-        arguments = [[item] for item in own]
-        result = getattr(ops, name)(*arguments, *numbers)
-        if not _taken(result):
-            result = getattr(numpy_ops, name)(*arguments, *numbers)
-        results.append(result)
+    try:
+        for own in zip(*lists, strict=True):
+            arguments = [[item] for item in own]
+            result = getattr(ops, name)(*arguments, *numbers)
+            if not _taken(result):
+                result = getattr(numpy_ops, name)(*arguments, *numbers)
+            results.append(result)
+    except BaseException:
+        for W, old in zip(changed, before, strict=False):
+            W[...] = old
+        raise
     return results
 
 

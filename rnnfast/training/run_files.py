@@ -12,17 +12,17 @@ from typing import Any
 
 from .._files import open_regular
 from .._types import Array
-from ..archive import naming, save_archive, write_atomically
+from ..archive import naming, remove_leftovers, save_archive, write_atomically
 from ..errors import InputError
 from .trainer import Record
 
-LAST, BEST, HISTORY = "last.npz", "best.npz", "history.csv"
+FILES = LAST, BEST, HISTORY = "last.npz", "best.npz", "history.csv"
 END_OF_ARCHIVE = 1 << 16  # bytes
 
 
 def is_taken(folder: Path) -> bool:
     """Whether a folder has a file that a run would write."""
-    return any((folder / name).exists() for name in (LAST, BEST, HISTORY))
+    return any((folder / name).exists() for name in FILES)
 
 
 def holds_run(folder: str | os.PathLike[str]) -> bool:
@@ -82,11 +82,21 @@ class RunFiles:
         these are the best. The folder is made where there is none."""
         self.place.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
         self.require_newest()
+        last = {**meta, "position": position}
+        is_new = not holds_run(self.place)
+        for name in FILES:  # else what a kill has left of one that is seldom written stays
+            remove_leftovers(self.place / name)
+        if is_new:  # nothing else is a run, nor may it be in the way of one
+            self._write_last(arrays, last)
         if best is not None:
             save_archive(self.place / BEST, "checkpoint", best, meta)
         self._write_history(history)
+        if not is_new:  # the others are made again from the one before
+            self._write_last(arrays, last)
+
+    def _write_last(self, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         try:
-            save_archive(self.place / LAST, "checkpoint", arrays, {**meta, "position": position})
+            save_archive(self.place / LAST, "checkpoint", arrays, meta)
         finally:  # after Ctrl-C, too
             self.seen = self.identity()
 
@@ -106,7 +116,7 @@ class RunFiles:
 
     def remove_half(self) -> None:
         """Leave nothing of a run that could not be saved for the first time."""
-        for name in (LAST, HISTORY):
+        for name in (HISTORY, LAST):  # without the last it is no run that can be resumed
             with suppress(OSError):
                 (self.place / name).unlink()
 

@@ -499,7 +499,10 @@ class Trainer:
         end = min(self.block + self.accumulate, len(self.blocks))
         blocks = [self.blocks[k] for k in range(self.block, end)]
         tokens = sum(_counted(self.model, ts) for _, ts in blocks)
-        earlier, lr = list(self._earlier), self.optimizer.lr
+        earlier, lr, step = list(self._earlier), self.optimizer.lr, self.step + 1
+        # what is added to the averages: there must be memory for it when weights have changed
+        size = max((W.nbytes for W in self._averages), default=0)
+        memory = np.empty(size, np.uint8)
         try:
             self.optimizer.lr = self._next_lr(epochs)
             loss = take_step_of_blocks(
@@ -518,8 +521,8 @@ class Trainer:
         self._earlier = earlier
         ends_record = self.block // self.record_every < end // self.record_every
         self.block = end
-        self.step += 1
-        self._add_to_averages()
+        self.step = step
+        self._add_to_averages(memory)
         self._loss_sum += loss * tokens
         self._tokens += tokens
         self._seconds += time.perf_counter() - started
@@ -566,13 +569,15 @@ class Trainer:
             )
         return float(lr)
 
-    def _add_to_averages(self) -> None:
+    def _add_to_averages(self, memory: Array) -> None:
+        """Bytes of memory, as many as the largest of the weights has, are used for each."""
         if self._averages:
             assert self.average is not None
             kept = min(self.average, self.step / (9 + self.step))
             for average, W in zip(self._averages, self.model.params, strict=True):
                 average *= kept
-                average += (1 - kept) * W
+                own = memory[: W.nbytes].view(W.dtype).reshape(W.shape)
+                average += np.multiply(1 - kept, W, out=own)
 
     def _place(self) -> str:
         """Which step is next."""
@@ -709,6 +714,14 @@ class Trainer:
         history = [Record(**line) for line in position["history"]]
         loss_sum, tokens, seconds = position["record"]
         rest, weights = checkpoint.taken_out(("average", "best"), arrays, self.model)
+        # all that needs memory comes first
+        averages, best_weights = (
+            checkpoint.copies_of(kind, weights[kind] if kept else {}, self.model)
+            for kind, kept in (("average", self.average is not None), ("best", self.restore_best))
+        )
+        begun = self.average is not None and not averages
+        if begun:
+            averages = [np.empty_like(W) for W in self.model.params]
         before = checkpoint.restore(
             self.model,
             self.optimizer,
@@ -728,11 +741,9 @@ class Trainer:
             before = [checkpoint.rows_of(self.model, states, lanes) for states in before]
             self.model.set_state(checkpoint.rows_of(self.model, self.model.get_state(), lanes))
         self._earlier = before[max(0, earlier + 1 - self.window // self.time_size) :]
-        if self.average is not None:
-            averages = checkpoint.copies_of("average", weights["average"], self.model)
-            self._averages = averages or [W.copy() for W in self.model.params]
-        best_weights = weights["best"] if self.restore_best else {}
-        self._best = checkpoint.copies_of("best", best_weights, self.model)
+        if begun:
+            _write(averages, self.model.params)
+        self._averages, self._best = averages, best_weights
         self._loss_sum, self._tokens, self._seconds = loss_sum, tokens, seconds
 
 

@@ -87,6 +87,18 @@ PROGRAMS: list[tuple[str, str, str, dict[str, Any], float | None]] = [
     ("8, with evaluation", "Program", "dates", {"steps": 3, "evaluated": 43}, None),
     ("8, training alone, rnnfast.Attention", "ProgramWithAttention", "dates", {"steps": 3}, 2.0),
 ]
+FAINT_LAYERS = [  # cell, shape, what is denormal
+    (cell, (20, 100, 100, 100), faint)
+    for cell in ("lstm", "gru_reset_after", "rnn")
+    for faint in ("inputs", "weights", "gradients", "fading gradients")
+]
+FAINT_UPDATES = [  # optimizer, size of gradients: squares are denormal, or they themselves
+    (optimizer, size) for optimizer in ("SGD", "AdaGrad", "Adam") for size in (1e-20, 1e-39)
+]
+UPDATE_SHAPE = (400, 650)
+FAINT_LOSSES = ["TimeSoftmaxWithLoss", "TimeAffineWithLoss", "TimeSigmoidWithLoss"]
+LOSS_SIZES = {"M": 700, "V": 1000}
+LOWER = 95.0  # logits, whose probabilities are denormal in float32
 FEW_ROWS = [1, 2, 5, 16]
 STEPS: list[tuple[str, dict[str, Any]]] = [  # task, sizes but the number of rows
     ("Affine", {"D": 128, "M": 65, "tied": False}),
