@@ -487,6 +487,7 @@ def test_vectors_of_the_standard(kind):
         found = {
             "Y": hs.reshape(*hs.shape[:2], directions, -1).transpose(1, 2, 0, 3),
             "Y_h": last[0].reshape(directions, *last.shape[-2:]),
+            "Y_c": last[-1].reshape(directions, *last.shape[-2:]),
         }
         for output, expected in zip(case.model.graph.output, outputs, strict=True):
             assert found[output.name].shape == expected.shape
@@ -527,7 +528,7 @@ def graph_of(kind, **changes):
          "it: input initial_h: expected an input of the model, got a constant"),
         ("LSTM", {"arrays": {"W": np.ones((1, 4 * H, D), "f2")}}, "it: input W: expected float"),
         ("LSTM", {"arrays": {"W": np.ones((1, 3 * H, D), "f4")}}, "it: input W: expected (1, 20"),
-        ("LSTM", {"arrays": {"B": np.full((1, 8 * H), np.nan, "f4")}}, "it: input B: expected finit"),
+        ("LSTM", {"arrays": {"B": np.full((1, 8 * H), np.nan, "f4")}}, "it: input B: expected fin"),
     ],
 )  # fmt: skip
 def test_nodes_of_onnx_that_there_are_not_here(kind, changes, told):

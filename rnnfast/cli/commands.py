@@ -33,7 +33,6 @@ COMMANDS = {
     "selfcheck": "Compare every compiled kernel with its NumPy twin.",
     "reproduce": "Run the systems of the five notebooks, and compare.",
 }
-MODULES = {"import": "import_"}  # which is a word of the language
 EXIT_ERROR, EXIT_USAGE = 1, 2
 OF_RANKS = ("train", "info")  # commands that several processes may run at once
 
@@ -159,7 +158,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     for name, help_text in COMMANDS.items():
         sub = commands.add_parser(name, help=help_text, description=help_text)
         if name == meant:
-            module = import_module(f".{MODULES.get(name, name)}", __package__)
+            module = import_module(f".{name}", __package__)
             if hasattr(module, "add_options"):
                 module.add_options(sub)
             sub.set_defaults(command=module.execute)
