@@ -19,6 +19,7 @@ from setuptools.errors import CompileError, LinkError
 
 SANITIZERS = {
     "": [],
+    "0": [],
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-O1"],
     # no bounds checks: with them scratch memory is new at every call, and shared by none
     "thread": ["-fsanitize=thread", "-g", "-O1"],

@@ -37,9 +37,13 @@ def open_locked(path: Path) -> IO[bytes] | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody has locked the file at a path."""
+    """Whether somebody has locked the file at a path; of a link, or of what is no file, nobody has,
+    nor is it opened."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        with open(os.open(path, flags), "rb") as file:
             return try_lock(file) is False
     except FileNotFoundError:
         return False

@@ -55,7 +55,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     """Call `write(file)` on a binary file that takes the place of `path` when all is on disk.
 
     Of several that write to one path at the same time, the last one stays. Raises OSError, with the
-    path in its message, where that is not possible; what was there before is still there then.
+    path in its message, where that is not possible; what was there before is still there then, but
+    where the folder alone could not be synced.
     """
     path = Path(path)
     with naming(path):
@@ -75,14 +76,15 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
                 temporary.unlink(missing_ok=True)
             raise
     if os.name == "posix":  # elsewhere a folder cannot be opened, nor its entry synced
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system can
-                raise
-        finally:
-            os.close(folder)
+        with naming(path):
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system can
+                    raise
+            finally:
+                os.close(folder)
 
 
 @contextmanager
@@ -136,7 +138,8 @@ def save_archive(
 ) -> None:
     """Write arrays by name and `meta`, whatever JSON can hold, to `path`; `kind` as in `FORMATS`.
 
-    Raises TypeError for what neither can hold; there is no new file then.
+    Raises TypeError for what neither can hold, and InputError for more than could be read again;
+    there is no new file then.
     """
     little = {name: _little_endian(array) for name, array in arrays.items()}
     for name, array in little.items():
@@ -145,6 +148,8 @@ def save_archive(
                 f"{name}: expected an array of numbers, got dtype {array.dtype}; convert it"
             )
     text = json.dumps({"format": format_of(kind), **meta})
+    with damage(path, f"{kind} that could be read again"):
+        object_of(text.encode())
     encoded: dict[str, Any] = {META: np.frombuffer(text.encode(), np.uint8)}
     write_atomically(path, lambda file: np.savez(file, **(encoded | little)))
 
@@ -252,19 +257,24 @@ def _some(names: Iterable[str], most: int = 12) -> str:
 def _meta(file: IO[bytes], member: _zip.Member | None) -> dict[str, Any]:
     if member is None:
         raise ValueError(f"it has no {META}")
-    if member.size > META_MOST:
-        raise ValueError(f"its {META} has {member.size:,} bytes, more than {META_MOST:,}")
+    _require_short(member.size)
     array = _array(META, _zip.read(file, member))
     if array.dtype != np.uint8 or array.ndim != 1:
         raise ValueError(f"its {META} is no text")
-    return _json(array.tobytes())
+    return object_of(array.tobytes())
 
 
-def _json(text: bytes) -> dict[str, Any]:
-    """The object that a text holds, which may not take much more memory than it has bytes.
+def _require_short(size: int) -> None:
+    if size > META_MOST:
+        raise ValueError(f"its {META} has {size:,} bytes, more than {META_MOST:,}")
+
+
+def object_of(text: bytes) -> dict[str, Any]:
+    """The object that a text of JSON holds, which may not take much more memory than it has bytes.
 
     What `save_archive` writes has no long rows of small things: a number has more than two bytes.
     """
+    _require_short(len(text))
     weight = 232 * text.count(b"{") + 72 * text.count(b"[") + 40 * text.count(b",")
     if weight > 4 * len(text) + (1 << 23):
         raise ValueError(f"its {META} has more in it than its length allows")

@@ -52,7 +52,7 @@ def set_num_threads(n: int) -> None:
     A child made by `os.fork`, or by multiprocessing, has as many threads as its parent, on Linux;
     where several children run at once, let each use its part of the processor. It keeps to one
     thread, whatever n is, on other systems, with GNU OpenMP older than 9, and where code in C has
-    made it without telling Python before.
+    made it.
     """
     engine.set_num_threads(min(as_count("n", n), MOST))
     _chosen[:] = [n]

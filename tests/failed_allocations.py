@@ -249,6 +249,17 @@ CASES["generate, table, top_k, samples"] = lambda: generate_scene(
 )
 
 
+@case("a forward that is larger than the one before")
+def _():
+    """Whose memory is replaced: backward of the one before is right then, or refused."""
+    problem = make_problem("TimeLSTM", "float32")
+    layer = rnnfast.TimeLSTM(*problem.weights)
+    problem.forward(layer)
+    larger = np.tile(problem.inputs[0], (3, 2, 1))
+    backward = lambda: problem.backward(layer)  # noqa: E731
+    return Scene(lambda: layer.forward(larger), lambda: layer.params, backward, may_refuse=True)
+
+
 @case("stream")
 def _():
     model = rnnfast.Rnnlm(9, 4, 5, rng=0)

@@ -13,6 +13,7 @@ from rnnfast.training import folder
 
 WORKS = "works: `rnnfast train --resume --out run`; `rnnfast sample run`"
 USABLE = "works: `rnnfast sample run`"
+NOTHING = "works: nothing"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def run(trained, tmp_path, monkeypatch):
 
 def contents(run):
     return {
-        path.name: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
+        path.name: (path.lstat().st_mtime_ns, path.is_file() and path.read_bytes())
         for path in run.iterdir()
     }
 
@@ -73,8 +74,9 @@ def test_a_run_that_is_well(doctor, trained):
         r"history.csv: \d+ lines, as last.npz has them; validation, best epoch: .*", lines[3]
     )
     assert re.fullmatch(r"best.npz: whole, [\d,]+ bytes, .* characters", lines[4])
-    assert re.fullmatch(r"disk: [\d,]+ bytes free, .*", lines[5])
-    assert lines[6:] == [WORKS]
+    assert lines[5] == "other files: none"
+    assert re.fullmatch(r"disk: [\d,]+ bytes free, .*", lines[6])
+    assert lines[7:] == [WORKS]
 
 
 def test_what_works_does(doctor, run):
@@ -101,13 +103,8 @@ def test_a_checkpoint_that_is_damaged(name, damage, run, doctor):
     if damage == "gone":
         (run / name).unlink()
     lines, wrong = doctor()
-    if (name, damage) == ("best.npz", "gone"):
-        assert not wrong  # as before the first epoch has ended
-        assert lines[-1] == WORKS
-    else:
-        assert wrong == [name]
-        resume = "works: `rnnfast train --resume --out run`"
-        assert lines[-1] == (USABLE if name == "last.npz" else resume)
+    assert wrong == [name]
+    assert lines[-1] == (USABLE if name == "last.npz" else NOTHING)
 
 
 def test_best_weights_alone_are_enough_to_sample(run):
@@ -156,16 +153,18 @@ def test_a_history_that_is_another(change, run, doctor):
     elif change != "gone":
         history.write_text(lines + "1\n" if change == "more" else lines[:-3])
     lines, wrong = doctor()
-    assert not wrong
+    assert wrong == ["history.csv"] * (change == "folder")
+    assert lines[-1] == (USABLE if wrong else WORKS)
     (line,) = [line for line in lines if line.startswith("history.csv: ")]
-    assert line.endswith("the next save writes it again")
+    assert "is a folder" in line if wrong else line.endswith("the next save writes it again")
 
 
 def test_a_run_in_training(run, doctor):
     with folder.locked(run):
         lines, wrong = doctor()
     assert not wrong
-    assert lines[0] == f"lock: process {os.getpid()} has it: the run is in training"
+    assert lines[0] == f"lock: in use by process {os.getpid()}, which trains the run"
+    assert lines[-1] == USABLE
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -186,8 +185,45 @@ def test_pipes_in_the_place_of_files(run, doctor, monkeypatch):
         (run / name).unlink(missing_ok=True)
         os.mkfifo(run / name)
     lines, wrong = doctor()
-    assert wrong == ["last.npz", "best.npz"]
-    assert lines[-1] == "works: nothing"
+    assert wrong == ["lock", "last.npz", "best.npz"]
+    assert lines[-1] == NOTHING
+
+
+@pytest.mark.parametrize("kind", ["loop", "dangling", "folder"])
+def test_a_lock_that_is_no_file(kind, run, doctor):
+    if kind == "folder":
+        (run / ".lock").mkdir()
+    else:
+        (run / ".lock").symlink_to(".lock" if kind == "loop" else "missing")
+    lines, wrong = doctor()
+    assert wrong == ["lock"]
+    assert lines[-1] == USABLE
+
+
+def test_weights_of_another_run(trained, run, doctor, tmp_path):
+    text = tmp_path / "other.txt"
+    text.write_text(make.TEXT + "another")
+    settings = rnnfast.Settings(text, hidden=5, batch=2, time=5, epochs=1)
+    other = rnnfast.Run.start(tmp_path / "other", settings, verbose=False)
+    other.fit(verbose=False)
+    shutil.copy(tmp_path / "other" / "best.npz", run / "best.npz")
+    lines, wrong = doctor()
+    assert wrong == ["best.npz"]
+    assert "best.npz: WRONG: of another run than last.npz; remove it" in lines
+    assert lines[-1] == NOTHING
+
+
+def test_names_that_look_like_something_else(run, doctor, capsys, tmp_path):
+    (run / "gone.npz").symlink_to("missing")
+    (run / "a\nworks: `x`").write_text("")
+    lines, wrong = doctor()
+    assert not wrong
+    assert lines[-1] == WORKS
+    assert sum(line.startswith("works: ") for line in lines) == 1
+    run.rename(tmp_path / "-x")
+    assert main(["doctor", "--", "-x"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == "works: `rnnfast train --resume --out ./-x`; `rnnfast sample ./-x`"
 
 
 def test_looking_disturbs_no_training(run):

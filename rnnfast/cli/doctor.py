@@ -16,7 +16,8 @@ def execute(arguments: argparse.Namespace) -> int:
     findings = []
     for finding in examine(Path(arguments.run)):
         wrong = "" if finding.good else "WRONG: "
-        print(shown(f"{finding.subject}: {wrong}{finding.seen}"), flush=True)
+        line = shown(f"{finding.subject}: {wrong}{finding.seen}").replace("\n", r"\n")
+        print(line, flush=True)
         findings.append(finding)
     commands = [finding.command for finding in findings if finding.command]
     print("works:", "; ".join(f"`{command}`" for command in commands) or "nothing")

@@ -34,6 +34,8 @@ def execute(arguments: argparse.Namespace) -> int:
     run = Run.load(arguments.run)
     ending, write = FORMATS[arguments.to]
     path = Path(arguments.out or f"{Path(arguments.run).resolve().name}{ending}")
+    if path.exists():
+        raise InputError(f"{path} is already there; give another --out")
     try:
         write(run.model, path)
     except ImportError as error:

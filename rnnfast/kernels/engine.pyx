@@ -55,6 +55,14 @@ cdef extern from *:
     #define rnnfast_ready_to_fork() 0
     #endif
     static __thread int rnnfast_ready;
+    static int rnnfast_forked;
+    #if defined(_OPENMP) && !defined(_WIN32)
+    #include <pthread.h>
+    static void rnnfast_in_child(void) { rnnfast_forked |= !rnnfast_ready; }
+    static void rnnfast_tell_children(void) { pthread_atfork(NULL, NULL, rnnfast_in_child); }
+    #else
+    #define rnnfast_tell_children() ((void) 0)
+    #endif
 
     /* Let this thread take denormal numbers for 0, and make 0 of them; what it did before. */
     #if defined(__SSE2__)
@@ -93,6 +101,8 @@ cdef extern from *:
     bint rnnfast_keep_memory(int, int)
     bint rnnfast_ready_to_fork()
     bint rnnfast_ready            # of a thread that is about to fork: that a child may have threads
+    bint rnnfast_forked           # that this is a child that may have no others than one
+    void rnnfast_tell_children()
     const int RNNFAST_HAS_OPENMP
     const bint RNNFAST_DEBUG
     int omp_get_num_threads() nogil
@@ -207,8 +217,8 @@ cdef View view_of(object array, bint writable=False) except *:
 cdef int NUM_THREADS = 1
 # A child made by fork has no threads of its parent, and GNU OpenMP would wait for them for ever. So a
 # thread that forks ends those that OpenMP keeps for it, and parent and child get new ones. Where that
-# was not done, the child keeps to one thread. Those of other Python threads are none of its business.
-cdef bint FORKED = False
+# was not done, the child keeps to one thread (`rnnfast_forked`), whoever has made it. Those of other
+# Python threads are none of its business.
 # Below so many flops (some 100 microseconds) a call is not worth waking a second thread.
 cdef double SERIAL_FLOPS = 2e7
 
@@ -217,12 +227,12 @@ def set_num_threads(int n):
     """Threads that a layer call may use from now on; 1 without OpenMP, and in a child made by fork
     that can have no more."""
     global NUM_THREADS
-    NUM_THREADS = n if RNNFAST_HAS_OPENMP and not FORKED else 1
+    NUM_THREADS = n if RNNFAST_HAS_OPENMP and not rnnfast_forked else 1
 
 
 def get_num_threads():
     """Threads that a layer call may use."""
-    return NUM_THREADS
+    return 1 if rnnfast_forked else NUM_THREADS
 
 
 def set_serial_flops(double flops):
@@ -234,29 +244,23 @@ def set_serial_flops(double flops):
 
 def _before_fork():
     global rnnfast_ready
-    rnnfast_ready = not FORKED and rnnfast_ready_to_fork()
+    rnnfast_ready = not rnnfast_forked and rnnfast_ready_to_fork()
 
 
-def _in_child():
-    global FORKED, NUM_THREADS, rnnfast_ready
-    if not rnnfast_ready:
-        FORKED, NUM_THREADS = True, 1
+def _after_fork():
+    global rnnfast_ready
     rnnfast_ready = False  # should the next fork not ask
 
 
-def _in_parent():
-    global rnnfast_ready
-    rnnfast_ready = False
-
-
 if RNNFAST_HAS_OPENMP and hasattr(os, "register_at_fork"):
+    rnnfast_tell_children()
     os.register_at_fork(
-        before=_before_fork, after_in_child=_in_child, after_in_parent=_in_parent
+        before=_before_fork, after_in_child=_after_fork, after_in_parent=_after_fork
     )
 
 
 cdef int threads_for(double flops) noexcept nogil:
-    return 1 if flops < SERIAL_FLOPS else NUM_THREADS
+    return 1 if flops < SERIAL_FLOPS or rnnfast_forked else NUM_THREADS
 
 
 cdef void run(Task task, const void* call, int threads) noexcept nogil:
@@ -312,14 +316,16 @@ cdef class Buffer:
     cdef void* reserve(self, Py_ssize_t count, Py_ssize_t itemsize) except NULL:
         """Memory for `count` numbers of any values; 0: that of the last call, kept."""
         cdef unsigned char[::1] view
+        cdef object owner
+        # what there was stays until all is there that can fail
         if EXACT and count > 0:
-            self._owner = np.full(count * itemsize, 255, np.uint8)
-            view = self._owner
-            self._data, self._size = <char*> &view[0], 0
+            owner = np.full(count * itemsize, 255, np.uint8)
+            view = owner
+            self._owner, self._data, self._size = owner, <char*> &view[0], 0
         elif self._data == NULL or count * itemsize > self._size:
-            self._owner = np.empty(count * itemsize + 2 * ALIGNMENT, np.uint8)
-            view = self._owner
-            self._data = <char*> &view[0]
+            owner = np.empty(count * itemsize + 2 * ALIGNMENT, np.uint8)
+            view = owner
+            self._owner, self._data = owner, <char*> &view[0]
             self._data += -(<size_t> self._data) % ALIGNMENT
             self._size = count * itemsize
         return self._data

@@ -15,9 +15,10 @@ import numpy as np
 
 from .._files import open_regular
 from .._types import Array
-from ..archive import META_MOST, damage, format_of, require_names, version_of, write_atomically
+from ..archive import damage, format_of, object_of, require_names, version_of, write_atomically
 from ..errors import InputError
 
+HEADER_MOST = 1 << 20  # bytes; a model of a thousand layers has fewer
 BEGIN = b'{"'  # after eight bytes with the length of the header
 
 
@@ -44,9 +45,13 @@ def load_tensors(
     path: str | PathLike[str], kind: str
 ) -> tuple[int, dict[str, Array], dict[str, Any]]:
     """What `load_archive` does, of this format."""
-    from safetensors import SafetensorError, safe_open
-
-    open_regular(path).close()
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise InputError(f"{path} is read by safetensors, which is not installed") from error
+    with open_regular(path) as start, damage(path, kind):
+        if (length := int.from_bytes(start.read(8), "little")) > HEADER_MOST:
+            raise ValueError(f"its header has {length:,} bytes, more than {HEADER_MOST:,}")
     with damage(path, kind):
         try:
             with safe_open(path, framework="numpy") as file:
@@ -61,11 +66,9 @@ def load_tensors(
             "rnnfast.exchange.from_torch takes those of PyTorch"
         )
     with damage(path, kind):
-        if len(text) > META_MOST:
-            raise ValueError(f"its metadata has {len(text):,} bytes, more than {META_MOST:,}")
         if told["crc32"] != str(zlib.crc32(text.encode())):
             raise ValueError("its metadata are others than were written")
-        meta = json.loads(text)
+        meta = object_of(text.encode())
         found, sums = meta.pop("format"), meta.pop("crc32")
         for name, array in arrays.items():
             if sums.pop(name) != _checksum(array):

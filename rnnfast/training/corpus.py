@@ -3,7 +3,9 @@
 import math
 import os
 import platform
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,15 +73,22 @@ def text_of_checkpoint(settings: Settings, text_bytes: int | None, folder: Path)
             f"{path}, which the run in {folder} was started with, is on another machine; "
             "name the text yourself (--text with --resume, or text=)"
         )
+    if _has_another_size(Path(path), text_bytes):
+        raise _other_text(str(path), folder)
     try:
         open_regular(path, "text file").close()
     except InputError as error:
         where = "say where it is (--text with --resume)"
         raise InputError(f"the text of the run in {folder}: {error}, or {where}") from None
-    text = read_text(settings)
-    if text_bytes not in (None, text.size):
-        raise _other_text(text, folder)
-    return text
+    return read_text(settings)
+
+
+def _has_another_size(path: Path, size: int | None) -> bool:
+    """Whether a regular file has, before it is opened."""
+    with suppress(OSError, ValueError):  # of which `open_regular` says more
+        status = path.stat()
+        return stat.S_ISREG(status.st_mode) and size not in (None, status.st_size)
+    return False
 
 
 def encoded(text: Text, vocabulary: Vocabulary, sha256: str, folder: Path, verbose: bool) -> Corpus:
@@ -93,13 +102,13 @@ def encoded(text: Text, vocabulary: Vocabulary, sha256: str, folder: Path, verbo
     except (UnknownToken, NotText):
         same = False
     if not same:
-        raise _other_text(text, folder)
+        raise _other_text(text.name, folder)
     return Corpus(text.name, digest.characters, ids)
 
 
-def _other_text(text: Text, folder: Path) -> InputError:
+def _other_text(name: str, folder: Path) -> InputError:
     return InputError(
-        f"{text.name} is not the text that the run in {folder} was started with; "
+        f"{name} is not the text that the run in {folder} was started with; "
         "put that text back, say where it is (--text with --resume), or start a new run"
     )
 

@@ -3,7 +3,8 @@
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from .trainer import Record, loss_text
 
 PLOT = "loss.png"
 OTHERS_SHOWN = 5
+IN_USE = "in use by process"
 
 
 class Finding(NamedTuple):
@@ -34,36 +36,67 @@ class Finding(NamedTuple):
 def examine(folder: Path) -> Iterator[Finding]:
     """All that is to be said about a run folder, as it is found: reading may take some seconds.
 
-    Nothing is written there, and a training that goes on is not disturbed.
+    Nothing that is there is changed, and a training that goes on is not disturbed.
     """
     if not folder.is_dir():
         what = "is no folder" if folder.exists() else "does not exist"
         yield Finding("folder", f"{folder} {what}; check the path", False)
         return
-    yield _lock(folder)
+    lock, disk = _seen("lock", _lock, folder), _seen("disk", _space, folder)
+    yield lock
     last, finding = _checkpoint(folder, LAST)
     yield finding
+    best, of_best = _checkpoint(folder, BEST)
     if last:
-        yield _text(folder)
-        yield _history(folder, last)
-    best, finding = _checkpoint(folder, BEST)
-    if last and not (folder / BEST).exists():
-        best, finding = last, Finding(BEST, "not there, for no epoch has ended")
-    sample = f"rnnfast sample {shlex.quote(str(folder))}"
-    yield finding._replace(command=sample if best else "")
-    for name in FILES:
+        if not (folder / BEST).exists() and last.position["best_loss"] is None:
+            best, of_best = last, Finding(BEST, "not there, for no epoch has ended")
+        elif best and _other_model(best, last):
+            best, of_best = None, Finding(BEST, f"of another run than {LAST}; remove it", False)
+        text, history = _text(folder), _seen(HISTORY, partial(_history, last), folder)
+        in_use = lock.seen.startswith(IN_USE)
+        works = best and not in_use and all(each.good for each in (lock, disk, text, history))
+        yield text._replace(command=f"rnnfast train --resume --out {_named(folder)}" * bool(works))
+        yield history
+    yield of_best._replace(command=f"rnnfast sample {_named(folder)}" if best else "")
+    for name in (*FILES, PLOT):
         for path in leftovers(folder / name):
-            killed = f"left by a process that was killed; the next save of {name} removes it"
-            yield Finding(path.name, "is being written" if is_locked(path) else killed)
-    yield from _others(folder)
-    yield _space(folder)
+            yield _seen(path.name, partial(_leftover, name), path)
+    yield _seen("other files", _others, folder)
+    yield disk
+
+
+def _seen(subject: str, look: Callable[[Path], Finding], path: Path) -> Finding:
+    """What was found, or why nothing could be."""
+    try:
+        return look(path)
+    except OSError as error:
+        return Finding(subject, f"cannot be looked at: {error.strerror}", False)
+
+
+def _named(folder: Path) -> str:
+    """A folder as a word of a command line, which no option is."""
+    name = str(folder)
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)
+
+
+def _other_model(best: SavedRun, last: SavedRun) -> bool:
+    """Whether two checkpoints are of two runs."""
+    runs = [(each.sha256, each.vocabulary.tokens, each.model.config()) for each in (best, last)]
+    return runs[0] != runs[1]
+
+
+def _leftover(name: str, path: Path) -> Finding:
+    killed = f"left by a process that was killed; the next save of {name} removes it"
+    return Finding(path.name, "is being written" if is_locked(path) else killed)
 
 
 def _lock(folder: Path) -> Finding:
-    if is_locked(folder / LOCK):
-        who = who_has(folder) or "(unknown)"
-        return Finding("lock", f"process {who} has it: the run is in training")
-    if (folder / LOCK).exists():
+    path = folder / LOCK
+    if is_locked(path):
+        return Finding("lock", f"{IN_USE} {who_has(folder) or '(unknown)'}, which trains the run")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        return Finding("lock", f"{LOCK} is no file, so that nobody can have it; remove it", False)
+    if path.exists():
         return Finding("lock", "left by a process that has ended; nobody has it")
     return Finding("lock", "nobody has it")
 
@@ -94,18 +127,19 @@ def _text(folder: Path) -> Finding:
         run = Run.resume(folder, verbose=False)
     except InputError as error:
         return Finding("text", str(error), False)
-    resume = f"rnnfast train --resume --out {shlex.quote(str(folder))}"
-    return Finding("text", f"{run.corpus.name}, the same as at the start", command=resume)
+    return Finding("text", f"{run.corpus.name}, the same as at the start")
 
 
-def _history(folder: Path, last: SavedRun) -> Finding:
+def _history(last: SavedRun, folder: Path) -> Finding:
     history = [Record(**line) for line in last.position["history"]]
     expected = as_csv(history, header=True)
     try:
         with open_regular(folder / HISTORY) as file:
             found = file.read(len(expected) + 1)
     except InputError as error:
-        return Finding(HISTORY, f"{error}; the next save writes it again")
+        if not (folder / HISTORY).exists():
+            return Finding(HISTORY, "not there; the next save writes it again")
+        return Finding(HISTORY, str(error), False)
     if found != expected:
         return Finding(HISTORY, f"other lines than {LAST} has; the next save writes it again")
     losses = [line.valid_loss for line in history if line.valid_loss is not None]
@@ -115,19 +149,19 @@ def _history(folder: Path, last: SavedRun) -> Finding:
     return Finding(HISTORY, seen)
 
 
-def _others(folder: Path) -> Iterator[Finding]:
+def _others(folder: Path) -> Finding:
     known = {*FILES, LOCK, PLOT}
     known |= {path.name for name in known for path in leftovers(folder / name)}
     others = sorted({path.name for path in folder.iterdir()} - known)
-    if others:
-        more = f" and {len(others) - OTHERS_SHOWN} more" if len(others) > OTHERS_SHOWN else ""
-        names = ", ".join(map(ascii, others[:OTHERS_SHOWN]))
-        yield Finding("other files", f"{names}{more}: not of a run, left alone")
+    more = f" and {len(others) - OTHERS_SHOWN} more" if len(others) > OTHERS_SHOWN else ""
+    names = ", ".join(map(ascii, others[:OTHERS_SHOWN]))
+    return Finding("other files", f"{names}{more}: not of a run, left alone" if others else "none")
 
 
 def _space(folder: Path) -> Finding:
     """A file is written beside its place before it takes that."""
-    needed = max((path.stat().st_size for path in folder.glob("*.npz")), default=0)
+    files = [folder / name for name in (LAST, BEST) if (folder / name).is_file()]
+    needed = max((path.stat().st_size for path in files), default=0)
     free, writable = shutil.disk_usage(folder).free, os.access(folder, os.W_OK)
     seen = f"{free:,} bytes free, of which a save takes {needed:,} for a moment"
     return Finding(

@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, TypeAlias
@@ -19,6 +20,7 @@ FIRST_SETTINGS = (  # that there were in version 1
     *("text", "level", "cell", "hidden", "embedding", "layers"),
     *("batch", "time", "epochs", "lr", "optimizer", "seed"),
 )
+PATH_MOST = 4096  # characters
 WHOLE_MOST = 2**63 - 1
 
 
@@ -32,6 +34,8 @@ def require_meta(version: int, meta: Any, *, resumable: bool) -> None:
         optional = {"text_bytes", "model"}
     having(checks, optional)("", meta)
     _require_tokens(**meta["vocabulary"])
+    if version > 2 and (meta["text_bytes"] is None) != (meta["settings"]["text"] is None):
+        raise InputError("text_bytes: expected the size of a text that has a path, and of no other")
     if meta["vocabulary"]["level"] != meta["settings"]["level"]:
         raise InputError("vocabulary.level: expected that of the settings, got another")
 
@@ -98,6 +102,12 @@ def text(name: str, value: Any) -> None:
         raise InputError(f"{name}: expected a text, got {_short(value)}")
 
 
+def path(name: str, value: Any) -> None:
+    text(name, value)
+    if len(value) > PATH_MOST or any(unicodedata.category(mark) == "Cc" for mark in value):
+        raise InputError(f"{name}: expected a path, got {_short(value)}")
+
+
 def like(pattern: str) -> Check:
     """A text that a regular expression fits."""
 
@@ -156,7 +166,7 @@ def having(checks: Mapping[str, Check], optional: Iterable[str] = ()) -> Check:
 SETTINGS: dict[str, Check] = {
     **{field.name: anything for field in fields(Settings)},  # which look at the values
     "lr": real(least=0),
-    "text": maybe(text),
+    "text": maybe(path),
 }
 META: dict[str, Check] = {
     "settings": having(SETTINGS),

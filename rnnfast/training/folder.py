@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from .._files import open_regular
 from .._locks import open_locked
 from ..errors import InputError
 
@@ -33,6 +34,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         place = folder.resolve()
         missing = [part for part in (place, *place.parents) if not part.exists()]
+    except RuntimeError as error:  # a loop of links, before Python 3.13
+        raise InputError(f"run folder {folder} is no path: {error}; give another --out") from error
     except OSError as error:
         raise cannot_be_written(folder, error) from error
     thread, process = threading.get_ident(), os.getpid()
@@ -62,9 +65,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def who_has(folder: Path) -> str:
-    """The number of the process that has locked a folder, as it has put it there, if it has."""
-    with open(folder / LOCK, "rb") as file:
-        return file.read(NUMBER_MOST).decode(errors="replace").strip()
+    """The number of the process that has locked a folder, if it has put it there by now."""
+    try:
+        with open_regular(folder / LOCK) as file:
+            who = file.read(NUMBER_MOST).decode(errors="replace").strip()
+    except InputError:  # it has just gone
+        return ""
+    return who if who.isdecimal() else ""
 
 
 def _leave(place: Path, missing: list[Path]) -> None:

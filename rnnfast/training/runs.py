@@ -469,7 +469,8 @@ class Run:
             if self.ranks.size > 1:  # the others have an error, too
                 raise
             if verbose and sys.stderr:
-                print(f"rnnfast: not saved: {error}; training goes on", file=sys.stderr)
+                with contextlib.suppress(OSError):  # that disk may be full, too
+                    print(f"rnnfast: not saved: {error}; training goes on", file=sys.stderr)
 
 
 def _new_model(settings: Settings, vocab_size: int, rng: np.random.Generator) -> LanguageModel:
