@@ -200,7 +200,7 @@ def test_a_lock_that_is_no_file(kind, run, doctor):
     assert lines[-1] == USABLE
 
 
-def test_weights_of_another_run(trained, run, doctor, tmp_path):
+def test_weights_of_another_run(run, doctor, tmp_path, capsys):
     text = tmp_path / "other.txt"
     text.write_text(make.TEXT + "another")
     settings = rnnfast.Settings(text, hidden=5, batch=2, time=5, epochs=1)
@@ -211,6 +211,8 @@ def test_weights_of_another_run(trained, run, doctor, tmp_path):
     assert wrong == ["best.npz"]
     assert "best.npz: WRONG: of another run than last.npz; remove it" in lines
     assert lines[-1] == NOTHING
+    assert main(["train", "--resume", "--out", "run"]) == 1
+    assert "best.npz is of another run than last.npz; remove it" in capsys.readouterr().err
 
 
 def test_names_that_look_like_something_else(run, doctor, capsys, tmp_path):
