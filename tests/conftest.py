@@ -1,5 +1,6 @@
 """Fixtures that more than one file of tests uses, and which tests only one thread can run."""
 
+import signal
 import sys
 
 import pytest
@@ -22,6 +23,16 @@ CALLS = {
     "testmod": "doctest replaces sys.stdout and linecache",
     "seed": "NumPy's global generator is that of all threads",
 }
+
+
+def pytest_configure():
+    """Signals do what they do in a terminal, whether or not a background job or nohup has had them
+    ignored."""
+    for name in ("SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            own = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+            signal.signal(number, own)
 
 
 def pytest_collection_modifyitems(items):
