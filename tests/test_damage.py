@@ -15,7 +15,7 @@ from forms import LONG, SEED, form
 from hostile import make
 
 import rnnfast
-from rnnfast.archive import load_archive
+from rnnfast.archive import load_archive, save_archive
 from rnnfast.textbook.base_model import BaseModel
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the gallery is of POSIX")
@@ -206,3 +206,21 @@ def test_a_first_save_that_fails_leaves_nothing(tmp_path, limited):
     finally:
         limited(None)
     assert os.listdir(tmp_path) == ["text.txt"]
+
+
+# What could not be read again. --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "meta", [{"x": [[1]] * 400_000}, {"x": "a" * (1 << 25)}], ids=["wide", "long"]
+)
+def test_what_could_not_be_read_again_is_not_written(meta, tmp_path):
+    path = tmp_path / "model.npz"
+    save_archive(path, "model", {"W": np.ones(3)}, {"x": 1})
+    before = path.read_bytes()
+    with pytest.raises(
+        rnnfast.InputError, match=r"model\.npz is no model that could be read again"
+    ):
+        save_archive(path, "model", {"W": np.ones(3)}, meta)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["model.npz"]

@@ -623,3 +623,29 @@ def test_what_a_writer_is_asked_for():
         ):
             writer.write(np.zeros(shape))
     assert writer.write(np.zeros((2, 3))).shape == (2, 3)
+
+
+@pytest.mark.parametrize("wrong", range(5))
+@pytest.mark.parametrize("cell", ["lstm", "gru_reset_after"])
+def test_a_writer_is_made_of_weights_that_fit(cell, wrong):
+    V, D, H = 5, 3, 4
+    cell = rnnfast.cells.CELLS[cell]
+    columns = cell.G * H
+    shapes = [(D, columns), (H, columns), (columns,), (columns,)][: len(cell.weights)]
+    states = [np.zeros((cell.S, 2, H))]
+
+    def make(shapes, states):
+        layer = (cell, *map(np.ones, shapes))
+        ids = np.zeros(2, int)
+        return kernels.writer(
+            np.ones((V, D)), [layer], np.ones((H, V)), np.ones(V), states, ids, 2, Choice()
+        )
+
+    assert make(shapes, states).write(np.full((2, 2), 0.5)).shape == (2, 2)
+    if wrong < len(shapes):
+        *rows, last = shapes[wrong]
+        shapes[wrong] = (*rows, last - 1)
+    else:
+        states = [np.zeros((cell.S, 2, H + 1))]
+    with pytest.raises(ValueError, match="expected the shapes"):
+        make(shapes, states)
