@@ -641,3 +641,26 @@ def test_random_states_that_do_not_fit():
             )
     assert network.random_state() == states
     assert rnnfast.Rnnlm(V, D, H).random_state() == {}
+
+
+def test_a_layer_of_ones_own_puts_its_states_back_by_itself():
+    """Within `carrying_state`, and after an error."""
+    seen = []
+
+    class Own(rnnfast.TimeLSTM):
+        def set_state(self, *states):
+            seen.append(states)
+            super().set_state(*states)
+
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal(shape) for shape in ((3, 16), (4, 16), (16,))]
+    network = rnnfast.Network([Own(*weights)], rnnfast.TimeSquaredLoss())
+    xs = rng.standard_normal((2, 5, 3))
+    network.predict(xs)
+    with network.carrying_state():
+        network.predict(xs)
+    assert seen
+    before = len(seen)
+    with pytest.raises(ValueError, match="expected an array of shape"):
+        network.forward(xs, np.ones((2, 5, 3)))
+    assert len(seen) > before

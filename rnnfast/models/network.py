@@ -616,7 +616,7 @@ class Network:
         """What brings back the states that are carried now."""
         each = [
             layer._left_before()
-            if isinstance(layer, TimeRecurrent)
+            if isinstance(layer, TimeRecurrent) and type(layer).set_state is TimeRecurrent.set_state
             else partial(_set_again, layer, layer.get_state())
             for layer in self.recurrent_layers
         ]
@@ -647,8 +647,10 @@ class _UnchangedOnError:
             for layer, before in self._kept:
                 if before is not getattr(layer, "_kept", None):
                     layer._kept = None
-            self._put_back()
-            self._drawing.__exit__(error, *rest)
+            try:
+                self._put_back()
+            finally:
+                self._drawing.__exit__(error, *rest)
 
 
 def _set_again(layer: Any, states: Sequence[Array | None]) -> None:
