@@ -17,7 +17,6 @@ from forms import LONG, form
 from ranks import TESTS
 
 CALLS = form(48, 10_000)
-BYTES = 200 + CALLS // 8  # in a third of the calls
 RESIDENT = 1 << 19  # bytes, for what is not malloc's
 ENVIRONMENT = {
     "PYTHONMALLOC": "malloc",
@@ -68,6 +67,12 @@ def grown(case):
     """What there is more of after each third of the calls, by kind. What is made once and kept, as
     a table of Python's that gets larger, is no leak, nor what a thread that ends frees later."""
     references = max(min(map(abs, thirds)) for thirds in case["references"])
-    most = {"bytes": BYTES, "resident": RESIDENT, "descriptors": 0, "threads": 0, "files": 0}
+    most = {
+        "bytes": 200 + case["calls"] // 8,
+        "resident": RESIDENT,
+        "descriptors": 0,
+        "threads": 0,
+        "files": 0,
+    }
     more = {kind: case[kind] for kind, bound in most.items() if min(case[kind]) > bound}
     return more | ({"references": references} if references >= case["calls"] // 4 else {})
