@@ -20,7 +20,6 @@ from .trainer import Record, loss_text
 
 PLOT = "loss.png"
 OTHERS_SHOWN = 5
-IN_USE = "in use by process"
 
 
 class Finding(NamedTuple):
@@ -53,8 +52,8 @@ def examine(folder: Path) -> Iterator[Finding]:
         elif best and _other_model(best, last):
             best, of_best = None, Finding(BEST, f"of another run than {LAST}; remove it", False)
         text, history = _text(folder), _seen(HISTORY, partial(_history, last), folder)
-        in_use = lock.seen.startswith(IN_USE)
-        works = best and not in_use and all(each.good for each in (lock, disk, text, history))
+        free = not is_locked(folder / LOCK)
+        works = best and free and all(each.good for each in (lock, disk, text, history))
         yield text._replace(command=f"rnnfast train --resume --out {_named(folder)}" * bool(works))
         yield history
     yield of_best._replace(command=f"rnnfast sample {_named(folder)}" if best else "")
@@ -93,7 +92,7 @@ def _leftover(name: str, path: Path) -> Finding:
 def _lock(folder: Path) -> Finding:
     path = folder / LOCK
     if is_locked(path):
-        return Finding("lock", f"{IN_USE} {who_has(folder) or '(unknown)'}, which trains the run")
+        return Finding("lock", f"in use by process {who_has(folder) or '(unknown)'}, which trains the run")
     if path.is_symlink() or (path.exists() and not path.is_file()):
         return Finding("lock", f"{LOCK} is no file, so that nobody can have it; remove it", False)
     if path.exists():
