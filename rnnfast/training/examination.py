@@ -92,7 +92,8 @@ def _leftover(name: str, path: Path) -> Finding:
 def _lock(folder: Path) -> Finding:
     path = folder / LOCK
     if is_locked(path):
-        return Finding("lock", f"in use by process {who_has(folder) or '(unknown)'}, which trains the run")
+        who = who_has(folder) or "(unknown)"
+        return Finding("lock", f"in use by process {who}, which trains the run")
     if path.is_symlink() or (path.exists() and not path.is_file()):
         return Finding("lock", f"{LOCK} is no file, so that nobody can have it; remove it", False)
     if path.exists():
