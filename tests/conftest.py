@@ -17,6 +17,9 @@ ALONE = {
     "faults_of": "the fixture has one folder for all threads",
     "of_ranks": "the fixture starts ranks that write into one folder",
     "outcomes": "the fixture starts ranks that write into one folder",
+    "of_one": "the fixture computes what it keeps for all",
+    "resumed": "the fixture starts ranks that write into one folder",
+    "whole": "the fixture has runs that it makes at the first call",
     "limited": "the fixture limits the files of the process",
 }
 CALLS = {

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forms import PATIENCE
 
 from rnnfast.bench.duel import launcher
 
@@ -52,7 +53,7 @@ def start(*command, env=None, cwd=None):
 def finished(process, seconds=SECONDS):
     """(exit code, standard output, standard error); one that does not end is a failure."""
     try:
-        out, err = process.communicate(timeout=seconds)
+        out, err = process.communicate(timeout=seconds * PATIENCE)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
