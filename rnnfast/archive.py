@@ -29,7 +29,7 @@ from .errors import InputError
 
 META = "meta.json"
 PARTIAL = ".partial"  # at the end of the name of a file that is being written
-META_MOST = 1 << 25  # bytes; a history of 100,000 lines has fewer
+META_MOST = 1 << 25  # bytes
 PART = 1 << 20  # numbers that are looked at together
 MESSAGE_MOST = 1000  # characters
 MAGIC = b"\x93NUMPY\1\0"
@@ -47,7 +47,11 @@ DAMAGE = (
     NotImplementedError,
 )
 """What is raised where things are made of what a file has."""
-FORMATS: dict[str, tuple[int, ...]] = {"checkpoint": (1, 2, 3), "model": (1,), "parameters": (1,)}
+FORMATS: dict[str, tuple[int, ...]] = {
+    "checkpoint": (1, 2, 3, 4),
+    "model": (1,),
+    "parameters": (1,),
+}
 """Versions that can be read, by what a file holds; the last one is written."""
 
 

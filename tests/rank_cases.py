@@ -287,10 +287,10 @@ class Losses(rnnfast.Callback):
 def as_arrays(trainer):
     """What a training has come to: arrays by name."""
     arrays, position = trainer.state()
-    lines = position["history"]
+    lines = trainer.history
     found = arrays | {f"model/{k}": W for k, W in trainer.model.named_params().items()}
-    found["history"] = np.array([(r["train_loss"], r["valid_loss"] or 0, r["lr"]) for r in lines])
-    found["places"] = np.array(repr([(r["epoch"], r["step"]) for r in lines]))
+    found["history"] = np.array([(r.train_loss, r.valid_loss or 0, r.lr) for r in lines])
+    found["places"] = np.array(repr([(r.epoch, r.step) for r in lines]))
     found["random"] = np.array(repr(position["random_state"]))
     return {key: np.array(array) for key, array in found.items()}
 

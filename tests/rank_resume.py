@@ -65,7 +65,7 @@ def resumed(case, state, comm):
     again, _ = trainer.state()
     assert again.keys() == state[0].keys()
     for name, array in again.items():
-        assert np.array_equal(array, state[0][name]), name
+        np.testing.assert_array_equal(array, state[0][name], err_msg=name)
     train(trainer, None)
     return as_arrays(trainer)
 

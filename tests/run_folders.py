@@ -22,8 +22,7 @@ def read_checkpoint(path):
     _, arrays, meta = load_archive(path, "checkpoint")
     if position := meta.get("position"):
         position["record"].pop()  # seconds
-        for line in position["history"]:
-            del line["tokens_per_second"]
+        arrays["history"] = arrays["history"][:, :-1]  # without tokens per second
     return arrays, meta
 
 

@@ -17,7 +17,7 @@ def test_round_trip(tmp_path):
     arrays = {"param/0": np.arange(6.0).reshape(2, 3), "f": np.float32([1.5, np.nan])}
     save_archive(path, "checkpoint", arrays, {"big": 2**100, "text": "ß"})
     version, loaded, meta = load_archive(path, "checkpoint")
-    assert (version, meta) == (3, {"big": 2**100, "text": "ß"})
+    assert (version, meta) == (4, {"big": 2**100, "text": "ß"})
     assert loaded.keys() == arrays.keys()
     for name, array in arrays.items():
         assert loaded[name].dtype == array.dtype

@@ -65,7 +65,7 @@ def test_a_run_that_is_well(doctor, trained):
     assert not wrong
     assert lines[0] == "lock: nobody has it"
     assert re.fullmatch(
-        r"last.npz: whole, [\d,]+ bytes, format 3 of 3; lstm, hidden 5, \d+ characters; "
+        r"last.npz: whole, [\d,]+ bytes, format 4 of 4; lstm, hidden 5, \d+ characters; "
         r"after epoch 1, step \d+",
         lines[1],
     )

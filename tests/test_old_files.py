@@ -30,7 +30,7 @@ def old(tmp_path):
 
 def test_there_is_one_of_each():
     versions = {f"{kind} {version}" for kind, known in FORMATS.items() for version in known}
-    assert OLD.keys() == versions - {"checkpoint 3"}
+    assert OLD.keys() == versions - {"checkpoint 4"}
 
 
 @pytest.mark.parametrize("name", OLD)
@@ -40,7 +40,7 @@ def test_they_say_what_they_are(name, old):
     assert load_archive(path, kind)[0] == int(version)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_checkpoint_is_resumed(version, old, tmp_path):
     path, arrays = old(f"checkpoint {version}", "run/last.npz")
     (tmp_path / "text.txt").write_text(make.TEXT)
@@ -59,7 +59,9 @@ def test_a_checkpoint_is_resumed(version, old, tmp_path):
     moments = resumed.trainer.optimizer.state[0][0]
     np.testing.assert_array_equal(moments, arrays[f"optimizer/{first}/{slot}"], strict=True)
     assert (resumed.trainer.step, resumed.trainer.epoch) == (40, 1)
-    assert [line.step for line in resumed.trainer.history][-1] <= 40
+    assert resumed.trainer.history[-1].step <= 40
+    assert [line.valid_loss is None for line in resumed.trainer.history].count(False) == 1
+    assert len(resumed.context) == 20
     resumed.fit(verbose=False)
     assert resumed.trainer.epoch == 2
     assert load_archive(path, "checkpoint")[0] == FORMATS["checkpoint"][-1]

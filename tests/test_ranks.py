@@ -59,7 +59,7 @@ def assert_near(found, expected, tolerance):
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         if array.dtype.kind != "f":
-            assert found[name] == array
+            assert np.array_equal(found[name], array)
             continue
         assert found[name].dtype == array.dtype
         np.testing.assert_allclose(found[name], array, tolerance, tolerance, err_msg=name)
@@ -396,9 +396,11 @@ def history_of(folder):
 def read(path):
     version, arrays, meta = load_archive(path, "checkpoint")
     position = meta.pop("position", {})
-    for changing in ("history", "record", "best_loss"):
+    for changing in ("record", "best_loss"):
         position.pop(changing, None)
     meta["settings"].pop("text")
+    if "history" in arrays:
+        arrays["history"] = arrays["history"][:, :-1]  # without tokens per second
     return arrays, (version, position, meta)
 
 

@@ -31,13 +31,12 @@ def _trainer(cell=rnnfast.Rnnlm, optimizer=None, **options):
 def _require_equal_states(a, b):
     (arrays, position), (other_arrays, other_position) = a.state(), b.state()
     assert arrays.keys() == other_arrays.keys()
+    for each in (arrays, other_arrays):
+        each["history"] = each["history"][:, :-1]  # without tokens per second
     for name, array in arrays.items():
-        assert np.array_equal(array, other_arrays[name]), name
+        np.testing.assert_array_equal(array, other_arrays[name], err_msg=name)
     for key in ("epoch", "block", "step", "lr", "optimizer_steps", "best_loss"):
         assert position[key] == other_position[key]
-    for mine, other in zip(a.history, b.history, strict=True):
-        assert mine.train_loss == other.train_loss
-        assert mine.valid_loss == other.valid_loss
 
 
 @pytest.mark.parametrize("cell", MODELS)
@@ -289,13 +288,13 @@ def test_a_checkpoint_has_names():
     trainer = _trainer()
     names = list(trainer.model.named_params())
     arrays, _ = trainer.state()
-    assert list(arrays) == [f"param/{name}" for name in names]
+    assert list(arrays) == [*(f"param/{name}" for name in names), "history"]
     with pytest.raises(TrainingInterrupted):
         trainer.fit(1, stop=lambda: True)
     arrays, position = trainer.state()
     slots = [f"optimizer/{name}/{slot}" for name in names for slot in "mv"]
     carried = [f"carried/recurrent.{k}/{s}" for k in range(2) for s in range(2)]
-    assert list(arrays) == [f"param/{name}" for name in names] + slots + carried
+    assert list(arrays) == [*(f"param/{name}" for name in names), *slots, *carried, "history"]
     assert position["carried"] == carried
     trainer.fit(1)  # between epochs nothing is carried
     assert not any(name.startswith("carried") for name in trainer.state()[0])
@@ -344,7 +343,10 @@ def test_what_does_not_fit_changes_nothing():
     wrong = [
         *({k: v for k, v in array_of if k != name} for name in arrays),
         *(arrays | {name: array[..., :-1]} for name, array in array_of),
-        *(arrays | {name: array.astype(float)} for name, array in array_of),
+        *(
+            arrays | {name: array.astype("f4" if array.dtype == float else float)}
+            for name, array in array_of
+        ),
         *(arrays | {name: np.full_like(array, np.nan)} for name, array in array_of),
         *(arrays | {f"{name}x": array} for name, array in array_of),
     ]
@@ -352,11 +354,12 @@ def test_what_does_not_fit_changes_nothing():
         (arrays, position | {name: value})
         for name, value in {
             "epoch": -1, "block": 39, "step": 1.0, "lr": math.nan, "optimizer_steps": True,
-            "best_loss": "1", "record": [1, 2], "history": [{"epoch": 1}], "carried": None,
+            "best_loss": "1", "record": [1, 2], "carried": None, "history": [],
         }.items()
     ]  # fmt: skip
     wrong += [
-        (arrays, position | {"history": [position["history"][0] | {"train_loss": "1"}]}),
+        (arrays | {"history": -arrays["history"]}, position),
+        (arrays | {"history": arrays["history"][0]}, position),
         (arrays, position | {"carried": carried[1:]}),
         (arrays, position | {"carried": [*carried, next(iter(arrays))]}),
         (arrays, position | {"carried": [*carried, carried[0]]}),
@@ -402,18 +405,12 @@ def test_fields_are_named_with_what_they_are_in():
     trainer = _trainer()
     trainer.fit(1)
     arrays, position = trainer.state()
-    line = position["history"][0]
-    for name, value, field in (
-        ("record", [1, 2, "3"], r"record\[2\]: expected a number"),
-        (
-            "history",
-            [line, line | {"lr": -1}],
-            r"history\[1\]\.lr: expected a number of at least 0",
-        ),
-        ("history", [line | {"more": 1}], r"history\[0\]: expected .*unknown more"),
-    ):
-        with pytest.raises(InputError, match=f"^{field}"):
-            trainer.restore(arrays, position | {name: value})
+    with pytest.raises(InputError, match=r"^record\[2\]: expected a number"):
+        trainer.restore(arrays, position | {"record": [1, 2, "3"]})
+    history = arrays["history"].copy()
+    history[1, 2] = -1
+    with pytest.raises(InputError, match=r"^history\[1\]\.lr: expected a number of at least 0"):
+        trainer.restore(arrays | {"history": history}, position)
 
 
 class TwoRanks:

@@ -6,6 +6,8 @@
 "carried/recurrent.0/0/2"      what it carried two blocks ago
 "average/recurrent.0.Wx"       what validation sees instead of the parameter
 "best/recurrent.0.Wx"          the parameter where validation was best
+"history"                      see `History`
+"context"                      what the model reads before it writes, as ids (M,)
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -13,10 +13,11 @@ from .._locks import is_locked
 from ..archive import FORMATS, leftovers
 from ..errors import InputError
 from .folder import LOCK, who_has
-from .run_files import BEST, FILES, HISTORY, LAST, as_csv
+from .history import as_csv
+from .run_files import BEST, FILES, HISTORY, LAST
 from .runs import Run
 from .saved_run import SavedRun, read_first
-from .trainer import Record, loss_text
+from .trainer import loss_text
 
 PLOT = "loss.png"
 OTHERS_SHOWN = 5
@@ -131,7 +132,8 @@ def _text(folder: Path) -> Finding:
 
 
 def _history(last: SavedRun, folder: Path) -> Finding:
-    history = [Record(**line) for line in last.position["history"]]
+    history = last.history
+    assert history is not None
     expected = as_csv(history, header=True)
     try:
         with open_regular(folder / HISTORY) as file:

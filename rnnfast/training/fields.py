@@ -28,9 +28,14 @@ def require_meta(version: int, meta: Any, *, resumable: bool) -> None:
     """Raise InputError, with the name of the field, unless a checkpoint has all that is resumed or
     loaded from, and nothing else. `resumable` is whether it has a position."""
     optional: set[str] = set()
-    checks = META | ({"position": having(POSITION, LATER.get(version, ()))} if resumable else {})
+    checks, of_position = META, POSITION
+    if version < 4:  # since then these are arrays
+        checks = checks | {"context": each(whole)}
+        of_position = of_position | {"history": each(having(RECORD))}
+    if resumable:
+        checks = checks | {"position": having(of_position, LATER.get(version, ()))}
     if version < 3:
-        checks["settings"] = having(SETTINGS, SETTINGS.keys() - FIRST_SETTINGS)
+        checks = checks | {"settings": having(SETTINGS, SETTINGS.keys() - FIRST_SETTINGS)}
         optional = {"text_bytes", "model"}
     having(checks, optional)("", meta)
     _require_tokens(**meta["vocabulary"])
@@ -173,7 +178,6 @@ META: dict[str, Check] = {
     "vocabulary": having({"tokens": each(text), "level": like("|".join(LEVELS))}),
     "sha256": like("[0-9a-f]{64}"),
     "text_bytes": maybe(whole),
-    "context": each(whole),
     "model": mapping,
     "random_state": having(
         {
@@ -199,7 +203,6 @@ POSITION: dict[str, Check] = {
     **dict.fromkeys(("lr", "peak_lr"), real(least=0)),
     "best_loss": maybe(real()),
     "record": each(real(), 3),
-    "history": each(having(RECORD)),
     "carried": each(text),
     "random_state": mapping,
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 from .._types import Array
 from ..archive import write_atomically
-from .trainer import Record
+from .history import Record
 
 
 def plot_history(path: str | os.PathLike[str], history: Sequence[Record], unit: str) -> None:

@@ -1,12 +1,9 @@
 """The files of a run folder: `last.npz` to resume from, `best.npz` to use, `history.csv`."""
 
-import csv
-import io
 import os
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ from .._files import open_regular
 from .._types import Array
 from ..archive import naming, remove_leftovers, save_archive, write_atomically
 from ..errors import InputError
-from .trainer import Record
+from .history import Record, as_csv
 
 FILES = LAST, BEST, HISTORY = "last.npz", "best.npz", "history.csv"
 END_OF_ARCHIVE = 1 << 16  # bytes
@@ -119,13 +116,3 @@ class RunFiles:
         for name in (HISTORY, LAST):  # without the last it is no run that can be resumed
             with suppress(OSError):
                 (self.place / name).unlink()
-
-
-def as_csv(history: Sequence[Record], *, header: bool = False) -> bytes:
-    """The lines of history.csv, with their names above them where it begins."""
-    lines = io.StringIO()
-    writer = csv.DictWriter(lines, [field.name for field in fields(Record)])
-    if header:
-        writer.writeheader()
-    writer.writerows(asdict(record) for record in history)
-    return lines.getvalue().encode()

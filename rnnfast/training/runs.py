@@ -27,11 +27,12 @@ from ..text.scoring import log_probabilities
 from ..text.vocabulary import END_OF_LINE, UNKNOWN, UnknownToken, Vocabulary
 from .corpus import Corpus, encoded, read_text, text_of_checkpoint, vocabulary_of
 from .folder import cannot_be_written, locked
+from .history import Record
 from .ranks import ONE_RANK, OneRank, as_ranks
 from .run_files import BEST, LAST, RunFiles, require_no_run
 from .saved_run import SavedRun, meta_of, read_first
 from .settings import Settings
-from .trainer import SAVE_EVERY, Callback, OnEpoch, OnStep, Record, Stop, StoppedByAll, Trainer
+from .trainer import SAVE_EVERY, Callback, OnEpoch, OnStep, Stop, StoppedByAll, Trainer
 
 CONTEXT_BLOCKS = 4  # of training, that a model reads before it writes
 SCORED_TOKENS = 4096  # of lines that are scored at once
@@ -69,7 +70,7 @@ class Run:
     model: LanguageModel
     sha256: str  # of the text
     text_bytes: int | None  # of its file; None where it is in none, or this was not kept
-    context: list[int]  # ids that are read before sampling
+    context: Ids  # that are read before sampling
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Run:
         self._trainer: Trainer | None = None
         self._corpus: Corpus | None = None
         self.sha256, self.text_bytes = "", None
-        self.context = []
+        self.context = np.zeros(0, np.int64)
         self._files = RunFiles(self.folder)
 
     @property
@@ -331,13 +332,11 @@ class Run:
         except TrainingDiverged as error:
             raise TrainingDiverged(f"{error}; {self.folder} keeps what was saved last") from None
 
-    def _beginning_of_text(self, train_ids: Array) -> list[int]:
+    def _beginning_of_text(self, train_ids: Array) -> Ids:
         """The first ids of the text, up to the end of a line where there is one."""
-        ids: list[int] = train_ids[: CONTEXT_BLOCKS * self.settings.time].tolist()
-        newline = self._newline()
-        while newline in ids and ids[-1] != newline:
-            ids.pop()
-        return ids
+        ids = train_ids[: CONTEXT_BLOCKS * self.settings.time].astype(np.int64)
+        ends = np.flatnonzero(ids == self._newline())
+        return ids[: ends[-1] + 1] if len(ends) else ids
 
     def _newline(self) -> int | None:
         """The id of the end of a line, where there is one."""
@@ -395,7 +394,7 @@ class Run:
             raise InputError(f"stop: expected words of the vocabulary, got {stop!r}; take others")
         columns = stream(
             self.model,
-            [*self.context, *given],
+            [*self.context.tolist(), *given],
             length,
             temperature=temperature,
             top_k=top_k,
@@ -458,8 +457,14 @@ class Run:
     def _write(self, arrays: dict[str, Array], position: dict[str, Any], best: bool) -> None:
         validated = self.trainer.validated_params() if best else {}
         weights = {f"param/{name}": W for name, W in validated.items()}
-        history = self.trainer.history
-        self._files.write(arrays, meta_of(self), position, history, weights if best else None)
+        own = {"context": self.context}
+        self._files.write(
+            arrays | own,
+            meta_of(self),
+            position,
+            self.trainer.history,
+            weights | own if best else None,
+        )
 
     def _save_if_possible(self, verbose: bool) -> None:
         """Save within an epoch: a disk that is full for now is no reason to stop."""

@@ -8,13 +8,14 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 
 from .._checks import as_ids
-from .._types import Array
+from .._types import Array, Ids
 from ..archive import damage, load_archive
 from ..errors import InputError
 from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
 from ..text.vocabulary import Vocabulary
 from . import checkpoint
 from .fields import require_meta
+from .history import History, Record, taken_from
 from .run_files import LAST, no_run
 from .settings import BEFORE, Settings
 
@@ -35,7 +36,7 @@ class SavedRun:
     """What a run was as it was saved.
 
     `position` is where its training stood, with all the arrays of `Trainer.state`; it is empty in a
-    checkpoint that is only to be used, which has the weights alone.
+    checkpoint that is only to be used, which has the weights alone, and no history.
     """
 
     settings: Settings
@@ -44,9 +45,10 @@ class SavedRun:
     rng: np.random.Generator
     sha256: str  # of the text
     text_bytes: int | None  # of its file; None where it is in none, or this was not kept
-    context: list[int]  # ids that are read before sampling
+    context: Ids  # that are read before sampling
     arrays: dict[str, Array]
     position: dict[str, Any]
+    history: History | None
 
     @classmethod
     def from_contents(cls, contents: Contents) -> Self:
@@ -77,19 +79,33 @@ class SavedRun:
                 if position:
                     carried = [array for array in arrays if array.startswith("carried/")]
                     position |= {"carried": carried, "random_state": {}}
+            if version < 4:
+                arrays = arrays | _arrays_in_json(meta, position)
+            if "context" not in arrays:
+                raise InputError("context: expected an array, got none")
+            arrays = dict(arrays)
+            context = as_ids("context", arrays.pop("context"), len(vocabulary), ("M",))
             # before there is a model of these sizes, which has these arrays for its weights
             params = checkpoint.params_of(arrays, shapes, settings.dtype)
             config = _config_of_new(settings) | meta.get("model", {})
             model = LanguageModel.from_params(params, **config)
-            _require_known_arrays(model, optimizer, arrays, position, settings.batch)
+            history = _require_known_arrays(model, optimizer, arrays, position, settings.batch)
             if position:
                 model.set_random_state(position["random_state"])
             rng = np.random.default_rng()
             rng.bit_generator.state = meta["random_state"]
-            context = as_ids("context", meta["context"], len(vocabulary), ("M",)).tolist()
         text_bytes = meta.get("text_bytes")
         return cls(
-            settings, vocabulary, model, rng, meta["sha256"], text_bytes, context, arrays, position
+            settings,
+            vocabulary,
+            model,
+            rng,
+            meta["sha256"],
+            text_bytes,
+            context,
+            arrays,
+            position,
+            history,
         )
 
 
@@ -100,7 +116,6 @@ def meta_of(run: Any) -> dict[str, Any]:
         "vocabulary": {"tokens": run.vocabulary.tokens, "level": run.vocabulary.level},
         "sha256": run.sha256,
         "text_bytes": run.text_bytes,
-        "context": run.context,
         "model": run.model.config(),
         "random_state": run.rng.bit_generator.state,
     }
@@ -115,21 +130,33 @@ def _config_of_new(settings: Settings) -> dict[str, Any]:
     return config
 
 
+def _arrays_in_json(meta: Mapping[str, Any], position: dict[str, Any]) -> dict[str, Array]:
+    """What was JSON before version 4; the history is taken out of the position."""
+    arrays = {"context": np.array(meta["context"], np.int64)}
+    if position:
+        history = History.of(Record(**line) for line in position.pop("history"))
+        arrays["history"] = history.rows
+    return arrays
+
+
 def _require_known_arrays(
     model: LanguageModel,
     optimizer: Any,
     arrays: dict[str, Array],
     position: Mapping[str, Any],
     rows: int,
-) -> None:
+) -> History | None:
     """Raise InputError unless a checkpoint has the arrays that `Trainer.state` returns, or, without
-    a position, the parameters alone."""
+    a position, the parameters alone; the history is returned."""
+    history = None
     if not position:
         steps, carried, earlier = 0, [], 0
     else:
+        history, arrays = taken_from(arrays)
         arrays, _ = checkpoint.taken_out(("average", "best"), arrays, model)
         steps, carried = position["optimizer_steps"], position["carried"]
         earlier = position.get("earlier", 0)
     checkpoint.require_state(
         model, optimizer, arrays, steps=steps, carried=carried, earlier=earlier, rows=rows
     )
+    return history

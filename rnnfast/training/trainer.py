@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import Any, TypeAlias
@@ -21,29 +20,11 @@ from ..models import Network
 from ..text.lanes import PADDING, Block, Blocks
 from . import checkpoint
 from .fields import require_position
+from .history import History, Record, taken_from
 from .progress import Progress
 from .ranks import OneRank, as_ranks, checksum, checksum_of_text
 from .schedules import ReduceLROnPlateau, Schedule
 from .steps import take_step_of_blocks
-
-
-@dataclass
-class Record:
-    """A line of the history: what was seen since the line before.
-
-    Losses are means in nats per token. The last line of an epoch has a validation loss, with its
-    perplexity (e to it) and bits per token (it over ln 2); the others have None there.
-    """
-
-    epoch: float
-    step: int
-    lr: float
-    train_loss: float
-    valid_loss: float | None
-    valid_perplexity: float | None
-    valid_bits_per_token: float | None
-    tokens_per_second: float
-
 
 OnStep: TypeAlias = Callable[[int, float], object]
 OnEpoch: TypeAlias = Callable[[Record, bool], object]
@@ -189,7 +170,7 @@ class Trainer:
     peak_lr : the learning rate that a schedule starts from, that of the optimizer; may be set
     schedule, patience, max_grad, max_value : as given; may be set
     ranks : the processes of `comm`: `ranks.rank` is which one this is, of `ranks.size`
-    history : list of Record
+    history : sequence of `Record`, a line for every few steps
     """
 
     model: Network
@@ -214,7 +195,7 @@ class Trainer:
     step: int
     block: int
     best_loss: float
-    history: list[Record]
+    history: History
 
     def __init__(
         self,
@@ -287,7 +268,7 @@ class Trainer:
             self.record_every = max(1, len(self.blocks) // records_per_epoch)
             self.epoch = self.step = self.block = 0
             self.best_loss = math.inf
-            self.history = []
+            self.history = History()
             # what the model carried before the latest blocks but the newest, see `_windows`
             self._earlier: list[checkpoint.Carried] = []
             self._lanes = self.ranks.share(batch_size)  # those of this rank
@@ -673,6 +654,7 @@ class Trainer:
         arrays = checkpoint.arrays_of(self.model, self.optimizer, carried)
         for kind, weights in (("average", self._averages), ("best", self._best)):
             arrays |= checkpoint.weights_as(kind, self.model, weights)
+        arrays["history"] = self.history.rows
         position = {
             "epoch": self.epoch,
             "block": self.block,
@@ -681,7 +663,6 @@ class Trainer:
             "optimizer_steps": self.optimizer.steps,
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
             "record": [self._loss_sum, self._tokens, self._seconds],
-            "history": [dict(vars(record)) for record in self.history],
             "carried": [name for name in arrays if name.startswith("carried/")],
             "random_state": self.model.random_state(),
             "peak_lr": self.peak_lr,
@@ -711,7 +692,7 @@ class Trainer:
             if value > most:
                 raise InputError(f"{name}: expected at most {most}, got {value}")
         lr, best = position["lr"], position["best_loss"]
-        history = [Record(**line) for line in position["history"]]
+        history, arrays = taken_from(arrays)
         loss_sum, tokens, seconds = position["record"]
         rest, weights = checkpoint.taken_out(("average", "best"), arrays, self.model)
         # all that needs memory comes first

@@ -25,6 +25,10 @@ KINDS = ("checkpoint", "model", "parameters")
 MEMORY = 64 << 20  # bytes that a reader may take besides those of the file
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 8
 EXECUTED = "executed-by-a-pickle"
+COLUMNS = (
+    *("epoch", "step", "lr", "train_loss", "valid_loss", "valid_perplexity"),
+    *("valid_bits_per_token", "tokens_per_second"),
+)
 
 
 class Payload:
@@ -52,6 +56,20 @@ def header_of(data):
 
 def text_array(text):
     return npy(np.frombuffer(text if isinstance(text, bytes) else text.encode(), np.uint8))
+
+
+def in_version_3(arrays, meta):
+    """The arrays and the metadata of a checkpoint as they were when these two were JSON."""
+    arrays = dict(arrays)
+    meta["context"] = arrays.pop("context").tolist()
+    if "history" in arrays:
+        lines = [
+            [None if np.isnan(x) else x for x in row] for row in arrays.pop("history").tolist()
+        ]
+        meta["position"]["history"] = [
+            dict(zip(COLUMNS, line, strict=True)) | {"step": int(line[1])} for line in lines
+        ]
+    return arrays, meta
 
 
 class Valid:
@@ -92,6 +110,17 @@ class Valid:
         else:
             place[keys[-1]] = value
         return self.with_meta(json.dumps(meta))
+
+    def in_version_3(self):
+        """The checkpoint as it was then."""
+        arrays = {
+            name: np.load(io.BytesIO(self.members[f"{name}.npy"]))
+            for name in ("context", "history")
+        }
+        _, meta = in_version_3(arrays, json.loads(json.dumps(self.meta)))
+        text = text_array(json.dumps(meta | {"format": "rnnfast checkpoint 3"}))
+        without = [f"{name}.npy" for name in arrays]
+        return Valid(self.kind, self.packed(members={"meta.json.npy": text}, without=without))
 
     def edited(self, *edits):
         """Its bytes, other bytes written at places: (mark of a header, offset behind it, bytes)."""
@@ -365,11 +394,7 @@ def fields_of_checkpoints(meta):
     for value in (-1, HUGE, "1", None, float("nan"), float("inf"), [], ...):
         yield ("position", "lr"), value
         yield ("position", "peak_lr"), value
-        yield (*RECORD, "lr"), value
-        yield (*RECORD, "epoch"), value
     for value in ("x", [], {}, HUGE, True, ...):
-        for name in ("train_loss", "valid_loss", "valid_perplexity", "tokens_per_second"):
-            yield (*RECORD, name), value
         yield ("position", "best_loss"), value
     for value in (
         ["a", "b", "c"],
@@ -383,9 +408,8 @@ def fields_of_checkpoints(meta):
         ...,
     ):
         yield ("position", "record"), value
-    for value in ({}, [{}], [[]], [None], "x", 3, None, ...):
-        yield ("position", "history"), value
-    yield (*RECORD, "unknown"), 1
+    yield ("position", "history"), []
+    yield ("context",), [0]
     yield ("position", "unknown"), 1
     for value in (["carried/recurrent.9/0"], ["a"] * 9, "a", [[]], [3], None, {}, ...):
         yield ("position", "carried"), value
@@ -404,22 +428,6 @@ def fields_of_checkpoints(meta):
         yield ("sha256",), value
     for value in ("x", -1, 1.5, HUGE, [], ...):
         yield ("text_bytes",), value
-    for value in (
-        [-1],
-        [10**6],
-        [HUGE],
-        ["a"],
-        [1.5],
-        [[0]],
-        [None],
-        [True],
-        [],
-        None,
-        {},
-        "x",
-        ...,
-    ):
-        yield ("context",), value
     for value in (None, [], 3, ...):
         yield ("model",), value
     for key in meta["model"]:
@@ -434,6 +442,45 @@ def fields_of_checkpoints(meta):
         yield ("random_state", "uinteger"), value
     yield (*STATE, "unknown"), 1
     yield ("unknown",), 1
+
+
+def fields_of_version_3(meta):
+    for value in (-1, HUGE, "1", None, float("nan"), float("inf"), [], ...):
+        yield (*RECORD, "lr"), value
+        yield (*RECORD, "epoch"), value
+    for value in ("x", [], {}, HUGE, True, ...):
+        for name in ("train_loss", "valid_loss", "valid_perplexity", "tokens_per_second"):
+            yield (*RECORD, name), value
+    yield (*RECORD, "step"), 2**60
+    for value in ({}, [{}], [[]], [None], "x", 3, None, ...):
+        yield ("position", "history"), value
+    yield (*RECORD, "unknown"), 1
+    ids = [-1], [10**6], [HUGE], ["a"], [1.5], [[0]], [None], [True], [], None, {}, "x", ...
+    for value in ids:
+        yield ("context",), value
+
+
+def arrays_of_checkpoints(valid):
+    """Name and bytes of files with an array, besides those of the model, that is wrong."""
+    history = np.load(io.BytesIO(valid.members["history.npy"]))
+    wrong = {
+        "history": [history[:, :-1], history[0], history.astype("f4")],
+        "context": [np.zeros((1, 1), "i8"), np.zeros(3), np.ones(2, "?")],
+    }
+    wrong["context"] += [np.array([value]) for value in (-1, 10**6)]
+    for name, values in {
+        "epoch": (-1, np.nan, np.inf),
+        "step": (-1, 0.5, 2.0**60, np.nan, np.inf),
+        "lr": (-1, np.nan, np.inf),
+        "tokens_per_second": (-1, np.nan, np.inf),
+    }.items():
+        for value in values:
+            wrong["history"].append(history.copy())
+            wrong["history"][-1][-1, COLUMNS.index(name)] = value
+    for name, arrays in wrong.items():
+        yield f"no {name}", valid.packed(without=[f"{name}.npy"])
+        for k, array in enumerate(arrays):
+            yield f"{name} {k}", valid.packed(members={f"{name}.npy": npy(array)})
 
 
 def texts_of_checkpoints(folder):
@@ -469,8 +516,16 @@ def fields_of_models(meta):
 
 def of_fields(valid):
     """Name and bytes of files with a field that is wrong."""
-    all_fields = {"checkpoint": fields_of_checkpoints, "model": fields_of_models}
-    for keys, value in all_fields.get(valid.kind, lambda meta: ())(valid.meta):
+    if valid.kind == "checkpoint":
+        yield from _with_fields(valid, fields_of_checkpoints)
+        yield from _with_fields(valid.in_version_3(), fields_of_version_3)
+        yield from arrays_of_checkpoints(valid)
+    elif valid.kind == "model":
+        yield from _with_fields(valid, fields_of_models)
+
+
+def _with_fields(valid, fields):
+    for keys, value in fields(valid.meta):
         shown = "missing" if value is ... else f"{value!r:.24}"
         place = valid.meta
         for key in keys[:-1]:
