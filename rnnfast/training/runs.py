@@ -29,7 +29,7 @@ from .corpus import Corpus, encoded, read_text, text_of_checkpoint, vocabulary_o
 from .folder import cannot_be_written, locked
 from .ranks import ONE_RANK, OneRank, as_ranks
 from .run_files import BEST, LAST, RunFiles, require_no_run
-from .saved_run import SavedRun, meta_of, read_first
+from .saved_run import SavedRun, meta_of, read_first, require_best
 from .settings import Settings
 from .trainer import SAVE_EVERY, Callback, OnEpoch, OnStep, Record, Stop, StoppedByAll, Trainer
 
@@ -185,9 +185,14 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, comm: Any = None) -> Self:
-        """The run of a folder with the weights that validated best, to evaluate and to sample."""
+        """The run of a folder with the weights that validated best, to evaluate and to sample.
+
+        `best.npz` alone is enough. Raises InputError where `last.npz` says that it is of another
+        run, or lost; before the first epoch the weights are those of `last.npz`.
+        """
         ranks = as_ranks(comm)
         with ranks.together():
+            ranks.of_first(lambda: require_best(Path(folder)))
             run, _ = cls._read(Path(folder), (BEST, LAST), ranks)
         return run
 
