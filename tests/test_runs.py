@@ -334,9 +334,7 @@ def test_a_path_that_is_taken_is_taken_again(start, tmp_path):
         assert rnnfast.Run.resume(run.folder, verbose=False).settings.text == str(path)
         shutil.rmtree(run.folder)
     (tmp_path / "a\nb").write_text(TEXT)
-    with pytest.raises(
-        InputError, match="text: expected a path.*the file another name"
-    ):
+    with pytest.raises(InputError, match=r"text: expected a path.*the file another name"):
         start(text=tmp_path / "a\nb")
     assert not (tmp_path / "run").exists()
 

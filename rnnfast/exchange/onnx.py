@@ -17,7 +17,7 @@ from .._version import __version__
 from ..archive import damage, write_atomically
 from ..errors import InputError
 from ..models import LanguageModel
-from .faults import Faults
+from .faults import NAMES, Budget, Faults
 from .gates import ONNX
 from .recurrent import Direction, Recurrent, ours, theirs
 
@@ -258,14 +258,14 @@ def _read(onnx: Any, path: Path) -> Any:
             model = onnx.load(file, load_external_data=False)
         except Exception as error:  # of protobuf, which has classes of its own
             raise ValueError(f"{error}") from error
-        folder = path.resolve().parent
+        folder, budgets = path.resolve().parent, dict[Path, Budget]()
         for tensor in model.graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                _take_external(tensor, folder)
+                _take_external(tensor, folder, budgets)
     return model
 
 
-def _take_external(tensor: Any, folder: Path) -> None:
+def _take_external(tensor: Any, folder: Path, budgets: dict[Path, Budget]) -> None:
     """Read the bytes of a tensor that stand in another file, which must be in the same folder."""
     told = {entry.key: entry.value for entry in tensor.external_data}
     where = (folder / told.get("location", "")).resolve()
@@ -277,6 +277,7 @@ def _take_external(tensor: Any, folder: Path) -> None:
         length = int(told.get("length", there - begin))
         if not 0 <= begin <= begin + length <= there or length > 8 * size:
             raise InputError(f"{tensor.name}: its data are not those of its shape")
+        budgets.setdefault(where, Budget(there, NAMES)).take(tensor.name, length)
         file.seek(begin)
         tensor.raw_data = file.read(length)
     tensor.ClearField("external_data")
