@@ -1,5 +1,6 @@
 """What is wrong with weights from elsewhere, told all at once."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,11 @@ class Faults:
 
     def add(self, fault: str) -> None:
         self._found.append(fault)
+
+    def from_here(self) -> Callable[[], bool]:
+        """What says whether something has been found since."""
+        before = len(self)
+        return lambda: len(self) > before
 
     def checked(self, where: str, array: Array, ndim: int) -> Array | None:
         """The array, if it is one of numbers with so many axes."""

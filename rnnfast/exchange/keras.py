@@ -100,7 +100,7 @@ def _layer(
     faults: Faults,
 ) -> Any:
     """A layer from what Keras's has as configuration and weights."""
-    before = len(faults)
+    wrong = faults.from_here()
     directions = 1
     if kind == "Bidirectional":
         directions = 2
@@ -114,7 +114,7 @@ def _layer(
         faults.checked(f"{where}, array {k}", np.asarray(W), np.ndim(W))
         for k, W in enumerate(weights)
     ]
-    if len(faults) > before:
+    if wrong():
         return None
     own = [W for W in arrays if W is not None]
     if kind in GATES:
@@ -153,14 +153,14 @@ def _recurrent(
     arrays: Sequence[Array],
     faults: Faults,
 ) -> Any:
-    before = len(faults)
+    wrong = faults.from_here()
     activations = {"activation": tuple(RNN_CELLS)} if kind == "SimpleRNN" else {}
     names = [name for name in MUST if name != "merge_mode"]
     _require(where, config, names, faults, **activations)
     count = len(arrays) // directions
     if len(arrays) % directions or count not in (2, 3) or any(W.ndim != 2 for W in arrays[::count]):
         faults.add(f"{where}: expected the weights of a {kind}, got {_shapes(arrays)}")
-    if len(faults) > before:
+    if wrong():
         return None
     D, columns = arrays[0].shape
     H = columns // GATES[kind]
@@ -177,7 +177,7 @@ def _recurrent(
         shapes[2] = (2, columns)
     for k, array in enumerate(arrays):
         faults.require(f"{where}, array {k}", array, shapes[k % count], arrays[0].dtype)
-    if len(faults) > before:
+    if wrong():
         return None
     pairs: list[Direction] = []
     for k in range(0, len(arrays), count):

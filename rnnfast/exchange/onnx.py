@@ -292,7 +292,7 @@ def _layer(
     array: Any,
     faults: Faults,
 ) -> Any:
-    before = len(faults)
+    wrong = faults.from_here()
     direction = _text(attributes.get("direction", "forward"))
     directions = 2 if direction == "bidirectional" else 1
     cell = _cell(where, kind, directions, attributes, faults)
@@ -319,7 +319,7 @@ def _layer(
             faults.add(f"{where}: input {name}: {inputs[name]} is no constant; give it in values")
         elif (good := faults.checked(f"{where}: input {name}", given, ndim)) is not None:
             arrays[name] = good
-    if len(faults) > before:
+    if wrong():
         return None
     W, R = arrays["W"], arrays["R"]
     H, columns = R.shape[-1], GATES[kind] * R.shape[-1]
@@ -330,7 +330,7 @@ def _layer(
     faults.require(f"{where}: input W", W, (directions, columns, W.shape[-1]), R.dtype)
     faults.require(f"{where}: input R", R, (directions, columns, H), R.dtype)
     faults.require(f"{where}: input B", B, (directions, 2 * columns), R.dtype)
-    if len(faults) > before:
+    if wrong():
         return None
     own = [ours(cell, ONNX, W[k].T, R[k].T, np.split(B[k], 2)) for k in range(directions)]
     return Recurrent(cell, [own], reverse=direction == "reverse").layer()
