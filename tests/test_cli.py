@@ -5,11 +5,11 @@ import os
 import re
 import signal
 import sys
-import time
 
 import numpy as np
 import pytest
 from ranks import start
+from run_folders import require_equal_runs
 
 import rnnfast
 from rnnfast import selfcheck
@@ -104,7 +104,7 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(folder, cell, level):
     train(*options, "--epochs", "1", "--out", "parts")
     assert main(["train", "--resume", "--out", "parts", "--epochs", "2"]) == 0
     assert main(["train", "--resume", "--out", "parts", "--epochs", "3"]) == 0
-    _require_equal_runs(folder / "whole", folder / "parts")
+    require_equal_runs(folder / "whole", folder / "parts")
 
 
 @pytest.mark.parametrize("epochs", [["--epochs", "1"], []])
@@ -120,35 +120,6 @@ def test_resume_with_no_epoch_left_trains_nothing(folder, capsys, epochs):
     assert "--resume --out rnnfast-run --epochs 4 " in out
     assert err == ""
     assert {path: path.read_bytes() for path in files} == files
-
-
-def _require_equal_runs(one, other):
-    for name in ("last.npz", "best.npz"):
-        (_, arrays, meta), (_, other_arrays, other_meta) = (
-            load_archive(folder / name, "checkpoint") for folder in (one, other)
-        )
-        assert arrays.keys() == other_arrays.keys()
-        for key, array in arrays.items():
-            assert np.array_equal(array, other_arrays[key]), (name, key)
-        assert meta["random_state"] == other_meta["random_state"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_saves_and_resumes(number, folder):
-    options = ["--text", "text.txt", *TINY, "--epochs", "40"]
-    process = in_background("train", *options, "--out", "stopped")
-    deadline = time.monotonic() + 60
-    while not (folder / "stopped" / "best.npz").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, err
-    assert re.search(r"stopped after step \d+ and saved; .*--resume --out stopped", err)
-    assert "Traceback" not in err
-    assert main(["train", "--resume", "--out", "stopped"]) == 0
-    assert main(["train", *options, "--out", "whole"]) == 0
-    _require_equal_runs(folder / "whole", folder / "stopped")
 
 
 @pytest.mark.parametrize("window", [[], ["--window", "60"]])
@@ -555,7 +526,7 @@ def test_the_number_of_threads_changes_no_bit(folder):
     assert train(*sizes, "--epochs", "2", "--out", "one", "--threads", "1") == 0
     assert train(*sizes, "--epochs", "1", "--out", "other", "--threads", "2") == 0
     assert main(["train", "--resume", "--epochs", "2", "--out", "other", "--threads", "3"]) == 0
-    _require_equal_runs(folder / "one", folder / "other")
+    require_equal_runs(folder / "one", folder / "other")
 
 
 def test_an_unknown_character(capsys):
