@@ -2,7 +2,9 @@
 
 import os
 import sys
+from types import FrameType
 
+MAIN = "__main__", "<module>"
 LAUNCHERS = (  # variables with how many processes there are, and which of them one is
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),  # Open MPI
     ("PMI_SIZE", "PMI_RANK"),  # MPICH, Intel MPI, Microsoft MPI
@@ -23,12 +25,20 @@ def launched() -> tuple[int, int]:
 
 def is_command() -> bool:
     """Whether this process was started as `rnnfast` or `python -m rnnfast`."""
-    program = (getattr(sys, "argv", None) or [""])[0]
-    if program != "-m":  # which it is until the module has been found
-        name = os.path.basename(program)
-        folder = os.path.basename(os.path.dirname(program))
-        return name in ("rnnfast", "rnnfast.exe") or (folder, name) == ("rnnfast", "__main__.py")
-    words = sys.orig_argv
-    places = [k for k, word in enumerate(words) if word[:1] == "-" and word[1:2] != "-"]
-    named = [words[k].partition("m")[2] or "".join(words[k + 1 : k + 2]) for k in places]
-    return "rnnfast" in named
+    arguments: list[str] = getattr(sys, "argv", None) or [""]
+    folder, name = os.path.split(arguments[0])
+    if name in ("rnnfast", "rnnfast.exe"):
+        return _runs_command()  # else it is another program of that name
+    if arguments[0] != "-m":  # which it is until the module has been found
+        here = os.path.dirname(os.path.realpath(__file__))
+        return name == "__main__.py" and os.path.realpath(folder) == here
+    word = "".join(sys.orig_argv[-len(arguments) :][:1])  # what stands before the arguments
+    return word == "rnnfast" or (word[:1] == "-" and word.partition("m")[2] == "rnnfast")
+
+
+def _runs_command() -> bool:
+    """Whether the program itself imports the command, as the scripts that installers write do."""
+    frame: FrameType | None = sys._getframe()
+    while frame and (frame.f_globals.get("__name__"), frame.f_code.co_name) != MAIN:
+        frame = frame.f_back
+    return frame is not None and f"{__package__}.cli" in frame.f_code.co_names

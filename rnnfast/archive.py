@@ -182,6 +182,15 @@ def load_archive(
     return version, arrays, meta
 
 
+def load_meta(path: str | os.PathLike[str], kind: str) -> tuple[int, dict[str, Any]]:
+    """Of what `load_archive` returns, the version and the meta, without reading the arrays."""
+    with open_regular(path) as file:
+        with damage(path, kind):
+            members = {member.name: member for member in _zip.members(file)}
+            meta = _meta(file, members.get(f"{META}.npy"))
+        return version_of(path, kind, meta.pop("format", None)), meta
+
+
 def format_of(kind: str, version: int | None = None) -> str:
     """What a file says that it holds, in a version of its format; None is the newest."""
     return f"rnnfast {kind} {FORMATS[kind][-1] if version is None else version}"

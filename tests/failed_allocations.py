@@ -23,6 +23,7 @@ from problems import EVERY_LAYER, OPTIMIZERS, make_problem
 
 import rnnfast
 from rnnfast._random import state_of
+from rnnfast.textbook.trainer import remove_duplicate
 from rnnfast.training.optimizers import gradient_norm
 
 CASES = {}
@@ -306,6 +307,17 @@ def clip_scene(clip, *limit):
 CASES["clip_grads"] = lambda: clip_scene(rnnfast.clip_grads, 0.1)
 CASES["clip_values"] = lambda: clip_scene(rnnfast.clip_values, 0.1)
 CASES["gradient_norm"] = lambda: clip_scene(gradient_norm)
+
+
+@case("parameters that are one memory")
+def remove_duplicate_scene():
+    W = np.ones((4, 3), "f4")
+    params, grads = [W, W.T, W[:2]], [np.ones((4, 3), "f4"), np.ones((3, 4), "f4"), W[:2] + 1]
+
+    def call():
+        return remove_duplicate(params, [dW.copy() for dW in grads])
+
+    return Scene(call, lambda: {"params": params, "given": grads})
 
 
 def small_trainer(**options):

@@ -170,10 +170,6 @@ def child(request, report, out, err):
 
 
 def serve():
-    sys.argv[0] = "rnnfast"  # as the command has its handlers of signals from the beginning
-    import rnnfast.cli.commands
-    import rnnfast.cli.train  # noqa: F401 - so that no child has to
-
     gc.freeze()  # the memory that is shared with children is left alone by theirs
     for line in iter(sys.stdin.readline, ""):
         request = json.loads(line)
@@ -190,4 +186,9 @@ def serve():
 
 
 if __name__ == "__main__":
+    sys.argv[0] = "rnnfast"  # as the command has its handlers of signals from the beginning
+    import rnnfast.cli
+    import rnnfast.cli.commands
+    import rnnfast.cli.train  # noqa: F401 - so that no child has to
+
     serve()

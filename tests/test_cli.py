@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -121,24 +120,6 @@ def test_resume_with_no_epoch_left_trains_nothing(folder, capsys, epochs):
     assert "--resume --out rnnfast-run --epochs 4 " in out
     assert err == ""
     assert {path: path.read_bytes() for path in files} == files
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_saves_and_resumes(number, folder):
-    options = ["--text", "text.txt", *TINY, "--epochs", "40"]
-    process = in_background("train", *options, "--out", "stopped")
-    deadline = time.monotonic() + 60
-    while not (folder / "stopped" / "best.npz").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, err
-    assert re.search(r"stopped after step \d+ and saved; .*--resume --out stopped", err)
-    assert "Traceback" not in err
-    assert main(["train", "--resume", "--out", "stopped"]) == 0
-    assert main(["train", *options, "--out", "whole"]) == 0
-    require_equal_runs(folder / "whole", folder / "stopped")
 
 
 @pytest.mark.parametrize("window", [[], ["--window", "60"]])

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import pytest
 import rnnfast
 from rnnfast import exchange
 from rnnfast.cli import main
+from rnnfast.exchange.files import layers_of
 
 # of Keras, and of what NumPy says to it
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -346,7 +348,16 @@ def test_data_of_keras_that_stand_elsewhere(keras_files):
         del holder[name]
         holder[name] = "abc"
 
-    for change in (link, external, bomb, empty, text):
+    def names(h5py, holder, name, W):
+        for k in range(1, 99):
+            holder.pop(str(k), None)
+            holder[str(k)] = holder[name]
+        large = holder.create_dataset("99", (1000, 1000), "f4")
+        large[...] = 1
+        for k in range(100, 110):
+            holder[str(k)] = large
+
+    for change in (link, external, bomb, empty, text, names):
         with pytest.raises(rnnfast.InputError, match="changed"):
             exchange.from_keras(changed(change))
 
@@ -587,6 +598,10 @@ def test_external_data_of_onnx(tmp_path):
     refused("its data are not those of its shape", offset="9999999999999")
     refused("its data are not those of its shape", length="-1")
     refused("W: its data are damaged", length=str(4 * H * D))
+    for k in range(200):
+        model.graph.initializer.add().CopyFrom(model.graph.initializer[0])
+        model.graph.initializer[-1].name = str(k)
+    refused("expected arrays of as many bytes as the file has")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "in" / "pipe")
         refused("is a pipe", location="pipe")
@@ -757,6 +772,43 @@ def test_files_that_cannot_be_imported(tmp_path, monkeypatch, capsys):
         in capsys.readouterr().err
     )
     assert sorted(os.listdir()) == ["ab.pt", "code.pt", "cut.pt", "list.pt"]
+
+
+def test_files_of_torch_that_have_more_in_them_than_bytes(tmp_path):
+    library("torch")
+    import torch
+
+    W = torch.ones(300, 300)
+    torch.save({"a.weight": W, "b.weight": W}, tmp_path / "tied.pt")
+    tied = layers_of(tmp_path / "tied.pt", {"a": "embedding", "b": "linear"})
+    assert [layer.params[0].shape for layer in tied.values()] == [(300, 300)] * 2
+    torch.save({"a.weight": W}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert layers_of(tmp_path / "old.pt", {"a": "embedding"}).keys() == {"a"}
+    torch.save({f"{k}.weight": W for k in range(1000)}, tmp_path / "names.pt")
+    torch.save({"a.weight": torch.ones(1, 1).expand(30_000, 30_000)}, tmp_path / "wide.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "tied.pt") as archive,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in archive.namelist():
+            packed.writestr(name, archive.read(name))
+    # two entries of the directory for one member
+    data = (tmp_path / "tied.pt").read_bytes()
+    begin, end = data.index(b"PK\1\2"), data.rindex(b"PK\6\6")
+    start = data.rindex(b"PK\1\2", 0, data.rindex(b"data/0"))
+    more = 9 * data[start : data.index(b"PK\1\2", start + 4)]
+    count = int.from_bytes(data[-12:-10], "little") + 9
+    size, tail = (end - begin + len(more)).to_bytes(4, "little"), data[-22:]
+    tail = tail[:8] + 2 * count.to_bytes(2, "little") + size + begin.to_bytes(4, "little") + b"\0\0"
+    (tmp_path / "entries.pt").write_bytes(data[:begin] + more + data[begin:end] + tail)
+    for name, told in {
+        "names.pt": r"\.weight: expected arrays of as many bytes as the file has, got more",
+        "wide.pt": r"a\.weight: expected arrays of as many bytes as the file has, got more",
+        "packed.pt": "packed.pt is no file of PyTorch's, .* is compressed",
+        "entries.pt": "data/0: expected arrays of as many bytes as the file has",
+    }.items():
+        with pytest.raises(rnnfast.InputError, match=told):
+            layers_of(tmp_path / name, {"a": "embedding"})
 
 
 def test_nothing_is_imported_before_it_is_asked_for():

@@ -67,13 +67,23 @@ def test_an_output_on_a_full_disk_is_an_error_at_the_end(folder, full):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
-@pytest.mark.parametrize("command", ["--version", "info"])
-def test_what_is_printed_on_a_full_disk_is_an_error(command):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_is_printed_on_a_full_disk_is_an_error(folder, unbuffered):
+    rnnfast.Run.start("run", rnnfast.Settings("text.txt", hidden=3, epochs=1)).fit(verbose=False)
+    (folder / "long.txt").write_text("the quick " * 2000)  # a line that no buffer holds
+    commands = [
+        *(["--version"], ["--help"], ["sample", "--help"], ["info"], ["doctor", "run"]),
+        *(["sample", "run"], ["sample", "run", "--samples", "2"], ["eval", "run"]),
+        *(["score", "run", "text.txt", "--tokens"], ["score", "run", "long.txt"]),
+    ]
     with open("/dev/full", "w") as file:
-        process = in_background(command, stdout=file, env=BUFFERED)
-        _, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == 1
-    assert err == "rnnfast: error: [Errno 28] No space left on device\n"
+        env = BUFFERED | {"PYTHONUNBUFFERED": unbuffered}
+        processes = [in_background(*command, stdout=file, env=env) for command in commands]
+        ended = [
+            (process.communicate(timeout=LIMIT)[1], process.returncode) for process in processes
+        ]
+    why = "[Errno 28] standard output could not be written: No space left on device"
+    assert ended == [(f"rnnfast: error: {why}\n", 1)] * len(commands)
 
 
 # A second process. --------------------------------------------------------------------------------

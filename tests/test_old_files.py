@@ -44,7 +44,12 @@ def test_they_say_what_they_are(name, old):
 def test_a_checkpoint_is_resumed(version, old, tmp_path):
     path, arrays = old(f"checkpoint {version}", "run/last.npz")
     (tmp_path / "text.txt").write_text(make.TEXT)
-    loaded = rnnfast.Run.load(path.parent)
+    with pytest.raises(rnnfast.InputError, match=r"best\.npz is not there"):
+        rnnfast.Run.load(path.parent)
+    before = make.Valid("checkpoint", path.read_bytes()).with_field(("position", "best_loss"), None)
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "last.npz").write_bytes(before)
+    loaded = rnnfast.Run.load(tmp_path / "before")
     assert len(loaded.sample(5)) == 5
     with pytest.raises(rnnfast.InputError, match=r"/nowhere/text.txt does not exist"):
         rnnfast.Run.resume(path.parent)

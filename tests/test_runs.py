@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sys
 import tempfile
@@ -324,6 +325,21 @@ def test_a_run_on_a_long_text_is_the_same_run(start, level, tmp_path, request):
     assert isinstance(resumed.corpus.ids.base, np.memmap)
     resumed.fit(verbose=False)
     require_equal_runs(whole, resumed)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other machines there, and other names")
+def test_a_path_that_is_taken_is_taken_again(start, tmp_path):
+    path = tmp_path / "text.txt"
+    for text in (f"/{path}", f"//{path}"):
+        run = start(text=text)
+        assert run.settings.text == str(path)
+        rnnfast.Run.resume(run.folder, text=text, verbose=False).save()
+        assert rnnfast.Run.resume(run.folder, verbose=False).settings.text == str(path)
+        shutil.rmtree(run.folder)
+    (tmp_path / "a\nb").write_text(TEXT)
+    with pytest.raises(InputError, match=r"text: expected a path.*the file another name"):
+        start(text=tmp_path / "a\nb")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("other", [TEXT + "a", TEXT[:-1], "A" + TEXT[1:], "x", TEXT.upper()])

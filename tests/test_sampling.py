@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from sequences import CELLS
 
 import rnnfast
-from rnnfast import InputError, kernels
+from rnnfast import InputError, _random, kernels
 from rnnfast.kernels import engine
 from rnnfast.layers import time_layer
 from rnnfast.reference import ops as numpy_ops
@@ -541,6 +542,58 @@ def test_a_stream_draws_its_numbers_at_once():
     rng.random(100)
     ids = np.concatenate([*stream])
     assert ids.tolist() == rnnfast.generate(_sharp(), [1], 20, rng=0).tolist()
+
+
+KINDS = [
+    *(np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64),
+    np.random.RandomState,
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_that_are_drawn_in_parts(kind, monkeypatch):
+    """They and the generator are as if all were drawn at once."""
+    rng = kind(3) if kind is np.random.RandomState else np.random.Generator(kind(3))
+    if kind is not np.random.RandomState:
+        rng.integers(9, dtype=np.uint32)  # half a word is left
+    expected = copy.deepcopy(rng)
+    monkeypatch.setattr(_random, "AT_ONCE", 7)
+    for rows, length in ((1, 20), (3, 20), (9, 5), (1, 7), (2, 0)):
+        found = [*_random.uniforms(rng, rows, length)]
+        assert all(part.size <= max(7, rows) for part in found)
+        np.testing.assert_array_equal(np.hstack(found), expected.random((rows, length)))
+        assert str(_random.state_of(rng)) == str(_random.state_of(expected))
+
+
+@several
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"stop_ids": [2]}])
+def test_a_long_text_in_parts(make, options, monkeypatch):
+    for samples in (None, 4):
+        arguments = make(), [1, 3], 30
+        expected = rnnfast.generate(*arguments, samples=samples, rng=0, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(_random, "AT_ONCE", 12)
+            for rng in (0, np.random.RandomState(np.random.PCG64(0))):
+                found = rnnfast.generate(*arguments, samples=samples, rng=rng, **options)
+                np.testing.assert_array_equal(found, expected)
+            parts = [*rnnfast.stream(*arguments, samples=samples, rng=0, **options)]
+            np.testing.assert_array_equal(np.concatenate(parts, -1), expected)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.5])
+def test_a_text_without_end_takes_no_memory(temperature):
+    length = 5 * 10**7
+    options = {"temperature": temperature, "rng": 0}
+    tracemalloc.start()
+    try:
+        stream = rnnfast.stream(_model(), [1], length, **options)
+        begun = [int(next(stream)[0]) for _ in range(5)]
+        stops = rnnfast.generate(_model(), [1], length, stop_ids=begun[-1:], **options)
+        assert tracemalloc.get_traced_memory()[1] < 5e7
+    finally:
+        tracemalloc.stop()
+    assert begun == rnnfast.generate(_model(), [1], 20, **options).tolist()[:5]
+    assert len(stops) <= 5
 
 
 @pytest.mark.usefixtures("threads_for_small_calls")

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -353,12 +354,41 @@ def test_a_program_without_arguments():
     assert process.communicate(timeout=LIMIT) == ("", "")
 
 
-def test_other_programs_keep_their_handlers():
-    program = """
+KEPT = """
 import signal
 import rnnfast
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 """
+TAKEN = """
+import signal, sys
+from rnnfast.cli import main
+assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "program", "code"),
+    [
+        ({"rnnfast": KEPT}, ["rnnfast"], 0),  # a script of one's own
+        ({"rnnfast": "import helper", "helper.py": KEPT}, ["rnnfast"], 0),
+        ({"rnnfast": "def main():\n import helper\nmain()", "helper.py": KEPT}, ["rnnfast"], 0),
+        ({"tool/__init__.py": KEPT, "tool/it.py": ""}, ["-m", "tool.it", "-m", "rnnfast"], 0),
+        ({"a/rnnfast/__main__.py": KEPT}, ["a/rnnfast/__main__.py"], 0),
+        ({"rnnfast": TAKEN}, ["rnnfast"], 130),  # as installers write it
+        ({}, ["-m", "rnnfast", "--version"], 0),
+    ],
+)
+def test_a_program_of_the_same_name(folder, files, program, code):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": None}
-    assert in_background(program=("-c", program), **quiet).wait(LIMIT) == 0
+    path = {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    assert in_background(program=program, env=os.environ | path, **quiet).wait(LIMIT) == code
+
+
+def test_other_programs_keep_their_handlers():
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": None}
+    assert in_background(program=("-c", KEPT), **quiet).wait(LIMIT) == 0

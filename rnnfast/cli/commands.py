@@ -15,7 +15,7 @@ from .._version import __version__
 from ..errors import InputError, RankError, TrainingDiverged, TrainingInterrupted
 from ..threads import set_num_threads
 from ..training.ranks import ONE_RANK, OneRank, world
-from .output import lost, open_standard_files, shown
+from .output import lost, naming_output, open_standard_files, shown
 
 # A module each, with `execute`, and `add_options` where there are some; it is imported where it is
 # the one that is meant, so that nobody waits for what another command needs.
@@ -60,7 +60,10 @@ def _main(argv: Sequence[str]) -> int:
         with raising():
             _require_one_process(argv)
             ranks = ranks or world()
-            with ranks.or_none():
+            # of a character that cannot be shown its number is, as on standard error
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="backslashreplace")
+            with ranks.or_none(), naming_output():
                 return _run(argv, ranks)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         return EXIT_ERROR
@@ -85,9 +88,6 @@ def _main(argv: Sequence[str]) -> int:
 def _run(argv: Sequence[str], ranks: OneRank) -> int:
     with ranks.together():
         arguments = _parsed(argv, launched()[0])
-        # an output that cannot show a character shows its number instead, as standard error does
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")
     threads = ranks.default_num_threads()  # all ask, whatever they are told
     set_num_threads(getattr(arguments, "threads", None) or threads)
     code: int = arguments.command(arguments)

@@ -4,10 +4,50 @@ import errno
 import os
 import stat
 import sys
-from typing import TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TextIO, cast
 
 GONE = errno.EIO, errno.EINVAL  # a terminal; on Windows a closed pipe
 _lost: list[OSError] = []  # the errors of what could not be written
+
+
+class _Named:
+    """Standard output, whose errors say that they are its own."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+        self._error: OSError | None = None  # raised, by a write, and maybe not seen by the caller
+
+    def write(self, text: str) -> int:
+        try:
+            return self._output.write(text)
+        except OSError as error:
+            self._error = _named(error)
+            raise self._error from error
+
+    def flush(self) -> None:
+        self._error, before = None, self._error
+        if before:  # argparse goes on after an error
+            raise before
+        try:
+            self._output.flush()
+        except OSError as error:
+            raise _named(error) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._output, name)
+
+
+def _named(error: OSError) -> OSError:
+    return OSError(error.errno, f"standard output could not be written: {error.strerror}")
+
+
+@contextmanager
+def naming_output() -> Iterator[None]:
+    """Within it, an error of standard output is an OSError of the same class that says so."""
+    with redirect_stdout(sys.stdout and cast(TextIO, _Named(sys.stdout))):
+        yield
 
 
 def say(*lines: str) -> None:
@@ -34,7 +74,7 @@ def lost() -> str:
                 output.flush()
         except OSError as error:
             _forget(output, error)
-    why = str(_lost[0]) if _lost else ""
+    why = str(_lost[0].__cause__ or _lost[0]) if _lost else ""
     _lost.clear()
     return why
 

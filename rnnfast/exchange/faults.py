@@ -1,5 +1,6 @@
 """What is wrong with weights from elsewhere, told all at once."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,24 @@ from ..errors import InputError
 
 DTYPES = ("float32", "float64")
 SHOWN = 50
+NAMES = 8  # that an array of a file has at most, in the mean
+
+
+class Budget:
+    """How many bytes arrays of a file may have together: as many as the file, `names` times where
+    one of them may have several names, as tied weights do."""
+
+    def __init__(self, size: int, names: int = 1) -> None:
+        self._left = size * names
+
+    def take(self, where: str, size: int) -> None:
+        """Raise InputError unless as many bytes are left, before memory is taken for them."""
+        self._left -= size
+        if self._left < 0:
+            raise InputError(
+                f"{where}: expected arrays of as many bytes as the file has, got more, with "
+                f"{size:,} of this one"
+            )
 
 
 class Faults:
@@ -23,6 +42,11 @@ class Faults:
 
     def add(self, fault: str) -> None:
         self._found.append(fault)
+
+    def from_here(self) -> Callable[[], bool]:
+        """What says whether something has been found since."""
+        before = len(self)
+        return lambda: len(self) > before
 
     def checked(self, where: str, array: Array, ndim: int) -> Array | None:
         """The array, if it is one of numbers with so many axes."""

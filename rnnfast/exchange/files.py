@@ -1,5 +1,7 @@
 """Files of other programs, told apart by how their names end."""
 
+import os
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from ..errors import InputError
 from ..layers import TimeAffine, TimeEmbedding
 from ..losses import TimeSoftmaxWithLoss, TimeSquaredLoss
 from ..models import Network
+from .faults import NAMES, Budget
 from .keras import from_keras
 from .onnx import from_onnx
 from .torch import Kind, from_torch
@@ -35,13 +38,36 @@ def _torch(path: Path, kinds: Mapping[str, Kind]) -> Any:
     import torch
 
     with damage(path, "file of PyTorch's"):
+        _require_stored(path)
         try:
             states = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # which may be of any class
             raise ValueError(str(error).partition("\n")[0]) from error
         if not isinstance(states, Mapping):
             raise ValueError(f"it holds a {type(states).__name__}, expected a state dict")
+        budget = Budget(path.stat().st_size, NAMES)
+        for name, tensor in states.items():
+            if isinstance(tensor, torch.Tensor):  # a few numbers may stand for many
+                budget.take(str(name), tensor.numel() * tensor.element_size())
     return from_torch(states, kinds=kinds)
+
+
+def _require_stored(path: Path) -> None:
+    """Raise an error for a zip file with members of more bytes than it has itself: PyTorch, which
+    writes them as they are, would unpack all of one before it looks at it."""
+    with open_regular(path) as file:
+        if file.read(2) != b"PK":  # of a PyTorch before 1.6
+            return
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+        except zipfile.BadZipFile as error:
+            raise ValueError(str(error)) from error
+        budget = Budget(file.seek(0, os.SEEK_END))
+        for member in members:
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{member.filename} is compressed; PyTorch does not do that")
+            budget.take(member.filename, member.file_size)
 
 
 def _safetensors(path: Path, kinds: Mapping[str, Kind]) -> Any:

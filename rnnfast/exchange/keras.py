@@ -21,7 +21,7 @@ from ..archive import damage
 from ..errors import InputError
 from ..layers import TimeAffine, TimeEmbedding
 from ..layers.cell import GRU_CELLS, RNN_CELLS, Activation, rnn_cell
-from .faults import Faults
+from .faults import Budget, Faults
 from .gates import KERAS
 from .recurrent import Direction, Recurrent, ours, theirs
 
@@ -100,7 +100,7 @@ def _layer(
     faults: Faults,
 ) -> Any:
     """A layer from what Keras's has as configuration and weights."""
-    before = len(faults)
+    wrong = faults.from_here()
     directions = 1
     if kind == "Bidirectional":
         directions = 2
@@ -114,7 +114,7 @@ def _layer(
         faults.checked(f"{where}, array {k}", np.asarray(W), np.ndim(W))
         for k, W in enumerate(weights)
     ]
-    if len(faults) > before:
+    if wrong():
         return None
     own = [W for W in arrays if W is not None]
     if kind in GATES:
@@ -153,14 +153,14 @@ def _recurrent(
     arrays: Sequence[Array],
     faults: Faults,
 ) -> Any:
-    before = len(faults)
+    wrong = faults.from_here()
     activations = {"activation": tuple(RNN_CELLS)} if kind == "SimpleRNN" else {}
     names = [name for name in MUST if name != "merge_mode"]
     _require(where, config, names, faults, **activations)
     count = len(arrays) // directions
     if len(arrays) % directions or count not in (2, 3) or any(W.ndim != 2 for W in arrays[::count]):
         faults.add(f"{where}: expected the weights of a {kind}, got {_shapes(arrays)}")
-    if len(faults) > before:
+    if wrong():
         return None
     D, columns = arrays[0].shape
     H = columns // GATES[kind]
@@ -177,7 +177,7 @@ def _recurrent(
         shapes[2] = (2, columns)
     for k, array in enumerate(arrays):
         faults.require(f"{where}, array {k}", array, shapes[k % count], arrays[0].dtype)
-    if len(faults) > before:
+    if wrong():
         return None
     pairs: list[Direction] = []
     for k in range(0, len(arrays), count):
@@ -245,6 +245,7 @@ class Stored(NamedTuple):
 
 
 def _arrays_by_layer(h5py: Any, file: IO[bytes]) -> dict[str, Stored]:
+    budget = Budget(file.seek(0, os.SEEK_END))  # one array may have many names, by hard links
     with h5py.File(file) as weights:
         found = {}
         for name, group in _members(h5py, weights["layers"]).items():
@@ -256,7 +257,7 @@ def _arrays_by_layer(h5py: Any, file: IO[bytes]) -> dict[str, Stored]:
             cell = all("cell" in side for side in sides)
             holders = [side["cell"] if cell else side for side in sides]
             arrays = [
-                _read(h5py, f"{name}, array {k}", array, file)
+                _read(h5py, f"{name}, array {k}", array, budget)
                 for holder in holders
                 for k, array in sorted(
                     _members(h5py, holder["vars"]).items(), key=lambda member: int(member[0])
@@ -274,15 +275,14 @@ def _members(h5py: Any, group: Any) -> dict[str, Any]:
     return {name: group[name] for name in group}
 
 
-def _read(h5py: Any, name: str, array: Any, file: IO[bytes]) -> Array:
+def _read(h5py: Any, name: str, array: Any, budget: Budget) -> Array:
     """An array whose bytes stand in the file as they are, before any memory is taken for it."""
     if not isinstance(array, h5py.Dataset) or array.is_virtual or array.external or array.chunks:
         raise ValueError(f"{name}: expected an array whose numbers stand in the file in one piece")
     size = array.size * array.dtype.itemsize
     if array.dtype.kind not in "fiu" or size != array.id.get_storage_size():
         raise ValueError(f"{name}: expected numbers, as many as its shape says")
-    if size > file.seek(0, os.SEEK_END):
-        raise ValueError(f"{name}: {size:,} bytes, more than the file has")
+    budget.take(name, size)
     numbers: Array = array[()]
     return numbers
 

@@ -17,7 +17,7 @@ from .._version import __version__
 from ..archive import damage, write_atomically
 from ..errors import InputError
 from ..models import LanguageModel
-from .faults import Faults
+from .faults import NAMES, Budget, Faults
 from .gates import ONNX
 from .recurrent import Direction, Recurrent, ours, theirs
 
@@ -258,14 +258,14 @@ def _read(onnx: Any, path: Path) -> Any:
             model = onnx.load(file, load_external_data=False)
         except Exception as error:  # of protobuf, which has classes of its own
             raise ValueError(f"{error}") from error
-        folder = path.resolve().parent
+        folder, budgets = path.resolve().parent, dict[Path, Budget]()
         for tensor in model.graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                _take_external(tensor, folder)
+                _take_external(tensor, folder, budgets)
     return model
 
 
-def _take_external(tensor: Any, folder: Path) -> None:
+def _take_external(tensor: Any, folder: Path, budgets: dict[Path, Budget]) -> None:
     """Read the bytes of a tensor that stand in another file, which must be in the same folder."""
     told = {entry.key: entry.value for entry in tensor.external_data}
     where = (folder / told.get("location", "")).resolve()
@@ -277,6 +277,7 @@ def _take_external(tensor: Any, folder: Path) -> None:
         length = int(told.get("length", there - begin))
         if not 0 <= begin <= begin + length <= there or length > 8 * size:
             raise InputError(f"{tensor.name}: its data are not those of its shape")
+        budgets.setdefault(where, Budget(there, NAMES)).take(tensor.name, length)
         file.seek(begin)
         tensor.raw_data = file.read(length)
     tensor.ClearField("external_data")
@@ -291,7 +292,7 @@ def _layer(
     array: Any,
     faults: Faults,
 ) -> Any:
-    before = len(faults)
+    wrong = faults.from_here()
     direction = _text(attributes.get("direction", "forward"))
     directions = 2 if direction == "bidirectional" else 1
     cell = _cell(where, kind, directions, attributes, faults)
@@ -318,7 +319,7 @@ def _layer(
             faults.add(f"{where}: input {name}: {inputs[name]} is no constant; give it in values")
         elif (good := faults.checked(f"{where}: input {name}", given, ndim)) is not None:
             arrays[name] = good
-    if len(faults) > before:
+    if wrong():
         return None
     W, R = arrays["W"], arrays["R"]
     H, columns = R.shape[-1], GATES[kind] * R.shape[-1]
@@ -329,7 +330,7 @@ def _layer(
     faults.require(f"{where}: input W", W, (directions, columns, W.shape[-1]), R.dtype)
     faults.require(f"{where}: input R", R, (directions, columns, H), R.dtype)
     faults.require(f"{where}: input B", B, (directions, 2 * columns), R.dtype)
-    if len(faults) > before:
+    if wrong():
         return None
     own = [ours(cell, ONNX, W[k].T, R[k].T, np.split(B[k], 2)) for k in range(directions)]
     return Recurrent(cell, [own], reverse=direction == "reverse").layer()

@@ -150,7 +150,7 @@ def _recurrent(
     faults: Faults,
     dropout: float = 0.0,
 ) -> Any:
-    before = len(faults)
+    wrong = faults.from_here()
     places = {name: NAME.fullmatch(name) for name in weights}
     for name, place in places.items():
         if place is None:
@@ -161,7 +161,7 @@ def _recurrent(
     layers = 1 + max(int(place[3]) for place in known)
     if layers > len(weights):
         faults.add(f"{where}: {len(weights)} tensors cannot have a layer {layers - 1}")
-    if len(faults) > before:
+    if wrong():
         return None
     directions = 1 + any(place[4] for place in known)
     names = _names(layers, directions, any(place[1] == "bias" for place in known))
@@ -173,7 +173,7 @@ def _recurrent(
         array = _array(where + name, weights[name], 1 + name.startswith("weight"), faults)
         if array is not None:
             arrays[name] = array
-    if len(faults) > before:
+    if wrong():
         return None
     rows, H = arrays["weight_hh_l0"].shape
     if H == 0 or rows % H or rows // H not in CELL_OF_GATES:
@@ -188,10 +188,10 @@ def _recurrent(
         shapes = [(rows, inputs), (rows, H), (rows,), (rows,)]
         for name, shape in zip(own, shapes, strict=False):
             faults.require(where + name, arrays[name], shape, dtype)
-        if len(faults) == before:
+        if not wrong():
             W_ih, W_hh, *biases = (arrays[name] for name in own)
             found.append(ours(cell, PYTORCH, W_ih.T, W_hh.T, biases))
-    if len(faults) > before:
+    if wrong():
         return None
     stacked = [found[k : k + directions] for k in range(0, len(found), directions)]
     return Recurrent(cell, stacked, dropout=dropout).layer()

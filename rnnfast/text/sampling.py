@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._checks import as_count, as_generator, as_ids, as_real, is_number
-from .._random import Generator, PutBackOnError
+from .._random import Generator, PutBackOnError, uniforms, widths
 from .._types import Array, ArrayLike, Ids, Seed
 from ..losses import TimeAffineWithLoss, TimeSoftmax
 from ..models import Network
@@ -83,8 +83,13 @@ def generate(
     generator = as_generator(rng)
     with PutBackOnError(generator):
         choice = temperature, top_k, top_p, skip_ids, stop_ids
-        writer, uniforms = _begin(model, prime, length, choice, samples, generator)
-        ids = _written(writer, uniforms)
+        writer, numbers = _begin(model, prime, length, choice, samples, generator)
+        parts = [np.empty((samples or 1, 0), np.int64)]  # should `length` be 0
+        for part in numbers:
+            parts.append(_written(writer, part))
+            if (parts[-1][:, -1:] == ENDED).all():
+                break
+    ids = np.concatenate(parts, axis=1)
     longest = (ids != ENDED).sum(1).max()
     return ids[0, :longest] if samples is None else ids[:, :longest]
 
@@ -104,8 +109,9 @@ def stream(
 ) -> Iterator[Ids]:
     """What `generate` returns, bit for bit, as it comes: token by token.
 
-    Arguments are checked, and all random numbers drawn, before it returns. The model may be used
-    meanwhile, but its weights should stay as they are; whoever has read enough stops at any time.
+    Arguments are checked, and the generator is behind all random numbers, before it returns; a long
+    text takes no more memory than a short one. The model may be used meanwhile, but its weights
+    should stay as they are; whoever has read enough stops at any time.
 
     Yields
     ------
@@ -127,8 +133,8 @@ def stream(
     generator = as_generator(rng)
     with PutBackOnError(generator):
         choice = temperature, top_k, top_p, skip_ids, stop_ids
-        writer, uniforms = _begin(model, prime, length, choice, samples, generator)
-    return _streamed(writer, uniforms, samples is None)
+        writer, numbers = _begin(model, prime, length, choice, samples, generator)
+    return _streamed(writer, numbers, samples is None)
 
 
 def vocab_size_of(model: Any) -> int:
@@ -150,24 +156,27 @@ def _begin(
     choice: tuple[Any, ...],
     samples: int | None,
     generator: Generator,
-) -> tuple[Writer, Array]:
-    """What writes, and its random numbers (samples, length), of checked arguments."""
+) -> tuple[Writer, Iterator[Array]]:
+    """What writes, and its random numbers (samples, length), in parts, of checked arguments."""
     vocab_size = vocab_size_of(model)
     prime = as_ids("prime", prime, vocab_size, ("M",))
     length = as_count("length", length, least=0)
     rows = 1 if samples is None else as_count("samples", samples)
     checked = _checked(vocab_size, *choice)
-    shape = rows, length
-    uniforms = generator.random(shape) if checked.temperature else np.zeros(shape)
+    numbers = (
+        uniforms(generator, rows, length)
+        if checked.temperature
+        else (np.zeros((rows, width)) for width in widths(rows, length))
+    )
     # what generates without a layer being called has no means of zoneout
     layers = getattr(model, "recurrent_layers", ())
     if hasattr(model, "writer") and not any(getattr(x, "zoneout_mean", 0) for x in layers):
         states = model.read(prime[None, :-1]) if len(prime) > 1 else None
         if states is not None:
             states = [np.repeat(state, rows, 1) for state in states]
-        return model.writer(np.repeat(prime[-1:], rows), states, length, checked), uniforms
+        return model.writer(np.repeat(prime[-1:], rows), states, length, checked), numbers
     predict = _inferring(model, rows) if hasattr(model, "infer") else _putting_back(model)
-    return WriterOf(predict, np.tile(prime, (rows, 1)), checked), uniforms
+    return WriterOf(predict, np.tile(prime, (rows, 1)), checked), numbers
 
 
 def _checked(
@@ -197,20 +206,21 @@ def _checked(
     return Choice(float(temperature), top_k, 1.0 if top_p is None else float(top_p), skipped, stops)
 
 
-def _written(writer: Writer, uniforms: Array) -> Ids:
+def _written(writer: Writer, numbers: Array) -> Ids:
     """The next ids of every row."""
-    ids = writer.write(uniforms)
+    ids = writer.write(numbers)
     require_numbers((ids != BROKEN).all())
     return ids
 
 
-def _streamed(writer: Writer, uniforms: Array, single: bool) -> Iterator[Ids]:
+def _streamed(writer: Writer, numbers: Iterator[Array], single: bool) -> Iterator[Ids]:
     """Column by column, until every row has ended."""
-    for k in range(uniforms.shape[1]):
-        ids = _written(writer, uniforms[:, k : k + 1])
-        if (ids == ENDED).all():
-            return
-        yield ids[0] if single else ids
+    for part in numbers:
+        for k in range(part.shape[1]):
+            ids = _written(writer, part[:, k : k + 1])
+            if (ids == ENDED).all():
+                return
+            yield ids[0] if single else ids
 
 
 def _require_order(model: Network) -> None:

@@ -221,7 +221,7 @@ def remove_duplicate(
     kept: list[Array] = []
     kept_grads: list[Array] = []
     for W, dW in zip(params, grads, strict=True):
-        place = W.__array_interface__["data"][0], W.dtype.str
+        place = W.ctypes.data, W.dtype.str
         if (found := first.get((*place, W.shape, W.strides))) is not None:
             found += dW
         elif (found := first.get((*place, W.shape[::-1], W.strides[::-1]))) is not None:

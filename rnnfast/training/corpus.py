@@ -16,6 +16,7 @@ from ..text.corpora import Text, builtin_corpus
 from ..text.lanes import TEST_PART, VALID_PART, split_by_position
 from ..text.pieces import Digest, NotText, gather
 from ..text.vocabulary import UNKNOWN, UnknownToken, Vocabulary, count_tokens
+from .fields import path as as_path
 from .progress import Progress
 from .settings import Settings
 
@@ -39,6 +40,23 @@ class Corpus:
 
     def __post_init__(self) -> None:
         self.train, self.valid, self.test = split_by_position(self.ids)
+
+
+def lasting(path: str | os.PathLike[str]) -> Path:
+    """The path of a text as a checkpoint has it: it is found from any folder later, and taken then.
+
+    Raises InputError for one that would not be.
+    """
+    absolute = Path(path).absolute()
+    if os.name == "posix":  # where // at the beginning is no other machine
+        absolute = Path("/", str(absolute).lstrip("/"))
+    try:
+        as_path("text", str(absolute))
+    except InputError as error:
+        raise InputError(
+            f"{error}, too long or with control characters; give the file another name"
+        ) from None
+    return absolute
 
 
 def read_text(settings: Settings) -> Text:

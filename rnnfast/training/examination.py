@@ -16,7 +16,7 @@ from .folder import LOCK, who_has
 from .history import as_csv
 from .run_files import BEST, FILES, HISTORY, LAST
 from .runs import Run
-from .saved_run import SavedRun, read_first
+from .saved_run import SavedRun, read_first, require_best
 from .trainer import loss_text
 
 PLOT = "loss.png"
@@ -50,8 +50,11 @@ def examine(folder: Path) -> Iterator[Finding]:
     if last:
         if not (folder / BEST).exists() and last.position["best_loss"] is None:
             best, of_best = last, Finding(BEST, "not there, for no epoch has ended")
-        elif best and _other_model(best, last):
-            best, of_best = None, Finding(BEST, f"of another run than {LAST}; remove it", False)
+        elif best or not (folder / BEST).exists():
+            try:
+                require_best(folder)
+            except InputError as error:
+                best, of_best = None, Finding(BEST, str(error), False)
         text, history = _text(folder), _seen(HISTORY, partial(_history, last), folder)
         free = not is_locked(folder / LOCK)
         works = best and free and all(each.good for each in (lock, disk, text, history))
@@ -77,12 +80,6 @@ def _named(folder: Path) -> str:
     """A folder as a word of a command line, which no option is."""
     name = str(folder)
     return shlex.quote(f"./{name}" if name.startswith("-") else name)
-
-
-def _other_model(best: SavedRun, last: SavedRun) -> bool:
-    """Whether two checkpoints are of two runs."""
-    runs = [(each.sha256, each.vocabulary.tokens, each.model.config()) for each in (best, last)]
-    return runs[0] != runs[1]
 
 
 def _leftover(name: str, path: Path) -> Finding:

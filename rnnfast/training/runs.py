@@ -25,12 +25,12 @@ from ..text.lanes import PADDING
 from ..text.sampling import stream
 from ..text.scoring import log_probabilities
 from ..text.vocabulary import END_OF_LINE, UNKNOWN, UnknownToken, Vocabulary
-from .corpus import Corpus, encoded, read_text, text_of_checkpoint, vocabulary_of
+from .corpus import Corpus, encoded, lasting, read_text, text_of_checkpoint, vocabulary_of
 from .folder import cannot_be_written, locked
 from .history import Record
 from .ranks import ONE_RANK, OneRank, as_ranks
 from .run_files import BEST, LAST, RunFiles, require_no_run
-from .saved_run import SavedRun, meta_of, read_first
+from .saved_run import SavedRun, meta_of, read_first, require_best
 from .settings import Settings
 from .trainer import SAVE_EVERY, Callback, OnEpoch, OnStep, Stop, StoppedByAll, Trainer
 
@@ -135,7 +135,7 @@ class Run:
     def _start(cls, folder: Path, settings: Settings, verbose: bool, ranks: OneRank) -> Self:
         with ranks.together():
             # a copy, checked again; the text is found from any folder later
-            text_path = None if settings.text is None else Path(settings.text).absolute()
+            text_path = None if settings.text is None else lasting(settings.text)
             settings = replace(settings, text=text_path)
             text = read_text(settings)
             vocabulary, sha256 = vocabulary_of(text, settings, verbose and ranks.rank == 0)
@@ -186,9 +186,14 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, comm: Any = None) -> Self:
-        """The run of a folder with the weights that validated best, to evaluate and to sample."""
+        """The run of a folder with the weights that validated best, to evaluate and to sample.
+
+        `best.npz` alone is enough. Raises InputError where `last.npz` says that it is of another
+        run, or lost; before the first epoch the weights are those of `last.npz`.
+        """
         ranks = as_ranks(comm)
         with ranks.together():
+            ranks.of_first(lambda: require_best(Path(folder)))
             run, _ = cls._read(Path(folder), (BEST, LAST), ranks)
         return run
 
@@ -212,7 +217,7 @@ class Run:
         text had, and no error shows what is in it. `verbose` is as in `start`.
         """
         if text is not None:
-            self.settings = replace(self.settings, text=Path(text).absolute())
+            self.settings = replace(self.settings, text=lasting(text))
             return self._encode(read_text(self.settings), verbose)
         found = text_of_checkpoint(self.settings, self.text_bytes, self.folder)
         return self._encode(found, verbose)

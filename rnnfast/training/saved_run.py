@@ -1,6 +1,7 @@
 """What a checkpoint of a run stands for: each part of it made, after it was checked."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -9,14 +10,14 @@ import numpy as np
 
 from .._checks import as_ids
 from .._types import Array, Ids
-from ..archive import damage, load_archive
+from ..archive import damage, load_archive, load_meta
 from ..errors import InputError
 from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
 from ..text.vocabulary import Vocabulary
 from . import checkpoint
 from .fields import require_meta
 from .history import History, Record, taken_from
-from .run_files import LAST, no_run
+from .run_files import BEST, LAST, no_run
 from .settings import BEFORE, Settings
 
 Contents: TypeAlias = tuple[Path, int, dict[str, Array], dict[str, Any]]
@@ -29,6 +30,47 @@ def read_first(folder: Path, names: Sequence[str]) -> Contents:
     if name is None:
         raise no_run(folder)
     return folder / name, *load_archive(folder / name, "checkpoint")
+
+
+def require_best(folder: Path) -> None:
+    """Raise InputError where a folder has not the weights that validated best, as far as last.npz
+    can say so: where best.npz is lost, or another run's."""
+    last: dict[str, Any] = {}
+    with suppress(InputError):  # then best.npz stands for itself
+        last = _meta(folder / LAST)
+    if not last:
+        return
+    run = f"Run.resume({str(folder)!r})"
+    if (folder / BEST).exists():  # asked once last.npz, which is written later, has been read
+        if _are_of_two(last, _meta(folder / BEST)):
+            raise InputError(
+                f"{folder / BEST} is of another run than {LAST}; put that of this run back, or "
+                f"move {BEST} to a folder of its own, which is enough to use it"
+            )
+    elif last["position"]["best_loss"] is not None:
+        raise InputError(
+            f"{folder / BEST} is not there, which had the weights that validated best; put it "
+            f"back, or take those of {LAST} in Python: {run}.model"
+        )
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint, checked."""
+    version, meta = load_meta(path, "checkpoint")
+    with damage(path, "checkpoint"):
+        require_meta(version, meta, resumable=path.name == LAST)
+    return meta
+
+
+def _are_of_two(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether metadata is that of two runs, of which one may be by an older version that kept less;
+    `Run.resume` may have changed some of the settings."""
+    pairs = [(one["settings"], other["settings"]), (one.get("model", {}), other.get("model", {}))]
+    return any(one[name] != other[name] for name in ("sha256", "vocabulary")) or any(
+        first[name] != second[name]
+        for first, second in pairs
+        for name in first.keys() & second.keys() - {"epochs", "text"}
+    )
 
 
 @dataclass
