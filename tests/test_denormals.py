@@ -53,6 +53,25 @@ def test_they_are_zero_in_the_kernels(dtype):
 
 
 @dtypes
+def test_learning_rates_and_gradients_of_embeddings(dtype):
+    """One is 0, even where the step would not be; the others are what they are in the twin."""
+    normal = float(np.finfo(dtype).smallest_normal)
+    W, dW = np.zeros(3, dtype), np.full(3, 0.5 / normal, dtype)
+    for lr, step in ((normal / 2, 0), (normal, 0.5)):
+        W[...] = 0
+        kernels.sgd_step([W], [dW], [[]], None, 1.0, lr)
+        np.testing.assert_array_equal(W, np.full(3, -step, dtype))
+    found, expected = np.zeros((2, 4, 3), dtype)
+    for backward, out in (
+        (kernels.embedding_backward, found),
+        (reference.ops.embedding_backward, expected),
+    ):
+        backward(np.full((2, 3), normal / 4, dtype), np.array([1, 1]), out)
+    assert found[1, 0] == normal / 2
+    np.testing.assert_array_equal(found, expected)
+
+
+@dtypes
 @pytest.mark.parametrize("name", LAYERS)
 def test_results_differ_from_those_of_the_twin_by_as_little(name, dtype):
     smallest = np.finfo(dtype).smallest_normal
