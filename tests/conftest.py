@@ -25,6 +25,7 @@ ALONE = {
 CALLS = {
     "testmod": "doctest replaces sys.stdout and linecache",
     "seed": "NumPy's global generator is that of all threads",
+    "tracemalloc": "it counts the memory of all threads",
 }
 
 

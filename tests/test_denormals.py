@@ -3,7 +3,9 @@ they are everywhere else in the process."""
 
 import ctypes
 import ctypes.util
+import platform
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -48,6 +50,25 @@ def test_they_are_zero_in_the_kernels(dtype):
     logits = np.array([[0, -100 if dtype == "float32" else -740]], dtype)
     _, _, ps = kernels.softmax_loss_forward(logits, np.zeros(1, int), -1)
     np.testing.assert_array_equal(ps, [[1, 0]])
+
+
+@dtypes
+def test_learning_rates_and_gradients_of_embeddings(dtype):
+    """One is 0, even where the step would not be; the others are what they are in the twin."""
+    normal = float(np.finfo(dtype).smallest_normal)
+    W, dW = np.zeros(3, dtype), np.full(3, 0.5 / normal, dtype)
+    for lr, step in ((normal / 2, 0), (normal, 0.5)):
+        W[...] = 0
+        kernels.sgd_step([W], [dW], [[]], None, 1.0, lr)
+        np.testing.assert_array_equal(W, np.full(3, -step, dtype))
+    found, expected = np.zeros((2, 4, 3), dtype)
+    for backward, out in (
+        (kernels.embedding_backward, found),
+        (reference.ops.embedding_backward, expected),
+    ):
+        backward(np.full((2, 3), normal / 4, dtype), np.array([1, 1]), out)
+    assert found[1, 0] == normal / 2
+    np.testing.assert_array_equal(found, expected)
 
 
 @dtypes
@@ -167,3 +188,38 @@ def test_a_denormal_temperature_is_a_temperature():
         )
         assert {*ours[1:]} == {3, 4, 5}
         np.testing.assert_array_equal(ours, twins)
+
+
+UPWARD = {"x86_64": 0x800, "AMD64": 0x800, "aarch64": 0x400000, "arm64": 0x400000}
+
+
+@contextmanager
+def rounding_upward():
+    """In this thread alone."""
+    try:
+        libm = ctypes.CDLL(ctypes.util.find_library("m"))
+        before = libm.fegetround()
+    except (OSError, AttributeError, TypeError):
+        pytest.skip("there is no libm")
+    assert libm.fesetround(UPWARD[platform.machine()]) == 0
+    try:
+        yield
+        assert libm.fegetround() == UPWARD[platform.machine()]
+    finally:
+        libm.fesetround(before)
+
+
+@pytest.mark.skipif(platform.machine() not in UPWARD, reason="its numbers are not known here")
+@pytest.mark.parametrize("name", LAYERS)
+def test_all_threads_round_alike(name):
+    """Whatever the caller has set for its own, which it has again afterwards."""
+    found = []
+    for threads in (1, 2, 3):
+        engine.set_num_threads(threads)
+        problem = make_problem(name, "float32", (9, 5, 4, 6, 7))
+        problem.run(rnnfast)  # now there are these threads: a new one rounds as who starts it
+        with rounding_upward():
+            found.append(problem.run(rnnfast))
+    for other in found[1:]:
+        for key, result in found[0].items():
+            np.testing.assert_array_equal(other[key], result, err_msg=key)

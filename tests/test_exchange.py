@@ -750,7 +750,18 @@ def test_files_that_cannot_be_imported(tmp_path, monkeypatch, capsys):
     torch.save({"x": Bad()}, "code.pt")
     torch.save([1], "list.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "list.pt").read_bytes()[:99])
+    odd = {
+        "sparse": torch.eye(9).to_sparse(),
+        "without numbers": torch.empty(9, 9, device="meta"),
+    }
+    torch.save({f"{name}.weight": tensor for name, tensor in odd.items()}, "odd.pt")
+    torch.save({3: torch.eye(9)}, "three.pt")
+    kinds = [word for name in odd for word in ("--kind", f"{name}=embedding")]
+    assert main(["import", "odd.pt", *kinds]) == 1
+    err = capsys.readouterr().err
+    assert [f"{name}.weight: expected a dense tensor" in err for name in odd] == [True, True]
     for name, told in {
+        "three.pt": "it holds 3, expected names of tensors",
         "code.pt": "code.pt is no file of PyTorch's, or is damaged",
         "list.pt": "expected a state dict",
         "cut.pt": "cut.pt is no file of PyTorch's",
@@ -771,7 +782,9 @@ def test_files_that_cannot_be_imported(tmp_path, monkeypatch, capsys):
         "b: expected 3 inputs, which the layer before has as outputs, got 2"
         in capsys.readouterr().err
     )
-    assert sorted(os.listdir()) == ["ab.pt", "code.pt", "cut.pt", "list.pt"]
+    assert sorted(os.listdir()) == sorted(
+        f"{name}.pt" for name in ("ab", "code", "cut", "list", "odd", "three")
+    )
 
 
 def test_files_of_torch_that_have_more_in_them_than_bytes(tmp_path):

@@ -47,8 +47,10 @@ def _torch(path: Path, kinds: Mapping[str, Kind]) -> Any:
             raise ValueError(f"it holds a {type(states).__name__}, expected a state dict")
         budget = Budget(path.stat().st_size, NAMES)
         for name, tensor in states.items():
+            if not isinstance(name, str):
+                raise ValueError(f"it holds {name!r:.60}, expected names of tensors")
             if isinstance(tensor, torch.Tensor):  # a few numbers may stand for many
-                budget.take(str(name), tensor.numel() * tensor.element_size())
+                budget.take(name, tensor.numel() * tensor.element_size())
     return from_torch(states, kinds=kinds)
 
 

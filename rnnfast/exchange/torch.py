@@ -139,7 +139,12 @@ def _array(where: str, tensor: Any, ndim: int, faults: Faults) -> Array | None:
         if dtype not in ("float32", "float64"):
             faults.add(f"{where}: expected float32 or float64, got {dtype}; convert it by .float()")
             return None
-        tensor = tensor.cpu().numpy()
+        try:
+            tensor = tensor.cpu().numpy()
+        except (TypeError, RuntimeError) as error:  # it is sparse, nested, or has no numbers
+            why = str(error).partition("\n")[0]
+            faults.add(f"{where}: expected a dense tensor with its numbers, got another: {why}")
+            return None
     return faults.checked(where, np.asarray(tensor), ndim)
 
 

@@ -64,12 +64,13 @@ cdef extern from *:
     #define rnnfast_tell_children() ((void) 0)
     #endif
 
-    /* Let this thread take denormal numbers for 0, and make 0 of them; what it did before. */
+    /* Let this thread take denormal numbers for 0, make 0 of them, and round to the nearest number;
+       what it did before. */
     #if defined(__SSE2__)
     #include <xmmintrin.h>
-    static unsigned long long rnnfast_flush_denormals(void) {
+    static unsigned long long rnnfast_own_arithmetic(void) {
         const unsigned int before = _mm_getcsr();
-        _mm_setcsr(before | 0x8040); /* FTZ, DAZ */
+        _mm_setcsr((before & ~0x6000u) | 0x8040); /* RC = 0, FTZ, DAZ */
         return before;
     }
     static void rnnfast_set_arithmetic(unsigned long long mode) {
@@ -79,14 +80,14 @@ cdef extern from *:
     static void rnnfast_set_arithmetic(unsigned long long mode) {
         __asm__ volatile("msr fpcr, %0" : : "r"(mode));
     }
-    static unsigned long long rnnfast_flush_denormals(void) {
+    static unsigned long long rnnfast_own_arithmetic(void) {
         unsigned long long before;
         __asm__ volatile("mrs %0, fpcr" : "=r"(before));
-        rnnfast_set_arithmetic(before | 1ull << 24); /* FZ */
+        rnnfast_set_arithmetic((before & ~(3ull << 22)) | 1ull << 24); /* RMode = 0, FZ */
         return before;
     }
     #else
-    #define rnnfast_flush_denormals() 0
+    #define rnnfast_own_arithmetic() 0
     #define rnnfast_set_arithmetic(mode) ((void) (mode))
     #endif
     #ifdef __GLIBC__
@@ -107,7 +108,7 @@ cdef extern from *:
     const bint RNNFAST_DEBUG
     int omp_get_num_threads() nogil
     void rnnfast_barrier() noexcept nogil
-    unsigned long long rnnfast_flush_denormals() noexcept nogil
+    unsigned long long rnnfast_own_arithmetic() noexcept nogil
     void rnnfast_set_arithmetic(unsigned long long) noexcept nogil
 
 HAS_OPENMP = bool(RNNFAST_HAS_OPENMP)
@@ -264,8 +265,8 @@ cdef int threads_for(double flops) noexcept nogil:
 
 
 cdef void run(Task task, const void* call, int threads) noexcept nogil:
-    """Do what a call consists of, on so many threads. Everything that is computed with numbers of
-    the caller is computed here."""
+    """Do what a call consists of, on so many threads. But for sums of gradients of embeddings, what is
+    computed with numbers of the caller is computed here."""
     if threads == 1:
         _do(task, call, 0, 1)
     else:
@@ -274,9 +275,10 @@ cdef void run(Task task, const void* call, int threads) noexcept nogil:
 
 
 cdef void _do(Task task, const void* call, int thread, int threads) noexcept nogil:
-    """The share of a thread, in which denormal numbers are 0: with them, arithmetic takes up to a
-    hundred times as long. Whatever else runs on the thread has them as before."""
-    cdef unsigned long long before = rnnfast_flush_denormals()
+    """The share of a thread, in which denormal numbers are 0, since with them arithmetic takes up to a
+    hundred times as long, and in which all threads round alike, whatever the caller has set for its
+    own. What else runs on the thread has all that as before."""
+    cdef unsigned long long before = rnnfast_own_arithmetic()
     task(call, thread, threads)
     rnnfast_set_arithmetic(before)
 

@@ -214,7 +214,7 @@ def _set_layer(
     if s.reset == RESET_AFTER:
         mem.bh, mem.bh_panels = row_of(bh), w.panels(panels, 1)
         mem.hidden = w.panels(s.P, N)
-    pack_layer(&s, &mem, Range(0, s.P))
+    pack_layer(&s, &mem, Range(0, s.P))  # outside `run`: copies, and at most one sum of biases
     mem.gates = w.panels(panels, N)
     mem.entering = mem.left = w.states(&s, s.S, 2 * N)
     mem.made = States(moved(s.simd, mem.left.at, N * s.h_row), s.h_row, mem.left.state)
