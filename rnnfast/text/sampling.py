@@ -89,9 +89,9 @@ def generate(
             parts.append(_written(writer, part))
             if (parts[-1][:, -1:] == ENDED).all():
                 break
-    ids = np.concatenate(parts, axis=1)
-    longest = (ids != ENDED).sum(1).max()
-    return ids[0, :longest] if samples is None else ids[:, :longest]
+        ids = np.concatenate(parts, axis=1)
+        longest = (ids != ENDED).sum(1).max()
+        return ids[0, :longest] if samples is None else ids[:, :longest]
 
 
 def stream(
