@@ -65,11 +65,16 @@ class Ended:
         return f"{self.code}, {self.calls} calls, stdout {self.out!r}, stderr {self.err!r}"
 
 
+def preloaded(library):
+    """LD_PRELOAD with a library behind those that are there: a sanitizer must come first."""
+    return f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()
+
+
 class Forking:
     """What forks; `library` is preloaded, if there is one."""
 
     def __init__(self, library=None):
-        preload = {"LD_PRELOAD": str(library)} if library else {}
+        preload = {"LD_PRELOAD": preloaded(library)} if library else {}
         self._process = in_background(
             program=(__file__,),
             stdin=subprocess.PIPE,

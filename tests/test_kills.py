@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forms import LONG, SEED, form
-from processes import LIMIT, ONE_THREAD, TEXT, build, forking
+from processes import LIMIT, ONE_THREAD, TEXT, build, forking, preloaded
 from run_folders import FILES, require_equal_runs
 
 import rnnfast
@@ -215,7 +215,7 @@ def test_kills_of_the_command(folder, library, run_in_child):
                     ],
                     env=os.environ
                     | ONE_THREAD
-                    | {"LD_PRELOAD": library, "KILL_IN": folder, "KILL_AT": str(place)},
+                    | {"LD_PRELOAD": preloaded(library), "KILL_IN": folder, "KILL_AT": str(place)},
                     check=False,
                     capture_output=True,
                     text=True,
