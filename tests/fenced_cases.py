@@ -28,7 +28,7 @@ NAMES = [*CELLS, KERNELS, *LAYERS]
 
 def of_cell(name, rng, dtype):
     """A function that calls all that there is for a cell."""
-    blocks = draw_block(rng, cells.CELLS[name], dtype)
+    blocks = draw_block(rng, cells.KERNEL_CELLS[name], dtype)
     places, need_dx = rng.random() < 0.5, bool(rng.random() < 0.7)
     seed = int(rng.integers(1 << 30))
 

@@ -32,6 +32,8 @@ MODULES = {
     cells.RNN_RELU: (partial(torch.nn.RNN, nonlinearity="relu"), lambda weights: weights),
     cells.LSTM: (torch.nn.LSTM, lstm_columns),
     cells.GRU_RESET_AFTER: (torch.nn.GRU, gru_columns),
+    cells.LSTM_IFGO: (torch.nn.LSTM, lambda weights: weights),
+    cells.GRU_RZN: (torch.nn.GRU, lambda weights: weights),
 }
 
 

@@ -14,7 +14,7 @@ from cpython.buffer cimport (
 from cython.parallel cimport parallel, threadid
 from libc.string cimport memset
 
-from ..cells import CELLS as _CELLS
+from ..cells import KERNEL_CELLS as _CELLS
 
 
 cdef extern from *:

@@ -337,6 +337,31 @@ def lstm_step_backward(dstates: Array, kept: Any, before: Array, read: Array, Wh
     return da, (read.T @ da,), da @ Wh.T, (np.zeros_like(dh), dc * f)
 
 
+def lstm_ifgo_step(
+    ax: Array, states: Array, read: Array, Wh: Array
+) -> tuple[tuple[Array, ...], Any]:
+    """The same, with the columns in the order i, f, g, o."""
+    _, c_prev = states
+    a_i, a_f, a_g, a_o = np.split(ax + read @ Wh, 4, axis=1)
+    i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
+    c = f * c_prev + i * g
+    tanh_c = np.tanh(c)
+    return (o * tanh_c, c), (i, f, g, o, tanh_c)
+
+
+def lstm_ifgo_step_backward(
+    dstates: Array, kept: Any, before: Array, read: Array, Wh: Array
+) -> Back:
+    (i, f, g, o, tanh_c), (_, c_prev), (dh, dc) = kept, before, dstates
+    dc = dc + dh * o * (1 - tanh_c**2)
+    da_i = dc * g * i * (1 - i)
+    da_f = dc * c_prev * f * (1 - f)
+    da_g = dc * i * (1 - g**2)
+    da_o = dh * tanh_c * o * (1 - o)
+    da = np.hstack((da_i, da_f, da_g, da_o))
+    return da, (read.T @ da,), da @ Wh.T, (np.zeros_like(dh), dc * f)
+
+
 def gru_step(ax: Array, states: Array, read: Array, Wh: Array) -> tuple[tuple[Array, ...], Any]:
     """In the columns of each gate: z, r = sigmoid(x Wx + h_prev Wh + b);
     g = tanh(x Wx + (r h_prev) Wh + b);  h = (1 - z) h_prev + z g
@@ -388,12 +413,38 @@ def gru_reset_after_step_backward(
     return np.hstack((da_z, da_r, da_h)), (read.T @ du, du.sum(axis=0)), du @ Wh.T, (dh * (1 - z),)
 
 
+def gru_rzn_step(
+    ax: Array, states: Array, read: Array, Wh: Array, bh: Array
+) -> tuple[tuple[Array, ...], Any]:
+    """With u = h_prev Wh + bh, in the columns of each gate:
+    r, z = sigmoid(x Wx + b + u);  n = tanh(x Wx + b + r u);  h = (1 - z) n + z h_prev
+    (the form of PyTorch, Keras and ONNX)
+    """
+    (h_prev,) = states
+    ax_r, ax_z, ax_n = np.split(ax, 3, axis=1)
+    u_r, u_z, u_n = np.split(read @ Wh + bh, 3, axis=1)
+    r, z = sigmoid(ax_r + u_r), sigmoid(ax_z + u_z)
+    n = np.tanh(ax_n + r * u_n)
+    return ((1 - z) * n + z * h_prev,), (r, z, n, u_n)
+
+
+def gru_rzn_step_backward(dstates: Array, kept: Any, before: Array, read: Array, Wh: Array) -> Back:
+    (r, z, n, u_n), (h_prev,), (dh,) = kept, before, dstates
+    da_z = dh * (h_prev - n) * z * (1 - z)
+    da_n = dh * (1 - z) * (1 - n**2)
+    da_r = da_n * u_n * r * (1 - r)
+    du = np.hstack((da_r, da_z, da_n * r))
+    return np.hstack((da_r, da_z, da_n)), (read.T @ du, du.sum(axis=0)), du @ Wh.T, (dh * z,)
+
+
 STEPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "rnn": (rnn_step, rnn_step_backward),
     "rnn_relu": (rnn_relu_step, rnn_relu_step_backward),
     "lstm": (lstm_step, lstm_step_backward),
     "gru": (gru_step, gru_step_backward),
     "gru_reset_after": (gru_reset_after_step, gru_reset_after_step_backward),
+    "lstm_ifgo": (lstm_ifgo_step, lstm_ifgo_step_backward),
+    "gru_rzn": (gru_rzn_step, gru_rzn_step_backward),
 }
 
 
