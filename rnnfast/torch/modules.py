@@ -1,0 +1,275 @@
+"""Subclasses of `torch.nn`'s recurrent modules with another forward."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.autograd import forward_ad
+from torch.nn.utils.rnn import PackedSequence
+
+from .. import cells
+from .._types import Array
+from .function import run
+from .stack import DTYPES, Call, Memory, Tensor
+
+OURS = "rnnfast"
+CELLS = {
+    "RNN_TANH": cells.RNN,
+    "RNN_RELU": cells.RNN_RELU,
+    "LSTM": cells.LSTM,
+    "GRU": cells.GRU_RESET_AFTER,
+}
+_C = torch._C
+PROGRAMS = (  # what PyTorch is asked for besides numbers, and the reason that this is
+    (_C._is_tracing, "tracing"),
+    (_C._is_any_autocast_enabled, "autocast"),
+    (_C._functorch.peek_interpreter_stack, "a transform of torch.func"),
+    (_C._len_torch_function_stack, "a mode of torch functions"),
+    (_C._len_torch_dispatch_stack, "a mode of torch dispatch"),
+)
+
+
+class State:
+    """What a module of ours has besides what torch.nn's has; neither copied nor saved."""
+
+    __slots__ = ("path", "spare")
+
+    def __init__(self) -> None:
+        self.path: str | None = None
+        self.spare: list[Memory] = []
+
+
+class Refused(Exception):
+    """A call is not for our kernels; the reason."""
+
+
+class Recurrent:
+    """The forward of our modules, before that of torch.nn's in the order of methods."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """That of torch.nn's module, which does whatever our kernels do not."""
+        if torch.compiler.is_compiling():
+            return super().forward(input, hx)  # type: ignore[misc]
+        if _C._dynamo.eval_frame.get_eval_frame_callback() is not None:
+            return undisturbed(self, input, hx)
+        return forward(self, input, hx)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment, misc]
+        state.pop("_rnnfast", None)
+        return state
+
+    def __prepare_scriptable__(self) -> Any:  # noqa: PLW3201
+        """What `torch.jit.script` takes instead: torch.nn's module with the same parameters."""
+        base = theirs(type(self))
+        module = base.__new__(base)
+        module.__dict__.update(self.__dict__)
+        module.__dict__.pop("_rnnfast", None)
+        return module
+
+
+class RNN(Recurrent, torch.nn.RNN):  # type: ignore[misc]
+    """`torch.nn.RNN`, whose forward and backward are done by our kernels wherever they can."""
+
+
+class LSTM(Recurrent, torch.nn.LSTM):  # type: ignore[misc]
+    """`torch.nn.LSTM`, whose forward and backward are done by our kernels wherever they can."""
+
+
+class GRU(Recurrent, torch.nn.GRU):  # type: ignore[misc]
+    """`torch.nn.GRU`, whose forward and backward are done by our kernels wherever they can."""
+
+
+OF_PYTORCH = {torch.nn.RNN: RNN, torch.nn.LSTM: LSTM, torch.nn.GRU: GRU}
+
+
+def theirs(kind: type) -> Any:
+    """The class of torch.nn's that a class of ours is made of."""
+    return next(base for base in kind.__mro__ if base in OF_PYTORCH)
+
+
+def last_path(module: Any) -> str | None:
+    """By what the last forward of a module was done: "rnnfast", or "torch: <reason>".
+
+    None before the first one. Traced and exported calls do not count.
+    """
+    if not isinstance(module, torch.nn.RNNBase):
+        raise TypeError(
+            "module: expected a recurrent module of rnnfast.torch or torch.nn, got "
+            f"{type(module).__name__}; of a model, ask each of its recurrent modules"
+        )
+    if not isinstance(module, Recurrent):
+        return "torch: the module is torch.nn's own; accelerate() makes it one of ours"
+    return state_of(module).path
+
+
+def state_of(module: Any) -> State:
+    state: State | None = module.__dict__.get("_rnnfast")
+    if state is None:
+        state = module.__dict__["_rnnfast"] = State()
+    return state
+
+
+def undisturbed(module: Any, input: Any, hx: Any) -> Any:
+    """`forward`, of which torch.compile does not try to compile any part."""
+    global _undisturbed
+    if _undisturbed is None:
+        _undisturbed = torch.compiler.disable(forward)
+    return _undisturbed(module, input, hx)
+
+
+_undisturbed: Any = None
+
+
+def forward(module: Any, input: Any, hx: Any) -> Any:
+    state = state_of(module)
+    try:
+        result = by_kernels(module, state, input, hx)
+    except Refused as reason:
+        state.path = f"torch: {reason}"
+    else:
+        state.path = OURS
+        return result
+    if type(input).__module__ == "torch.fx.proxy":
+        return as_a_leaf(module, input, hx)
+    return super(Recurrent, module).forward(input, hx)
+
+
+def as_a_leaf(module: Any, input: Any, hx: Any) -> Any:
+    """What torch.fx makes of a module of torch.nn's: a step of its own."""
+    arguments = (input,) if hx is None else (input, hx)
+    name = input.tracer.path_of_module(module)
+    return input.tracer.create_proxy("call_module", name, arguments, {})
+
+
+def by_kernels(module: Any, state: State, input: Any, hx: Any) -> Any:
+    """What forward returns; Refused where torch.nn's forward must do it, or say what is wrong."""
+    for asked, reason in PROGRAMS:
+        if asked():
+            raise Refused(reason)
+    if forward_ad._current_level >= 0:
+        raise Refused("forward-mode differentiation")
+    cell = CELLS.get(module.mode)
+    if cell is None or module.proj_size:
+        raise Refused("proj_size")
+    layers, directions, H = module.num_layers, 1 + bool(module.bidirectional), module.hidden_size
+
+    packed = type(input) is PackedSequence
+    x: Tensor = input.data if packed else input
+    check("the input", x, x)
+    shape = x.shape
+    batched, batch_sizes = packed or len(shape) == 3, None
+    if packed:
+        batch_sizes = checked_sizes(input.batch_sizes, shape)
+        N, T = int(batch_sizes[0]), len(batch_sizes)
+    elif batched:
+        N, T = shape[:2] if module.batch_first else (shape[1], shape[0])
+    else:
+        N, T = 1, shape[0]
+    if len(shape) != 3 - (packed or not batched) or shape[-1] != module.input_size or 0 in shape:
+        raise Refused(f"the input has the shape {tuple(shape)}")
+
+    count = layers * directions
+    states = () if hx is None else tuple(hx) if cell.S > 1 else (hx,)
+    if states:
+        if len(states) != cell.S:
+            raise Refused(f"there are {len(states)} initial states")
+        for tensor in states:
+            check("an initial state", tensor, x)
+        if packed and input.sorted_indices is not None:
+            states = tuple(tensor.index_select(1, input.sorted_indices) for tensor in states)
+        expected = (count, N, H) if batched else (count, H)
+        for tensor in states:
+            if tensor.shape != expected:
+                raise Refused(f"an initial state has the shape {tuple(tensor.shape)}")
+    weights = checked_weights(module, x, cell.G * H, count * (4 if module.bias else 2))
+
+    call = Call(
+        *(cell, layers, directions, H, bool(module.bias), N, T, batched, module.batch_first),
+        *(batch_sizes, state.spare),
+    )
+    p, masks = module.dropout, ()
+    if p and module.training and layers > 1:
+        masks = draw_masks(call, p, x)
+    out, *last = run(call, x, states, weights, masks)
+    if packed:
+        _, sizes, order, back = input
+        out = PackedSequence(out, sizes, order, back)
+        if back is not None:
+            last = [tensor.index_select(1, back) for tensor in last]
+    return out, tuple(last) if cell.S > 1 else last[0]
+
+
+def check(what: str, tensor: Any, like: Tensor) -> None:
+    """Refused unless it is a tensor of PyTorch's own class, in the memory of this process, and of
+    the dtype of another one."""
+    kind = type(tensor)
+    if kind is not torch.Tensor and kind is not torch.nn.Parameter:
+        raise Refused(f"{what} is a {kind.__name__}")
+    dtype = tensor.dtype
+    if dtype not in DTYPES:
+        raise Refused(f"{what} is {dtype}")
+    if dtype is not like.dtype:
+        raise Refused(f"{what} is {dtype}, and the input {like.dtype}")
+    if not tensor.is_cpu:
+        raise Refused(f"{what} is on the device {tensor.device}")
+    if (
+        tensor.layout is not torch.strided
+        or tensor.is_nested
+        or tensor.is_neg()
+        or not tensor.data_ptr()
+    ):
+        raise Refused(f"{what} is not plain memory")
+
+
+def checked_sizes(batch_sizes: Tensor, shape: Sequence[int]) -> Array:
+    """Rows of each step of packed sequences, which must be those of the data."""
+    sizes: Array = np.array(batch_sizes.tolist(), np.int64)
+    if (
+        batch_sizes.dtype != torch.int64
+        or sizes.ndim != 1
+        or not sizes.size
+        or sizes[-1] < 1
+        or (sizes[1:] > sizes[:-1]).any()
+        or sizes.sum() != shape[0]
+    ):
+        raise Refused("batch_sizes are not those of the data")
+    return sizes
+
+
+def checked_weights(module: Any, x: Tensor, rows: int, count: int) -> Sequence[Tensor]:
+    """The weights of all layers, of which parametrizations and the like may have made others."""
+    weights, parameters = module._flat_weights, module._parameters
+    for name, weight in zip(module._flat_weights_names, weights, strict=False):
+        if parameters.get(name) is not weight:
+            module._update_flat_weights()  # as torch.nn's forward begins
+            weights = module._flat_weights
+            break
+    if len(weights) != count:
+        raise Refused("there are other weights than those of the module")
+    H, each = module.hidden_size, 4 if module.bias else 2
+    K, below = module.input_size, H * (1 + bool(module.bidirectional))
+    of_layer = each * (1 + bool(module.bidirectional))
+    for k, weight in enumerate(weights):
+        check("a weight", weight, x)
+        part = k % each
+        expected = (rows,) if part > 1 else (rows, H if part else K if k < of_layer else below)
+        if weight.shape != expected:
+            raise Refused(f"a weight has the shape {tuple(weight.shape)}")
+    return weights
+
+
+def draw_masks(call: Call, p: float, x: Tensor) -> tuple[Tensor, ...]:
+    """What dropout multiplies the outputs of all layers but the last with, by PyTorch's generator,
+    in the order in which PyTorch draws."""
+    if not 0 <= p <= 1:
+        raise Refused(f"dropout is {p}")
+    K = call.width
+    shape = (call.T, call.N, K) if call.batch_sizes is None else (len(x), K)
+    return tuple(
+        torch.zeros(shape, dtype=x.dtype)
+        if p == 1
+        else torch.empty(shape, dtype=x.dtype).bernoulli_(1 - p).div_(1 - p)
+        for _ in range(call.layers - 1)
+    )

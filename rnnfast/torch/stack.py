@@ -1,0 +1,286 @@
+"""All layers and directions of a module, by the kernels, on the memory of PyTorch's tensors.
+
+Letters in shapes: N batch rows, T time steps, R rows of all steps of packed sequences, K features,
+H hidden size; L layers, D directions.
+"""
+
+import sys
+import threading
+from collections.abc import Sequence
+from ctypes import c_char
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from .._types import Array
+from ..cells import Cell
+from ._adapter import recurrent_backward, recurrent_forward
+
+Tensor: TypeAlias = Any
+Weights: TypeAlias = list[tuple[Array | None, ...]]
+DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+ANYWHERE = c_char * sys.maxsize
+
+
+@dataclass(slots=True)
+class Call:
+    """What there is to know of a call, besides its tensors."""
+
+    cell: Cell
+    layers: int
+    directions: int
+    hidden: int
+    bias: bool
+    N: int
+    T: int
+    batched: bool
+    batch_first: bool
+    batch_sizes: Array | None
+    """Of packed sequences: how many have a step t, int64 (T,)."""
+    spare: "list[Memory]"
+    """The module's place for memory that is no longer needed."""
+
+    @property
+    def count(self) -> int:
+        """States of a kind, and sets of weights."""
+        return self.layers * self.directions
+
+    @property
+    def width(self) -> int:
+        """Features of an output."""
+        return self.directions * self.hidden
+
+
+class Memory:
+    """What backward needs of a forward."""
+
+    __slots__ = ("caches", "hidden", "lock", "x")
+
+    def __init__(self, call: Call) -> None:
+        self.caches: list[Any] = [None] * call.count
+        self.hidden: list[Array | None] = [None] * call.layers
+        """Outputs of layers, which the next ones read."""
+        self.lock = threading.Lock()
+        self.x: Tensor = None
+        """The input, where the first layer's cache points to it."""
+
+    @classmethod
+    def of(cls, call: Call) -> "Memory":
+        """That which the module has left, or new."""
+        try:
+            memory = call.spare.pop()
+        except IndexError:
+            return cls(call)
+        return memory if len(memory.caches) == call.count else cls(call)
+
+
+class Owner:
+    """Belongs to a tensor that is saved for backward. When autograd frees that, the module has the
+    memory for its next forward."""
+
+    __slots__ = ("memory", "spare")
+
+    def __init__(self, call: Call) -> None:
+        self.memory, self.spare = Memory.of(call), call.spare
+
+    def __del__(self) -> None:
+        self.memory.x = None
+        self.spare[:] = [self.memory]  # at most one
+
+
+def array_of(tensor: Tensor) -> Array:
+    """The memory of a tensor, which who calls keeps.
+
+    (After `Tensor.numpy` nobody could resize the tensor any more.)
+    """
+    dtype = DTYPES[tensor.dtype]
+    memory = ANYWHERE.from_address(tensor.data_ptr())
+    if tensor.is_contiguous():
+        return np.ndarray(tensor.shape, dtype, memory)
+    strides = [dtype.itemsize * stride for stride in tensor.stride()]
+    return np.ndarray(tensor.shape, dtype, memory, 0, strides)
+
+
+def with_rows(tensor: Tensor) -> Tensor:
+    """A tensor whose last axis is contiguous."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def in_order(call: Call, tensor: Tensor) -> Array:
+    """An input or output as kernels have it: (N, T, K), or (R, K) of packed sequences."""
+    array = array_of(tensor)
+    if not call.batched:
+        return array[None]
+    if call.batch_first or call.batch_sizes is not None:
+        return array
+    return array.swapaxes(0, 1)
+
+
+def of_states(call: Call, tensor: Tensor) -> Array:
+    """(L*D, N, H)"""
+    array = array_of(tensor)
+    return array if call.batched else array[:, None]
+
+
+def of_layers(call: Call, tensors: Sequence[Tensor | None]) -> Weights:
+    """Weights, or gradients of them, of each layer and direction: Wx, Wh, b, bh."""
+    arrays = [None if tensor is None else array_of(tensor).T for tensor in tensors]
+    each = 4 if call.bias else 2
+    rest = (None,) * (4 - each)
+    return [(*arrays[k : k + each], *rest) for k in range(0, len(arrays), each)]
+
+
+def new_output(call: Call, rows: int, dtype: Any) -> Tensor:
+    """Memory for outputs with the strides that they have in PyTorch, where steps come first."""
+    N, T, K = call.N, call.T, call.width
+    if call.batch_sizes is not None or not call.batched:
+        return torch.empty((rows, K), dtype=dtype)
+    if call.batch_first:
+        return torch.empty_strided((N, T, K), (K, N * K, 1), dtype=dtype)
+    return torch.empty((T, N, K), dtype=dtype)
+
+
+def new_states(call: Call, dtype: Any) -> Tensor:
+    shape = (call.count, call.N, call.hidden) if call.batched else (call.count, call.hidden)
+    return torch.empty(shape, dtype=dtype)
+
+
+def new_hidden(call: Call, rows: int, dtype: Any, old: Array | None = None) -> Array:
+    """Memory for what stands between two layers: that of before, if it fits."""
+    N, T, K = call.N, call.T, call.width
+    shape = (N, T, K) if call.batch_sizes is None else (rows, K)
+    if old is not None and old.shape == shape and old.dtype == dtype:
+        return old
+    if call.batch_sizes is None:
+        return np.empty((T, N, K), dtype).swapaxes(0, 1)
+    return np.empty(shape, dtype)
+
+
+def of_masks(call: Call, masks: Sequence[Tensor]) -> list[Array]:
+    """Masks (T, N, K), or (R, K), in the order of kernels."""
+    arrays = [array_of(mask) for mask in masks]
+    return arrays if call.batch_sizes is not None else [array.swapaxes(0, 1) for array in arrays]
+
+
+def forward(
+    call: Call,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    masks: Sequence[Tensor] = (),
+    memory: Memory | None = None,
+) -> tuple[Tensor, ...]:
+    """Run all layers; -> outputs, last states h, and c where there are any.
+
+    masks: what outputs of all layers but the last are multiplied with, or none; memory: where what
+    backward needs is kept, or None.
+    """
+    weights = [weight.contiguous() for weight in weights]
+    states = [with_rows(state) for state in states]
+    x = with_rows(x)
+    dtype, H, threads = x.dtype, call.hidden, torch.get_num_threads()
+    rows = call.N * call.T if call.batch_sizes is None else x.shape[0]
+    out = new_output(call, rows, dtype)
+    last = [new_states(call, dtype) for _ in call.cell.states]
+    Ws, factors = of_layers(call, weights), of_masks(call, masks)
+    firsts, lasts = ([of_states(call, state) for state in tensors] for tensors in (states, last))
+    xs = in_order(call, x)
+    if memory is not None:
+        memory.x = x
+    for layer in range(call.layers):
+        if layer == call.layers - 1:
+            hs = in_order(call, out)
+        else:
+            old = None if memory is None else memory.hidden[layer]
+            hs = new_hidden(call, rows, xs.dtype, old)
+            if memory is not None:
+                memory.hidden[layer] = hs
+        for direction in range(call.directions):
+            k = layer * call.directions + direction
+            cache = recurrent_forward(
+                call.cell,
+                xs,
+                Ws[k],
+                [first[k] for first in firsts] or None,
+                batch_sizes=call.batch_sizes,
+                reverse=direction == 1,
+                need_gradient=memory is not None,
+                cache=None if memory is None else memory.caches[k],
+                copy_xs=False,
+                out=hs if call.directions == 1 else hs[..., direction * H : (direction + 1) * H],
+                last=[state[k] for state in lasts],
+                threads=threads,
+            )[2]
+            if memory is not None:
+                memory.caches[k] = cache
+        if factors and layer < call.layers - 1:
+            hs *= factors[layer]
+        xs = hs
+    return (out, *last)
+
+
+def backward(
+    call: Call,
+    memory: Memory,
+    dout: Tensor | None,
+    dlast: Sequence[Tensor | None],
+    x: Tensor,
+    weights: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    need_x: bool,
+    need_states: Sequence[bool],
+    need_weights: Sequence[bool],
+) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
+    """Gradients of `forward`: of x, of the initial states, of weights; None where not needed.
+
+    dout, dlast: of the outputs and of the last states, None where there is none.
+    """
+    dtype, H, D, threads = x.dtype, call.hidden, call.directions, torch.get_num_threads()
+    rows = call.N * call.T if call.batch_sizes is None else x.shape[0]
+    shape = (call.N, call.T, H)
+    weights = [weight.contiguous() for weight in weights]
+    dout = None if dout is None else with_rows(dout)
+    dlast = [None if d is None else with_rows(d) for d in dlast]
+    dx = torch.empty(x.shape, dtype=dtype) if need_x else None
+    dfirst = [new_states(call, dtype) if need else None for need in need_states]
+    dweights = [
+        torch.empty(weight.shape, dtype=dtype) if need else None
+        for weight, need in zip(weights, need_weights, strict=True)
+    ]
+    Ws, dWs, factors = of_layers(call, weights), of_layers(call, dweights), of_masks(call, masks)
+    dlasts, dfirsts = (
+        [None if d is None else of_states(call, d) for d in tensors] for tensors in (dlast, dfirst)
+    )
+    each = len(weights) // call.layers
+    dhs = None if dout is None else in_order(call, dout)
+    for layer in reversed(range(call.layers)):
+        below = need_x or any(need_states) or any(need_weights[: layer * each])
+        need_dx = below if layer else need_x
+        dxs = None
+        if need_dx:
+            dxs = in_order(call, dx) if layer == 0 else new_hidden(call, rows, DTYPES[dtype])
+        for direction in range(D):
+            k = layer * D + direction
+            recurrent_backward(
+                call.cell,
+                dhs if dhs is None or D == 1 else dhs[..., direction * H : (direction + 1) * H],
+                None if all(d is None for d in dlasts) else [d if d is None else d[k] for d in dlasts],
+                memory.caches[k],
+                Ws[k],
+                dWs[k],
+                batch_sizes=call.batch_sizes,
+                need_dx=need_dx,
+                dxs=dxs,
+                dfirst=[d if d is None else d[k] for d in dfirsts] or None,
+                adds_dx=direction == 1,
+                threads=threads,
+                shape=shape,
+            )
+        if not below:
+            break
+        if factors and layer:
+            dxs *= factors[layer - 1]
+        dhs = dxs
+    return dx, dfirst, dweights
