@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from . import stack
-from .stack import Call, Owner, Tensor
+from .stack import Call, Owner, Tensor, reason_against
 
 BY_PYTORCH = {
     "rnn": torch._VF.rnn_tanh,
@@ -64,7 +64,8 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
         needs = ctx.needs_input_grad[2:]
         if all(grad is None for grad in grads):
             return (None, None, *(None for _ in needs))
-        if torch.is_grad_enabled() or not all(grad is None or plain(grad, x) for grad in grads):
+        odd = any(grad is not None and reason_against(grad, x) for grad in grads)
+        if odd or torch.is_grad_enabled():
             return (None, None, *by_pytorch(call, x, states, weights, masks, grads, needs))
         of_forward = getattr(owner, "rnnfast", None)
         if of_forward is None:
@@ -78,18 +79,6 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
                 *(need_x, others[:count], others[count:]),
             )
         return (None, None, dx, *dstates, *dweights)
-
-
-def plain(tensor: Tensor, like: Tensor) -> bool:
-    """Whether a tensor is memory of this process, and nothing more, of the dtype of another one."""
-    return (
-        (type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter)
-        and tensor.dtype == like.dtype
-        and tensor.is_cpu
-        and tensor.layout is torch.strided
-        and not tensor.is_neg()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
 
 
 def by_pytorch(

@@ -1,5 +1,6 @@
 """Subclasses of `torch.nn`'s recurrent modules with another forward."""
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import cells
 from .._types import Array
 from .function import run
-from .stack import DTYPES, Call, Memory, Tensor
+from .stack import Call, State, Tensor, reason_against
 
 OURS = "rnnfast"
 CELLS = {
@@ -28,16 +29,6 @@ PROGRAMS = (  # what PyTorch is asked for besides numbers, and the reason that t
     (_C._len_torch_function_stack, "a mode of torch functions"),
     (_C._len_torch_dispatch_stack, "a mode of torch dispatch"),
 )
-
-
-class State:
-    """What a module of ours has besides what torch.nn's has; neither copied nor saved."""
-
-    __slots__ = ("path", "spare")
-
-    def __init__(self) -> None:
-        self.path: str | None = None
-        self.spare: list[Memory] = []
 
 
 class Refused(Exception):
@@ -171,10 +162,11 @@ def by_kernels(module: Any, state: State, input: Any, hx: Any) -> Any:
         raise Refused(f"the input has the shape {tuple(shape)}")
 
     count = layers * directions
-    states = () if hx is None else tuple(hx) if cell.S > 1 else (hx,)
-    if states:
-        if len(states) != cell.S:
-            raise Refused(f"there are {len(states)} initial states")
+    states: tuple[Tensor, ...] = ()
+    if hx is not None:
+        if cell.S > 1 and (type(hx) not in (tuple, list) or len(hx) != cell.S):
+            raise Refused(f"initial states are a {type(hx).__name__}")
+        states = tuple(hx) if cell.S > 1 else (hx,)
         for tensor in states:
             check("an initial state", tensor, x)
         if packed and input.sorted_indices is not None:
@@ -187,7 +179,7 @@ def by_kernels(module: Any, state: State, input: Any, hx: Any) -> Any:
 
     call = Call(
         *(cell, layers, directions, H, bool(module.bias), N, T, batched, module.batch_first),
-        *(batch_sizes, state.spare),
+        *(batch_sizes, weakref.ref(state)),
     )
     p, masks = module.dropout, ()
     if p and module.training and layers > 1:
@@ -202,25 +194,9 @@ def by_kernels(module: Any, state: State, input: Any, hx: Any) -> Any:
 
 
 def check(what: str, tensor: Any, like: Tensor) -> None:
-    """Refused unless it is a tensor of PyTorch's own class, in the memory of this process, and of
-    the dtype of another one."""
-    kind = type(tensor)
-    if kind is not torch.Tensor and kind is not torch.nn.Parameter:
-        raise Refused(f"{what} is a {kind.__name__}")
-    dtype = tensor.dtype
-    if dtype not in DTYPES:
-        raise Refused(f"{what} is {dtype}")
-    if dtype is not like.dtype:
-        raise Refused(f"{what} is {dtype}, and the input {like.dtype}")
-    if not tensor.is_cpu:
-        raise Refused(f"{what} is on the device {tensor.device}")
-    if (
-        tensor.layout is not torch.strided
-        or tensor.is_nested
-        or tensor.is_neg()
-        or not tensor.data_ptr()
-    ):
-        raise Refused(f"{what} is not plain memory")
+    """Refused unless our kernels can read a tensor, which is of the dtype of another one."""
+    if reason := reason_against(tensor, like):
+        raise Refused(f"{what} {reason}")
 
 
 def checked_sizes(batch_sizes: Tensor, shape: Sequence[int]) -> Array:

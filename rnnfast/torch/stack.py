@@ -6,6 +6,7 @@ H hidden size; L layers, D directions.
 
 import sys
 import threading
+import weakref
 from collections.abc import Sequence
 from ctypes import c_char
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ class Call:
     batch_first: bool
     batch_sizes: Array | None
     """Of packed sequences: how many have a step t, int64 (T,)."""
-    spare: "list[Memory]"
-    """The module's place for memory that is no longer needed."""
+    home: "weakref.ref[State]"
+    """Where memory goes that is no longer needed."""
 
     @property
     def count(self) -> int:
@@ -66,28 +67,57 @@ class Memory:
         self.x: Tensor = None
         """The input, where the first layer's cache points to it."""
 
-    @classmethod
-    def of(cls, call: Call) -> "Memory":
-        """That which the module has left, or new."""
-        try:
-            memory = call.spare.pop()
-        except IndexError:
-            return cls(call)
-        return memory if len(memory.caches) == call.count else cls(call)
+
+class State:
+    """What a module of ours has besides what torch.nn's has; neither copied nor saved."""
+
+    __slots__ = ("__weakref__", "path", "spare")
+
+    def __init__(self) -> None:
+        self.path: str | None = None
+        self.spare: list[Memory] = []
+        """Memory of a forward that is over, for the next one, at most one."""
 
 
 class Owner:
-    """Belongs to a tensor that is saved for backward. When autograd frees that, the module has the
-    memory for its next forward."""
+    """Belongs to a tensor that is saved for backward. When autograd frees that, the module, if it
+    is still there, has the memory for its next forward."""
 
-    __slots__ = ("memory", "spare")
+    __slots__ = ("home", "memory")
 
     def __init__(self, call: Call) -> None:
-        self.memory, self.spare = Memory.of(call), call.spare
+        self.home, state = call.home, call.home()
+        try:
+            self.memory = state.spare.pop() if state else Memory(call)
+        except IndexError:
+            self.memory = Memory(call)
 
     def __del__(self) -> None:
         self.memory.x = None
-        self.spare[:] = [self.memory]  # at most one
+        if state := self.home():
+            state.spare[:] = [self.memory]
+
+
+def reason_against(tensor: Any, like: Tensor) -> str:
+    """Why our kernels cannot read what is given as a tensor, or "": it must be one of PyTorch's own
+    class, in the memory of this process, and of the dtype of another one."""
+    kind = type(tensor)
+    if kind is not torch.Tensor and kind is not torch.nn.Parameter:
+        return f"is a {kind.__name__}"
+    dtype = tensor.dtype
+    if dtype not in DTYPES:
+        return f"is {dtype}"
+    if dtype is not like.dtype:
+        return f"is {dtype}, and the input {like.dtype}"
+    if not tensor.is_cpu:
+        return f"is on the device {tensor.device}"
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_neg():
+        return "is not plain memory"
+    try:
+        there = tensor.data_ptr() or not tensor.numel()
+    except RuntimeError:  # of vmap, for one
+        there = False
+    return "" if there else "has no memory"
 
 
 def array_of(tensor: Tensor) -> Array:
