@@ -92,13 +92,12 @@ def last_path(module: Any) -> str | None:
         )
     if not isinstance(module, Recurrent):
         return "torch: the module is torch.nn's own; accelerate() makes it one of ours"
-    return state_of(module).path
+    state: State | None = module.__dict__.get("_rnnfast")
+    return None if state is None else state.path
 
 
 def state_of(module: Any) -> State:
-    state: State | None = module.__dict__.get("_rnnfast")
-    if state is None:
-        state = module.__dict__["_rnnfast"] = State()
+    state: State = module.__dict__.get("_rnnfast") or module.__dict__.setdefault("_rnnfast", State())
     return state
 
 
