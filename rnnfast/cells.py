@@ -1,8 +1,9 @@
 """The list of cells: what every part of the package needs to know about each.
 
-Whoever needs all cells, or one by its name, looks here: kernels and their twins, layers, models,
-the command line, the self-check, benchmarks and tests. What a cell computes stands in
-`simd/cells.h`, and in `reference/recurrent.py` once more; both are found by the cell's name.
+Whoever needs all cells, or one by its name, looks here: kernels and their twins, the self-check and
+tests of both (`KERNEL_CELLS`), layers, models, the command line and benchmarks (`CELLS`). What a
+cell computes stands in `simd/cells.h`, and in `reference/recurrent.py` once more; both are found by
+the cell's name.
 """
 
 from dataclasses import dataclass
@@ -46,3 +47,12 @@ GRU_RESET_AFTER = Cell(
 )
 
 CELLS = {cell.name: cell for cell in (RNN, RNN_RELU, LSTM, GRU, GRU_RESET_AFTER)}
+"""Those that layers, models and files have."""
+
+# The same as LSTM and GRU_RESET_AFTER, but for PyTorch's order of the gates and its z, the share of
+# the old state: for weights that stay where PyTorch has them.
+LSTM_IFGO = Cell("lstm_ifgo", gates=("i", "f", "g", "o"), states=("h", "c"))
+GRU_RZN = Cell("gru_rzn", gates=("r", "z", "n"), states=("h",), weights=("Wx", "Wh", "b", "bh"))
+
+KERNEL_CELLS = CELLS | {cell.name: cell for cell in (LSTM_IFGO, GRU_RZN)}
+"""Those that kernels and their twins have."""

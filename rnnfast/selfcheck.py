@@ -8,7 +8,7 @@ import numpy as np
 from . import kernels
 from ._ops import Ops
 from ._types import Array
-from .cells import CELLS, Cell
+from .cells import KERNEL_CELLS, Cell
 from .reference import ops as numpy_ops
 from .reference.generation import Choice
 
@@ -102,7 +102,7 @@ def _results(
     xs, dhs = normal(N, T, D), normal(N, T, 2 * H)
     layers: list[tuple[Any, ...]] = []  # of all cells, one on top of the other
     size = D
-    for cell in CELLS.values():
+    for cell in KERNEL_CELLS.values():
         columns = cell.G * H
 
         def weights(rows: int, columns: int = columns, cell: Cell = cell) -> list[Array]:

@@ -56,3 +56,19 @@ def moved(array, rng, offset=0):
             view = np.flip(view, axis)
     view[...] = array
     return view
+
+
+def place(shape, dtype, rng):
+    """(an array to be written, all memory around it), full of 99: the last axis is contiguous, the
+    others are in any order, with gaps and in both directions."""
+    strides, step = [1] * len(shape), shape[-1] + int(rng.choice([0, 0, 1, shape[-1]]))
+    for axis in rng.permutation(len(shape) - 1):
+        strides[axis] = step
+        step = step * shape[axis] + int(rng.choice([0, 0, 1, 3]))
+    view = laid_out(np.full(shape, 99, dtype), strides)
+    memory = np.frombuffer(view.base, dtype)
+    memory[...] = 99
+    for axis in range(len(shape) - 1):
+        if rng.random() < 0.2:
+            view = np.flip(view, axis)
+    return view, memory

@@ -20,8 +20,10 @@ from zipfile import ZipFile
 import numpy as np
 from forms import SEED
 from problems import EVERY_LAYER, OPTIMIZERS, make_problem
+from sequences import make_block
 
 import rnnfast
+from rnnfast import cells, kernels
 from rnnfast._random import state_of
 from rnnfast.training.optimizers import gradient_norm
 
@@ -157,6 +159,45 @@ def block_scene(call):
 
 for _call in ("forward", "backward"):
     CASES[f"index, lengths, reset {_call}"] = lambda call=_call: block_scene(call)
+
+
+def given_scene(call):
+    """A kernel that writes into given arrays: nothing of them, if it fails."""
+    block = make_block(cells.GRU_RZN, (4, 5, 3, 6), ("lengths", "reverse"), "float32")
+    weights = [np.asfortranarray(W) for W in block.weights]
+    zeros = np.zeros_like
+    grads, out, dxs = [zeros(W) for W in weights], zeros(block.dhs), zeros(block.xs)
+    last, dfirst = [*zeros(block.states)], [*zeros(block.states)]
+    options = block.options | {"out": out, "last": last}
+    results = {"grads": grads, "out": out, "dxs": dxs, "last": last, "dfirst": dfirst}
+    cache = None
+
+    def forward():
+        nonlocal cache
+        *_, cache = kernels.recurrent_forward(
+            block.cell, block.xs, weights, block.states, cache=cache, **options
+        )
+
+    def backward():
+        kernels.recurrent_backward(
+            block.cell, block.dhs, None, cache, weights[:2], grads,
+            dxs=dxs, dfirst=dfirst, adds_dx=True,
+        )  # fmt: skip
+
+    forward()
+    backward()
+
+    def probe():
+        backward()
+        return results
+
+    if call == "forward":
+        return Scene(forward, lambda: results, probe, DEBUG)
+    return Scene(backward, lambda: results)
+
+
+for _call in ("forward", "backward"):
+    CASES[f"given arrays {_call}"] = lambda call=_call: given_scene(call)
 
 
 @case("embedding sparse backward")

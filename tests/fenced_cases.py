@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import sequences
+import test_callers_memory
 from drawn import draw_block, draw_sizes, moved
 from fences import Fences
 from forms import SEED
@@ -28,7 +29,7 @@ NAMES = [*CELLS, KERNELS, *LAYERS]
 
 def of_cell(name, rng, dtype):
     """A function that calls all that there is for a cell."""
-    blocks = draw_block(rng, cells.CELLS[name], dtype)
+    blocks = draw_block(rng, cells.KERNEL_CELLS[name], dtype)
     places, need_dx = rng.random() < 0.5, bool(rng.random() < 0.7)
     seed = int(rng.integers(1 << 30))
 
@@ -49,6 +50,8 @@ def of_cell(name, rng, dtype):
         stateless = {"copy_hs": "lengths" in block.options, "copy_xs": False}
         if "index" not in block.options and not places:  # as in a stack
             sequences.run_forward(kernels, block, **stateless)
+        for own in blocks:
+            test_callers_memory.call(kernels, own, np.random.default_rng(seed), dtype)
 
     return f"{blocks[0].dhs.shape}, D={blocks[0].xs.shape[-1]}, {[*blocks[0].options]}", call
 

@@ -12,7 +12,8 @@ from rnnfast import cells, kernels
 from rnnfast.reference import ops as numpy_ops
 
 OPS = [kernels, numpy_ops]
-CELLS = [value for value in vars(cells).values() if isinstance(value, cells.Cell)]
+CELLS = [*cells.KERNEL_CELLS.values()]
+LAYER_CELLS = [*cells.CELLS.values()]
 OPTIONS = ("index", "lengths", "reset", "reverse", "recurrent_mask", "zoneouts", "truncate")
 SHARED = ("index", "lengths", "reset")  # by both directions
 

@@ -18,7 +18,7 @@ from rnnfast.kernels import engine, products, sums
 from rnnfast.reference import ops as twins
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-CELLS = list(cells.CELLS)
+CELLS = list(cells.KERNEL_CELLS)
 
 
 pytestmark = pytest.mark.usefixtures("threads_for_small_calls")
@@ -184,12 +184,12 @@ def test_tanh_is_odd(dtype):
 def problem(cell, dtype, N, T, D, H, U=None):
     """Arguments of forward and backward, as random numbers."""
     rng = np.random.default_rng(0)
-    columns, S = cells.CELLS[cell].G * H, cells.CELLS[cell].S
+    columns, S = cells.KERNEL_CELLS[cell].G * H, cells.KERNEL_CELLS[cell].S
 
     def normal(*shape):
         return rng.standard_normal(shape).astype(dtype)
 
-    biases = [normal(columns) for _ in cells.CELLS[cell].weights[2:]]
+    biases = [normal(columns) for _ in cells.KERNEL_CELLS[cell].weights[2:]]
     weights = (normal(D, columns) / dtype(D**0.5), normal(H, columns) / dtype(H**0.5), *biases)
     xs = normal(N, T, D) if U is None else normal(U, D)
     index = None if U is None else rng.integers(0, U, (N, T))
@@ -198,7 +198,7 @@ def problem(cell, dtype, N, T, D, H, U=None):
 
 def run(ops, cell, xs, weights, states, index, dhs, dstates, *, cache=None, **options):
     """Everything that forward and backward return and write, by name, and the cache."""
-    cell = cells.CELLS[cell]
+    cell = cells.KERNEL_CELLS[cell]
     hs, last, cache = ops.recurrent_forward(cell, xs, weights, states, index=index, cache=cache)
     grads = [np.full_like(W, np.nan) for W in weights]
     dxs, dfirst = ops.recurrent_backward(cell, dhs, dstates, cache, weights[:2], grads, **options)
@@ -315,12 +315,12 @@ def test_weights_may_change_between_any_two_calls(cell):
         changed, cache = [W.copy() for W in weights], None
         for _ in range(2):
             *outputs, cache = ops.recurrent_forward(
-                cells.CELLS[cell], xs, changed, states, cache=cache
+                cells.KERNEL_CELLS[cell], xs, changed, states, cache=cache
             )
             changed[1] *= 1.5  # between forward and backward
             grads = [np.empty_like(W) for W in changed]
             outputs += ops.recurrent_backward(
-                cells.CELLS[cell], dhs, dstates, cache, changed[:2], grads
+                cells.KERNEL_CELLS[cell], dhs, dstates, cache, changed[:2], grads
             )
             changed[0] -= 0.25  # between backward and forward
             results[ops] += [*outputs, *grads]
@@ -513,8 +513,8 @@ LONG = (37, 45, 5, 70)
 def test_threads_change_no_bit_of_any_option(cell, names):
     """By rows of the batch and by units; with and without gradient; of one direction and of two."""
     for sizes in (LONG, (3, 5, 4, 70)):
-        block = sequences.make_block(cells.CELLS[cell], sizes, names, "float32")
-        back = sequences.make_block(cells.CELLS[cell], sizes, names, "float32", seed=1)
+        block = sequences.make_block(cells.KERNEL_CELLS[cell], sizes, names, "float32")
+        back = sequences.make_block(cells.KERNEL_CELLS[cell], sizes, names, "float32", seed=1)
         both = sequences.both_directions(block, back)
         results = []
         for threads in (1, 2, 3):
@@ -533,7 +533,7 @@ def test_threads_change_no_bit_of_any_option(cell, names):
 @pytest.mark.parametrize("cell", CELLS)
 def test_long_blocks_agree_with_their_twins(cell, names):
     engine.set_num_threads(2)
-    block = sequences.make_block(cells.CELLS[cell], LONG, names)
+    block = sequences.make_block(cells.KERNEL_CELLS[cell], LONG, names)
     ours, twins_ = sequences.run(kernels, block), sequences.run(twins, block)
     assert ours.keys() == twins_.keys()
     for name in ours:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from problems import DTYPES, assert_all_close, assert_close, read_only, spaced
 from sequences import (
-    CELLS,
+    LAYER_CELLS,
     OPS,
     SHARED,
     both_directions,
@@ -31,7 +31,7 @@ GIVEN = (*SHARED, "reverse", "truncate")
 CHOICES = [(), *((name,) for name in GIVEN), ("lengths", "reverse"), ("index", "lengths"), GIVEN]
 
 every_ops = pytest.mark.parametrize("ops", OPS, ids=lambda ops: ops.__name__)
-every_cell = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+every_cell = pytest.mark.parametrize("cell", LAYER_CELLS, ids=lambda cell: cell.name)
 directions = pytest.mark.parametrize("directions", [1, 2], ids=["one way", "both ways"])
 
 
@@ -490,10 +490,10 @@ def test_forms_of_a_gru_agree_where_the_reset_gate_is_open():
 def test_cells_by_their_options():
     assert rnnfast.TimeRNN.cell is cells.RNN
     assert rnnfast.TimeGRU.cell is cells.GRU
-    for cell in CELLS:
+    for cell in LAYER_CELLS:
         assert layer_of(make_blocks(cell, 1), OPS[-1]).cell is cell
         assert layer_of(make_blocks(cell, 2), OPS[-1]).cell is cell
-    assert [*TIME_LAYERS] == [cell.name for cell in CELLS]
+    assert [*TIME_LAYERS] == [cell.name for cell in LAYER_CELLS]
 
 
 # Not even an allocation that fails leaves anything half-done. ------------------------------------

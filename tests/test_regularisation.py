@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from problems import assert_close
-from sequences import CELLS, OPS, SHARED, run, run_both
+from sequences import LAYER_CELLS, OPS, SHARED, run, run_both
 from test_gradients import TOLERANCE, dot, numeric_gradient
 from test_recurrent_layers import (
     Recorder,
@@ -338,7 +338,7 @@ def test_two_forwards_leave_the_masks_of_one():
     assert len(shapes) == 2
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", LAYER_CELLS, ids=lambda cell: cell.name)
 def test_float32_masks(cell):
     """Numbers of the layer's dtype; both modules draw the same."""
     for directions_ in (1, 2):

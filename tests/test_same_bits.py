@@ -61,7 +61,10 @@ def by_columns(array, rng):
 def test_cells(cell):
     """In one direction and in two, with every option; with and without what backward needs."""
     for what, rng, dtype in cases(cell):
-        blocks, scale = draw_block(rng, cells.CELLS[cell], dtype), float(rng.choice(SCALES[dtype]))
+        blocks, scale = (
+            draw_block(rng, cells.KERNEL_CELLS[cell], dtype),
+            float(rng.choice(SCALES[dtype])),
+        )
         for block in blocks:
             block.dhs, block.dlast = block.dhs * scale, block.dlast * scale
         # a row of one number is a column, too

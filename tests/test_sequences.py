@@ -252,7 +252,7 @@ def unit_by_unit(cell, x, states, weights):
             return [gate(math.tanh, "h")]
         case "rnn_relu":
             return [gate(lambda a: max(0.0, a), "h")]
-        case "lstm":
+        case "lstm" | "lstm_ifgo":
             f, i, o = (gate(sigmoid, name) for name in "fio")
             g = gate(math.tanh, "g")
             c = [f[j] * states[1][j] + g[j] * i[j] for j in range(H)]
@@ -265,6 +265,10 @@ def unit_by_unit(cell, x, states, weights):
             else:
                 g = [math.tanh(of_x("h", j) + r[j] * of_h("h", j, h)) for j in range(H)]
             return [[(1 - z[j]) * h[j] + z[j] * g[j] for j in range(H)]]
+        case "gru_rzn":
+            z, r = gate(sigmoid, "z"), gate(sigmoid, "r")
+            n = [math.tanh(of_x("n", j) + r[j] * of_h("n", j, h)) for j in range(H)]
+            return [[(1 - z[j]) * n[j] + z[j] * h[j] for j in range(H)]]
         case _:
             raise NotImplementedError(f"the cell {cell.name}, unit by unit")
 
@@ -306,6 +310,28 @@ def test_both_forms_of_a_gru(names, ops):
     for dWh in (results["dWh"], expected["dWh"]):  # beside the diagonal they differ
         dWh[:, 10:] = np.diag(np.diag(dWh[:, 10:]))
     assert_all_close(results, expected)
+
+
+@every_ops
+@dtypes
+@pytest.mark.parametrize("names", [(), OPTIONS], ids=["plain", "all"])
+def test_two_orders_of_the_columns_of_an_lstm(names, dtype, ops):
+    """Forward, to the bit what the other one gives, its columns being where its gates are; back,
+    the gates are summed in another order."""
+    block = make_block(cells.LSTM, (3, 4, 2, 37), names, dtype)
+    places = [cells.LSTM.gates.index(gate) for gate in cells.LSTM_IFGO.gates]
+
+    def reordered(W):
+        return np.concatenate([np.split(W, 4, axis=-1)[k] for k in places], axis=-1)
+
+    weights = [reordered(W) for W in block.weights]
+    results = run(ops, replace(block, cell=cells.LSTM_IFGO, weights=weights))
+    expected = run(ops, block)
+    for name in gradients_of(cells.LSTM):
+        expected[name] = reordered(expected[name])
+    assert_all_close(results, expected)
+    for name in ("hs", "last", "all states") if ops is kernels else ():
+        np.testing.assert_array_equal(results[name], expected[name])
 
 
 # Gradients by differences. --------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rnnfast.cells import CELLS, Cell
+from rnnfast.cells import KERNEL_CELLS, Cell
 from rnnfast.kernels import engine
 
 SIMD = Path(__file__).parents[1] / "rnnfast" / "simd"
@@ -129,14 +129,15 @@ def test_every_function_of_the_table_is_declared_once():
 
 
 def test_cells_are_those_that_are_compiled():
-    compiled = [(name, cell.G) for name, cell in CELLS.items()]
-    assert engine.numbered(CELLS, compiled) == {name: k for k, name in enumerate(CELLS)}
+    compiled = [(name, cell.G) for name, cell in KERNEL_CELLS.items()]
+    places = {name: k for k, name in enumerate(KERNEL_CELLS)}
+    assert engine.numbered(KERNEL_CELLS, compiled) == places
     with pytest.raises(
         ImportError, match=r"expected those that are compiled.*\(rnn 1; .*got rnn 1, "
     ):
-        engine.numbered(CELLS, [("rnn", 1)])
+        engine.numbered(KERNEL_CELLS, [("rnn", 1)])
     with pytest.raises(ImportError, match=r", other 3; .*rnnfast/cells\.py"):
-        engine.numbered(CELLS, [*compiled, ("other", 3)])
+        engine.numbered(KERNEL_CELLS, [*compiled, ("other", 3)])
     four = Cell("gru", gates=("z", "r", "h", "o"), states=("h",))
     with pytest.raises(ImportError, match=r"as many gates \(gru 3; .*got gru 4"):
         engine.numbered({"gru": four}, [("gru", 3)])

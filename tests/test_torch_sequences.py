@@ -9,7 +9,7 @@ import pytest
 from problems import assert_all_close
 from sequences import OPS, both_directions, gradients_of, make_block, run, run_both
 
-from rnnfast import cells
+from rnnfast import cells, kernels
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; it is one of three oracles")
 
@@ -32,6 +32,8 @@ MODULES = {
     cells.RNN_RELU: (partial(torch.nn.RNN, nonlinearity="relu"), lambda weights: weights),
     cells.LSTM: (torch.nn.LSTM, lstm_columns),
     cells.GRU_RESET_AFTER: (torch.nn.GRU, gru_columns),
+    cells.LSTM_IFGO: (torch.nn.LSTM, lambda weights: weights),
+    cells.GRU_RZN: (torch.nn.GRU, lambda weights: weights),
 }
 
 
@@ -94,3 +96,57 @@ def test_recurrent_functions(cell, sizes, names, directions, ops):
         results = run_both(ops, blocks)
     del results["all states"]
     assert_all_close(results, run_torch(blocks))
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["biases", "none"])
+@pytest.mark.parametrize("form", ["time first", "batch first", "packed"])
+@pytest.mark.parametrize("cell", [cells.RNN, cells.LSTM_IFGO, cells.GRU_RZN], ids=lambda c: c.name)
+def test_on_the_memory_of_pytorch(cell, form, bias):
+    """Both directions of a module, one after the other: its parameters, their gradients, outputs
+    and states are read and written where they stand."""
+    torch.manual_seed(0)
+    N, T, D, H = 5, 7, 20, 33
+    module = MODULES[cell][0](
+        D, H, bias=bias, batch_first=form == "batch first", bidirectional=True
+    ).double()
+    start = torch.randn(cell.S, 2, N, H).double().requires_grad_()
+    xs = torch.randn(*((N, T, D) if form == "batch first" else (T, N, D))).double()
+    sizes = torch.tensor([5, 5, 4, 3, 3, 1, 1])
+    if form == "packed":
+        xs = torch.nn.utils.rnn.pack_padded_sequence(xs, torch.tensor([7, 5, 5, 3, 2])).data.clone()
+        assert len(xs) == sizes.sum()
+    xs.requires_grad_()
+    given = torch.nn.utils.rnn.PackedSequence(xs, sizes) if form == "packed" else xs
+    hs, last = module(given, tuple(start) if cell.S > 1 else start[0])
+    hs = hs.data if form == "packed" else hs
+    last = torch.stack(last if cell.S > 1 else [last])
+    dhs, dlast = torch.randn_like(hs), torch.randn_like(last)
+    torch.autograd.backward([hs, last], [dhs, dlast])
+
+    def in_our_order(tensor):
+        array = tensor.detach().numpy()
+        return array.swapaxes(0, 1) if form == "time first" else array
+
+    out, dxs = torch.full_like(hs, np.nan), torch.full_like(xs, np.nan)
+    ends, begins = torch.empty_like(last), torch.empty_like(start)
+    options = {"batch_sizes": sizes.numpy()} if form == "packed" else {}
+    for k, suffix in enumerate(("_l0", "_l0_reverse")):
+        own = {name: W for name, W in module.named_parameters() if name.endswith(suffix)}
+        own = {name.removesuffix(suffix): W for name, W in own.items()}
+        names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"][: len(own)]
+        weights = [own[name].detach().numpy().T for name in names]
+        grads = [torch.full_like(own[name], np.nan) for name in names]
+        half = slice(k * H, (k + 1) * H)
+        *_, cache = kernels.recurrent_forward(
+            cell, in_our_order(xs), weights, start[:, k].detach().numpy(), reverse=k == 1,
+            copy_xs=False, out=in_our_order(out)[..., half], last=ends[:, k].numpy(), **options,
+        )  # fmt: skip
+        kernels.recurrent_backward(
+            cell, in_our_order(dhs)[..., half], dlast[:, k].numpy(), cache, weights[:2],
+            [dW.numpy().T for dW in grads], dxs=in_our_order(dxs), adds_dx=k == 1,
+            dfirst=[*begins.detach()[:, k].numpy()],
+        )  # fmt: skip
+        for name, dW in zip(names, grads, strict=True):
+            torch.testing.assert_close(dW, own[name].grad, rtol=1e-10, atol=1e-12)
+    for result, expected in ((out, hs), (ends, last), (dxs, xs.grad), (begins, start.grad)):
+        torch.testing.assert_close(result, expected.detach(), rtol=1e-10, atol=1e-12)

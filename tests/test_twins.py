@@ -6,7 +6,7 @@ from inspect import signature
 
 import numpy as np
 import pytest
-from problems import CELLS, LAYERS, MODELS, OPTIMIZERS, class_of, make_problem
+from problems import LAYERS, MODELS, OPTIMIZERS, class_of, make_problem
 
 import rnnfast
 from rnnfast import kernels, reference
@@ -57,7 +57,7 @@ def test_layers_and_losses(name, module):
         problem.infer(layer)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", TIME_LAYERS)
 def test_rows_of_an_embedding_by_an_index(cell):
     embedding = rnnfast.TimeEmbedding(np.ones((V, 3)), **OPS)
     G = TIME_LAYERS[cell].cell.G

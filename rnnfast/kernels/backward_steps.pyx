@@ -11,8 +11,8 @@ once is dealt out by rows, or by rows of the gradients.
 from libc.string cimport memcpy, memset
 
 from .block cimport (
-    Memory, Range, Share, Sizes, batch_row, begins, columns_of_group, count, first, place, range_of,
-    share_of, share_of_steps, state_at, states_from, x_row_of,
+    Memory, Range, Share, Sizes, batch_row, begins, clear_beyond, columns_of_group, count, first,
+    place, range_of, share_of, share_of_steps, state_at, states_from, x_row_of,
 )
 from .engine cimport (
     NO_RESET, RESET_AFTER, RESET_BEFORE, ROWS, Gates, Matrix, Panels, States, barrier, moved, zeros,
@@ -74,6 +74,8 @@ cdef void backward_task(
         _weight_gradients(s, mem, &share, s.U, mem.x, mem.das_sum, False, scratch)
         if s.need_dx:
             _input_gradient(s, mem, range_of(s.U, ROWS, thread, threads), 0, mem.das_sum, scratch)
+    elif s.need_dx and not s.adds_dx:
+        clear_beyond(s, &mem.dxs, s.D, range_of(s.N, 1, thread, threads))
     for g in range(s.groups):
         settle(s.simd, h_rows.begin, h_rows.end, mem.dWh[g])
         settle(s.simd, share.x_rows.begin, share.x_rows.end, mem.dWx[g])
@@ -157,7 +159,7 @@ cdef void _steps(
         m = first(s, t) + n0
         # rows whose last step this is
         n = 0 if t + 1 == s.T else max(0, min(share.rows.end, count(s, t + 1)) - n0)
-        while n < rows:
+        while n < rows and mem.dhs.at != NULL:
             s.simd.add(units.end - units.begin,
                        moved(s.simd, place(s, &mem.dhs, t, n0 + n), units.begin),
                        state_at(s, &mem.dstates, 0, n0 + n, units.begin))
@@ -244,7 +246,7 @@ cdef void _product(
             init = out
     else:
         out = rows_in_panels(s.simd, state_at(s, &mem.dstates, 0, n0, unit), s.h_row)
-        if t > 0:
+        if t > 0 and mem.dhs.at != NULL:
             init = rows_in_panels(
                 s.simd, moved(s.simd, place(s, &mem.dhs, t - 1, n0), unit), mem.dhs.n)
         if s.zoned or s.reset != NO_RESET:
@@ -285,7 +287,7 @@ cdef void _merge(
                 s.simd.add(units, reached, dh)
             else:
                 memcpy(dh, reached, units * s.simd.number)
-        if t > 0:
+        if t > 0 and mem.dhs.at != NULL:
             s.simd.add(units, moved(s.simd, place(s, &mem.dhs, t - 1, n), unit), dh)
 
 

@@ -22,6 +22,7 @@ from .sums cimport Sums
 
 cdef enum:
     MOST_GROUPS = 3
+    MOST_STATES = 2
 
 
 ctypedef struct Sizes:
@@ -43,7 +44,7 @@ ctypedef struct Sizes:
     Py_ssize_t truncate           # steps between two cuts of the gradient, 0: none
     Py_ssize_t scratch            # numbers of scratch memory of a thread in backward
     double flops                  # of the call
-    int threads
+    int most_threads, threads     # that the call may have, and that it has
     bint by_rows                  # whether threads take rows of the batch, or units
     bint alone                    # whether a thread projects its own rows of the batch, and no others
     bint indexed, reverse, kept, need_dx
@@ -51,6 +52,7 @@ ctypedef struct Sizes:
     bint adds_dx                  # to what another direction has left there
     bint enters                   # whether states have memory of their own where they enter a step
     bint masked, zoned
+    bint flat                     # whether arrays of the caller are (R, J), as rows of memory are
     # with lengths, or NULL
     const int64_t* order          # (N): which row of the caller is row n
     const int64_t* lengths        # (N), falling
@@ -58,7 +60,8 @@ ctypedef struct Sizes:
     const int64_t* firsts         # (T + 1): the row at which step t begins
 
 
-# Of the caller: (N, T, J), J contiguous, or (1, U, J) with an index.
+# Of the caller: (N, T, J), J contiguous; (1, U, J) with an index; or, if `flat`, (R, J), both
+# distances being that of rows.
 ctypedef struct Sequence:
     void* at
     Py_ssize_t n, t
@@ -66,18 +69,18 @@ ctypedef struct Sequence:
 
 ctypedef struct Memory:
     Sequence xs, hs               # IN (N, T, D); OUT (N, T, H), or NULL
-    Sequence dhs, dxs             # IN (N, T, H); OUT (N, T, D)
+    Sequence dhs, dxs             # IN (N, T, H), or NULL for zeros; OUT (N, T, D)
     Weights Wx[MOST_GROUPS]       # IN (D, G*H)
     Weights Wh[MOST_GROUPS]       # IN (H, G*H)
-    Matrix b, bh                  # IN (1, G*H)
+    Matrix b, bh                  # IN (1, G*H), or NULL
     const int64_t* index          # IN: rows of xs
     Py_ssize_t index_row
     const unsigned char* used     # (U): whether some step uses a row of x, with an index
     const unsigned char* resets   # IN: where a sequence begins, or NULL
     Py_ssize_t resets_row
     void* mask                    # IN (N, H): by which h is multiplied on its way to a product
-    Sequence zoneouts[2]          # IN (N, T, H), of each state, or NULL
-    void* last                    # OUT (S, N, H): states after the last step of each row
+    Sequence zoneouts[MOST_STATES]  # IN (N, T, H), of each state, or NULL
+    Matrix last[MOST_STATES]      # OUT (N, H): states after the last step of each row
     # kept from forward to backward
     Matrix x                      # (U, D): rows of x
     States left                   # (S, N + R, H): initial states, and those that steps leave
@@ -96,14 +99,14 @@ ctypedef struct Memory:
     Panels das_hidden             # (chunk, H)
     Panels das_sum                # (U, G*H): da summed by row of x, with an index
     void* das_rest                # what rounding took from it, or NULL
-    Sums dWx[MOST_GROUPS]         # OUT (D, G*H)
+    Sums dWx[MOST_GROUPS]         # OUT (D, G*H); this and what follows: or of NULL
     Sums dWh[MOST_GROUPS]         # OUT (H, G*H)
     Sums db[MOST_GROUPS]          # OUT (1, G*H)
-    Sums dbh[MOST_GROUPS]         # OUT (1, G*H)
+    Sums dbh[MOST_GROUPS]         # OUT (1, G*H), where it is not db
     States dstates                # (S, N, H): gradients of the states
     States zoned                  # (S, N, H): what zoneout takes of them past the cell
     States reached                # (1, N, H): gradient of h_in
-    void* dfirst                  # OUT (S, N, H): gradients of the initial states
+    Matrix dfirst[MOST_STATES]    # OUT (N, H): gradients of the initial states
     void* scratch                 # (threads, scratch)
 
 
@@ -181,8 +184,23 @@ cdef inline void* place(
     const Sizes* s, const Sequence* sequence, Py_ssize_t t, Py_ssize_t n,
 ) noexcept nogil:
     """Where step t of row n stands in an array of the caller."""
-    return moved(s.simd, sequence.at,
-                 batch_row(s, n) * sequence.n + time_of(s, t, n) * sequence.t)
+    cdef Py_ssize_t time = time_of(s, t, n)
+    if s.flat:
+        return moved(s.simd, sequence.at, (first(s, time) + n) * sequence.t)
+    return moved(s.simd, sequence.at, batch_row(s, n) * sequence.n + time * sequence.t)
+
+
+cdef inline void clear_beyond(
+    const Sizes* s, const Sequence* sequence, Py_ssize_t J, Range rows,
+) noexcept nogil:
+    """0 beyond the lengths of some rows, in an array of the caller."""
+    cdef Py_ssize_t n, t
+    if s.flat or s.R == s.N * s.T_all:
+        return
+    for n in range(rows.begin, rows.end):
+        for t in range(s.T if s.lengths == NULL else s.lengths[n], s.T_all):
+            s.simd.fill(J, 0, moved(s.simd, sequence.at,
+                                    batch_row(s, n) * sequence.n + t * sequence.t))
 
 
 cdef inline int64_t x_row_of(
@@ -203,8 +221,15 @@ cdef inline bint begins(
 
 
 cdef inline Matrix columns_of_group(const Sizes* s, Matrix W, Py_ssize_t g) noexcept nogil:
-    """The columns of W of a group of gates."""
+    """The columns of W of a group of gates, if there is a W."""
+    if W.at == NULL:
+        return W
     return Matrix(moved(s.simd, W.at, g * s.columns.used * W.column), W.row, W.column)
+
+
+cdef inline void* row_at(const Sizes* s, const Matrix* rows, Py_ssize_t n, Py_ssize_t unit) noexcept nogil:
+    """Row n of a state, in an array of the caller, from a unit on."""
+    return moved(s.simd, rows.at, batch_row(s, n) * rows.row + unit)
 
 
 cdef inline States states_from(

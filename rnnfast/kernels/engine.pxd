@@ -141,7 +141,8 @@ cdef class Workspace:
 cdef Panels zeros() noexcept nogil
 cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil
 cdef Py_ssize_t part(Py_ssize_t n, Py_ssize_t unit, int thread, int threads) noexcept nogil
-cdef int threads_for(double flops) noexcept nogil
+cdef int most_threads(object threads) except -1
+cdef int threads_for(double flops, int most=*) noexcept nogil
 cdef void run(Task task, const void* call, int threads) noexcept nogil
 cdef void barrier(int threads) noexcept nogil
 cdef int cell_number(str name) except -1

@@ -14,7 +14,7 @@ from cpython.buffer cimport (
 from cython.parallel cimport parallel, threadid
 from libc.string cimport memset
 
-from ..cells import CELLS as _CELLS
+from ..cells import KERNEL_CELLS as _CELLS
 
 
 cdef extern from *:
@@ -259,8 +259,20 @@ if RNNFAST_HAS_OPENMP and hasattr(os, "register_at_fork"):
     )
 
 
-cdef int threads_for(double flops) noexcept nogil:
-    return 1 if flops < SERIAL_FLOPS or rnnfast_forked else NUM_THREADS
+cdef int most_threads(object threads) except -1:
+    """Threads that a call may use: so many, or with None those of all calls."""
+    if threads is None:
+        return NUM_THREADS
+    if threads < 1:
+        raise ValueError(
+            f"threads: expected a number of 1 or more, or None for that of all calls, got {threads!r}"
+        )
+    return threads if RNNFAST_HAS_OPENMP else 1
+
+
+cdef int threads_for(double flops, int most=0) noexcept nogil:
+    """Threads that are worth it, `most` at most, or NUM_THREADS."""
+    return 1 if flops < SERIAL_FLOPS or rnnfast_forked else most or NUM_THREADS
 
 
 cdef void run(Task task, const void* call, int threads) noexcept nogil:

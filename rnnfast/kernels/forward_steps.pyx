@@ -15,10 +15,12 @@ do.
 from libc.string cimport memcpy
 
 from .block cimport (
-    Memory, Range, Share, Sizes, batch_row, begins, columns_of_group, count, first, place, range_of,
-    share_of, share_of_steps, state_at, states_from, x_row_of,
+    Memory, Range, Share, Sizes, batch_row, begins, clear_beyond, columns_of_group, count, first,
+    place, range_of, row_at, share_of, share_of_steps, state_at, states_from, x_row_of,
 )
-from .engine cimport RESET_AFTER, RESET_BEFORE, ROWS, Gates, Panels, States, Walk, barrier, moved
+from .engine cimport (
+    RESET_AFTER, RESET_BEFORE, ROWS, Gates, Matrix, Panels, States, Walk, barrier, moved,
+)
 from .panels cimport computed, from_row, pack, units_of
 from .products cimport pack_weights, product_with, rows_of
 
@@ -66,26 +68,38 @@ cdef void forward_task(
             barrier(threads)
         _steps(s, mem, steps, begin, end, origin)
         begin = end
+    if mem.hs.at != NULL:
+        clear_beyond(s, &mem.hs, s.H, range_of(s.N, 1, thread, threads))
 
 
 cdef void pack_layer(const Sizes* s, const Memory* mem, Range panels) noexcept nogil:
     """Some panels of every group of gates: biases, and of weights what is not read where it
     stands."""
     cdef Py_ssize_t p, g, width = s.width
-    cdef void* bias
+    cdef bint apart               # whether something comes between x Wx + b and h Wh + bh
     for g in range(s.groups):
         pack_weights(s.simd, &mem.Wx[g], panels.begin, panels.end)
         pack_weights(s.simd, &mem.Wh[g], panels.begin, panels.end)
-        pack(s.simd, columns_of_group(s, mem.b, g), 1, s.columns, panels.begin, panels.end,
-             from_row(s.simd, mem.b_panels, 0, g * s.P))
-        if s.reset != RESET_AFTER:
-            continue
-        pack(s.simd, columns_of_group(s, mem.bh, g), 1, s.columns, panels.begin, panels.end,
-             from_row(s.simd, mem.bh_panels, 0, g * s.P))
-        for p in range(g * s.P + panels.begin, g * s.P + panels.end):
-            if g < s.groups - 1:  # nothing comes between x Wx + b and h Wh + bh
+        _pack_bias(s, mem.b, g, panels, mem.b_panels)
+        apart = s.reset == RESET_AFTER and g == s.groups - 1
+        if mem.bh.at != NULL or apart:
+            _pack_bias(s, mem.bh, g, panels, mem.bh_panels)
+        if mem.bh.at != NULL and not apart:
+            for p in range(g * s.P + panels.begin, g * s.P + panels.end):
                 s.simd.add(width, from_row(s.simd, mem.bh_panels, 0, p).at,
                            from_row(s.simd, mem.b_panels, 0, p).at)
+
+
+cdef void _pack_bias(
+    const Sizes* s, Matrix b, Py_ssize_t g, Range panels, Panels packed,
+) noexcept nogil:
+    """Some panels of a group of gates; zeros where there is no b."""
+    cdef Panels of_group = from_row(s.simd, packed, 0, g * s.P)
+    if b.at == NULL:
+        s.simd.fill((panels.end - panels.begin) * s.width, 0,
+                    from_row(s.simd, of_group, 0, panels.begin).at)
+    else:
+        pack(s.simd, columns_of_group(s, b, g), 1, s.columns, panels.begin, panels.end, of_group)
 
 
 cdef inline Panels _one_row(const Sizes* s, Panels biases, Py_ssize_t p) noexcept nogil:
@@ -283,7 +297,7 @@ cdef void _leave(
                state_at(s, &mem.left, 0, s.N + m + n, u), numbers)
     for n in range(max(n0, count(s, t + 1) if t + 1 < s.T else 0) - n0, rows):
         for k in range(s.S):
-            memcpy(moved(s.simd, mem.last, (k * s.N + batch_row(s, n0 + n)) * s.H + u),
+            memcpy(row_at(s, &mem.last[k], n0 + n, u),
                    state_at(s, &mem.left, k, s.N + m + n, u), numbers)
 
 

@@ -211,6 +211,7 @@ def _set_layer(
         mem.Wx[g] = w.weights(columns_of_group(&s, matrix_of(Wx), g), s.D, s.columns)
         mem.Wh[g] = w.weights(columns_of_group(&s, matrix_of(Wh), g), s.H, s.columns)
     mem.b, mem.b_panels = row_of(b), w.panels(panels, 1)
+    mem.bh.at = NULL
     if s.reset == RESET_AFTER:
         mem.bh, mem.bh_panels = row_of(bh), w.panels(panels, 1)
         mem.hidden = w.panels(s.P, N)

@@ -13,7 +13,9 @@ from ..cells import Cell
 
 _Real = TypeVar("_Real", float32, float64)
 _Weights: TypeAlias = Sequence[NDArray[_Real]]  # Wx (D, G*H), Wh (H, G*H), b (G*H,), bh
-_States: TypeAlias = NDArray[_Real] | Sequence[NDArray[_Real]]  # (N, H) for each state
+_Optional: TypeAlias = Sequence[NDArray[_Real] | None]  # the same, biases or gradients or None
+_States: TypeAlias = NDArray[_Real] | Sequence[NDArray[_Real] | None]  # (N, H) for each state
+_Places: TypeAlias = NDArray[_Real] | Sequence[NDArray[_Real]]  # the same, written
 _Zoneouts: TypeAlias = Sequence[NDArray[_Real] | None] | None  # (N, T, H) for each state
 
 class BidirectionalCache: ...
@@ -51,23 +53,28 @@ def bidirectional_states(
 ) -> NDArray[Any]: ...  # (2, S, N, T, H)
 def recurrent_backward(
     cell: Cell,
-    dhs: NDArray[_Real],  # (N, T, H)
+    dhs: NDArray[_Real] | None,  # (N, T, H), or (R, H) with batch_sizes
     dstates: _States[_Real] | None,
     cache: Any,
     weights: _Weights[_Real],  # Wx, Wh
-    grads: _Weights[_Real],  # overwritten
+    grads: _Optional[_Real],  # overwritten
     *,
     truncate: int = ...,
     need_dx: bool = ...,
-) -> tuple[NDArray[_Real] | None, NDArray[_Real]]: ...
+    dxs: NDArray[_Real] | None = ...,  # of the shape of xs, written
+    dfirst: _Places[_Real] | None = ...,
+    adds_dx: bool = ...,
+    threads: int | None = ...,
+) -> tuple[NDArray[_Real] | None, Any]: ...
 def recurrent_forward(
     cell: Cell,
-    xs: NDArray[_Real],  # (N, T, D), or (U, D) with an index
-    weights: _Weights[_Real],
+    xs: NDArray[_Real],  # (N, T, D), or (U, D) with an index, or (R, D) with batch_sizes
+    weights: _Optional[_Real],
     states: _States[_Real] | None,
     *,
     index: NDArray[int64] | None = ...,  # (N, T), rows of xs
     lengths: NDArray[int64] | None = ...,  # (N,)
+    batch_sizes: NDArray[int64] | None = ...,  # (T,)
     reset: NDArray[bool_] | None = ...,  # (N, T)
     reverse: bool = ...,
     recurrent_mask: NDArray[_Real] | None = ...,  # (N, H)
@@ -76,7 +83,10 @@ def recurrent_forward(
     cache: Any = ...,
     copy_xs: bool = ...,
     copy_hs: bool = ...,
-) -> tuple[NDArray[_Real], NDArray[_Real], Cache | None]: ...
+    out: NDArray[_Real] | None = ...,  # (N, T, H), or (R, H) with batch_sizes, written
+    last: _Places[_Real] | None = ...,
+    threads: int | None = ...,
+) -> tuple[NDArray[_Real], Any, Cache | None]: ...
 def recurrent_states(
     cell: Cell,
     cache: Any,

@@ -12,12 +12,12 @@ from libc.string cimport memcmp, memcpy, memset
 
 from .backward_steps cimport DX_ROWS, backward_task
 from .block cimport (
-    Memory, Sequence, Sizes, batch_row, columns_of_group, count, first, layer_sizes, state_at,
-    states_from, time_of, x_row_of,
+    MOST_STATES, Memory, Sequence, Sizes, batch_row, columns_of_group, count, first, layer_sizes,
+    row_at, state_at, states_from, time_of, x_row_of,
 )
 from .engine cimport (
     RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Matrix, Panels, Simd, States, View, Workspace,
-    cell_number, check_shapes, moved, run, threads_for, view_of,
+    cell_number, check_shapes, most_threads, moved, run, threads_for, view_of,
 )
 from .forward_steps cimport forward_task
 from .panels cimport computed, from_row, panels_at
@@ -101,6 +101,7 @@ cdef class Cache(Workspace):
     cdef Buffer x, used, left, made, entering, h_in, reset_h, gates, hidden
     cdef Buffer dstates, rests    # of backward
     cdef Matrix Wx, Wh, dWx, dWh, db, dbh          # of a backward call, see `require`
+    cdef Matrix db_again                           # where the same as db is wanted, or NULL
     cdef Scratch scratch          # while a call runs
     # arrays that are pointed to: by rows of steps and until backward, by one call
     cdef object of_rows, arrays, of_call
@@ -151,26 +152,34 @@ cdef class Cache(Workspace):
         """An error unless gradients and weights are those of the last forward; nothing is written
         before both directions are known to fit."""
         cdef const Sizes* s = &self.sizes
-        cdef View d = view_of(dhs), Wx = view_of(weights[0]), Wh = view_of(weights[1])
-        cdef View dWx = view_of(grads[0], True), dWh = view_of(grads[1], True)
-        cdef View db = view_of(grads[2], True)
-        cdef View dbh = view_of(grads[len(grads) - 1], True)  # without a bh it is db
-        cdef object of_forward = (
-            (s.N, s.T_all, s.D, s.H, s.groups * s.columns.used, s.simd.number)
-            if self.ready and s.cell == cell_number(cell.name) else None)
-        cdef object got = (*dhs.shape[:2], Wx.rows, d.columns, Wx.columns, Wh.simd.number)
+        cdef Py_ssize_t columns = s.groups * s.columns.used
+        cdef View Wx = view_of(weights[0]), Wh = view_of(weights[1])
+        cdef View dWx = _view_at(grads, 0, True), dWh = _view_at(grads, 1, True)
+        cdef View db = _view_at(grads, 2, True), dbh = _view_at(grads, 3, True)
+        cdef object of_forward = None, got = (Wx.rows, Wx.columns, Wh.simd.number)
+        if self.ready and s.cell == cell_number(cell.name):
+            of_forward = (s.D, columns, s.simd.number)
+            if dhs is not None:
+                of_forward, got = (*_shape_of_outputs(s), *of_forward), (*dhs.shape, *got)
         if got != of_forward or Wh.rows != s.H or Wh.columns != Wx.columns:
             raise RuntimeError(
                 "backward: expected gradients and weights as in the last forward call that "
-                "succeeded, with N, T, D, H, G*H and bytes of a number "
+                "succeeded, with the shape of the outputs, D, G*H and bytes of a number "
                 f"{of_forward}, got {got}; call forward first"
             )
-        check_shapes(d.simd == Wx.simd == Wh.simd == dWx.simd == dWh.simd == db.simd == dbh.simd
-                     and d.simd == s.simd and dWx.rows == s.D and dWh.rows == s.H
-                     and dWx.columns == dWh.columns == db.columns == dbh.columns == Wx.columns
-                     and len(grads) == (4 if s.reset == RESET_AFTER else 3))
+        check_shapes(Wx.simd == Wh.simd == s.simd
+                     and (dhs is None or view_of(dhs).simd == s.simd)
+                     and _fits(&dWx, s.simd, s.D, columns) and _fits(&dWh, s.simd, s.H, columns)
+                     and _fits(&db, s.simd, 1, columns) and _fits(&dbh, s.simd, 1, columns))
         self.Wx, self.Wh = Wx.matrix, Wh.matrix
         self.dWx, self.dWh, self.db, self.dbh = dWx.matrix, dWh.matrix, db.matrix, dbh.matrix
+        self.db_again.at = NULL
+        if s.reset != RESET_AFTER:  # what is added to b has the same gradient
+            if db.matrix.at == NULL:
+                self.db = dbh.matrix
+            else:
+                self.db_again = dbh.matrix
+            self.dbh.at = NULL
         return 0
 
 
@@ -226,23 +235,35 @@ cdef int _take_again(Workspace own) except -1:
 
 
 def recurrent_forward(
-    cell, xs, weights, states, *, index=None, lengths=None, reset=None, reverse=False,
-    recurrent_mask=None, zoneouts=None, need_gradient=True, cache=None, copy_xs=True, copy_hs=True,
+    cell, xs, weights, states, *, index=None, lengths=None, batch_sizes=None, reset=None,
+    reverse=False, recurrent_mask=None, zoneouts=None, need_gradient=True, cache=None, copy_xs=True,
+    copy_hs=True, out=None, last=None, threads=None,
 ):
     """Run a cell over a block. See `rnnfast.reference.recurrent` for the contract."""
-    N, T = xs.shape[:2] if index is None else index.shape
-    Wh, hs = weights[1], None
-    if copy_hs or not need_gradient or lengths is not None:
-        hs = _outputs((N, T, len(Wh)), Wh.dtype, lengths)
-    last = np.empty((cell.S, N, len(Wh)), Wh.dtype)
+    cdef object Wh = weights[1], dtype = Wh.dtype, H = len(Wh), S = cell.S, hs = out
+    cdef object N, T
+    if batch_sizes is not None:
+        N, T = _packed(batch_sizes, len(xs), index, lengths, reset, zoneouts), len(batch_sizes)
+        shape = len(xs), H
+    else:
+        N, T = xs.shape[:2] if index is None else index.shape
+        shape = N, T, H
+    if out is not None:
+        _require_place("out", out, shape, dtype)
+    elif copy_hs or not need_gradient or lengths is not None or batch_sizes is not None:
+        hs = np.empty(shape, dtype)
+    if last is None:
+        last = np.empty((S, N, H), dtype)
+    else:
+        _require_places("last", last, S, (N, H), dtype)
     cdef Cache own = _taken(cache, Cache)
     cdef Before before = own.as_it_is()
     cdef object arrays = own.arrays, of_rows = own.of_rows
     own.ready = False
     try:
         try:
-            _prepare(own, cell, xs, weights, states, N, T, hs, last, index, lengths, reset,
-                     reverse, recurrent_mask, zoneouts, need_gradient, copy_xs)
+            _prepare(own, cell, xs, weights, states, N, T, hs, last, index, lengths, batch_sizes,
+                     reset, reverse, recurrent_mask, zoneouts, need_gradient, copy_xs, threads)
         except BaseException:
             own.put_back(&before, arrays, of_rows)
             raise
@@ -258,19 +279,31 @@ def recurrent_forward(
 
 
 def recurrent_backward(
-    cell, dhs, dstates, cache, weights, grads, *, truncate=0, need_dx=True
+    cell, dhs, dstates, cache, weights, grads, *, truncate=0, need_dx=True, dxs=None, dfirst=None,
+    adds_dx=False, threads=None,
 ):
     """Gradients of the block. See `rnnfast.reference.recurrent` for the contract."""
     cdef Cache own = cache
-    first = np.empty((cell.S, len(dhs), len(weights[1])), dhs.dtype)
-    cdef object results
+    cdef object dtype = weights[1].dtype, results
     _take_again(own)
     try:
         dhs = _rows(dhs)
         own.require(cell, dhs, weights, grads)
-        dxs = _gradient_of_x(&own.sizes, dhs.dtype) if need_dx else None
-        _prepare_backward(own, dhs, dstates, truncate, dxs, first)
-        results = dxs, first
+        if not need_dx:
+            dxs = None
+        elif dxs is not None:
+            _require_place("dxs", dxs, _shape_of_x(&own.sizes), dtype)
+        elif adds_dx:
+            raise ValueError("dxs: expected an array to add to, since adds_dx is True, got None")
+        else:
+            dxs = np.empty(_shape_of_x(&own.sizes), dtype)
+        if dfirst is None:
+            dfirst = np.empty((own.sizes.S, own.sizes.N, own.sizes.H), dtype)
+        else:
+            _require_places("dfirst", dfirst, own.sizes.S, (own.sizes.N, own.sizes.H), dtype)
+        own.sizes.adds_dx = adds_dx
+        _prepare_backward(own, dhs, dstates, truncate, dxs, dfirst, threads)
+        results = dxs, dfirst
         _run(own, None, False)
         _finish(own, grads)
     finally:
@@ -287,15 +320,15 @@ def bidirectional_forward(
     N, T = xs.shape[:2] if index is None else index.shape
     Wh = weights[0][1]
     H = len(Wh)
-    hs = _outputs((N, T, 2 * H), Wh.dtype, lengths)
+    hs = np.empty((N, T, 2 * H), Wh.dtype)
     last = np.empty((2, cell.S, N, H), Wh.dtype)
     cdef BidirectionalCache own = _taken(cache, BidirectionalCache)
     own.ahead.ready = own.back.ready = False
     try:
         for k, one in enumerate((own.ahead, own.back)):
             _prepare(one, cell, xs, weights[k], None if states is None else states[k], N, T,
-                     hs[:, :, k * H:(k + 1) * H], last[k], index, lengths, reset, k == 1,
-                     recurrent_masks[k], zoneouts[k], need_gradient, True)
+                     hs[:, :, k * H:(k + 1) * H], last[k], index, lengths, None, reset, k == 1,
+                     recurrent_masks[k], zoneouts[k], need_gradient, True, None)
             own.run(one, k == 1, True)
         own.ahead.ready = own.back.ready = need_gradient
     finally:
@@ -322,9 +355,9 @@ def bidirectional_backward(
         for k, one in ((1, own.back), (0, own.ahead)):
             (<Cache> one).sizes.adds_dx = k == 0 and not own.together
             if need_dx and not (<Cache> one).sizes.adds_dx:
-                others, dxs = dxs, _gradient_of_x(&own.back.sizes, dhs.dtype)
+                others, dxs = dxs, np.empty(_shape_of_x(&own.back.sizes), dhs.dtype)
             _prepare_backward(one, halves[k], None if dstates is None else dstates[k], truncate,
-                              dxs, first[k])
+                              dxs, first[k], None)
             own.run(one, k == 0, False)
         _finish(own.ahead, grads[0])
         _finish(own.back, grads[1])
@@ -382,7 +415,7 @@ cdef object _dtype(const Sizes* s):
 cdef bint _side_by_side(const Sizes* s) noexcept:
     """Whether two directions run on a thread each: unless one alone would use more than half of the
     threads that both would get."""
-    cdef int both = threads_for(2 * s.flops)
+    cdef int both = threads_for(2 * s.flops, s.most_threads)
     return both == 2 or (both > 2 and 2 * s.threads <= both)
 
 
@@ -437,9 +470,91 @@ cdef void _addition_task(const void* call, int thread, int threads) noexcept nog
     own.simd.add(own.numbers, own.given, own.sums)
 
 
-cdef object _outputs(shape, dtype, lengths):
-    """Memory for outputs, which are 0 beyond the lengths."""
-    return np.empty(shape, dtype) if lengths is None else np.zeros(shape, dtype)
+# ---------------------------------------------------------------- arrays of the caller
+
+cdef int _require_place(str name, array, tuple shape, dtype) except -1:
+    """An error unless an array of the caller can be written row by row."""
+    cdef Py_ssize_t axis = len(shape) - 1
+    if (array.shape != shape or array.dtype != dtype
+            or (array.strides[axis] != array.itemsize and shape[axis] > 1)):
+        raise ValueError(
+            f"{name}: expected an array {shape} of {dtype} whose last axis is contiguous, got "
+            f"{array.shape} of {array.dtype} with strides {array.strides}"
+        )
+    return 0
+
+
+cdef int _require_places(str name, arrays, Py_ssize_t S, tuple shape, dtype) except -1:
+    if len(arrays) != S:
+        raise ValueError(f"{name}: expected an array for each of {S} states, got {len(arrays)}")
+    for array in arrays:
+        _require_place(name, array, shape, dtype)
+    return 0
+
+
+cdef int _set_rows(Matrix* rows, const Sizes* s, arrays) except -1:
+    """S arrays (N, H) that are written, or one (S, N, H)."""
+    cdef Py_ssize_t k
+    cdef View view
+    if isinstance(arrays, np.ndarray):
+        view = view_of(arrays, True)
+        for k in range(s.S):
+            rows[k] = Matrix(moved(s.simd, view.matrix.at, k * view.plane), view.matrix.row, 1)
+        return 0
+    for k in range(s.S):
+        rows[k] = view_of(arrays[k], True).matrix
+    return 0
+
+
+cdef View _view_at(arrays, Py_ssize_t k, bint writable=False) except *:
+    """Of one of some arrays, or of NULL where that is None or missing."""
+    cdef View nothing
+    if k < len(arrays) and arrays[k] is not None:
+        return view_of(arrays[k], writable)
+    memset(&nothing, 0, sizeof(nothing))
+    return nothing
+
+
+cdef inline bint _fits(
+    const View* view, const Simd* simd, Py_ssize_t rows, Py_ssize_t columns,
+) noexcept:
+    """Whether an array that may be missing is of this format and shape."""
+    return view.simd == NULL or (
+        view.simd == simd and view.rows == rows and view.columns == columns)
+
+
+cdef object _packed(batch_sizes, Py_ssize_t rows, index, lengths, reset, zoneouts):
+    """How many rows a batch has in whose arrays the rows of all steps follow each other."""
+    cdef const int64_t[:] sizes = batch_sizes
+    cdef Py_ssize_t t, total = 0
+    for t in range(sizes.shape[0]):
+        if not 1 <= sizes[t] <= sizes[max(0, t - 1)]:
+            total = -1
+            break
+        total += sizes[t]
+    if total != rows or total == 0:
+        raise ValueError(
+            f"batch_sizes: expected how many rows each step has, never more than the one before, "
+            f"{rows} in all as xs has, got {batch_sizes!r:.100}"
+        )
+    if (index is not None or lengths is not None or reset is not None
+            or zoneouts is not None):
+        raise ValueError(
+            "batch_sizes: expected neither index, lengths, reset nor zoneouts beside it"
+        )
+    return sizes[0]
+
+
+cdef object _shape_of_outputs(const Sizes* s):
+    if s.flat:
+        return s.R, s.H
+    return s.N, s.T_all, s.H
+
+
+cdef object _shape_of_x(const Sizes* s):
+    if s.indexed or s.flat:
+        return s.U, s.D
+    return s.N, s.T_all, s.D
 
 
 cdef object _where_it_stands(Cache own):
@@ -451,13 +566,6 @@ cdef object _where_it_stands(Cache own):
     if s.reverse:
         at, step = at + (s.T - 1) * step, -step
     return np.ndarray((s.N, s.T, s.H), _dtype(s), own.left._owner, at, (row, step, s.simd.number))
-
-
-cdef object _gradient_of_x(const Sizes* s, dtype):
-    """Memory for it, which is 0 beyond the lengths."""
-    if s.indexed:
-        return np.empty((s.U, s.D), dtype)
-    return (np.empty if s.R == s.N * s.T_all else np.zeros)((s.N, s.T_all, s.D), dtype)
 
 
 cdef object _copied(array):
@@ -474,34 +582,36 @@ cdef object _rows(array):
 
 
 cdef inline Sequence _sequence(View view) noexcept:
-    """An array (N, T, J), or (U, J) as (1, U, J)."""
+    """An array (N, T, J), or (U, J) as (1, U, J), or a flat one."""
     return Sequence(view.matrix.at, view.plane, view.matrix.row)
 
 
 cdef int _prepare(
     Cache own,
     cell,
-    xs,                           # IN (N, T, D), or (U, D) with an index
-    weights,                      # IN (D, G*H), (H, G*H), (G*H) [, (G*H)]
-    states,                       # IN S arrays (N, H), or None
+    xs,                           # IN (N, T, D), or (U, D) with an index, or (R, D) if packed
+    weights,                      # IN (D, G*H), (H, G*H) [, (G*H) or None [, (G*H) or None]]
+    states,                       # IN S arrays (N, H), each or all None for zeros
     Py_ssize_t N,
     Py_ssize_t T,
     hs,                           # OUT (N, T, H), or None where they stay with the states
-    last,                         # OUT (S, N, H)
+    last,                         # OUT S arrays (N, H)
     index,                        # IN (N, T), int64: rows of xs; this and what follows: or None
     lengths,                      # IN (N), int64
+    batch_sizes,                  # IN (T), int64: then hs is (R, H)
     reset,                        # IN (N, T), bool
     bint reverse,
     mask,                         # IN (N, H)
     zoneouts,                     # IN S arrays (N, T, H), or None of one
     bint kept,
     bint copy_xs,                 # unless they stay as they are until backward
+    threads,                      # at most, or None
 ) except -1:
     """Sizes and memory of a forward call."""
     cdef Sizes* s = &own.sizes
     cdef Memory* mem = &own.mem
     cdef View x, Wx, Wh, b, bh
-    cdef Py_ssize_t k
+    cdef Py_ssize_t k, columns
     own.begin()
     xs = _rows(xs)
     if kept:                      # backward reads them again
@@ -512,16 +622,22 @@ cdef int _prepare(
         zoneouts = tuple(map(_rows, zoneouts))
     own.of_call, own.arrays = xs, (index, reset, mask, zoneouts)
 
-    x, Wx, Wh, b = view_of(xs), view_of(weights[0]), view_of(weights[1]), view_of(weights[2])
-    s[0] = layer_sizes(b.simd, cell_number(cell.name), len(last), x.columns, Wh.rows)
-    check_shapes(Wx.simd == Wh.simd == b.simd == x.simd and Wx.rows == s.D
-                 and Wx.columns == Wh.columns == b.columns == s.groups * s.columns.used
-                 and len(weights) == (4 if s.reset == RESET_AFTER else 3))
+    x, Wx, Wh = view_of(xs), view_of(weights[0]), view_of(weights[1])
+    b, bh = _view_at(weights, 2), _view_at(weights, 3)
+    s[0] = layer_sizes(Wh.simd, cell_number(cell.name), cell.S, x.columns, Wh.rows)
+    columns = s.groups * s.columns.used
+    check_shapes(Wx.simd == Wh.simd == x.simd and Wx.rows == s.D
+                 and Wx.columns == Wh.columns == columns
+                 and _fits(&b, s.simd, 1, columns) and _fits(&bh, s.simd, 1, columns))
     s.indexed, s.reverse, s.kept = index is not None, reverse, kept
+    s.flat, s.most_threads = batch_sizes is not None, most_threads(threads)
     s.N, s.T_all = N, T
-    _set_steps(own, lengths)
+    if s.flat:
+        _set_flat_steps(own, batch_sizes)
+    else:
+        _set_steps(own, lengths)
     s.U = x.rows if s.indexed else s.R
-    s.enters, s.masked = s.order != NULL or reset is not None, mask is not None
+    s.enters, s.masked = s.counts != NULL or reset is not None, mask is not None
     _deal_out(s, FLOPS)
     # each step alone reads all of Wx again; and rows of different lengths would get in each other's way
     s.alone = (s.threads > 1 and s.by_rows and (kept or s.counts == NULL)
@@ -529,15 +645,11 @@ cdef int _prepare(
     s.block = min(s.R, BLOCK * s.threads)
     s.rows = s.R if kept else min(s.R, _most_rows(s, s.block))
 
-    mem.xs, mem.b = _sequence(x), b.matrix
+    mem.xs, mem.b, mem.bh = _sequence(x), b.matrix, bh.matrix
     mem.hs.at = NULL
     if hs is not None:
         mem.hs = _sequence(view_of(hs, True))
-    mem.last = view_of(last, True).matrix.at
-    if s.reset == RESET_AFTER:
-        bh = view_of(weights[3])
-        check_shapes(bh.simd == s.simd and bh.columns == b.columns)
-        mem.bh = bh.matrix
+    _set_rows(mem.last, s, last)
     mem.resets = NULL
     if s.indexed or reset is not None:
         _look_at(mem, index, reset)
@@ -553,9 +665,13 @@ cdef int _prepare(
     cdef Py_ssize_t x_rows = s.U if s.indexed else s.rows
     cdef Py_ssize_t step = -mem.xs.t if reverse else mem.xs.t
     # where each step has the row behind the last one of the step before
-    s.x_stays = (not copy_xs and kept and not s.indexed and s.order == NULL
-                 and (N == 1 or step == N * mem.xs.n))
-    if s.x_stays:
+    s.x_stays = (not copy_xs and kept and not s.indexed
+                 and (not reverse if s.flat
+                      else s.counts == NULL and (N == 1 or step == N * mem.xs.n)))
+    if s.x_stays and s.flat:
+        mem.x = Matrix(mem.xs.at, mem.xs.t, 1)
+        own.arrays = (*own.arrays, xs)
+    elif s.x_stays:
         mem.x = Matrix(moved(s.simd, mem.xs.at, (s.T - 1) * mem.xs.t if reverse else 0),
                        mem.xs.n if N > 1 else step, 1)
         own.arrays = (*own.arrays, xs)
@@ -577,8 +693,8 @@ cdef int _prepare(
     _weights(own.scratch.weights_h, s, Wh.matrix, s.H, s.R if s.T <= FEW_STEPS else MANY_ROWS,
              mem.Wh)
     mem.b_panels = _panels(own.scratch.biases, s, 2 * panels, 1)
+    mem.bh_panels = from_row(s.simd, mem.b_panels, 0, panels)
     if s.reset == RESET_AFTER:
-        mem.bh_panels = from_row(s.simd, mem.b_panels, 0, panels)
         mem.hidden = _panels(own.hidden, s, s.P, s.rows)
     if s.indexed:
         mem.projected = _panels(own.scratch.projected, s, panels, s.U)
@@ -616,13 +732,14 @@ cdef int _copy_in(const Sizes* s, const States* states, given) except -1:
     """S arrays (N, H), states or gradients of them, to memory, all or none; zeros where none are
     given."""
     cdef Py_ssize_t k, n, numbers = s.H * s.simd.number
-    cdef View views[2]
+    cdef View views[MOST_STATES]
+    memset(views, 0, sizeof(views))
     if given is not None:
         given = tuple(map(_rows, given))
         for k in range(s.S):
-            views[k] = view_of(given[k])
+            views[k] = _view_at(given, k)
     for k in range(s.S):
-        if given is None:
+        if views[k].simd == NULL:
             memset(state_at(s, states, k, 0, 0), 0, s.N * s.h_row * s.simd.number)
             continue
         for n in range(s.N):
@@ -652,19 +769,42 @@ cdef int _set_steps(Cache own, lengths) except -1:
     return 0
 
 
+cdef int _set_flat_steps(Cache own, const int64_t[:] batch_sizes) except -1:
+    """The steps of all rows, by how many rows each has."""
+    cdef Sizes* s = &own.sizes
+    cdef Py_ssize_t t, n
+    memory = np.empty(s.N + 2 * s.T_all + 1, np.int64)
+    cdef int64_t[::1] of_rows = memory
+    cdef int64_t* lengths = &of_rows[0]
+    cdef int64_t* counts = lengths + s.N
+    cdef int64_t* firsts = counts + s.T_all
+    s.T = s.T_all
+    s.order = s.lengths = s.counts = s.firsts = NULL
+    firsts[0] = 0
+    for t in range(s.T):
+        counts[t], firsts[t + 1] = batch_sizes[t], firsts[t] + batch_sizes[t]
+        for n in range(batch_sizes[t]):
+            lengths[n] = t + 1
+    s.R = firsts[s.T]
+    if counts[s.T - 1] < s.N:
+        own.of_rows = memory
+        s.lengths, s.counts, s.firsts = lengths, counts, firsts
+    return 0
+
+
 cdef void _keep_initial(const Sizes* s, const Memory* mem) noexcept:
     """The states of rows that have no steps are the last ones already."""
     cdef Py_ssize_t k, n
     for n in range(s.N):
         if (s.T if s.lengths == NULL else s.lengths[n]) == 0:
             for k in range(s.S):
-                memcpy(moved(s.simd, mem.last, (k * s.N + batch_row(s, n)) * s.H),
-                       state_at(s, &mem.left, k, n, 0), s.H * s.simd.number)
+                memcpy(row_at(s, &mem.last[k], n, 0), state_at(s, &mem.left, k, n, 0),
+                       s.H * s.simd.number)
 
 
 cdef Py_ssize_t _most_rows(const Sizes* s, Py_ssize_t rows) noexcept:
     """Rows of as many whole steps as fit into so many rows, of one step at least."""
-    return max(s.N, rows // s.N * s.N if s.order == NULL else rows)
+    return max(s.N, rows // s.N * s.N if s.counts == NULL else rows)
 
 
 cdef int _weights(
@@ -701,11 +841,16 @@ cdef int _finish(Cache own, grads) except -1:
     cdef Py_ssize_t k, n
     if s.T == 0:
         for dW in grads:
-            dW[...] = 0
+            if dW is not None:
+                dW[...] = 0
+    elif own.db_again.at != NULL:
+        for k in range(s.groups * s.columns.used):
+            memcpy(moved(s.simd, own.db_again.at, k * own.db_again.column),
+                   moved(s.simd, own.db.at, k * own.db.column), s.simd.number)
     for k in range(s.S):
         for n in range(s.N):
-            memcpy(moved(s.simd, own.mem.dfirst, (k * s.N + batch_row(s, n)) * s.H),
-                   state_at(s, &own.mem.dstates, k, n, 0), s.H * s.simd.number)
+            memcpy(row_at(s, &own.mem.dfirst[k], n, 0), state_at(s, &own.mem.dstates, k, n, 0),
+                   s.H * s.simd.number)
     return 0
 
 
@@ -713,11 +858,12 @@ cdef int _finish(Cache own, grads) except -1:
 
 cdef int _prepare_backward(
     Cache own,                    # which has looked at weights and their gradients
-    dhs,                          # IN (N, T, H): gradients arriving at the outputs
-    dlast,                        # IN S arrays (N, H): at the last states besides; None is zeros
+    dhs,                          # IN (N, T, H): gradients arriving at the outputs; None is zeros
+    dlast,                        # IN S arrays (N, H): at the last states besides; likewise each
     Py_ssize_t truncate,          # steps between two cuts of the gradient, 0: none
     dxs,                          # OUT (N, T, D), or (U, D) with an index, or None
-    dfirst,                       # OUT (S, N, H): gradients of the initial states
+    dfirst,                       # OUT S arrays (N, H): gradients of the initial states
+    threads,                      # at most, or None
 ) except -1:
     """Sizes and memory of a backward call."""
     own.begin()
@@ -725,7 +871,7 @@ cdef int _prepare_backward(
     cdef Sizes* s = &own.sizes
     cdef Memory* mem = &own.mem
     cdef Py_ssize_t panels = s.groups * s.P, number = s.simd.number
-    s.truncate, s.need_dx = truncate, dxs is not None
+    s.truncate, s.need_dx, s.most_threads = truncate, dxs is not None, most_threads(threads)
     _deal_out(s, 2 * FLOPS)
     s.chunk = min(s.R, _most_rows(s, CHUNK))
     cdef Py_ssize_t chunks = (s.R + s.chunk - 1) // s.chunk if s.R else 1
@@ -735,8 +881,10 @@ cdef int _prepare_backward(
     s.scratch = max(DX_ROWS * computed(s.inputs),
                     gradient_scratch(s.simd, max(s.D, s.H), most_rows))
 
-    mem.dhs, mem.Wx_now, mem.Wh_now = _sequence(view_of(dhs)), own.Wx, own.Wh
-    mem.dfirst = view_of(dfirst, True).matrix.at
+    mem.dhs.at, mem.Wx_now, mem.Wh_now = NULL, own.Wx, own.Wh
+    if dhs is not None:
+        mem.dhs = _sequence(view_of(dhs))
+    _set_rows(mem.dfirst, s, dfirst)
     mem.das = _panels(own.scratch.das, s, panels, s.chunk)
     if s.reset == RESET_AFTER:
         mem.das_hidden = _panels(own.scratch.das_hidden, s, s.P, s.chunk)
@@ -789,8 +937,9 @@ cdef void _deal_out(Sizes* s, double flops) noexcept:
     if there are fewer."""
     cdef double columns = s.groups * s.columns.used
     s.flops = flops * max(s.R, ROWS) * (s.D + s.H) * columns
-    s.threads = threads_for(s.flops)
+    s.threads = threads_for(s.flops, s.most_threads)
     s.by_rows = s.N >= ROWS_WORTH * s.threads
     if not s.by_rows:
         s.threads = min(
-            s.threads, threads_for(STEPS_WORTH * FLOPS * max(s.N, ROWS) * s.H * columns))
+            s.threads,
+            threads_for(STEPS_WORTH * FLOPS * max(s.N, ROWS) * s.H * columns, s.most_threads))

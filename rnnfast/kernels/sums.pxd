@@ -6,7 +6,7 @@ from .panels cimport Columns
 # The gradient of a weight as a sum of parts: see `gradient`.
 ctypedef struct Sums:
     Columns columns
-    Matrix out                    # (M, G*H): of the caller
+    Matrix out                    # (M, G*H): of the caller, or NULL where nobody wants it
     Panels panels                 # (M, G*H): memory for the panels that are not summed in place
     Py_ssize_t in_place           # panels 0 ... in_place - 1 are summed in `out`
     void* rest                    # in the places of `panels`, or NULL where there are few parts

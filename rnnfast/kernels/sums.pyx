@@ -65,6 +65,8 @@ cdef void gradient(
     cdef void* memory = moved(simd, block.at, M_most * W)
     cdef Walk tiles
     cdef bint add
+    if dW.out.at == NULL:
+        return
     # the next panel of an LSTM begins at its next L units, where its gates are H apart
     place.row, place.panel, place.vector = dW.out.row, dW.columns.units, vectors_apart(dW.columns)
     m = begin
@@ -143,6 +145,8 @@ cdef void settle(
 ) noexcept nogil:
     """Rows begin ... end - 1 of a gradient, whose parts are all there, in their place."""
     cdef Py_ssize_t p, place, panels = dW.columns.panels - dW.in_place
+    if dW.out.at == NULL:
+        return
     if dW.rest != NULL:
         for p in range(panels):
             place = begin * dW.panels.row + p * dW.panels.panel

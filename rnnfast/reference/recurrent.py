@@ -46,16 +46,19 @@ class Block:
     recurrent_mask: Array | None
     zoneouts: Zoneouts
     steps: list[Step]
+    packed: tuple[Ids, Ids] | None = None
+    """Row and time of every step in the order of packed arrays, where they are packed."""
 
 
 def recurrent_forward(
     cell: Cell,
     xs: Array,
-    weights: Sequence[Array],
-    states: Arrays | None,
+    weights: Sequence[Array | None],
+    states: Sequence[Array | None] | Array | None,
     *,
     index: Ids | None = None,
     lengths: Ids | None = None,
+    batch_sizes: Ids | None = None,
     reset: Array | None = None,
     reverse: bool = False,
     recurrent_mask: Array | None = None,
@@ -64,12 +67,16 @@ def recurrent_forward(
     cache: Any = None,
     copy_xs: bool = True,
     copy_hs: bool = True,
-) -> tuple[Array, Array, Any]:
+    out: Array | None = None,
+    last: Arrays | None = None,
+    threads: int | None = None,
+) -> tuple[Array, Any, Any]:
     """Run a cell over a block of time steps.
 
-    cell: one of `rnnfast.cells`; xs (N, T, D); weights: those that the cell names, Wx (D, G*H),
-    Wh (H, G*H), b (G*H,) and, where it has one, bh (G*H,); states: S arrays (N, H), the initial
-    ones, or None for zeros
+    cell: one of `rnnfast.cells.KERNEL_CELLS`; xs (N, T, D); weights: Wx (D, G*H), Wh (H, G*H),
+    b (G*H,), bh (G*H,), of any strides; biases may be left out or None, which is zeros, and a bh
+    that the cell does not have is added to b; states: S arrays (N, H), the initial ones, or None,
+    for one or all, which is zeros
     -> hs (N, T, H), the last states (S, N, H), cache
 
     index (N, T), int64: the input is xs[index], xs being (U, D); rows that are used often are
@@ -77,6 +84,9 @@ def recurrent_forward(
     lengths (N,), int64, 0..T in any order: row n has the steps 0..lengths[n]-1. Beyond them hs is
     0, and xs and index are not looked at. The last state of a row is that after its last step, or
     the initial one where there is no step.
+    batch_sizes (T,), int64, 1 or more each, and falling: step t has the first batch_sizes[t]
+    rows. Then the rows of all steps follow each other in xs (R, D) and hs (R, H), as in a
+    PackedSequence of PyTorch. Without index, lengths, reset and zoneouts.
     reset (N, T), bool: a sequence begins at step t of row n. Neither state nor gradient crosses
     from step t-1, or the initial state, to step t; in reverse, none crosses from step t to t-1.
     reverse: from the last step of each row to its first. Outputs stand where their inputs stand;
@@ -90,8 +100,29 @@ def recurrent_forward(
     cache: one that is no longer needed may be handed back for its memory.
     copy_xs: False where xs stays as it is until backward, so that it need not be copied.
     copy_hs: False where hs may be memory of the cache, which the next call with it overwrites.
+    out: hs is written here instead of into a new array; its last axis is contiguous, others may be
+    anywhere. last: S arrays (N, H), likewise. Both are returned.
+    threads: how many the call may use, or None: as many as all calls.
     """
-    Wx, Wh, b, *bh = weights
+    if batch_sizes is not None:
+        packed = _places(batch_sizes)
+        padded = np.zeros((batch_sizes[0], len(batch_sizes), xs.shape[1]), xs.dtype)
+        padded[packed] = xs
+        hs, last, block = recurrent_forward(
+            cell,
+            padded,
+            weights,
+            states,
+            lengths=np.bincount(packed[0]),
+            reverse=reverse,
+            recurrent_mask=recurrent_mask,
+            need_gradient=need_gradient,
+            last=last,
+        )
+        if block is not None:
+            block.packed = packed
+        return _written(hs[packed], out), last, block
+    Wx, Wh, b, *bh = _weights(cell, weights)
     step, _ = STEPS[cell.name]
     N, T = xs.shape[:2] if index is None else index.shape
     order = _order_of_steps(T, lengths, reverse)
@@ -101,7 +132,7 @@ def recurrent_forward(
     fresh = None if reset is None else _fresh(reset, exists, reverse)
     zoneouts = zoneouts or ()
 
-    last = np.zeros((cell.S, N, len(Wh)), Wh.dtype) if states is None else np.array(states)
+    given, last = last, _states((cell.S, N, len(Wh)), Wh.dtype, states)
     hs = np.zeros((N, T, len(Wh)), Wh.dtype)
     steps = []
     for place in order:
@@ -120,6 +151,7 @@ def recurrent_forward(
         last[:, rows] = after
         if need_gradient:
             steps.append(Step(place, before, read, kept, after))
+    hs, last = _written(hs, out), _written(last, given)
     if not need_gradient:
         return hs, last, None
     recurrent_mask = None if recurrent_mask is None else recurrent_mask.copy()
@@ -130,31 +162,48 @@ def recurrent_forward(
 
 def recurrent_backward(
     cell: Cell,
-    dhs: Array,
-    dstates: Arrays | None,
+    dhs: Array | None,
+    dstates: Sequence[Array | None] | Array | None,
     cache: Any,
     weights: Sequence[Array],
-    grads: Sequence[Array],
+    grads: Sequence[Array | None],
     *,
     truncate: int = 0,
     need_dx: bool = True,
-) -> tuple[Array | None, Array]:
+    dxs: Array | None = None,
+    dfirst: Arrays | None = None,
+    adds_dx: bool = False,
+    threads: int | None = None,
+) -> tuple[Array | None, Any]:
     """Gradients of `recurrent_forward`, back through all time steps.
 
-    dhs (N, T, H): gradient arriving at the outputs, not looked at beyond a length; dstates: at the
-    last states besides, S arrays (N, H), or None for zeros; weights Wx, Wh; grads: one array for
-    each of the cell's weights, overwritten; truncate: see `cut_after`
+    dhs: gradient arriving at the outputs, of their shape, not looked at beyond a length, or None
+    for zeros; dstates: at the last states besides, S arrays (N, H), or None, for one or all, for
+    zeros; weights Wx, Wh; grads: dWx, dWh, db, dbh, overwritten, of which one that is None or left
+    out is not computed (of a cell without a bh, dbh is db again); truncate: see `cut_after`
     -> dxs, of the shape of xs, 0 beyond a length; gradients of the initial states (S, N, H)
 
     Unless `need_dx`, dxs is None. The gradient of an initial state that a reset replaces is 0; that
     of a row without steps is what arrives at its last state.
+
+    dxs, dfirst: they are written here, as `out` and `last` of forward are. adds_dx: the gradient of
+    x is added to what is in dxs. threads: as in forward.
     """
     block: Block = cache
-    Wx, Wh = weights
-    totals = [np.zeros(dW.shape) for dW in grads]  # sums over time, in double
+    Wx, Wh, *_ = weights
+    N, T, H = block.shape
+    if dhs is None:
+        dhs = np.zeros(block.shape, Wh.dtype)
+    elif block.packed is not None:
+        dhs, rows_of_steps = np.zeros(block.shape, Wh.dtype), dhs
+        dhs[block.packed] = rows_of_steps
+    own_bh = "bh" in cell.weights
+    columns = Wh.shape[1:]
+    # sums over time, in double
+    totals = [np.zeros(shape) for shape in (Wx.shape, Wh.shape, columns, columns)[: 3 + own_bh]]
     _, step_backward = STEPS[cell.name]
-    N, T, H = dhs.shape
-    dstates = np.zeros((cell.S, N, H), Wh.dtype) if dstates is None else np.array(dstates)
+    given_dxs, given_dfirst = dxs, dfirst
+    dstates = _states((cell.S, N, H), Wh.dtype, dstates)
     dxs = np.zeros((N, T, len(Wx)), Wx.dtype)
     for k, step in reversed(list(enumerate(block.steps))):
         place = rows, _ = step.place
@@ -181,9 +230,17 @@ def recurrent_backward(
             total += part
         if need_dx:
             dxs[place] = da @ Wx.T
-    for dW, total in zip(grads, totals, strict=True):
-        dW[...] = total
-    return _gradient_of_rows(dxs, block.xs, block.index) if need_dx else None, dstates
+    if not own_bh:
+        totals.append(totals[-1])
+    for dW, total in zip(grads, totals, strict=False):
+        if dW is not None:
+            dW[...] = total
+    dfirst = _written(dstates, given_dfirst)
+    if not need_dx:
+        return None, dfirst
+    dxs = _gradient_of_rows(dxs, block.xs, block.index)
+    dxs = dxs if block.packed is None else dxs[block.packed]
+    return _written(dxs, given_dxs, adds_dx), dfirst
 
 
 def recurrent_states(cell: Cell, cache: Any) -> Array:
@@ -337,6 +394,31 @@ def lstm_step_backward(dstates: Array, kept: Any, before: Array, read: Array, Wh
     return da, (read.T @ da,), da @ Wh.T, (np.zeros_like(dh), dc * f)
 
 
+def lstm_ifgo_step(
+    ax: Array, states: Array, read: Array, Wh: Array
+) -> tuple[tuple[Array, ...], Any]:
+    """The same, with the columns in the order i, f, g, o."""
+    _, c_prev = states
+    a_i, a_f, a_g, a_o = np.split(ax + read @ Wh, 4, axis=1)
+    i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
+    c = f * c_prev + i * g
+    tanh_c = np.tanh(c)
+    return (o * tanh_c, c), (i, f, g, o, tanh_c)
+
+
+def lstm_ifgo_step_backward(
+    dstates: Array, kept: Any, before: Array, read: Array, Wh: Array
+) -> Back:
+    (i, f, g, o, tanh_c), (_, c_prev), (dh, dc) = kept, before, dstates
+    dc = dc + dh * o * (1 - tanh_c**2)
+    da_i = dc * g * i * (1 - i)
+    da_f = dc * c_prev * f * (1 - f)
+    da_g = dc * i * (1 - g**2)
+    da_o = dh * tanh_c * o * (1 - o)
+    da = np.hstack((da_i, da_f, da_g, da_o))
+    return da, (read.T @ da,), da @ Wh.T, (np.zeros_like(dh), dc * f)
+
+
 def gru_step(ax: Array, states: Array, read: Array, Wh: Array) -> tuple[tuple[Array, ...], Any]:
     """In the columns of each gate: z, r = sigmoid(x Wx + h_prev Wh + b);
     g = tanh(x Wx + (r h_prev) Wh + b);  h = (1 - z) h_prev + z g
@@ -388,13 +470,78 @@ def gru_reset_after_step_backward(
     return np.hstack((da_z, da_r, da_h)), (read.T @ du, du.sum(axis=0)), du @ Wh.T, (dh * (1 - z),)
 
 
+def gru_rzn_step(
+    ax: Array, states: Array, read: Array, Wh: Array, bh: Array
+) -> tuple[tuple[Array, ...], Any]:
+    """With u = h_prev Wh + bh, in the columns of each gate:
+    r, z = sigmoid(x Wx + b + u);  n = tanh(x Wx + b + r u);  h = (1 - z) n + z h_prev
+    (the form of PyTorch, Keras and ONNX)
+    """
+    (h_prev,) = states
+    ax_r, ax_z, ax_n = np.split(ax, 3, axis=1)
+    u_r, u_z, u_n = np.split(read @ Wh + bh, 3, axis=1)
+    r, z = sigmoid(ax_r + u_r), sigmoid(ax_z + u_z)
+    n = np.tanh(ax_n + r * u_n)
+    return ((1 - z) * n + z * h_prev,), (r, z, n, u_n)
+
+
+def gru_rzn_step_backward(dstates: Array, kept: Any, before: Array, read: Array, Wh: Array) -> Back:
+    (r, z, n, u_n), (h_prev,), (dh,) = kept, before, dstates
+    da_z = dh * (h_prev - n) * z * (1 - z)
+    da_n = dh * (1 - z) * (1 - n**2)
+    da_r = da_n * u_n * r * (1 - r)
+    du = np.hstack((da_r, da_z, da_n * r))
+    return np.hstack((da_r, da_z, da_n)), (read.T @ du, du.sum(axis=0)), du @ Wh.T, (dh * z,)
+
+
 STEPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "rnn": (rnn_step, rnn_step_backward),
     "rnn_relu": (rnn_relu_step, rnn_relu_step_backward),
     "lstm": (lstm_step, lstm_step_backward),
     "gru": (gru_step, gru_step_backward),
     "gru_reset_after": (gru_reset_after_step, gru_reset_after_step_backward),
+    "lstm_ifgo": (lstm_ifgo_step, lstm_ifgo_step_backward),
+    "gru_rzn": (gru_rzn_step, gru_rzn_step_backward),
 }
+
+
+def _weights(cell: Cell, weights: Sequence[Any]) -> list[Array]:
+    """Those that the cell has, biases that are missing being zeros."""
+    Wx, Wh, *biases = weights
+    b, bh = (
+        np.zeros(Wh.shape[1], Wh.dtype) if bias is None else bias
+        for bias in (*biases, None, None)[:2]
+    )
+    return [Wx, Wh, b, bh] if "bh" in cell.weights else [Wx, Wh, b + bh]
+
+
+def _states(
+    shape: tuple[int, ...], dtype: Any, given: Sequence[Array | None] | Array | None
+) -> Array:
+    """A copy of S states, zeros where none are given."""
+    states = np.zeros(shape, dtype)
+    for state, own in zip(states, () if given is None else given, strict=False):
+        if own is not None:
+            state[...] = own
+    return states
+
+
+def _written(result: Any, given: Any, adds: bool = False) -> Any:
+    """A result, or one for each state, in the arrays that the caller gave for it, if any."""
+    if given is None:
+        return result
+    if isinstance(given, np.ndarray):
+        given[...] = given + result if adds else result
+    else:
+        for array, own in zip(given, result, strict=True):
+            array[...] = own
+    return given
+
+
+def _places(batch_sizes: Ids) -> tuple[Ids, Ids]:
+    """Row and time of every step, in the order of packed arrays."""
+    rows = np.concatenate([np.arange(count) for count in batch_sizes])
+    return rows, np.repeat(np.arange(len(batch_sizes)), batch_sizes)
 
 
 def _order_of_steps(T: int, lengths: Ids | None, reverse: bool) -> list[Place]:

@@ -11,7 +11,7 @@ typedef LANE_NUMBER FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
 #ifdef EXCHANGES
 /* What __builtin_shuffle takes from two vectors for round 0, 1, ... of a transpose: pairs of blocks
  * of 1, 2, 4 ... lanes that stand below each other. */
-static inline __attribute__((always_inline)) void FN(exchanges)(
+static ALWAYS_INLINE void FN(exchanges)(
     FN(lane_numbers) *low, FN(lane_numbers) *high)
 {
     UNROLL for (int round = 0; 1 << round < LANES; round++)
@@ -22,11 +22,10 @@ static inline __attribute__((always_inline)) void FN(exchanges)(
 }
 #endif
 
-/* out[k, j] = in[j, k] for n rows j of L numbers, and 0 for rows up to L; rows of out are those of
- * a panel. In log2(L) rounds that exchange the off-diagonal halves of blocks of 2, 4, 8 ... lanes
- * (Eklundh 1972). */
+/* out[k, j] = in[j, k] for n rows j of L numbers, and 0 for rows up to L. In log2(L) rounds that
+ * exchange the off-diagonal halves of blocks of 2, 4, 8 ... lanes (Eklundh 1972). */
 static void FN(transpose)(ptrdiff_t n, const real *restrict in, ptrdiff_t in_row,
-                          real *restrict out)
+                          real *restrict out, ptrdiff_t out_row)
 {
 #ifdef EXCHANGES
     typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
@@ -46,11 +45,11 @@ static void FN(transpose)(ptrdiff_t n, const real *restrict in, ptrdiff_t in_row
                 row[j + (1 << round)] = __builtin_shuffle(a, b, high[round]);
             }
     UNROLL for (int k = 0; k < LANES; k++)
-        memcpy(out + k * PANEL, &row[k], sizeof(vec));
+        memcpy(out + k * out_row, &row[k], sizeof(vec));
 #else
     for (int j = 0; j < LANES; j++)
         for (int k = 0; k < LANES; k++)
-            out[k * PANEL + j] = j < n ? in[j * in_row + k] : 0;
+            out[k * out_row + j] = j < n ? in[j * in_row + k] : 0;
 #endif
 }
 
@@ -72,7 +71,7 @@ static void FN(pack)(ptrdiff_t K, ptrdiff_t vectors, ptrdiff_t n, const void *so
         for (; k + LANES <= K; k += LANES)
             for (ptrdiff_t v = 0; v < vectors; v++)
                 FN(transpose)(n - v * LANES, in + k + v * in_vector, in_column,
-                              out + k * PANEL + v * LANES);
+                              out + k * PANEL + v * LANES, PANEL);
     for (; k < K; k++)
         for (ptrdiff_t v = 0; v < vectors; v++)
             for (ptrdiff_t j = 0; j < LANES; j++)
@@ -111,13 +110,16 @@ static void FN(unpack)(ptrdiff_t M, ptrdiff_t n, const void *source, void *targe
 {
     const real *restrict in = source;
     real *restrict out = target;
+    ptrdiff_t m = 0;
     if (n == LANES && out_column == 1)
-        for (ptrdiff_t m = 0; m < M; m++)
+        for (; m < M; m++)
             memcpy(out + m * out_row, in + m * PANEL, LANES * sizeof(real));
-    else
-        for (ptrdiff_t m = 0; m < M; m++)
-            for (ptrdiff_t j = 0; j < n; j++)
-                out[m * out_row + j * out_column] = in[m * PANEL + j];
+    else if (n == LANES && out_row == 1)
+        for (; m + LANES <= M; m += LANES)
+            FN(transpose)(LANES, in + m * PANEL, PANEL, out + m, out_column);
+    for (; m < M; m++)
+        for (ptrdiff_t j = 0; j < n; j++)
+            out[m * out_row + j * out_column] = in[m * PANEL + j];
 }
 
 /* y += x */
@@ -210,7 +212,7 @@ static inline uint64_t FN(random_word)(uint64_t key, uint64_t k)
 /* Numbers that words from number `start` on decide: chosen where a half of a word is below the
  * threshold, else 0; `lows` numbers by low halves, `highs` by high ones. In line, since whole masks
  * are a few percent slower otherwise. */
-static inline __attribute__((always_inline)) void FN(draw_words)(
+static ALWAYS_INLINE void FN(draw_words)(
     uint64_t start, uint64_t key, uint64_t threshold, real chosen, ptrdiff_t lows,
     real *restrict low, ptrdiff_t highs, real *restrict high)
 {

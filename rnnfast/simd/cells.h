@@ -82,20 +82,23 @@ DEFINE_RNN(rnn_relu, RELU, RELU_GRADIENT)
 #undef RELU_GRADIENT
 #undef TANH_GRADIENT
 
-/* f, g, i, o = sigmoid, tanh, sigmoid, sigmoid of the four gates
+/* The LSTM. The vectors F, G, I and O of a panel are its gates f, g, i and o: that is the order of
+ * the columns of the weights, and all in which the two forms differ.
+ *
+ * f, g, i, o = sigmoid, tanh, sigmoid, sigmoid of the four gates
  * c = f c_before + g i;  h = o tanh(c) */
-static inline void FN(lstm_gates_row)(real *restrict a, const real *restrict c_before,
-                                      real *restrict c)
+static ALWAYS_INLINE void FN(lstm_gates_row)(
+    int F, int G, int I, int O, real *restrict a, const real *restrict c_before, real *restrict c)
 {
     LANE_LOOP(j) {
-        const real f = FN(sigmoid)(a[j]);
-        const real g = FN(tanh)(a[LANES + j]);
-        const real i = FN(sigmoid)(a[2 * LANES + j]);
-        const real o = FN(sigmoid)(a[3 * LANES + j]);
-        a[j] = f;
-        a[LANES + j] = g;
-        a[2 * LANES + j] = i;
-        a[3 * LANES + j] = o;
+        const real f = FN(sigmoid)(a[F * LANES + j]);
+        const real g = FN(tanh)(a[G * LANES + j]);
+        const real i = FN(sigmoid)(a[I * LANES + j]);
+        const real o = FN(sigmoid)(a[O * LANES + j]);
+        a[F * LANES + j] = f;
+        a[G * LANES + j] = g;
+        a[I * LANES + j] = i;
+        a[O * LANES + j] = o;
         c[j] = f * c_before[j] + g * i;
     }
 }
@@ -109,47 +112,51 @@ static inline void FN(lstm_output_row)(const real *restrict o, const real *restr
 
 /* The outputs in a loop of their own: the processor works on several rows at once, which it cannot
  * where each ends with tanh of what it has just computed. */
-static void FN(lstm_forward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
-                             const simd_states *before, const simd_states *after)
+static ALWAYS_INLINE void FN(lstm_forward_of)(
+    int F, int G, int I, int O, ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
+    const simd_states *before, const simd_states *after)
 {
     real *panel = gates->at;
     const real *c_before = (const real *)before->at + before->state;
     real *h = after->at, *c = h + after->state;
     for (ptrdiff_t r = 0; r < rows; r++)
         if (units == LANES)
-            FN(lstm_gates_row)(panel + r * PANEL, c_before + r * before->row, c + r * after->row);
+            FN(lstm_gates_row)(F, G, I, O, panel + r * PANEL, c_before + r * before->row,
+                               c + r * after->row);
         else {
             real a[PANEL];
             FN(spread)(units, panel + r * PANEL, a);
-            FN(lstm_gates_row)(a, c_before + r * before->row, c + r * after->row);
+            FN(lstm_gates_row)(F, G, I, O, a, c_before + r * before->row, c + r * after->row);
             FN(gather)(units, a, panel + r * PANEL);
         }
     for (ptrdiff_t r = 0; r < rows; r++)
-        FN(lstm_output_row)(panel + r * PANEL + 3 * units, c + r * after->row, h + r * after->row);
+        FN(lstm_output_row)(panel + r * PANEL + O * units, c + r * after->row, h + r * after->row);
 }
 
 /* With u = tanh(c):  dc += dh o (1 - u^2)
  * da_f = dc c_before f (1 - f)  da_g = dc i (1 - g^2)  da_i = dc g i (1 - i)
  * da_o = dh u o (1 - o)  dc_before = dc f */
-static inline void FN(lstm_backward_row)(const real *restrict a, const real *restrict c_before,
-                                         const real *restrict c, const real *restrict dh,
-                                         real *restrict dc, real *restrict da)
+static ALWAYS_INLINE void FN(lstm_backward_row)(
+    int F, int G, int I, int O, const real *restrict a, const real *restrict c_before,
+    const real *restrict c, const real *restrict dh, real *restrict dc, real *restrict da)
 {
     LANE_LOOP(j) {
-        const real f = a[j], g = a[LANES + j], i = a[2 * LANES + j], o = a[3 * LANES + j];
+        const real f = a[F * LANES + j], g = a[G * LANES + j];
+        const real i = a[I * LANES + j], o = a[O * LANES + j];
         const real u = FN(tanh)(c[j]);
         const real whole = dc[j] + dh[j] * o * FN(one_minus_square)(u);
-        da[j] = whole * c_before[j] * f * (1 - f);
-        da[LANES + j] = whole * i * FN(one_minus_square)(g);
-        da[2 * LANES + j] = whole * g * i * (1 - i);
-        da[3 * LANES + j] = dh[j] * u * o * (1 - o);
+        da[F * LANES + j] = whole * c_before[j] * f * (1 - f);
+        da[G * LANES + j] = whole * i * FN(one_minus_square)(g);
+        da[I * LANES + j] = whole * g * i * (1 - i);
+        da[O * LANES + j] = dh[j] * u * o * (1 - o);
         dc[j] = whole * f;
     }
 }
 
-static void FN(lstm_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
-                              const simd_states *before, const simd_states *after,
-                              const simd_states *gradients, const simd_gates *das)
+static ALWAYS_INLINE void FN(lstm_backward_of)(
+    int F, int G, int I, int O, ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
+    const simd_states *before, const simd_states *after, const simd_states *gradients,
+    const simd_gates *das)
 {
     const real *panel = gates->at;
     const real *c_before = (const real *)before->at + before->state;
@@ -157,11 +164,11 @@ static void FN(lstm_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates 
     real *dh = gradients->at, *dc = dh + gradients->state, *da = das->at;
     for (ptrdiff_t r = 0; r < rows; r++) {
         if (units == LANES)
-            FN(lstm_backward_row)(panel, c_before, c, dh, dc, da);
+            FN(lstm_backward_row)(F, G, I, O, panel, c_before, c, dh, dc, da);
         else {
             real a[PANEL], da_a[PANEL];
             FN(spread)(units, panel, a);
-            FN(lstm_backward_row)(a, c_before, c, dh, dc, da_a);
+            FN(lstm_backward_row)(F, G, I, O, a, c_before, c, dh, dc, da_a);
             FN(gather)(units, da_a, da);
         }
         panel += PANEL, da += PANEL, c_before += before->row, c += after->row;
@@ -169,11 +176,32 @@ static void FN(lstm_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates 
     }
 }
 
-/* The GRU: panels of up to 4 L units for each of z, r and g, `gate` apart. */
+#define DEFINE_LSTM(NAME, F, G, I, O)                                                             \
+    static void FN(NAME##_forward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,      \
+                                   const simd_states *before, const simd_states *after)           \
+    {                                                                                             \
+        FN(lstm_forward_of)(F, G, I, O, rows, units, gates, before, after);                       \
+    }                                                                                             \
+                                                                                                  \
+    static void FN(NAME##_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,     \
+                                    const simd_states *before, const simd_states *after,          \
+                                    const simd_states *gradients, const simd_gates *das)          \
+    {                                                                                             \
+        FN(lstm_backward_of)(F, G, I, O, rows, units, gates, before, after, gradients, das);      \
+    }
 
-/* g = tanh(a_g + r hidden);  h = (1 - z) h_before + z g */
-static inline void FN(gru_reset_after_forward_row)(
-    real *restrict z, real *restrict r, real *restrict g, const real *restrict hidden,
+DEFINE_LSTM(lstm, 0, 1, 2, 3)
+DEFINE_LSTM(lstm_ifgo, 1, 2, 0, 3)
+#undef DEFINE_LSTM
+
+/* The GRU: panels of up to 4 L units for each of its gates, `gate` apart, g being the last. */
+
+/* The GRU whose reset gate acts after the product. Z and R are the groups of z and r; z is the share
+ * of the new state in h, or of the old one.
+ *
+ * g = tanh(a_g + r hidden);  h = (1 - z) h_before + z g, or z h_before + (1 - z) g */
+static ALWAYS_INLINE void FN(gru_reset_after_forward_row)(
+    int z_is_old, real *restrict z, real *restrict r, real *restrict g, const real *restrict hidden,
     const real *restrict h_before, real *restrict h)
 {
     LANE_LOOP(j) {
@@ -182,56 +210,82 @@ static inline void FN(gru_reset_after_forward_row)(
         z[j] = z_j;
         r[j] = r_j;
         g[j] = g_j;
-        h[j] = (1 - z_j) * h_before[j] + z_j * g_j;
+        h[j] = z_is_old ? z_j * h_before[j] + (1 - z_j) * g_j
+                        : (1 - z_j) * h_before[j] + z_j * g_j;
     }
 }
 
-static void FN(gru_reset_after_forward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
-                                        const simd_states *before, const simd_states *after)
+static ALWAYS_INLINE void FN(gru_reset_after_forward_of)(
+    int Z, int R, int z_is_old, ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
+    const simd_states *before, const simd_states *after)
 {
-    real *z = gates->at, *r = z + gates->gate, *g = r + gates->gate;
+    real *a = gates->at, *z = a + Z * gates->gate, *r = a + R * gates->gate;
+    real *g = a + 2 * gates->gate;
     const real *hidden = gates->hidden, *h_before = before->at;
     real *h = after->at;
     for (ptrdiff_t row = 0; row < rows; row++) {
         for (ptrdiff_t v = 0; v < units; v += LANES)
-            FN(gru_reset_after_forward_row)(z + v, r + v, g + v, hidden + v, h_before + v, h + v);
+            FN(gru_reset_after_forward_row)(z_is_old, z + v, r + v, g + v, hidden + v,
+                                            h_before + v, h + v);
         z += PANEL, r += PANEL, g += PANEL, hidden += PANEL;
         h_before += before->row, h += after->row;
     }
 }
 
-static inline void FN(gru_reset_after_backward_row)(
-    const real *restrict z, const real *restrict r, const real *restrict g,
+static ALWAYS_INLINE void FN(gru_reset_after_backward_row)(
+    int z_is_old, const real *restrict z, const real *restrict r, const real *restrict g,
     const real *restrict hidden, const real *restrict h_before, real *restrict dh,
     real *restrict dz, real *restrict dr, real *restrict dg, real *restrict dhidden)
 {
     LANE_LOOP(j) {
-        const real da_g = dh[j] * z[j] * FN(one_minus_square)(g[j]);
-        dz[j] = dh[j] * (g[j] - h_before[j]) * z[j] * (1 - z[j]);
+        const real da_g = dh[j] * (z_is_old ? 1 - z[j] : z[j]) * FN(one_minus_square)(g[j]);
+        const real slope = z_is_old ? h_before[j] - g[j] : g[j] - h_before[j];
+        dz[j] = dh[j] * slope * z[j] * (1 - z[j]);
         dr[j] = da_g * hidden[j] * r[j] * (1 - r[j]);
         dg[j] = da_g;
         dhidden[j] = da_g * r[j];
-        dh[j] *= 1 - z[j];
+        dh[j] *= z_is_old ? z[j] : 1 - z[j];
     }
 }
 
-static void FN(gru_reset_after_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
-                                         const simd_states *before, const simd_states *after,
-                                         const simd_states *gradients, const simd_gates *das)
+static ALWAYS_INLINE void FN(gru_reset_after_backward_of)(
+    int Z, int R, int z_is_old, ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
+    const simd_states *before, const simd_states *after, const simd_states *gradients,
+    const simd_gates *das)
 {
-    const real *z = gates->at, *r = z + gates->gate, *g = r + gates->gate;
-    const real *hidden = gates->hidden, *h_before = before->at;
-    real *dh = gradients->at, *dz = das->at, *dr = dz + das->gate, *dg = dr + das->gate;
-    real *dhidden = das->hidden;
+    const real *a = gates->at, *z = a + Z * gates->gate, *r = a + R * gates->gate;
+    const real *g = a + 2 * gates->gate, *hidden = gates->hidden, *h_before = before->at;
+    real *dh = gradients->at, *da = das->at, *dz = da + Z * das->gate, *dr = da + R * das->gate;
+    real *dg = da + 2 * das->gate, *dhidden = das->hidden;
     (void)after;
     for (ptrdiff_t row = 0; row < rows; row++) {
         for (ptrdiff_t v = 0; v < units; v += LANES)
-            FN(gru_reset_after_backward_row)(z + v, r + v, g + v, hidden + v, h_before + v, dh + v,
-                                             dz + v, dr + v, dg + v, dhidden + v);
+            FN(gru_reset_after_backward_row)(z_is_old, z + v, r + v, g + v, hidden + v,
+                                             h_before + v, dh + v, dz + v, dr + v, dg + v,
+                                             dhidden + v);
         z += PANEL, r += PANEL, g += PANEL, hidden += PANEL, h_before += before->row;
         dh += gradients->row, dz += PANEL, dr += PANEL, dg += PANEL, dhidden += PANEL;
     }
 }
+
+#define DEFINE_GRU_RESET_AFTER(NAME, Z, R, Z_IS_OLD)                                              \
+    static void FN(NAME##_forward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,      \
+                                   const simd_states *before, const simd_states *after)           \
+    {                                                                                             \
+        FN(gru_reset_after_forward_of)(Z, R, Z_IS_OLD, rows, units, gates, before, after);        \
+    }                                                                                             \
+                                                                                                  \
+    static void FN(NAME##_backward)(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,     \
+                                    const simd_states *before, const simd_states *after,          \
+                                    const simd_states *gradients, const simd_gates *das)          \
+    {                                                                                             \
+        FN(gru_reset_after_backward_of)(Z, R, Z_IS_OLD, rows, units, gates, before, after,        \
+                                        gradients, das);                                          \
+    }
+
+DEFINE_GRU_RESET_AFTER(gru_reset_after, 0, 1, 0)
+DEFINE_GRU_RESET_AFTER(gru_rzn, 1, 0, 1)
+#undef DEFINE_GRU_RESET_AFTER
 
 /* z, r = sigmoid(a_z), sigmoid(a_r);  reset_h = r h, for the product with the columns of g */
 static inline void FN(gru_reset_row)(real *restrict z, real *restrict r, const real *restrict h,

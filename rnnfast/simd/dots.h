@@ -15,7 +15,7 @@ typedef LANE_NUMBER FN(bits)
 
 /* The L parts of the products of R rows of A with J columns of B; R and J are constants wherever
  * this is called. */
-static inline __attribute__((always_inline)) void FN(dots_body)(
+static ALWAYS_INLINE void FN(dots_body)(
     const int R, const int J, ptrdiff_t K, const real *A, ptrdiff_t a_row, const real *B,
     ptrdiff_t b_column, vec *part)
 {
@@ -56,7 +56,7 @@ static inline __attribute__((always_inline)) void FN(dots_body)(
 
 /* Lane j of the result is the sum of the lanes of part j: neighbours first, then pairs of them, ...
  * (as `transpose` exchanges them, see arrays.h). */
-static inline __attribute__((always_inline)) vec FN(sums_of_lanes)(vec *part)
+static ALWAYS_INLINE vec FN(sums_of_lanes)(vec *part)
 {
 #ifdef EXCHANGES
     typedef real whole __attribute__((vector_size(VECTOR_BYTES)));

@@ -25,6 +25,8 @@
 /* Over the numbers of a vector: what is unrolled would not become one. */
 #define LANE_LOOP(j) NO_UNROLL for (int j = 0; j < LANES; j++)
 
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
 /* Whether the compiler makes one instruction of a shuffle by a list of lanes. */
 #if VECTOR_BYTES > 16 && defined(__GNUC__) && !defined(__clang__)
 #define EXCHANGES

@@ -27,7 +27,9 @@ enum { SIMD_FLOAT, SIMD_DOUBLE, SIMD_FORMATS };
     CELL(rnn_relu, 1, 1, SIMD_NO_RESET)                                                           \
     CELL(lstm, 4, 4, SIMD_NO_RESET)                                                               \
     CELL(gru, 3, 1, SIMD_RESET_BEFORE)                                                            \
-    CELL(gru_reset_after, 3, 1, SIMD_RESET_AFTER)
+    CELL(gru_reset_after, 3, 1, SIMD_RESET_AFTER)                                                 \
+    CELL(lstm_ifgo, 4, 4, SIMD_NO_RESET)                                                          \
+    CELL(gru_rzn, 3, 1, SIMD_RESET_AFTER)
 #define SIMD_CELL_NUMBER(name, gates, together, reset) SIMD_##name,
 enum { SIMD_CELLS(SIMD_CELL_NUMBER) SIMD_CELL_COUNT };
 

@@ -23,12 +23,12 @@ typedef struct {
     ptrdiff_t row, panel, vector;
 } FN(tile_place);
 
-static inline __attribute__((always_inline)) FN(tile_place) FN(place_of)(const simd_panels *panels)
+static ALWAYS_INLINE FN(tile_place) FN(place_of)(const simd_panels *panels)
 {
     return (FN(tile_place)){panels->at, panels->row, panels->panel, panels->vector};
 }
 
-static inline __attribute__((always_inline)) vec *FN(vector_at)(
+static ALWAYS_INLINE vec *FN(vector_at)(
     FN(tile_place) at, ptrdiff_t r, ptrdiff_t v)
 {
     return (vec *)(at.data + r * at.row + v / SIMD_VECTORS * at.panel
@@ -36,7 +36,7 @@ static inline __attribute__((always_inline)) vec *FN(vector_at)(
 }
 
 /* R rows by V vectors, 4 in a panel; R and V are constants wherever this is called. */
-static inline __attribute__((always_inline)) void FN(tile_body)(
+static ALWAYS_INLINE void FN(tile_body)(
     const int R, const int V, ptrdiff_t K, const simd_walk *walk,
     const simd_panels *in, const simd_panels *init, const simd_panels *plus,
     const simd_panels *out)
@@ -192,7 +192,7 @@ static void FN(tile)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_
 
 /* One row of A times R rows of B, from end to end: where they come from no small cache, this is faster
  * than the short pieces that a tile reads. Panels have one vector of each gate. */
-static inline __attribute__((always_inline)) void FN(add_rows)(
+static ALWAYS_INLINE void FN(add_rows)(
     const int R, ptrdiff_t gates, ptrdiff_t panels, const real *A, const real *B,
     const simd_panels *in, const simd_panels *init, const simd_panels *out)
 {
