@@ -11,8 +11,8 @@ from .stack import Call, Owner, Tensor, reason_against
 BY_PYTORCH = {
     "rnn": torch._VF.rnn_tanh,
     "rnn_relu": torch._VF.rnn_relu,
-    "lstm": torch._VF.lstm,
-    "gru_reset_after": torch._VF.gru,
+    "lstm_ifgo": torch._VF.lstm,
+    "gru_rzn": torch._VF.gru,
 }
 
 

@@ -18,8 +18,8 @@ OURS = "rnnfast"
 CELLS = {
     "RNN_TANH": cells.RNN,
     "RNN_RELU": cells.RNN_RELU,
-    "LSTM": cells.LSTM,
-    "GRU": cells.GRU_RESET_AFTER,
+    "LSTM": cells.LSTM_IFGO,
+    "GRU": cells.GRU_RZN,
 }
 _C = torch._C
 PROGRAMS = (  # what PyTorch is asked for besides numbers, and the reason that this is

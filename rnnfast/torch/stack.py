@@ -17,7 +17,7 @@ import torch
 
 from .._types import Array
 from ..cells import Cell
-from ._adapter import recurrent_backward, recurrent_forward
+from ..kernels import recurrent_backward, recurrent_forward
 
 Tensor: TypeAlias = Any
 Weights: TypeAlias = list[tuple[Array | None, ...]]
@@ -269,20 +269,18 @@ def backward(
     """
     dtype, H, D, threads = x.dtype, call.hidden, call.directions, torch.get_num_threads()
     rows = call.N * call.T if call.batch_sizes is None else x.shape[0]
-    shape = (call.N, call.T, H)
     weights = [weight.contiguous() for weight in weights]
     dout = None if dout is None else with_rows(dout)
     dlast = [None if d is None else with_rows(d) for d in dlast]
     dx = torch.empty(x.shape, dtype=dtype) if need_x else None
-    dfirst = [new_states(call, dtype) if need else None for need in need_states]
+    dfirst = [new_states(call, dtype) for _ in need_states] if any(need_states) else []
     dweights = [
         torch.empty(weight.shape, dtype=dtype) if need else None
         for weight, need in zip(weights, need_weights, strict=True)
     ]
     Ws, dWs, factors = of_layers(call, weights), of_layers(call, dweights), of_masks(call, masks)
-    dlasts, dfirsts = (
-        [None if d is None else of_states(call, d) for d in tensors] for tensors in (dlast, dfirst)
-    )
+    dlasts = [None if d is None else of_states(call, d) for d in dlast]
+    dfirsts = [of_states(call, d) for d in dfirst]
     each = len(weights) // call.layers
     dhs = None if dout is None else in_order(call, dout)
     for layer in reversed(range(call.layers)):
@@ -296,21 +294,20 @@ def backward(
             recurrent_backward(
                 call.cell,
                 dhs if dhs is None or D == 1 else dhs[..., direction * H : (direction + 1) * H],
-                None if all(d is None for d in dlasts) else [d if d is None else d[k] for d in dlasts],
+                [None if d is None else d[k] for d in dlasts],
                 memory.caches[k],
                 Ws[k],
                 dWs[k],
-                batch_sizes=call.batch_sizes,
                 need_dx=need_dx,
                 dxs=dxs,
-                dfirst=[d if d is None else d[k] for d in dfirsts] or None,
+                dfirst=[d[k] for d in dfirsts] or None,
                 adds_dx=direction == 1,
                 threads=threads,
-                shape=shape,
             )
         if not below:
             break
         if factors and layer:
             dxs *= factors[layer - 1]
         dhs = dxs
-    return dx, dfirst, dweights
+    dfirst = [d if need else None for d, need in zip(dfirst, need_states, strict=False)]
+    return dx, dfirst or [None] * len(need_states), dweights
