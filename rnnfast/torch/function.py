@@ -25,8 +25,10 @@ def run(
 ) -> tuple[Tensor, ...]:
     """Outputs, and last states; the initial ones are none or all. Nothing is kept where nothing
     requires a gradient."""
-    if torch.is_grad_enabled() and any(
-        tensor.requires_grad for tensors in ((x,), states, weights) for tensor in tensors
+    if torch.is_grad_enabled() and (
+        x.requires_grad
+        or any(weight.requires_grad for weight in weights)
+        or any(state.requires_grad for state in states)
     ):
         outputs: tuple[Tensor, ...] = Stack.apply(call, masks, x, *states, *weights)
         return outputs
@@ -45,7 +47,7 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
     def forward(  # type: ignore[override]
         ctx: Any, call: Call, masks: Sequence[Tensor], x: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        count = len(tensors) - call.count * (4 if call.bias else 2)
+        count = len(tensors) - len(call.addresses)
         states, weights = tensors[:count], tensors[count:]
         owner = torch.empty(0)
         owner.rnnfast = Owner(call)
@@ -59,7 +61,7 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         call, count = ctx.call, ctx.states
         owner, x, *tensors = ctx.saved_tensors
-        end = count + call.count * (4 if call.bias else 2)
+        end = count + len(call.addresses)
         states, weights, masks = tensors[:count], tensors[count:end], tensors[end:]
         needs = ctx.needs_input_grad[2:]
         if all(grad is None for grad in grads):
@@ -133,7 +135,7 @@ def forward_by_pytorch(
     elif call.batch_sizes is None and call.batch_first:
         time_first = x.transpose(0, 1)
     if not states:
-        zeros = x.new_zeros((call.count, call.N, call.hidden))
+        zeros = x.new_zeros((call.layers * call.directions, call.N, call.hidden))
         states = [zeros] * len(call.cell.states)
     each = len(weights) // call.layers
     D, last = call.directions, []

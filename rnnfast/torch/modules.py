@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import cells
 from .._types import Array
 from .function import run
-from .stack import Call, State, Tensor, reason_against
+from .stack import Call, State, Tensor, Weights, of_layers, reason_against
 
 OURS = "rnnfast"
 CELLS = {
@@ -22,13 +22,10 @@ CELLS = {
     "GRU": cells.GRU_RZN,
 }
 _C = torch._C
-PROGRAMS = (  # what PyTorch is asked for besides numbers, and the reason that this is
-    (_C._is_tracing, "tracing"),
-    (_C._is_any_autocast_enabled, "autocast"),
-    (_C._functorch.peek_interpreter_stack, "a transform of torch.func"),
-    (_C._len_torch_function_stack, "a mode of torch functions"),
-    (_C._len_torch_dispatch_stack, "a mode of torch dispatch"),
-)
+PLAIN = (torch.Tensor, torch.nn.Parameter)  # and no subclasses
+is_tracing, autocasts = _C._is_tracing, _C._is_any_autocast_enabled
+transforms = _C._functorch.peek_interpreter_stack
+function_modes, dispatch_modes = _C._len_torch_function_stack, _C._len_torch_dispatch_stack
 
 
 class Refused(Exception):
@@ -135,9 +132,16 @@ def as_a_leaf(module: Any, input: Any, hx: Any) -> Any:
 
 def by_kernels(module: Any, state: State, input: Any, hx: Any) -> Any:
     """What forward returns; Refused where torch.nn's forward must do it, or say what is wrong."""
-    for asked, reason in PROGRAMS:
-        if asked():
-            raise Refused(reason)
+    if is_tracing():
+        raise Refused("tracing")
+    if autocasts():
+        raise Refused("autocast")
+    if transforms() is not None:
+        raise Refused("a transform of torch.func")
+    if function_modes():
+        raise Refused("a mode of torch functions")
+    if dispatch_modes():
+        raise Refused("a mode of torch dispatch")
     if forward_ad._current_level >= 0:
         raise Refused("forward-mode differentiation")
     cell = CELLS.get(module.mode)
@@ -174,11 +178,12 @@ def by_kernels(module: Any, state: State, input: Any, hx: Any) -> Any:
         for tensor in states:
             if tensor.shape != expected:
                 raise Refused(f"an initial state has the shape {tuple(tensor.shape)}")
-    weights = checked_weights(module, x, cell.G * H, count * (4 if module.bias else 2))
-
+    weights, addresses, arrays = checked_weights(
+        module, state, x, (cell.G * H, shape[-1], H, layers, directions, bool(module.bias), x.dtype)
+    )
     call = Call(
         *(cell, layers, directions, H, bool(module.bias), N, T, batched, module.batch_first),
-        *(batch_sizes, weakref.ref(state)),
+        *(batch_sizes, addresses, arrays, weakref.ref(state)),
     )
     p, masks = module.dropout, ()
     if p and module.training and layers > 1:
@@ -213,26 +218,59 @@ def checked_sizes(batch_sizes: Tensor, shape: Sequence[int]) -> Array:
     return sizes
 
 
-def checked_weights(module: Any, x: Tensor, rows: int, count: int) -> Sequence[Tensor]:
-    """The weights of all layers, of which parametrizations and the like may have made others."""
+def checked_weights(
+    module: Any, state: State, x: Tensor, sizes: tuple[Any, ...]
+) -> tuple[Sequence[Tensor], list[int], Weights | None]:
+    """The weights of all layers, of which parametrizations and the like may have made others;
+    their addresses, and arrays of them unless one is not contiguous.
+
+    sizes: G*H, K, H, L, D, whether there are biases, and the dtype.
+    """
     weights, parameters = module._flat_weights, module._parameters
     for name, weight in zip(module._flat_weights_names, weights, strict=False):
         if parameters.get(name) is not weight:
             module._update_flat_weights()  # as torch.nn's forward begins
             weights = module._flat_weights
             break
-    if len(weights) != count:
+    known, shapes, addresses, arrays = state.known
+    if known != sizes:
+        shapes, addresses = shapes_of(*sizes[:-1]), []
+    if len(weights) != len(shapes):
         raise Refused("there are other weights than those of the module")
-    H, each = module.hidden_size, 4 if module.bias else 2
-    K, below = module.input_size, H * (1 + bool(module.bidirectional))
-    of_layer = each * (1 + bool(module.bidirectional))
-    for k, weight in enumerate(weights):
-        check("a weight", weight, x)
-        part = k % each
-        expected = (rows,) if part > 1 else (rows, H if part else K if k < of_layer else below)
-        if weight.shape != expected:
+    dtype, contiguous = sizes[-1], True
+    for weight, shape in zip(weights, shapes, strict=True):
+        if (
+            type(weight) not in PLAIN
+            or weight.dtype is not dtype
+            or not weight.is_cpu
+            or weight.layout is not torch.strided
+            or weight.is_neg()
+        ):
+            check("a weight", weight, x)
+        if weight.shape != shape:
             raise Refused(f"a weight has the shape {tuple(weight.shape)}")
-    return weights
+        contiguous = contiguous and weight.is_contiguous()
+    now = [weight.data_ptr() for weight in weights]
+    if not contiguous:
+        return weights, now, None
+    if now != addresses:
+        if 0 in now:
+            raise Refused("a weight has no memory")
+        arrays = of_layers(weights, sizes[-2])
+        state.known = sizes, shapes, now, arrays
+    return weights, now, arrays
+
+
+def shapes_of(
+    rows: int, K: int, H: int, layers: int, directions: int, bias: bool
+) -> list[tuple[int, ...]]:
+    """Shapes of the weights of all layers and directions."""
+    return [
+        shape
+        for layer in range(layers)
+        for _ in range(directions)
+        for shape in ((rows, directions * H if layer else K), (rows, H), *[(rows,)] * (2 * bias))
+    ]
 
 
 def draw_masks(call: Call, p: float, x: Tensor) -> tuple[Tensor, ...]:
@@ -240,7 +278,7 @@ def draw_masks(call: Call, p: float, x: Tensor) -> tuple[Tensor, ...]:
     in the order in which PyTorch draws."""
     if not 0 <= p <= 1:
         raise Refused(f"dropout is {p}")
-    K = call.width
+    K = call.directions * call.hidden
     shape = (call.T, call.N, K) if call.batch_sizes is None else (len(x), K)
     return tuple(
         torch.zeros(shape, dtype=x.dtype)

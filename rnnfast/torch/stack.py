@@ -40,18 +40,12 @@ class Call:
     batch_first: bool
     batch_sizes: Array | None
     """Of packed sequences: how many have a step t, int64 (T,)."""
+    addresses: list[int]
+    """Of the weights."""
+    weights: "Weights | None"
+    """What stands there, as kernels have it; None where a copy is needed for that."""
     home: "weakref.ref[State]"
     """Where memory goes that is no longer needed."""
-
-    @property
-    def count(self) -> int:
-        """States of a kind, and sets of weights."""
-        return self.layers * self.directions
-
-    @property
-    def width(self) -> int:
-        """Features of an output."""
-        return self.directions * self.hidden
 
 
 class Memory:
@@ -60,7 +54,7 @@ class Memory:
     __slots__ = ("caches", "hidden", "lock", "x")
 
     def __init__(self, call: Call) -> None:
-        self.caches: list[Any] = [None] * call.count
+        self.caches: list[Any] = [None] * (call.layers * call.directions)
         self.hidden: list[Array | None] = [None] * call.layers
         """Outputs of layers, which the next ones read."""
         self.lock = threading.Lock()
@@ -71,12 +65,15 @@ class Memory:
 class State:
     """What a module of ours has besides what torch.nn's has; neither copied nor saved."""
 
-    __slots__ = ("__weakref__", "path", "spare")
+    __slots__ = ("__weakref__", "known", "path", "spare")
 
     def __init__(self) -> None:
         self.path: str | None = None
         self.spare: list[Memory] = []
         """Memory of a forward that is over, for the next one, at most one."""
+        self.known: tuple[Any, list[tuple[int, ...]], list[int], Weights | None] = ((), [], [], [])
+        """Of the weights of the last forward: sizes and dtype, shapes and addresses, which alone
+        say what arrays of them are, and these."""
 
 
 class Owner:
@@ -90,6 +87,8 @@ class Owner:
         try:
             self.memory = state.spare.pop() if state else Memory(call)
         except IndexError:
+            self.memory = Memory(call)
+        if len(self.memory.caches) != call.layers * call.directions:
             self.memory = Memory(call)
 
     def __del__(self) -> None:
@@ -154,32 +153,48 @@ def of_states(call: Call, tensor: Tensor) -> Array:
     return array if call.batched else array[:, None]
 
 
-def of_layers(call: Call, tensors: Sequence[Tensor | None]) -> Weights:
+def of_layers(tensors: Sequence[Tensor | None], bias: bool) -> Weights:
     """Weights, or gradients of them, of each layer and direction: Wx, Wh, b, bh."""
     arrays = [None if tensor is None else array_of(tensor).T for tensor in tensors]
-    each = 4 if call.bias else 2
-    rest = (None,) * (4 - each)
-    return [(*arrays[k : k + each], *rest) for k in range(0, len(arrays), each)]
+    if bias:
+        return [tuple(arrays[k : k + 4]) for k in range(0, len(arrays), 4)]
+    return [tuple(arrays[k : k + 2]) for k in range(0, len(arrays), 2)]
+
+
+def of_weights(call: Call, weights: Sequence[Tensor]) -> tuple[Weights, Any]:
+    """Weights as kernels have them, and what owns the memory."""
+    if call.weights is not None and call.addresses == [weight.data_ptr() for weight in weights]:
+        return call.weights, weights
+    weights = [weight.contiguous() for weight in weights]
+    return of_layers(weights, call.bias), weights
+
+
+def empty(shape: Sequence[int], dtype: Any) -> Tensor:
+    """`torch.empty`, which is twice as fast without a dtype."""
+    if dtype is torch.get_default_dtype():
+        return torch.empty(shape)
+    return torch.empty(shape, dtype=dtype)
 
 
 def new_output(call: Call, rows: int, dtype: Any) -> Tensor:
     """Memory for outputs with the strides that they have in PyTorch, where steps come first."""
-    N, T, K = call.N, call.T, call.width
+    N, T, K = call.N, call.T, call.directions * call.hidden
     if call.batch_sizes is not None or not call.batched:
-        return torch.empty((rows, K), dtype=dtype)
+        return empty((rows, K), dtype)
     if call.batch_first:
         return torch.empty_strided((N, T, K), (K, N * K, 1), dtype=dtype)
-    return torch.empty((T, N, K), dtype=dtype)
+    return empty((T, N, K), dtype)
 
 
 def new_states(call: Call, dtype: Any) -> Tensor:
-    shape = (call.count, call.N, call.hidden) if call.batched else (call.count, call.hidden)
-    return torch.empty(shape, dtype=dtype)
+    """Memory for states of one kind, of all layers and directions."""
+    count, H = call.layers * call.directions, call.hidden
+    return empty((count, call.N, H) if call.batched else (count, H), dtype)
 
 
 def new_hidden(call: Call, rows: int, dtype: Any, old: Array | None = None) -> Array:
     """Memory for what stands between two layers: that of before, if it fits."""
-    N, T, K = call.N, call.T, call.width
+    N, T, K = call.N, call.T, call.directions * call.hidden
     shape = (N, T, K) if call.batch_sizes is None else (rows, K)
     if old is not None and old.shape == shape and old.dtype == dtype:
         return old
@@ -207,45 +222,46 @@ def forward(
     masks: what outputs of all layers but the last are multiplied with, or none; memory: where what
     backward needs is kept, or None.
     """
-    weights = [weight.contiguous() for weight in weights]
-    states = [with_rows(state) for state in states]
-    x = with_rows(x)
+    x, states = with_rows(x), [with_rows(state) for state in states]
     dtype, H, threads = x.dtype, call.hidden, torch.get_num_threads()
-    rows = call.N * call.T if call.batch_sizes is None else x.shape[0]
+    cell, layers, directions, batch_sizes = call.cell, call.layers, call.directions, call.batch_sizes
+    rows = call.N * call.T if batch_sizes is None else x.shape[0]
     out = new_output(call, rows, dtype)
-    last = [new_states(call, dtype) for _ in call.cell.states]
-    Ws, factors = of_layers(call, weights), of_masks(call, masks)
-    firsts, lasts = ([of_states(call, state) for state in tensors] for tensors in (states, last))
+    last = [new_states(call, dtype) for _ in cell.states]
+    Ws, _owners = of_weights(call, weights)
+    factors = of_masks(call, masks) if masks else ()
+    firsts, lasts = ([of_states(call, state) for state in some] for some in (states, last))
     xs = in_order(call, x)
-    if memory is not None:
+    keep = memory is not None
+    if keep:
         memory.x = x
-    for layer in range(call.layers):
-        if layer == call.layers - 1:
+    for layer in range(layers):
+        if layer == layers - 1:
             hs = in_order(call, out)
+        elif keep:
+            hs = new_hidden(call, rows, xs.dtype, memory.hidden[layer])
+            memory.hidden[layer] = hs
         else:
-            old = None if memory is None else memory.hidden[layer]
-            hs = new_hidden(call, rows, xs.dtype, old)
-            if memory is not None:
-                memory.hidden[layer] = hs
-        for direction in range(call.directions):
-            k = layer * call.directions + direction
+            hs = new_hidden(call, rows, xs.dtype)
+        for direction in range(directions):
+            k = layer * directions + direction
             cache = recurrent_forward(
-                call.cell,
+                cell,
                 xs,
                 Ws[k],
                 [first[k] for first in firsts] or None,
-                batch_sizes=call.batch_sizes,
+                batch_sizes=batch_sizes,
                 reverse=direction == 1,
-                need_gradient=memory is not None,
-                cache=None if memory is None else memory.caches[k],
+                need_gradient=keep,
+                cache=memory.caches[k] if keep else None,
                 copy_xs=False,
-                out=hs if call.directions == 1 else hs[..., direction * H : (direction + 1) * H],
+                out=hs if directions == 1 else hs[..., direction * H : (direction + 1) * H],
                 last=[state[k] for state in lasts],
                 threads=threads,
             )[2]
-            if memory is not None:
+            if keep:
                 memory.caches[k] = cache
-        if factors and layer < call.layers - 1:
+        if factors and layer < layers - 1:
             hs *= factors[layer]
         xs = hs
     return (out, *last)
@@ -269,16 +285,16 @@ def backward(
     """
     dtype, H, D, threads = x.dtype, call.hidden, call.directions, torch.get_num_threads()
     rows = call.N * call.T if call.batch_sizes is None else x.shape[0]
-    weights = [weight.contiguous() for weight in weights]
     dout = None if dout is None else with_rows(dout)
     dlast = [None if d is None else with_rows(d) for d in dlast]
-    dx = torch.empty(x.shape, dtype=dtype) if need_x else None
+    dx = empty(x.shape, dtype) if need_x else None
     dfirst = [new_states(call, dtype) for _ in need_states] if any(need_states) else []
     dweights = [
-        torch.empty(weight.shape, dtype=dtype) if need else None
+        empty(weight.shape, dtype) if need else None
         for weight, need in zip(weights, need_weights, strict=True)
     ]
-    Ws, dWs, factors = of_layers(call, weights), of_layers(call, dweights), of_masks(call, masks)
+    Ws, _owners = of_weights(call, weights)
+    dWs, factors = of_layers(dweights, call.bias), of_masks(call, masks) if masks else ()
     dlasts = [None if d is None else of_states(call, d) for d in dlast]
     dfirsts = [of_states(call, d) for d in dfirst]
     each = len(weights) // call.layers
