@@ -22,7 +22,7 @@ CELLS = {
     "GRU": cells.GRU_RZN,
 }
 _C = torch._C
-PLAIN = (torch.Tensor, torch.nn.Parameter)  # and no subclasses
+compiler = _C._dynamo.eval_frame.get_eval_frame_callback
 is_tracing, autocasts = _C._is_tracing, _C._is_any_autocast_enabled
 transforms = _C._functorch.peek_interpreter_stack
 function_modes, dispatch_modes = _C._len_torch_function_stack, _C._len_torch_dispatch_stack
@@ -39,7 +39,7 @@ class Recurrent:
         """That of torch.nn's module, which does whatever our kernels do not."""
         if torch.compiler.is_compiling():
             return super().forward(input, hx)  # type: ignore[misc]
-        if _C._dynamo.eval_frame.get_eval_frame_callback() is not None:
+        if compiler() is not None:
             return undisturbed(self, input, hx)
         return forward(self, input, hx)
 
@@ -234,30 +234,32 @@ def checked_weights(
             break
     known, shapes, addresses, arrays = state.known
     if known != sizes:
-        shapes, addresses = shapes_of(*sizes[:-1]), []
+        shapes, addresses, arrays = shapes_of(*sizes[:-1]), [], None
     if len(weights) != len(shapes):
         raise Refused("there are other weights than those of the module")
-    dtype, contiguous = sizes[-1], True
+    dtype, contiguous, now = sizes[-1], True, []
     for weight, shape in zip(weights, shapes, strict=True):
+        kind = type(weight)
         if (
-            type(weight) not in PLAIN
+            (kind is not torch.nn.Parameter and kind is not torch.Tensor)
             or weight.dtype is not dtype
             or not weight.is_cpu
-            or weight.layout is not torch.strided
             or weight.is_neg()
         ):
             check("a weight", weight, x)
         if weight.shape != shape:
             raise Refused(f"a weight has the shape {tuple(weight.shape)}")
-        contiguous = contiguous and weight.is_contiguous()
-    now = [weight.data_ptr() for weight in weights]
+        if not weight.is_contiguous():
+            contiguous = False
+        now.append(weight.data_ptr())
+    if now == addresses and contiguous:
+        return weights, now, arrays
+    for weight in weights:
+        check("a weight", weight, x)
     if not contiguous:
         return weights, now, None
-    if now != addresses:
-        if 0 in now:
-            raise Refused("a weight has no memory")
-        arrays = of_layers(weights, sizes[-2])
-        state.known = sizes, shapes, now, arrays
+    arrays = of_layers(weights, sizes[-2])
+    state.known = sizes, shapes, now, arrays
     return weights, now, arrays
 
 

@@ -163,7 +163,7 @@ def of_layers(tensors: Sequence[Tensor | None], bias: bool) -> Weights:
 
 def of_weights(call: Call, weights: Sequence[Tensor]) -> tuple[Weights, Any]:
     """Weights as kernels have them, and what owns the memory."""
-    if call.weights is not None and call.addresses == [weight.data_ptr() for weight in weights]:
+    if call.weights and call.addresses == [weight.data_ptr() for weight in weights]:
         return call.weights, weights
     weights = [weight.contiguous() for weight in weights]
     return of_layers(weights, call.bias), weights
@@ -222,15 +222,18 @@ def forward(
     masks: what outputs of all layers but the last are multiplied with, or none; memory: where what
     backward needs is kept, or None.
     """
-    x, states = with_rows(x), [with_rows(state) for state in states]
+    x = with_rows(x)
     dtype, H, threads = x.dtype, call.hidden, torch.get_num_threads()
     cell, layers, directions, batch_sizes = call.cell, call.layers, call.directions, call.batch_sizes
     rows = call.N * call.T if batch_sizes is None else x.shape[0]
     out = new_output(call, rows, dtype)
     last = [new_states(call, dtype) for _ in cell.states]
-    Ws, _owners = of_weights(call, weights)
+    Ws, _owners = (call.weights, None) if call.weights else of_weights(call, weights)
     factors = of_masks(call, masks) if masks else ()
-    firsts, lasts = ([of_states(call, state) for state in some] for some in (states, last))
+    if states:
+        states = [with_rows(state) for state in states]
+    firsts = [of_states(call, state) for state in states] if states else None
+    lasts = [of_states(call, state) for state in last]
     xs = in_order(call, x)
     keep = memory is not None
     if keep:
@@ -249,7 +252,7 @@ def forward(
                 cell,
                 xs,
                 Ws[k],
-                [first[k] for first in firsts] or None,
+                firsts and [first[k] for first in firsts],
                 batch_sizes=batch_sizes,
                 reverse=direction == 1,
                 need_gradient=keep,
