@@ -49,7 +49,7 @@ ORDER = [
     {"models"},
     {"text"},
     {"training"},
-    {"systems", "textbook", "exchange"},
+    {"systems", "textbook", "exchange", "torch"},
     {"__init__"},
     {"selfcheck", "bench"},
     {"cli"},

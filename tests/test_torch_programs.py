@@ -140,7 +140,7 @@ def test_other_tensors_are_done_by_torch():
     with torch._subclasses.FakeTensorMode() as mode:
         fake = mode.from_tensor(X)
     _, ours = pair("GRU", 3, 4)
-    with pytest.raises(Exception, match="fake|Fake"):
+    with pytest.raises(Exception, match=r"fake|Fake"):
         ours(fake)
     assert last_path(ours) == "torch: the input is a FakeTensor"
 
@@ -151,7 +151,7 @@ def test_last_path_says_what_it_expects():
     ours(X)
     assert last_path(ours) == "rnnfast"
     assert last_path(nn.RNN(3, 4)).startswith("torch: the module is torch.nn's own")
-    with pytest.raises(TypeError, match="expected a recurrent module .* got Linear"):
+    with pytest.raises(TypeError, match=r"expected a recurrent module .* got Linear"):
         last_path(nn.Linear(2, 2))
 
 
@@ -327,7 +327,7 @@ def test_inputs_can_be_resized_afterwards():
 def test_accelerate_turns_every_module_and_restore_turns_them_back():
     model = Model()
     ids = torch.arange(10).reshape(2, 5) % 7
-    expected, before = model(ids), {name: p for name, p in model.named_parameters()}
+    expected, before = model(ids), dict(model.named_parameters())
     modules, calls = recurrent(model), []
     model.rnn.register_forward_hook(lambda *_: calls.append(1))
     optimizer = torch.optim.Adam(model.parameters())
@@ -350,7 +350,7 @@ def test_accelerate_turns_every_module_and_restore_turns_them_back():
     assert type(accelerate(nn.GRU(2, 3))) is OURS["GRU"]
     assert type(restore(OURS["GRU"](2, 3))) is nn.GRU
     for function in (accelerate, restore):
-        with pytest.raises(TypeError, match="expected a torch.nn.Module, got OrderedDict"):
+        with pytest.raises(TypeError, match=r"expected a torch.nn.Module, got OrderedDict"):
             function(model.state_dict())
 
 
@@ -373,7 +373,7 @@ def test_accelerate_says_what_it_leaves():
     assert type(model["cell"]) is nn.LSTMCell
     assert (model["own"](X), model["set"](X)) == ("own", "set")
     parametrizations.weight_norm(model["rnn"], "weight_hh_l0")
-    with pytest.warns(UserWarning, match="restore: .* rnn is of class ParametrizedRNN"):
+    with pytest.warns(UserWarning, match=r"restore: .* rnn is of class ParametrizedRNN"):
         restore(model)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -408,7 +408,7 @@ class Rows(torch.utils.data.Dataset):
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_training_with_workers_of_a_data_loader():
-    """The parent has computed, with threads, before its workers are forked, and they compute too."""
+    """The parent has computed, with threads, before it forks workers, which compute too."""
     torch.manual_seed(0)
     model = accelerate(Model())
     ids = torch.arange(400).reshape(20, 20) % 7

@@ -47,7 +47,7 @@ def draw(rng):
     that get one."""
     pick = rng.choice
     name, L = str(pick(NAMES)), int(pick([1, 1, 2, 3]))
-    D, H, N, T = (int(pick(sizes)) for sizes in ([1, 3, 8, 17], [1, 4, 16, 19], [1, 2, 5], [1, 3, 8]))
+    D, H, N, T = (int(pick(sizes)) for sizes in ([1, 3, 17], [1, 4, 19], [1, 2, 5], [1, 3, 8]))
     options = {
         "num_layers": L,
         "bidirectional": bool(pick([False, True])),

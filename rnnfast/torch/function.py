@@ -44,7 +44,7 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, call: Call, masks: Sequence[Tensor], x: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         count = len(tensors) - len(call.addresses)
@@ -58,7 +58,7 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         call, count = ctx.call, ctx.states
         owner, x, *tensors = ctx.saved_tensors
         end = count + len(call.addresses)

@@ -44,11 +44,11 @@ class Recurrent:
         return forward(self, input, hx)
 
     def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment, misc]
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
         state.pop("_rnnfast", None)
         return state
 
-    def __prepare_scriptable__(self) -> Any:  # noqa: PLW3201
+    def __prepare_scriptable__(self) -> Any:
         """What `torch.jit.script` takes instead: torch.nn's module with the same parameters."""
         base = theirs(type(self))
         module = base.__new__(base)
@@ -94,19 +94,18 @@ def last_path(module: Any) -> str | None:
 
 
 def state_of(module: Any) -> State:
-    state: State = module.__dict__.get("_rnnfast") or module.__dict__.setdefault("_rnnfast", State())
-    return state
+    state: State | None = module.__dict__.get("_rnnfast")
+    return state or module.__dict__.setdefault("_rnnfast", State())
 
 
 def undisturbed(module: Any, input: Any, hx: Any) -> Any:
     """`forward`, of which torch.compile does not try to compile any part."""
-    global _undisturbed
-    if _undisturbed is None:
-        _undisturbed = torch.compiler.disable(forward)
-    return _undisturbed(module, input, hx)
+    if not _UNDISTURBED:  # made when a compiler is there, which takes long to import
+        _UNDISTURBED.append(torch.compiler.disable(forward))
+    return _UNDISTURBED[0](module, input, hx)
 
 
-_undisturbed: Any = None
+_UNDISTURBED: list[Any] = []
 
 
 def forward(module: Any, input: Any, hx: Any) -> Any:

@@ -20,8 +20,9 @@ from ..cells import Cell
 from ..kernels import recurrent_backward, recurrent_forward
 
 Tensor: TypeAlias = Any
-Weights: TypeAlias = list[tuple[Array | None, ...]]
-DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+Weights: TypeAlias = list[Any]
+"""Of each layer and direction: Wx, Wh, b, bh; arrays, or None."""
+DTYPES: dict[Any, Any] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 ANYWHERE = c_char * sys.maxsize
 
 
@@ -125,7 +126,7 @@ def array_of(tensor: Tensor) -> Array:
     (After `Tensor.numpy` nobody could resize the tensor any more.)
     """
     dtype = DTYPES[tensor.dtype]
-    memory = ANYWHERE.from_address(tensor.data_ptr())
+    memory: Any = ANYWHERE.from_address(tensor.data_ptr())
     if tensor.is_contiguous():
         return np.ndarray(tensor.shape, dtype, memory)
     strides = [dtype.itemsize * stride for stride in tensor.stride()]
@@ -154,7 +155,7 @@ def of_states(call: Call, tensor: Tensor) -> Array:
 
 
 def of_layers(tensors: Sequence[Tensor | None], bias: bool) -> Weights:
-    """Weights, or gradients of them, of each layer and direction: Wx, Wh, b, bh."""
+    """Weights, or gradients of them, as kernels have them."""
     arrays = [None if tensor is None else array_of(tensor).T for tensor in tensors]
     if bias:
         return [tuple(arrays[k : k + 4]) for k in range(0, len(arrays), 4)]
@@ -224,10 +225,10 @@ def forward(
     """
     x = with_rows(x)
     dtype, H, threads = x.dtype, call.hidden, torch.get_num_threads()
-    cell, layers, directions, batch_sizes = call.cell, call.layers, call.directions, call.batch_sizes
+    layers, directions, batch_sizes = call.layers, call.directions, call.batch_sizes
     rows = call.N * call.T if batch_sizes is None else x.shape[0]
     out = new_output(call, rows, dtype)
-    last = [new_states(call, dtype) for _ in cell.states]
+    last = [new_states(call, dtype) for _ in call.cell.states]
     Ws, _owners = (call.weights, None) if call.weights else of_weights(call, weights)
     factors = of_masks(call, masks) if masks else ()
     if states:
@@ -235,13 +236,12 @@ def forward(
     firsts = [of_states(call, state) for state in states] if states else None
     lasts = [of_states(call, state) for state in last]
     xs = in_order(call, x)
-    keep = memory is not None
-    if keep:
+    if memory is not None:
         memory.x = x
     for layer in range(layers):
         if layer == layers - 1:
             hs = in_order(call, out)
-        elif keep:
+        elif memory is not None:
             hs = new_hidden(call, rows, xs.dtype, memory.hidden[layer])
             memory.hidden[layer] = hs
         else:
@@ -249,20 +249,20 @@ def forward(
         for direction in range(directions):
             k = layer * directions + direction
             cache = recurrent_forward(
-                cell,
+                call.cell,
                 xs,
                 Ws[k],
                 firsts and [first[k] for first in firsts],
                 batch_sizes=batch_sizes,
                 reverse=direction == 1,
-                need_gradient=keep,
-                cache=memory.caches[k] if keep else None,
+                need_gradient=memory is not None,
+                cache=None if memory is None else memory.caches[k],
                 copy_xs=False,
                 out=hs if directions == 1 else hs[..., direction * H : (direction + 1) * H],
                 last=[state[k] for state in lasts],
                 threads=threads,
             )[2]
-            if keep:
+            if memory is not None:
                 memory.caches[k] = cache
         if factors and layer < layers - 1:
             hs *= factors[layer]
