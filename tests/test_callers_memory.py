@@ -4,7 +4,11 @@ gradients that are not there, results in given arrays, packed sequences, a numbe
 Twins are compared with in drawn calls; then each option is judged by what it means.
 """
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -365,3 +369,40 @@ def test_threads_of_a_call():
             for name in results:
                 np.testing.assert_array_equal(results[name], expected[name])
         assert engine.get_num_threads() == engines
+
+
+PROGRAM = """
+import os
+import numpy as np
+from rnnfast import cells, kernels
+from rnnfast.kernels import engine
+
+engine.set_serial_flops(0)
+zeros = lambda *shape: np.zeros(shape, "f")
+weights, grads = ([zeros(3, 20), zeros(5, 20)] for _ in range(2))
+
+def started(**options):
+    before = len(os.listdir("/proc/self/task"))
+    *_, cache = kernels.recurrent_forward(cells.LSTM, zeros(40, 2, 3), weights, None, **options)
+    forward = len(os.listdir("/proc/self/task")) - before
+    kernels.recurrent_backward(
+        cells.LSTM, zeros(40, 2, 5), None, cache, weights, grads, **options
+    )
+    return forward, len(os.listdir("/proc/self/task")) - before
+
+engine.set_num_threads(3)
+assert started(threads=1) == (0, 0)
+assert started() == (2, 2)
+engine.set_num_threads(1)
+assert started(threads=4) == (1, 1)
+"""
+
+
+@pytest.mark.skipif(
+    not (engine.HAS_OPENMP and Path("/proc/self/task").is_dir()),
+    reason="threads are counted where Linux shows them, and where there are any",
+)
+def test_as_many_threads_are_started():
+    """No more than the call may have, whatever all calls may; those that are there stay."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=120, env=environment)

@@ -1,6 +1,7 @@
 """The compiled kernels: functions of the same name, arguments and meaning as those of
 `rnnfast.reference.ops`, which documents them. They trust their arguments, which the layers check,
-but for shapes of weights and gradients, which may be changed in place at any time.
+but for shapes of weights and gradients, which may be changed in place at any time, and for what
+recurrent functions are given to write into, which no layer gives.
 """
 
 import os as _os

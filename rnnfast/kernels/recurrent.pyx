@@ -118,19 +118,20 @@ cdef class Cache(Workspace):
             self.scratch = _take_scratch()
         return 0
 
-    cdef Before as_it_is(self) noexcept:
+    cdef void as_it_is(self, Before* before) noexcept:
         """What is put back after an error, besides `arrays` and `of_rows`."""
-        cdef Before before
-        before.ready, before.sizes, before.mem = self.ready, self.sizes, self.mem
-        self.places(before.places)
-        return before
+        before.ready = self.ready
+        if self.ready:
+            before.sizes, before.mem = self.sizes, self.mem
+            self.places(before.places)
 
     cdef void put_back(self, const Before* before, arrays, of_rows) noexcept:
         """Let backward follow the forward before this one, unless memory of it has been replaced."""
         cdef void* places[9]
-        self.places(places)
-        self.ready = before.ready and memcmp(places, before.places, sizeof(places)) == 0
-        self.sizes, self.mem = before.sizes, before.mem
+        if before.ready:
+            self.places(places)
+            self.ready = memcmp(places, before.places, sizeof(places)) == 0
+            self.sizes, self.mem = before.sizes, before.mem
         self.arrays, self.of_rows = arrays, of_rows
 
     cdef void places(self, void** at) noexcept:
@@ -156,18 +157,17 @@ cdef class Cache(Workspace):
         cdef View Wx = view_of(weights[0]), Wh = view_of(weights[1])
         cdef View dWx = _view_at(grads, 0, True), dWh = _view_at(grads, 1, True)
         cdef View db = _view_at(grads, 2, True), dbh = _view_at(grads, 3, True)
-        cdef object of_forward = None, got = (Wx.rows, Wx.columns, Wh.simd.number)
-        if self.ready and s.cell == cell_number(cell.name):
-            of_forward = (s.D, columns, s.simd.number)
-            if dhs is not None:
-                of_forward, got = (*_shape_of_outputs(s), *of_forward), (*dhs.shape, *got)
-        if got != of_forward or Wh.rows != s.H or Wh.columns != Wx.columns:
+        cdef bint ready = self.ready and s.cell == cell_number(cell.name)
+        if not (ready and Wx.rows == s.D and Wh.rows == s.H and Wx.columns == Wh.columns == columns
+                and Wh.simd == s.simd and (dhs is None or dhs.shape == _shape_of_outputs(s))):
+            expected = (_shape_of_outputs(s), s.D, columns, s.simd.number) if ready else None
             raise RuntimeError(
                 "backward: expected gradients and weights as in the last forward call that "
                 "succeeded, with the shape of the outputs, D, G*H and bytes of a number "
-                f"{of_forward}, got {got}; call forward first"
+                f"{expected}, got {None if dhs is None else dhs.shape}, {Wx.rows}, {Wx.columns}, "
+                f"{Wh.simd.number}; call forward first"
             )
-        check_shapes(Wx.simd == Wh.simd == s.simd
+        check_shapes(Wx.simd == s.simd
                      and (dhs is None or view_of(dhs).simd == s.simd)
                      and _fits(&dWx, s.simd, s.D, columns) and _fits(&dWh, s.simd, s.H, columns)
                      and _fits(&db, s.simd, 1, columns) and _fits(&dbh, s.simd, 1, columns))
@@ -257,7 +257,8 @@ def recurrent_forward(
     else:
         _require_places("last", last, S, (N, H), dtype)
     cdef Cache own = _taken(cache, Cache)
-    cdef Before before = own.as_it_is()
+    cdef Before before
+    own.as_it_is(&before)
     cdef object arrays = own.arrays, of_rows = own.of_rows
     own.ready = False
     try:
