@@ -371,3 +371,34 @@ def test_hooks_of_modules_and_tensors(name):
         seen.append((x.grad, *grads_of(module)))
     assert_same(*seen[::2])
     assert_same(*seen[1::2])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_input_may_be_given_other_memory(name, monkeypatch):
+    """Which has no version: what has been freed is not read, but forward is computed once more."""
+    calls, forward = [], stack.forward
+    monkeypatch.setattr(stack, "forward", lambda *args: calls.append(1) or forward(*args))
+    _, ours = small(name)
+    for times in (1, 2):
+        x = torch.ones(40, 20, 3, dtype=torch.float64)
+        out, _ = ours(x)
+        if times == 2:
+            x.data = torch.full_like(x, 0.5)
+        calls.clear()
+        out.square().sum().backward()
+        assert len(calls) == times - 1
+
+
+def test_values_that_are_not_finite():
+    for name in NAMES:
+        for value in (float("nan"), float("inf"), -float("inf"), 1e30, 1e-310):
+            results = []
+            for module in small(name, num_layers=2):
+                x = torch.zeros(4, 2, 3, dtype=torch.float64)
+                x[1, 0, 2] = value
+                x.requires_grad_()
+                module.zero_grad()
+                out = module(x)[0]
+                out.sum().backward()
+                results.append([out, x.grad, *grads_of(module)])
+            assert_same(*results)

@@ -70,7 +70,7 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
         if odd or torch.is_grad_enabled():
             return (None, None, *by_pytorch(call, x, states, weights, masks, grads, needs))
         of_forward = getattr(owner, "rnnfast", None)
-        if of_forward is None:
+        if of_forward is None or not of_forward.memory.fits(x):
             of_forward = Owner(call)
             stack.forward(call, x, states, weights, masks, of_forward.memory)
         memory = of_forward.memory

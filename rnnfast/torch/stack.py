@@ -52,15 +52,22 @@ class Call:
 class Memory:
     """What backward needs of a forward."""
 
-    __slots__ = ("caches", "hidden", "lock", "x")
+    __slots__ = ("address", "caches", "copy", "hidden", "lock")
 
     def __init__(self, call: Call) -> None:
         self.caches: list[Any] = [None] * (call.layers * call.directions)
         self.hidden: list[Array | None] = [None] * call.layers
         """Outputs of layers, which the next ones read."""
         self.lock = threading.Lock()
-        self.x: Tensor = None
-        """The input, where the first layer's cache points to it."""
+        self.copy: Tensor = None
+        """Of the input, to which the first layer's cache points, or None where it points to the
+        input's own memory, which is at `address`."""
+        self.address = 0
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether an input that comes back from autograd is where that of forward was: hooks may
+        have put it elsewhere, and who owns it may have given it other memory."""
+        return self.copy is not None or self.address == x.data_ptr()
 
 
 class State:
@@ -93,7 +100,7 @@ class Owner:
             self.memory = Memory(call)
 
     def __del__(self) -> None:
-        self.memory.x = None
+        self.memory.copy = None
         if state := self.home():
             state.spare[:] = [self.memory]
 
@@ -223,7 +230,7 @@ def forward(
     masks: what outputs of all layers but the last are multiplied with, or none; memory: where what
     backward needs is kept, or None.
     """
-    x = with_rows(x)
+    given, x = x, with_rows(x)
     dtype, H, threads = x.dtype, call.hidden, torch.get_num_threads()
     layers, directions, batch_sizes = call.layers, call.directions, call.batch_sizes
     rows = call.N * call.T if batch_sizes is None else x.shape[0]
@@ -237,7 +244,7 @@ def forward(
     lasts = [of_states(call, state) for state in last]
     xs = in_order(call, x)
     if memory is not None:
-        memory.x = x
+        memory.copy, memory.address = None if x is given else x, x.data_ptr()
     for layer in range(layers):
         if layer == layers - 1:
             hs = in_order(call, out)
