@@ -458,3 +458,12 @@ def test_packed_sequences_and_modes_of_modules():
     model[0](pack_sequence([torch.randn(2, 3)]))
     model[1].bfloat16()(X.bfloat16())
     assert [*map(last_path, model)] == ["rnnfast", "torch: the input is torch.bfloat16"]
+
+
+def test_importing_it_imports_no_compiler():
+    """Which takes as long as PyTorch does."""
+    code = (
+        "import sys, rnnfast.torch; print('torch._dynamo' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["False", "True"], done.stderr

@@ -30,7 +30,7 @@ def run(
         or any(weight.requires_grad for weight in weights)
         or any(state.requires_grad for state in states)
     ):
-        outputs: tuple[Tensor, ...] = Stack.apply(call, masks, x, *states, *weights)
+        outputs: tuple[Tensor, ...] = apply(call, masks, x, *states, *weights)
         return outputs
     return stack.forward(call, x, states, weights, masks)
 
@@ -64,10 +64,10 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
         end = count + len(call.addresses)
         states, weights, masks = tensors[:count], tensors[count:end], tensors[end:]
         needs = ctx.needs_input_grad[2:]
-        if all(grad is None for grad in grads):
+        given = [grad for grad in grads if grad is not None]
+        if not given:
             return (None, None, *(None for _ in needs))
-        odd = any(grad is not None and reason_against(grad, x) for grad in grads)
-        if odd or torch.is_grad_enabled():
+        if torch.is_grad_enabled() or any(reason_against(grad, x) for grad in given):
             return (None, None, *by_pytorch(call, x, states, weights, masks, grads, needs))
         of_forward = getattr(owner, "rnnfast", None)
         if of_forward is None or not of_forward.memory.fits(x):
@@ -81,6 +81,10 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
                 *(need_x, others[:count], others[count:]),
             )
         return (None, None, dx, *dstates, *dweights)
+
+
+# That of the class below torch.autograd.Function, whose own looks at its arguments for torch.func.
+apply = super(torch.autograd.Function, Stack).apply
 
 
 def by_pytorch(

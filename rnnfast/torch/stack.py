@@ -300,7 +300,7 @@ def backward(
     dx = empty(x.shape, dtype) if need_x else None
     dfirst = [new_states(call, dtype) for _ in need_states] if any(need_states) else []
     dweights = [
-        empty(weight.shape, dtype) if need else None
+        torch.empty_like(weight, memory_format=torch.contiguous_format) if need else None
         for weight, need in zip(weights, need_weights, strict=True)
     ]
     Ws, _owners = of_weights(call, weights)
