@@ -389,6 +389,9 @@ def test_subclasses_of_ours():
     module = Mine(3, 4)
     assert module(X).shape == (5, 2, 4)
     assert last_path(module) == "rnnfast"
+    assert module.__prepare_scriptable__() is module  # it has a forward of its own
+    with pytest.warns(UserWarning, match="the model is of class Mine"):
+        restore(module)
 
 
 class Rows(torch.utils.data.Dataset):

@@ -1,5 +1,6 @@
 """Subclasses of `torch.nn`'s recurrent modules with another forward."""
 
+import sys
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -50,7 +51,9 @@ class Recurrent:
 
     def __prepare_scriptable__(self) -> Any:
         """What `torch.jit.script` takes instead: torch.nn's module with the same parameters."""
-        base = theirs(type(self))
+        base = TORCH_NN.get(type(self))
+        if base is None:  # a subclass, whose forward may be another one
+            return self
         module = base.__new__(base)
         module.__dict__.update(self.__dict__)
         module.__dict__.pop("_rnnfast", None)
@@ -69,12 +72,8 @@ class GRU(Recurrent, torch.nn.GRU):  # type: ignore[misc]
     """`torch.nn.GRU`, whose forward and backward are done by our kernels wherever they can."""
 
 
-OF_PYTORCH = {torch.nn.RNN: RNN, torch.nn.LSTM: LSTM, torch.nn.GRU: GRU}
-
-
-def theirs(kind: type) -> Any:
-    """The class of torch.nn's that a class of ours is made of."""
-    return next(base for base in kind.__mro__ if base in OF_PYTORCH)
+TORCH_NN: dict[Any, Any] = {RNN: torch.nn.RNN, LSTM: torch.nn.LSTM, GRU: torch.nn.GRU}
+"""The class of torch.nn's for each of ours."""
 
 
 def last_path(module: Any) -> str | None:
@@ -117,16 +116,17 @@ def forward(module: Any, input: Any, hx: Any) -> Any:
     else:
         state.path = OURS
         return result
-    if type(input).__module__ == "torch.fx.proxy":
-        return as_a_leaf(module, input, hx)
+    fx: Any = sys.modules.get("torch.fx")
+    if fx and (isinstance(input, fx.Proxy) or isinstance(hx, fx.Proxy)):
+        return as_a_leaf(module, input, hx, input if isinstance(input, fx.Proxy) else hx)
     return super(Recurrent, module).forward(input, hx)
 
 
-def as_a_leaf(module: Any, input: Any, hx: Any) -> Any:
+def as_a_leaf(module: Any, input: Any, hx: Any, proxy: Any) -> Any:
     """What torch.fx makes of a module of torch.nn's: a step of its own."""
     arguments = (input,) if hx is None else (input, hx)
-    name = input.tracer.path_of_module(module)
-    return input.tracer.create_proxy("call_module", name, arguments, {})
+    name = proxy.tracer.path_of_module(module)
+    return proxy.tracer.create_proxy("call_module", name, arguments, {})
 
 
 def by_kernels(module: Any, state: State, input: Any, hx: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .modules import OF_PYTORCH
+from .modules import TORCH_NN
 
 
 def accelerate(model: Any) -> Any:
@@ -37,7 +37,7 @@ def accelerate(model: Any) -> Any:
     TypeError
         For anything but a module.
     """
-    return turned(model, OF_PYTORCH, "accelerate")
+    return turned(model, {theirs: ours for ours, theirs in TORCH_NN.items()}, "accelerate")
 
 
 def restore(model: Any) -> Any:
@@ -45,8 +45,7 @@ def restore(model: Any) -> Any:
 
     Arguments, result, warnings and errors are those of `accelerate`.
     """
-    turned(model, {ours: theirs for theirs, ours in OF_PYTORCH.items()}, "restore")
-    return model
+    return turned(model, TORCH_NN, "restore")
 
 
 def turned(model: Any, classes: Mapping[Any, Any], name: str) -> Any:
