@@ -296,6 +296,20 @@ def test_copies_and_pickles(name):
         assert_same(results, tensors_of(theirs(X)), torch.float32)
         assert last_path(one) == "rnnfast"
     assert [*ours.state_dict()] == [*theirs.state_dict()]
+    assert pickle.loads(pickle.dumps(vars(ours)["_rnnfast"])).path is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_copies_of_parametrized_modules(name):
+    _, ours = pair(name, 3, 4)
+    parametrizations.weight_norm(ours, "weight_hh_l0")
+    ours(X)[0].sum().backward()
+    with torch.no_grad():
+        ours(X)  # or torch.nn's module could not be copied either
+    one = copy.deepcopy(ours)  # by a function of parametrizations' own, which copies attributes
+    assert last_path(one) is None
+    assert_same(tensors_of(one(X)), tensors_of(ours(X)), torch.float32)
+    assert last_path(one) == "rnnfast"
 
 
 @pytest.mark.parametrize("name", NAMES)

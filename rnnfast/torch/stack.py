@@ -83,6 +83,10 @@ class State:
         """Of the weights of the last forward: sizes and dtype, shapes and addresses, which alone
         say what arrays of them are, and these."""
 
+    def __reduce__(self) -> Any:
+        """A new one, for whoever copies all attributes of a module by himself."""
+        return State, ()
+
 
 class Owner:
     """Belongs to a tensor that is saved for backward. When autograd frees that, the module, if it
