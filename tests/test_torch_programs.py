@@ -122,7 +122,7 @@ def test_other_programs_are_done_by_torch(name):
     same_as_torch(name, subclass, "torch: the input is a Own")
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.filterwarnings("ignore:LSTM with projections", "ignore:The PyTorch API of nested")
 def test_other_tensors_are_done_by_torch():
     _, ours = pair("LSTM", 3, 4)
     ours.to("meta")(X.to("meta"))
@@ -137,6 +137,10 @@ def test_other_tensors_are_done_by_torch():
     negative = torch.complex(X, -X).conj().imag
     assert negative.is_neg()
     same_as_torch("RNN", lambda m: m(negative), "torch: the input is not plain memory")
+    nested = torch.nested.nested_tensor([X[0], X[1]])
+    same_as_torch("RNN", lambda m: m(nested), "torch: the input is not plain memory")
+    sparse = X.to_sparse()
+    same_as_torch("RNN", lambda m: m(sparse), "torch: the input is not plain memory")
     with torch._subclasses.FakeTensorMode() as mode:
         fake = mode.from_tensor(X)
     _, ours = pair("GRU", 3, 4)
