@@ -149,6 +149,23 @@ def test_other_tensors_are_done_by_torch():
     assert last_path(ours) == "torch: the input is a FakeTensor"
 
 
+def test_default_devices():
+    """Programs set that of the CPU where there is no other one."""
+    theirs, ours = pair("LSTM", 3, 4, num_layers=2, dropout=0.5)
+    for device, path in (("cpu", "rnnfast"), ("meta", "torch: a mode of torch functions")):
+        results = []
+        for module in (ours, theirs):
+            torch.manual_seed(0)
+            module.zero_grad()
+            h = torch.zeros(2, 2, 4)
+            with torch.device(device):
+                out, _ = module(X, (h, h))
+                out.sum().backward()
+            results.append([out, *(p.grad for p in module.parameters())])
+        assert_same(*results, torch.float32)
+        assert last_path(ours) == path
+
+
 def test_last_path_says_what_it_expects():
     _, ours = pair("RNN", 3, 4)
     assert last_path(ours) is None

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._device import DeviceContext
 
 from .. import cells
 from .._types import Array
@@ -137,7 +138,7 @@ def by_kernels(module: Any, state: State, input: Any, hx: Any) -> Any:
         raise Refused("autocast")
     if transforms() is not None:
         raise Refused("a transform of torch.func")
-    if function_modes():
+    if function_modes() and not only_defaults():
         raise Refused("a mode of torch functions")
     if dispatch_modes():
         raise Refused("a mode of torch dispatch")
@@ -200,6 +201,12 @@ def check(what: str, tensor: Any, like: Tensor) -> None:
     """Refused unless our kernels can read a tensor, which is of the dtype of another one."""
     if reason := reason_against(tensor, like):
         raise Refused(f"{what} {reason}")
+
+
+def only_defaults() -> bool:
+    """Whether modes of torch functions do no more than `torch.set_default_device("cpu")` does."""
+    modes = torch.overrides._get_current_function_mode_stack()
+    return all(type(mode) is DeviceContext and mode.device.type == "cpu" for mode in modes)
 
 
 def checked_sizes(batch_sizes: Tensor, shape: Sequence[int]) -> Array:
