@@ -226,6 +226,12 @@ def test_import_is_light():
     assert not loaded & {"torch", "matplotlib", "scipy", "pandas", "onnx", "Cython", "setuptools"}
 
 
+def test_modules_for_pytorch_say_that_it_is_missing():
+    code = "import sys; sys.modules['torch'] = None; import rnnfast; import rnnfast.torch"
+    done = run_python(code, PACKAGE.parent)
+    assert "ImportError: rnnfast.torch is for programs of PyTorch, which cannot be" in done.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_imports_only_what_it_needs(command):
     code = (

@@ -6,6 +6,14 @@ ours, `restore(model)` theirs again; `last_path(module)` tells who did the last 
 Nothing else in this package imports PyTorch, which must be installed.
 """
 
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as _error:
+    raise ImportError(
+        f"rnnfast.torch is for programs of PyTorch, which cannot be imported here: {_error}; "
+        "install it with `pip install torch`"
+    ) from _error
+
 from .modules import GRU, LSTM, RNN, last_path
 from .replacing import accelerate, restore
 

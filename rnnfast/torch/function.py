@@ -72,6 +72,7 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
         of_forward = getattr(owner, "rnnfast", None)
         if of_forward is None or not of_forward.memory.fits(x):
             of_forward = Owner(call)
+            call.weights = None  # what stands at their addresses may be something else by now
             stack.forward(call, x, states, weights, masks, of_forward.memory)
         memory = of_forward.memory
         need_x, *others = needs

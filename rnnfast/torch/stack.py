@@ -175,8 +175,9 @@ def of_layers(tensors: Sequence[Tensor | None], bias: bool) -> Weights:
 
 def of_weights(call: Call, weights: Sequence[Tensor]) -> tuple[Weights, Any]:
     """Weights as kernels have them, and what owns the memory."""
-    if call.weights and call.addresses == [weight.data_ptr() for weight in weights]:
-        return call.weights, weights
+    known = call.weights
+    if known and call.addresses == [weight.data_ptr() for weight in weights]:
+        return known, weights
     weights = [weight.contiguous() for weight in weights]
     return of_layers(weights, call.bias), weights
 
@@ -240,7 +241,9 @@ def forward(
     rows = call.N * call.T if batch_sizes is None else x.shape[0]
     out = new_output(call, rows, dtype)
     last = [new_states(call, dtype) for _ in call.cell.states]
-    Ws, _owners = (call.weights, None) if call.weights else of_weights(call, weights)
+    Ws: Weights | None = call.weights
+    if not Ws:
+        Ws, _owners = of_weights(call, weights)
     factors = of_masks(call, masks) if masks else ()
     if states:
         states = [with_rows(state) for state in states]
