@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from sequences import CELLS
+from sequences import LAYER_CELLS
 
 import rnnfast
 from rnnfast import InputError, kernels
@@ -230,7 +230,7 @@ def test_outputs_that_are_no_logits():
     assert rnnfast.generate(sound, [1], 3, temperature=0).tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", LAYER_CELLS, ids=lambda cell: cell.name)
 def test_generation_with_every_cell(cell):
     """Against layers that are called token by token; the compiled one has its parity test."""
     rng = np.random.default_rng(0)

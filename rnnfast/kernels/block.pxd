@@ -227,7 +227,9 @@ cdef inline Matrix columns_of_group(const Sizes* s, Matrix W, Py_ssize_t g) noex
     return Matrix(moved(s.simd, W.at, g * s.columns.used * W.column), W.row, W.column)
 
 
-cdef inline void* row_at(const Sizes* s, const Matrix* rows, Py_ssize_t n, Py_ssize_t unit) noexcept nogil:
+cdef inline void* row_at(
+    const Sizes* s, const Matrix* rows, Py_ssize_t n, Py_ssize_t unit,
+) noexcept nogil:
     """Row n of a state, in an array of the caller, from a unit on."""
     return moved(s.simd, rows.at, batch_row(s, n) * rows.row + unit)
 

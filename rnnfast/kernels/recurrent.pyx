@@ -243,7 +243,7 @@ def recurrent_forward(
     cdef object Wh = weights[1], dtype = Wh.dtype, H = len(Wh), S = cell.S, hs = out
     cdef object N, T
     if batch_sizes is not None:
-        N, T = _packed(batch_sizes, len(xs), index, lengths, reset, zoneouts), len(batch_sizes)
+        N, T = _rows_of_batch(batch_sizes, len(xs), index, lengths, reset, zoneouts), len(batch_sizes)
         shape = len(xs), H
     else:
         N, T = xs.shape[:2] if index is None else index.shape
@@ -524,7 +524,7 @@ cdef inline bint _fits(
         view.simd == simd and view.rows == rows and view.columns == columns)
 
 
-cdef object _packed(batch_sizes, Py_ssize_t rows, index, lengths, reset, zoneouts):
+cdef object _rows_of_batch(batch_sizes, Py_ssize_t rows, index, lengths, reset, zoneouts):
     """How many rows a batch has in whose arrays the rows of all steps follow each other."""
     cdef const int64_t[:] sizes = batch_sizes
     cdef Py_ssize_t t, total = 0
@@ -538,8 +538,7 @@ cdef object _packed(batch_sizes, Py_ssize_t rows, index, lengths, reset, zoneout
             f"batch_sizes: expected how many rows each step has, never more than the one before, "
             f"{rows} in all as xs has, got {batch_sizes!r:.100}"
         )
-    if (index is not None or lengths is not None or reset is not None
-            or zoneouts is not None):
+    if not (index is None and lengths is None and reset is None and zoneouts is None):
         raise ValueError(
             "batch_sizes: expected neither index, lengths, reset nor zoneouts beside it"
         )
@@ -669,10 +668,7 @@ cdef int _prepare(
     s.x_stays = (not copy_xs and kept and not s.indexed
                  and (not reverse if s.flat
                       else s.counts == NULL and (N == 1 or step == N * mem.xs.n)))
-    if s.x_stays and s.flat:
-        mem.x = Matrix(mem.xs.at, mem.xs.t, 1)
-        own.arrays = (*own.arrays, xs)
-    elif s.x_stays:
+    if s.x_stays:
         mem.x = Matrix(moved(s.simd, mem.xs.at, (s.T - 1) * mem.xs.t if reverse else 0),
                        mem.xs.n if N > 1 else step, 1)
         own.arrays = (*own.arrays, xs)
