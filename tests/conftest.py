@@ -24,6 +24,7 @@ ALONE = {
 }
 CALLS = {
     "testmod": "doctest replaces sys.stdout and linecache",
+    "manual_seed": "PyTorch's global generator is that of all threads",
     "seed": "NumPy's global generator is that of all threads",
     "tracemalloc": "it counts the memory of all threads",
 }

@@ -49,7 +49,7 @@ ORDER = [
     {"models"},
     {"text"},
     {"training"},
-    {"systems", "textbook", "exchange"},
+    {"systems", "textbook", "exchange", "torch"},
     {"__init__"},
     {"selfcheck", "bench"},
     {"cli"},
@@ -224,6 +224,12 @@ def test_import_is_light():
     loaded = set(done.stdout.split())
     assert "rnnfast" in loaded
     assert not loaded & {"torch", "matplotlib", "scipy", "pandas", "onnx", "Cython", "setuptools"}
+
+
+def test_modules_for_pytorch_say_that_it_is_missing():
+    code = "import sys; sys.modules['torch'] = None; import rnnfast; import rnnfast.torch"
+    done = run_python(code, PACKAGE.parent)
+    assert "ImportError: rnnfast.torch is for programs of PyTorch, which cannot be" in done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

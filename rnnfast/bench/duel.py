@@ -25,6 +25,7 @@ CONTESTANTS = {  # name: module with its tasks, library, as it is written
     "numpy": ("rnnfast.bench.numpy_peer", "numpy", "NumPy"),
     "textbook": ("rnnfast.bench.textbook_peer", "numpy", "textbook NumPy"),
     "torch": ("rnnfast.bench.torch_peer", "torch", "PyTorch"),
+    "modules": ("rnnfast.bench.torch_modules", "torch", "PyTorch"),  # and ours, in its process
     "jax": ("rnnfast.bench.jax_peer", "jax", "JAX"),
 }
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -5,7 +5,7 @@ cases      shapes, sizes and the tasks of contestants
 all others the tables, by subject
 """
 
-from . import denormals, layers, machine, models, programs, ranks, sequences, steps
+from . import denormals, layers, machine, models, modules, programs, ranks, sequences, steps
 from .rows import TABLES, Row, Table, measure
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "machine",
     "measure",
     "models",
+    "modules",
     "programs",
     "ranks",
     "sequences",

@@ -29,6 +29,12 @@ ODD_SHAPES = [
     (5, 300, 33, 65),
     (13, 40, 257, 300),
 ]
+MODULE_SHAPES = [*SHAPES[:4], (32, 64, 64, 256), *SHAPES[4:]]
+MODULE_MEANS = {"rnn": 2.5, "gru": 2.5, "lstm": 1.25}
+MODULE_TRAINING: list[tuple[dict[str, Any], float]] = [  # sizes, target
+    ({"cell": "gru", "N": 20, "T": 35, "V": 65, "H": 256}, 1.5),
+    ({"cell": "gru", "N": 20, "T": 35, "V": 10000, "H": 256}, 1.0),
+]
 MIDDLE_SHAPES = [(20, 35, 100, 100), (50, 50, 128, 128), (20, 35, 650, 650)]
 ALL_BUT_THE_LARGEST = slice(-1)  # whose twins in NumPy take half a minute
 EVERY_OTHER = slice(None, None, 2)

@@ -1,0 +1,346 @@
+"""All layers and directions of a module, by the kernels, on the memory of PyTorch's tensors.
+
+Letters in shapes: N batch rows, T time steps, R rows of all steps of packed sequences, K features,
+H hidden size; L layers, D directions.
+"""
+
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
+from ctypes import c_char
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from .._types import Array
+from ..cells import Cell
+from ..kernels import recurrent_backward, recurrent_forward
+
+Tensor: TypeAlias = Any
+Weights: TypeAlias = list[Any]
+"""Of each layer and direction: Wx, Wh, b, bh; arrays, or None."""
+DTYPES: dict[Any, Any] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+ANYWHERE = c_char * sys.maxsize
+
+
+@dataclass(slots=True)
+class Call:
+    """What there is to know of a call, besides its tensors."""
+
+    cell: Cell
+    layers: int
+    directions: int
+    hidden: int
+    bias: bool
+    N: int
+    T: int
+    batched: bool
+    batch_first: bool
+    batch_sizes: Array | None
+    """Of packed sequences: how many have a step t, int64 (T,)."""
+    addresses: list[int]
+    """Of the weights."""
+    weights: "Weights | None"
+    """What stands there, as kernels have it; None where a copy is needed for that."""
+    home: "weakref.ref[State]"
+    """Where memory goes that is no longer needed."""
+
+
+class Memory:
+    """What backward needs of a forward."""
+
+    __slots__ = ("address", "caches", "copy", "hidden", "lock")
+
+    def __init__(self, call: Call) -> None:
+        self.caches: list[Any] = [None] * (call.layers * call.directions)
+        self.hidden: list[Array | None] = [None] * call.layers
+        """Outputs of layers, which the next ones read."""
+        self.lock = threading.Lock()
+        self.copy: Tensor = None
+        """Of the input, to which the first layer's cache points, or None where it points to the
+        input's own memory, which is at `address`."""
+        self.address = 0
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether an input that comes back from autograd is where that of forward was: hooks may
+        have put it elsewhere, and who owns it may have given it other memory."""
+        return self.copy is not None or self.address == x.data_ptr()
+
+
+class State:
+    """What a module of ours has besides what torch.nn's has; neither copied nor saved."""
+
+    __slots__ = ("__weakref__", "known", "path", "spare")
+
+    def __init__(self) -> None:
+        self.path: str | None = None
+        self.spare: list[Memory] = []
+        """Memory of a forward that is over, for the next one, at most one."""
+        self.known: tuple[Any, list[tuple[int, ...]], list[int], Weights | None] = ((), [], [], [])
+        """Of the weights of the last forward: sizes and dtype, shapes and addresses, which alone
+        say what arrays of them are, and these."""
+
+    def __reduce__(self) -> Any:
+        """A new one, for whoever copies all attributes of a module by himself."""
+        return State, ()
+
+
+class Owner:
+    """Belongs to a tensor that is saved for backward. When autograd frees that, the module, if it
+    is still there, has the memory for its next forward."""
+
+    __slots__ = ("home", "memory")
+
+    def __init__(self, call: Call) -> None:
+        self.home, state = call.home, call.home()
+        try:
+            self.memory = state.spare.pop() if state else Memory(call)
+        except IndexError:
+            self.memory = Memory(call)
+        if len(self.memory.caches) != call.layers * call.directions:
+            self.memory = Memory(call)
+
+    def __del__(self) -> None:
+        self.memory.copy = None
+        if state := self.home():
+            state.spare[:] = [self.memory]
+
+
+def reason_against(tensor: Any, like: Tensor) -> str:
+    """Why our kernels cannot read what is given as a tensor, or "": it must be one of PyTorch's own
+    class, in the memory of this process, and of the dtype of another one."""
+    kind = type(tensor)
+    if kind is not torch.Tensor and kind is not torch.nn.Parameter:
+        return f"is a {kind.__name__}"
+    dtype = tensor.dtype
+    if dtype not in DTYPES:
+        return f"is {dtype}"
+    if dtype is not like.dtype:
+        return f"is {dtype}, and the input {like.dtype}"
+    if not tensor.is_cpu:
+        return f"is on the device {tensor.device}"
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_neg():
+        return "is not plain memory"
+    try:
+        there = tensor.data_ptr() or not tensor.numel()
+    except RuntimeError:  # of vmap, for one
+        there = False
+    return "" if there else "has no memory"
+
+
+def array_of(tensor: Tensor) -> Array:
+    """The memory of a tensor, which who calls keeps.
+
+    (After `Tensor.numpy` nobody could resize the tensor any more.)
+    """
+    dtype = DTYPES[tensor.dtype]
+    memory: Any = ANYWHERE.from_address(tensor.data_ptr())
+    if tensor.is_contiguous():
+        return np.ndarray(tensor.shape, dtype, memory)
+    strides = [dtype.itemsize * stride for stride in tensor.stride()]
+    return np.ndarray(tensor.shape, dtype, memory, 0, strides)
+
+
+def with_rows(tensor: Tensor) -> Tensor:
+    """A tensor whose last axis is contiguous."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def in_order(call: Call, tensor: Tensor) -> Array:
+    """An input or output as kernels have it: (N, T, K), or (R, K) of packed sequences."""
+    array = array_of(tensor)
+    if not call.batched:
+        return array[None]
+    if call.batch_first or call.batch_sizes is not None:
+        return array
+    return array.swapaxes(0, 1)
+
+
+def of_states(call: Call, tensor: Tensor) -> Array:
+    """(L*D, N, H)"""
+    array = array_of(tensor)
+    return array if call.batched else array[:, None]
+
+
+def of_layers(tensors: Sequence[Tensor | None], bias: bool) -> Weights:
+    """Weights, or gradients of them, as kernels have them."""
+    arrays = [None if tensor is None else array_of(tensor).T for tensor in tensors]
+    if bias:
+        return [tuple(arrays[k : k + 4]) for k in range(0, len(arrays), 4)]
+    return [tuple(arrays[k : k + 2]) for k in range(0, len(arrays), 2)]
+
+
+def of_weights(call: Call, weights: Sequence[Tensor]) -> tuple[Weights, Any]:
+    """Weights as kernels have them, and what owns the memory."""
+    known = call.weights
+    if known and call.addresses == [weight.data_ptr() for weight in weights]:
+        return known, weights
+    weights = [weight.contiguous() for weight in weights]
+    return of_layers(weights, call.bias), weights
+
+
+def empty(shape: Sequence[int], dtype: Any) -> Tensor:
+    """`torch.empty`, which is twice as fast without a dtype."""
+    if dtype is torch.get_default_dtype():
+        return torch.empty(shape)
+    return torch.empty(shape, dtype=dtype)
+
+
+def new_output(call: Call, rows: int, dtype: Any) -> Tensor:
+    """Memory for outputs with the strides that they have in PyTorch, where steps come first."""
+    N, T, K = call.N, call.T, call.directions * call.hidden
+    if call.batch_sizes is not None or not call.batched:
+        return empty((rows, K), dtype)
+    if call.batch_first:
+        return torch.empty_strided((N, T, K), (K, N * K, 1), dtype=dtype)
+    return empty((T, N, K), dtype)
+
+
+def new_states(call: Call, dtype: Any) -> Tensor:
+    """Memory for states of one kind, of all layers and directions."""
+    count, H = call.layers * call.directions, call.hidden
+    return empty((count, call.N, H) if call.batched else (count, H), dtype)
+
+
+def new_hidden(call: Call, rows: int, dtype: Any, old: Array | None = None) -> Array:
+    """Memory for what stands between two layers: that of before, if it fits."""
+    N, T, K = call.N, call.T, call.directions * call.hidden
+    shape = (N, T, K) if call.batch_sizes is None else (rows, K)
+    if old is not None and old.shape == shape and old.dtype == dtype:
+        return old
+    if call.batch_sizes is None:
+        return np.empty((T, N, K), dtype).swapaxes(0, 1)
+    return np.empty(shape, dtype)
+
+
+def of_masks(call: Call, masks: Sequence[Tensor]) -> list[Array]:
+    """Masks (T, N, K), or (R, K), in the order of kernels."""
+    arrays = [array_of(mask) for mask in masks]
+    return arrays if call.batch_sizes is not None else [array.swapaxes(0, 1) for array in arrays]
+
+
+def forward(
+    call: Call,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    masks: Sequence[Tensor] = (),
+    memory: Memory | None = None,
+) -> tuple[Tensor, ...]:
+    """Run all layers; -> outputs, last states h, and c where there are any.
+
+    masks: what outputs of all layers but the last are multiplied with, or none; memory: where what
+    backward needs is kept, or None.
+    """
+    given, x = x, with_rows(x)
+    dtype, H, threads = x.dtype, call.hidden, torch.get_num_threads()
+    layers, directions, batch_sizes = call.layers, call.directions, call.batch_sizes
+    rows = call.N * call.T if batch_sizes is None else x.shape[0]
+    out = new_output(call, rows, dtype)
+    last = [new_states(call, dtype) for _ in call.cell.states]
+    Ws: Weights | None = call.weights
+    if not Ws:
+        Ws, _owners = of_weights(call, weights)
+    factors = of_masks(call, masks) if masks else ()
+    if states:
+        states = [with_rows(state) for state in states]
+    firsts = [of_states(call, state) for state in states] if states else None
+    lasts = [of_states(call, state) for state in last]
+    xs = in_order(call, x)
+    if memory is not None:
+        memory.copy, memory.address = None if x is given else x, x.data_ptr()
+    for layer in range(layers):
+        if layer == layers - 1:
+            hs = in_order(call, out)
+        elif memory is not None:
+            hs = new_hidden(call, rows, xs.dtype, memory.hidden[layer])
+            memory.hidden[layer] = hs
+        else:
+            hs = new_hidden(call, rows, xs.dtype)
+        for direction in range(directions):
+            k = layer * directions + direction
+            cache = recurrent_forward(
+                call.cell,
+                xs,
+                Ws[k],
+                firsts and [first[k] for first in firsts],
+                batch_sizes=batch_sizes,
+                reverse=direction == 1,
+                need_gradient=memory is not None,
+                cache=None if memory is None else memory.caches[k],
+                copy_xs=False,
+                out=hs if directions == 1 else hs[..., direction * H : (direction + 1) * H],
+                last=[state[k] for state in lasts],
+                threads=threads,
+            )[2]
+            if memory is not None:
+                memory.caches[k] = cache
+        if factors and layer < layers - 1:
+            hs *= factors[layer]
+        xs = hs
+    return (out, *last)
+
+
+def backward(
+    call: Call,
+    memory: Memory,
+    dout: Tensor | None,
+    dlast: Sequence[Tensor | None],
+    x: Tensor,
+    weights: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    need_x: bool,
+    need_states: Sequence[bool],
+    need_weights: Sequence[bool],
+) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
+    """Gradients of `forward`: of x, of the initial states, of weights; None where not needed.
+
+    dout, dlast: of the outputs and of the last states, None where there is none.
+    """
+    dtype, H, D, threads = x.dtype, call.hidden, call.directions, torch.get_num_threads()
+    rows = call.N * call.T if call.batch_sizes is None else x.shape[0]
+    dout = None if dout is None else with_rows(dout)
+    dlast = [None if d is None else with_rows(d) for d in dlast]
+    dx = empty(x.shape, dtype) if need_x else None
+    dfirst = [new_states(call, dtype) for _ in need_states] if any(need_states) else []
+    dweights = [
+        torch.empty_like(weight, memory_format=torch.contiguous_format) if need else None
+        for weight, need in zip(weights, need_weights, strict=True)
+    ]
+    Ws, _owners = of_weights(call, weights)
+    dWs, factors = of_layers(dweights, call.bias), of_masks(call, masks) if masks else ()
+    dlasts = [None if d is None else of_states(call, d) for d in dlast]
+    dfirsts = [of_states(call, d) for d in dfirst]
+    each = len(weights) // call.layers
+    dhs = None if dout is None else in_order(call, dout)
+    for layer in reversed(range(call.layers)):
+        below = need_x or any(need_states) or any(need_weights[: layer * each])
+        need_dx = below if layer else need_x
+        dxs = None
+        if need_dx:
+            dxs = in_order(call, dx) if layer == 0 else new_hidden(call, rows, DTYPES[dtype])
+        for direction in range(D):
+            k = layer * D + direction
+            recurrent_backward(
+                call.cell,
+                dhs if dhs is None or D == 1 else dhs[..., direction * H : (direction + 1) * H],
+                [None if d is None else d[k] for d in dlasts],
+                memory.caches[k],
+                Ws[k],
+                dWs[k],
+                need_dx=need_dx,
+                dxs=dxs,
+                dfirst=[d[k] for d in dfirsts] or None,
+                adds_dx=direction == 1,
+                threads=threads,
+            )
+        if not below:
+            break
+        if factors and layer:
+            dxs *= factors[layer - 1]
+        dhs = dxs
+    dfirst = [d if need else None for d, need in zip(dfirst, need_states, strict=False)]
+    return dx, dfirst or [None] * len(need_states), dweights
