@@ -309,7 +309,8 @@ class TimePerplexityLoss(Layer):
         ts = as_ids("ts", ts[..., 0] if ts.shape == (N, T, 1) else ts, V, (N, T))[..., None]
         # eps in double precision, in which even 1e-8 is more than the rounding of a p near 1
         p = np.take_along_axis(ps, ts, axis=2).astype(np.float64)
-        with np.errstate(divide="ignore"):  # 1/0 and log 0 are as infinite as they should be
+        # 1/0 and log 0 are as infinite as they should be; what is below 0 has no logarithm
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             self.perplexity = float(np.exp(-np.log(p).mean()))
             loss = float((1 / (p + self.eps)).mean())
         self._keep((ps.shape, ps.dtype, ts, p))

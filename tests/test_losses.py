@@ -190,6 +190,13 @@ def test_perplexity_loss_of_impossible_targets():
     assert np.isfinite(loss_layer.backward()).all()
 
 
+@pytest.mark.parametrize(("p", "expected"), [(-3.0, np.nan), (1e-310, np.inf), (np.nan, np.nan)])
+def test_perplexity_loss_of_what_is_no_probability(p, expected):
+    loss_layer = rnnfast.TimePerplexityLoss()
+    loss_layer.forward(np.full((1, 1, 1), p), np.zeros((1, 1), int))
+    np.testing.assert_equal(loss_layer.perplexity, expected)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("eps", [0, 1e-300, 1e-30])
 def test_an_infinite_perplexity_loss_has_an_infinite_gradient(eps, dtype):
