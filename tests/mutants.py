@@ -66,7 +66,9 @@ PARTS = {
         "rnnfast/training/checkpoint.py",
         "rnnfast/training/fields.py",
         "rnnfast/training/folder.py",
+        "rnnfast/training/history.py",
         "rnnfast/training/run*.py",
+        "rnnfast/training/saved_run.py",
         "rnnfast/training/trainer.py",
     ],
 }
@@ -86,7 +88,7 @@ NEAR = [
     (
         "*/kernels/recurrent.pyx",
         "frozen gradients sequences parity call_order recurrent_layers sparse regularisation "
-        "stack engine threads",
+        "stack engine threads callers_memory",
     ),
     ("*/layers/attention.py", "attention seq2seq"),
     ("*/layers/affine.py", "layers parity bad_inputs call_order"),
@@ -108,6 +110,8 @@ NEAR = [
     ("*/fields.py", "hostile runs checkpoint old_files"),
     ("*/training/checkpoint.py", "checkpoint trainer trainer_options hostile old_files runs"),
     ("*/folder.py", "runs interruptions"),
+    ("*/history.py", "trainer runs hostile old_files"),
+    ("*/saved_run.py", "hostile old_files runs doctor checkpoint"),
     ("*/run*.py", "runs checkpoint old_files trainer_options cli interruptions"),
     ("*/trainer.py", "trainer trainer_options schedules checkpoint batch_part runs"),
 ]
