@@ -619,7 +619,7 @@ def test_other_files(tmp_path):
     with pytest.raises(InputError, match=r"a\.npz is no model, or is damaged: it has no meta.json"):
         rnnfast.Network.load(f"{path}.npz")
     archive.save_archive(path, "checkpoint", {}, {})
-    message = "expected the format 'rnnfast model 1', .* got 'rnnfast checkpoint 3'"
+    message = "expected the format 'rnnfast model 1', .* got 'rnnfast checkpoint 4'"
     with pytest.raises(InputError, match=message):
         rnnfast.Network.load(path)
 
