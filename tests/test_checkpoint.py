@@ -107,7 +107,7 @@ def test_other_files_are_errors(tmp_path):
     newer = np.frombuffer(b'{"format": "rnnfast checkpoint 99"}', np.uint8)
     np.savez(tmp_path / "newer.npz", **{"meta.json": newer})
     message = (
-        r"another version of rnnfast: expected the format .*checkpoint 1' or .*checkpoint 3'.*99"
+        r"another version of rnnfast: expected the format .*checkpoint 1' or .*checkpoint 4'.*99"
     )
     with pytest.raises(InputError, match=message):
         load_archive(tmp_path / "newer.npz", "checkpoint")
@@ -142,7 +142,7 @@ def _npy(array, shape=None):
     return file.getvalue() + array.tobytes()
 
 
-META = ("meta.json.npy", _npy(np.frombuffer(b'{"format": "rnnfast checkpoint 3"}', np.uint8)))
+META = ("meta.json.npy", _npy(np.frombuffer(b'{"format": "rnnfast checkpoint 4"}', np.uint8)))
 
 
 @pytest.mark.parametrize("shape", [(10**15,), (3, 10**15), (2,), (-7, 1), (-3, -1)])
