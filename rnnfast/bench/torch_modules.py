@@ -30,7 +30,9 @@ class Beside:
         """Median seconds of ours and of theirs, and median of their ratio, turn by turn; after the
         results have been compared."""
         for one, other in zip(*(program() for program in self.programs), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+            # numbers near 0 are differences of sums, whose rounding is that of larger ones
+            largest = float(other.abs().max())
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * max(largest, 1e-3))
         turns: list[list[float]] = []
         start = time.perf_counter()
         while (
