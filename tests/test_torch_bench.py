@@ -43,11 +43,11 @@ def test_training_steps_take_turns():
 
 
 def test_tables_have_rows_of_it(monkeypatch):
-    monkeypatch.setattr(cases, "MODULE_SHAPES", [(20, 3, 4, 5), (21, 2, 3, 4)])
+    monkeypatch.setattr(cases, "MODULE_SHAPES", [(20, 3, 4, 5), (21, 2, 3, 4)] * 2)
     sizes = {"cell": "gru", "N": 2, "T": 3, "V": 7, "H": 4}
     monkeypatch.setattr(cases, "MODULE_TRAINING", [(sizes, 1.5)])
     with Arena(Pace(turn=0.001, seconds=0, rounds=2)) as arena:
-        for name, count in (("torch", 13), ("packed", 3)):
+        for name, count in (("torch", 25), ("packed", 9)):
             table = TABLES[name]
             rows = list(table.measure(Bench(arena, [1])))
             assert len(rows) == count
