@@ -22,13 +22,56 @@ cdef extern from *:
     #ifdef _OPENMP
     #include <omp.h>
     #define RNNFAST_HAS_OPENMP 1
-    static void rnnfast_barrier(void) {
-        #pragma omp barrier
-    }
     #else
     #define RNNFAST_HAS_OPENMP 0
     #define omp_get_num_threads() 1
-    static void rnnfast_barrier(void) {}
+    #endif
+
+    /* Where the threads of a call wait for each other. OpenMP's barrier may spin for milliseconds, which
+       is ruinous beside a busy process; how long is settled when its library is loaded, which another
+       package may have done before. Here a thread sleeps after some microseconds. */
+    typedef struct {
+        unsigned arrived, phase, asleep;
+    } __attribute__((aligned(64))) rnnfast_meeting;
+    static __thread rnnfast_meeting *rnnfast_own_meeting;
+    #if defined(_OPENMP) && defined(__linux__)
+    #include <limits.h>
+    #include <linux/futex.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    #if defined(__SSE2__)
+    #define rnnfast_pause() __builtin_ia32_pause()
+    #elif defined(__aarch64__)
+    #define rnnfast_pause() __asm__ volatile("yield")
+    #else
+    #define rnnfast_pause() ((void) 0)
+    #endif
+    static void rnnfast_meet(int threads) {
+        rnnfast_meeting *meeting = rnnfast_own_meeting;
+        const unsigned phase = __atomic_load_n(&meeting->phase, __ATOMIC_ACQUIRE);
+        int rounds = 2000;
+        if (__atomic_add_fetch(&meeting->arrived, 1, __ATOMIC_ACQ_REL) == (unsigned)threads) {
+            __atomic_store_n(&meeting->arrived, 0, __ATOMIC_RELAXED);
+            __atomic_store_n(&meeting->phase, phase + 1, __ATOMIC_SEQ_CST);
+            if (__atomic_load_n(&meeting->asleep, __ATOMIC_SEQ_CST))
+                syscall(SYS_futex, &meeting->phase, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+            return;
+        }
+        while (__atomic_load_n(&meeting->phase, __ATOMIC_ACQUIRE) == phase) {
+            if (rounds-- > 0) {
+                rnnfast_pause();
+                continue;
+            }
+            __atomic_add_fetch(&meeting->asleep, 1, __ATOMIC_SEQ_CST);
+            syscall(SYS_futex, &meeting->phase, FUTEX_WAIT_PRIVATE, phase, NULL, NULL, 0);
+            __atomic_sub_fetch(&meeting->asleep, 1, __ATOMIC_RELAXED);
+        }
+    }
+    #else
+    static void rnnfast_meet(int threads) {
+        (void)threads;
+        #pragma omp barrier
+    }
     #endif
     #if defined(_OPENMP) && defined(__linux__)
     #include <dlfcn.h>
@@ -107,7 +150,10 @@ cdef extern from *:
     const int RNNFAST_HAS_OPENMP
     const bint RNNFAST_DEBUG
     int omp_get_num_threads() nogil
-    void rnnfast_barrier() noexcept nogil
+    ctypedef struct Meeting "rnnfast_meeting":
+        unsigned arrived, phase, asleep
+    Meeting* rnnfast_own_meeting
+    void rnnfast_meet(int) noexcept nogil
     unsigned long long rnnfast_own_arithmetic() noexcept nogil
     void rnnfast_set_arithmetic(unsigned long long) noexcept nogil
 
@@ -279,25 +325,32 @@ cdef int threads_for(double flops, int most=0) noexcept nogil:
 cdef void run(Task task, const void* call, int threads) noexcept nogil:
     """Do what a call consists of, on so many threads. But for sums of gradients of embeddings, what is
     computed with numbers of the caller is computed here."""
+    cdef Meeting place
+    cdef Meeting* meeting = &place
     if threads == 1:
-        _do(task, call, 0, 1)
+        _do(task, call, 0, 1, NULL)
     else:
+        memset(meeting, 0, sizeof(place))
         with parallel(num_threads=threads):
-            _do(task, call, threadid(), omp_get_num_threads())
+            _do(task, call, threadid(), omp_get_num_threads(), meeting)
 
 
-cdef void _do(Task task, const void* call, int thread, int threads) noexcept nogil:
+cdef void _do(
+    Task task, const void* call, int thread, int threads, Meeting* meeting,
+) noexcept nogil:
     """The share of a thread, in which denormal numbers are 0, since with them arithmetic takes up to a
     hundred times as long, and in which all threads round alike, whatever the caller has set for its
     own. What else runs on the thread has all that as before."""
     cdef unsigned long long before = rnnfast_own_arithmetic()
+    global rnnfast_own_meeting
+    rnnfast_own_meeting = meeting
     task(call, thread, threads)
     rnnfast_set_arithmetic(before)
 
 
 cdef void barrier(int threads) noexcept nogil:
     if threads > 1:
-        rnnfast_barrier()
+        rnnfast_meet(threads)
 
 
 cdef Py_ssize_t part(Py_ssize_t n, Py_ssize_t unit, int thread, int threads) noexcept nogil:
