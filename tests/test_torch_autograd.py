@@ -1,6 +1,8 @@
 """rnnfast.torch in autograd: what is kept, freed, given back, and differentiated twice."""
 
+import copy
 import gc
+import io
 import threading
 import weakref
 
@@ -348,6 +350,46 @@ def test_hooks_of_saved_tensors(name):
             out.square().sum().backward()
             results.append([x.grad, h.grad, *grads_of(module)])
         assert_same(*results)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hooks_that_write_saved_tensors_to_files_or_copy_them(name):
+    """What is saved are tensors like others."""
+
+    def written(tensor):
+        file = io.BytesIO()
+        torch.save(tensor, file)
+        return file
+
+    def read(file):
+        file.seek(0)
+        return torch.load(file)
+
+    for hooks in ((written, read), (lambda t: copy.deepcopy(t.detach()), lambda t: t)):
+        results = []
+        for module in small(name, num_layers=2):
+            x = torch.ones(4, 2, 3, dtype=torch.float64)
+            with torch.autograd.graph.saved_tensors_hooks(*hooks):
+                out, _ = module(x)
+            out.square().sum().backward()
+            results.append(grads_of(module))
+        assert_same(*results)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hooks_may_give_back_views(name, monkeypatch):
+    """As checkpoints do: forward is not computed once more for that."""
+    calls, forward = [], stack.forward
+    monkeypatch.setattr(stack, "forward", lambda *args: calls.append(1) or forward(*args))
+    _, ours = small(name)
+    x = double(4, 2, 3)
+    with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, torch.Tensor.detach):
+        out, _ = ours(x)
+    out.sum().backward()
+    assert len(calls) == 1
+    out, _ = checkpoint(ours, x, use_reentrant=False)
+    out.sum().backward()
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize("name", NAMES)

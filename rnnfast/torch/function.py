@@ -38,9 +38,10 @@ def run(
 class Stack(torch.autograd.Function):  # type: ignore[misc]
     """`stack.forward` with its gradient.
 
-    The kernels' memory belongs to a tensor that is saved, for autograd frees those after backward,
-    though the graph may stay. Whoever has hooks for saved tensors may give back others than those
-    that were saved: then forward is computed once more.
+    The kernels' memory belongs to the storage of a tensor that is saved, for autograd frees those
+    after backward, though the graph may stay. Whoever has hooks for saved tensors may give back
+    others than those that were saved: then forward is computed once more. (An attribute of the
+    tensor itself would be pickled with it, and views of it would not have it.)
     """
 
     @staticmethod
@@ -49,9 +50,9 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
     ) -> tuple[Tensor, ...]:
         count = len(tensors) - len(call.addresses)
         states, weights = tensors[:count], tensors[count:]
-        owner = torch.empty(0)
-        owner.rnnfast = Owner(call)
-        outputs = stack.forward(call, x, states, weights, masks, owner.rnnfast.memory)
+        owner, of_call = torch.empty(0), Owner(call)
+        owner.untyped_storage().rnnfast = of_call
+        outputs = stack.forward(call, x, states, weights, masks, of_call.memory)
         ctx.call, ctx.states = call, count
         ctx.save_for_backward(owner, x, *tensors, *masks)
         ctx.set_materialize_grads(False)
@@ -69,7 +70,7 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
             return (None, None, *(None for _ in needs))
         if torch.is_grad_enabled() or any(reason_against(grad, x) for grad in given):
             return (None, None, *by_pytorch(call, x, states, weights, masks, grads, needs))
-        of_forward = getattr(owner, "rnnfast", None)
+        of_forward = getattr(owner.untyped_storage(), "rnnfast", None)
         if of_forward is None or not of_forward.memory.fits(x):
             of_forward = Owner(call)
             call.weights = None  # what stands at their addresses may be something else by now
