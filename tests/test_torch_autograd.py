@@ -353,7 +353,7 @@ def test_hooks_of_saved_tensors(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_hooks_that_write_saved_tensors_to_files_or_copy_them(name):
+def test_hooks_that_write_saved_tensors_to_files_or_pack_them(name):
     """What is saved are tensors like others."""
 
     def written(tensor):
@@ -365,7 +365,15 @@ def test_hooks_that_write_saved_tensors_to_files_or_copy_them(name):
         file.seek(0)
         return torch.load(file)
 
-    for hooks in ((written, read), (lambda t: copy.deepcopy(t.detach()), lambda t: t)):
+    def packed(tensor):
+        largest = 1 + tensor.abs().max()
+        return tensor / largest, largest
+
+    def unpacked(pair):
+        return pair[0] * pair[1]
+
+    copied = (lambda tensor: copy.deepcopy(tensor.detach()), lambda tensor: tensor)
+    for hooks in ((written, read), (packed, unpacked), copied):
         results = []
         for module in small(name, num_layers=2):
             x = torch.ones(4, 2, 3, dtype=torch.float64)

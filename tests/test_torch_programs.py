@@ -149,6 +149,48 @@ def test_other_tensors_are_done_by_torch():
     assert last_path(ours) == "torch: the input is a FakeTensor"
 
 
+def unaligned(tensor):
+    """A copy as those of files, between whose headers numbers may stand anywhere."""
+    memory = bytearray(tensor.numel() * tensor.element_size() + 1)
+    return torch.frombuffer(memory, dtype=tensor.dtype, offset=1).view(tensor.shape).copy_(tensor)
+
+
+def test_memory_that_is_not_aligned_is_read_by_torch():
+    h = torch.ones(1, 2, 4)
+
+    def weight(module):
+        module.weight_hh_l0.data = unaligned(module.weight_hh_l0.data)
+        return module(X)
+
+    same_as_torch("GRU", lambda m: m(unaligned(X)), "torch: the input is not aligned")
+    same_as_torch("GRU", lambda m: m(X, unaligned(h)), "torch: an initial state is not aligned")
+    same_as_torch("GRU", weight, "torch: a weight is not aligned")
+
+    def gradients(module, to_files=lambda tensor: tensor, between=lambda module: None):
+        with torch.autograd.graph.saved_tensors_hooks(to_files, lambda tensor: tensor):
+            out, _ = module(X)
+        between(module)
+        out.backward(unaligned(torch.ones_like(out)))
+        return [p.grad for p in module.parameters()]
+
+    def other_memory(module):
+        module.weight_hh_l0.data = unaligned(module.weight_hh_l0.data)
+
+    same_as_torch("GRU", gradients, "rnnfast")
+    same_as_torch("GRU", lambda m: gradients(m, unaligned), "rnnfast")
+    same_as_torch("GRU", lambda m: gradients(m, between=other_memory), "rnnfast")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_between_forward_and_backward_are_the_error_of_torch(dtype):
+    def between(module):
+        out, _ = module(X)
+        module.to(dtype)
+        out.sum().backward()
+
+    same_as_torch("LSTM", between, "rnnfast")
+
+
 def test_default_devices():
     """Programs set that of the CPU where there is no other one."""
     theirs, ours = pair("LSTM", 3, 4, num_layers=2, dropout=0.5)

@@ -50,7 +50,8 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
     ) -> tuple[Tensor, ...]:
         count = len(tensors) - len(call.addresses)
         states, weights = tensors[:count], tensors[count:]
-        owner, of_call = torch.empty(0), Owner(call)
+        # not an empty one, for hooks may ask saved tensors for their largest number, for one
+        owner, of_call = torch.zeros(1), Owner(call)
         owner.untyped_storage().rnnfast = of_call
         outputs = stack.forward(call, x, states, weights, masks, of_call.memory)
         ctx.call, ctx.states = call, count
@@ -68,12 +69,16 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
         given = [grad for grad in grads if grad is not None]
         if not given:
             return (None, None, *(None for _ in needs))
-        if torch.is_grad_enabled() or any(reason_against(grad, x) for grad in given):
-            return (None, None, *by_pytorch(call, x, states, weights, masks, grads, needs))
         of_forward = getattr(owner.untyped_storage(), "rnnfast", None)
         if of_forward is None or not of_forward.memory.fits(x):
-            of_forward = Owner(call)
+            of_forward = None
+        if of_forward is None or call.addresses != [weight.data_ptr() for weight in weights]:
             call.weights = None  # what stands at their addresses may be something else by now
+        looked_at = given if call.weights else [*given, x, *tensors]
+        if torch.is_grad_enabled() or any(reason_against(tensor, x) for tensor in looked_at):
+            return (None, None, *by_pytorch(call, x, states, weights, masks, grads, needs))
+        if of_forward is None:
+            of_forward = Owner(call)
             stack.forward(call, x, states, weights, masks, of_forward.memory)
         memory = of_forward.memory
         need_x, *others = needs

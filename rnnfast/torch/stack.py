@@ -125,10 +125,12 @@ def reason_against(tensor: Any, like: Tensor) -> str:
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_neg():
         return "is not plain memory"
     try:
-        there = tensor.data_ptr() or not tensor.numel()
+        address = tensor.data_ptr()
     except RuntimeError:  # of vmap, for one
-        there = False
-    return "" if there else "has no memory"
+        address = 0
+    if not address and tensor.numel():
+        return "has no memory"
+    return "is not aligned" if address % dtype.itemsize else ""
 
 
 def array_of(tensor: Tensor) -> Array:
@@ -175,8 +177,7 @@ def of_layers(tensors: Sequence[Tensor | None], bias: bool) -> Weights:
 
 def of_weights(call: Call, weights: Sequence[Tensor]) -> tuple[Weights, Any]:
     """Weights as kernels have them, and what owns the memory."""
-    known = call.weights
-    if known and call.addresses == [weight.data_ptr() for weight in weights]:
+    if known := call.weights:
         return known, weights
     weights = [weight.contiguous() for weight in weights]
     return of_layers(weights, call.bias), weights
@@ -241,9 +242,7 @@ def forward(
     rows = call.N * call.T if batch_sizes is None else x.shape[0]
     out = new_output(call, rows, dtype)
     last = [new_states(call, dtype) for _ in call.cell.states]
-    Ws: Weights | None = call.weights
-    if not Ws:
-        Ws, _owners = of_weights(call, weights)
+    Ws, _owners = of_weights(call, weights)
     factors = of_masks(call, masks) if masks else ()
     if states:
         states = [with_rows(state) for state in states]
