@@ -415,6 +415,36 @@ def test_gradients_in_batches(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("again", [False, True])
+def test_gradients_within_vmap(name, again):
+    """PyTorch's own example of a Jacobian; of what has been done outside of it."""
+    results = []
+    for module in small(name):
+        x = torch.ones(4, 2, 3, dtype=torch.float64, requires_grad=True)
+        out, _ = module(x)
+        inputs = [x, *module.parameters()]
+
+        def products(grad, out=out, inputs=inputs):
+            return torch.autograd.grad(out, inputs, grad, retain_graph=True, create_graph=again)
+
+        found = torch.vmap(products)(torch.eye(32, dtype=torch.float64).view(32, 4, 2, 4))
+        if again:
+            sum(each.square().sum() for each in found).backward()
+        results.append([*found, *grads_of(module)])
+    assert_same(*results)
+
+
+def test_second_derivatives_with_weights_frozen_by_then():
+    results = []
+    for module in small("GRU"):
+        x = torch.ones(4, 2, 3, dtype=torch.float64, requires_grad=True)
+        loss = module(x)[0].square().sum()
+        module.requires_grad_(False)
+        results.append(torch.autograd.grad(loss, [x], create_graph=True))
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_hooks_of_modules_and_tensors(name):
     seen = []
     for module in small(name):

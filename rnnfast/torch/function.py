@@ -109,7 +109,7 @@ def by_pytorch(
     with torch.enable_grad():
         # others of the same value: a gradient must not pass by what one input owes to another
         inputs = [
-            tensor if not need else tensor.view_as(tensor) if again else leaf(tensor)
+            tensor if not need else tensor.view_as(tensor) if tensor.requires_grad else leaf(tensor)
             for tensor, need in zip(inputs, needs, strict=True)
         ]
         count = 1 + len(states)

@@ -211,10 +211,10 @@ def only_defaults() -> bool:
 
 def checked_sizes(batch_sizes: Tensor, shape: Sequence[int]) -> Array:
     """Rows of each step of packed sequences, which must be those of the data."""
-    sizes: Array = np.array(batch_sizes.tolist(), np.int64)
+    integers = batch_sizes.dtype == torch.int64
+    sizes: Array = np.array(batch_sizes.tolist() if integers else (), np.int64)
     if (
-        batch_sizes.dtype != torch.int64
-        or sizes.ndim != 1
+        sizes.ndim != 1
         or not sizes.size
         or sizes[-1] < 1
         or (sizes[1:] > sizes[:-1]).any()
