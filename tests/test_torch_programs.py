@@ -334,6 +334,23 @@ def test_traced_scripted_and_exported_models_are_those_of_torch(name):
     assert [type(m) for m in recurrent(ours)] == [type(m) for m in recurrent(model)]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_symbolic_states_of_an_input_that_is_there():
+    """As those of a decoder, which begins with nothing else."""
+
+    class Decoder(nn.Module):
+        def __init__(self, rnn):
+            super().__init__()
+            self.rnn = rnn
+
+        def forward(self, h, c):
+            return self.rnn(torch.zeros(5, 2, 3), (h, c))[0]
+
+    h = torch.ones(1, 2, 4)
+    results = [torch.fx.symbolic_trace(Decoder(one))(h, h) for one in pair("LSTM", 3, 4)]
+    assert_same(*([result] for result in results), torch.float32)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_copies_and_pickles(name):
     """They have the parameters, and neither memory nor a last path."""

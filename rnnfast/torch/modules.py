@@ -117,9 +117,10 @@ def forward(module: Any, input: Any, hx: Any) -> Any:
     else:
         state.path = OURS
         return result
-    fx: Any = sys.modules.get("torch.fx")
-    if fx and (isinstance(input, fx.Proxy) or isinstance(hx, fx.Proxy)):
-        return as_a_leaf(module, input, hx, input if isinstance(input, fx.Proxy) else hx)
+    if fx := sys.modules.get("torch.fx"):
+        for given in (input, *hx) if type(hx) in (tuple, list) else (input, hx):
+            if isinstance(given, fx.Proxy):
+                return as_a_leaf(module, input, hx, given)
     return super(Recurrent, module).forward(input, hx)
 
 
