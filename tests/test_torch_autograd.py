@@ -385,6 +385,26 @@ def test_hooks_that_write_saved_tensors_to_files_or_pack_them(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_hooks_may_give_back_other_strides_at_the_same_address(name):
+    """As where files are read into memory that an input has left, for one."""
+
+    def together(tensor):
+        numbers = tensor.flatten()
+        return tensor.as_strided(numbers.shape, (1,)).copy_(numbers).view(tensor.shape)
+
+    results = []
+    for unpack in (together, lambda tensor: tensor):
+        torch.manual_seed(0)
+        _, ours = small(name)
+        x = torch.randn(4, 2, 6, dtype=torch.float64)[..., :3]
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+            out, _ = ours(x)
+        out.square().sum().backward()
+        results.append(grads_of(ours))
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_hooks_may_give_back_views(name, monkeypatch):
     """As checkpoints do: forward is not computed once more for that."""
     calls, forward = [], stack.forward
