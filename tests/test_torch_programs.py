@@ -472,6 +472,8 @@ def test_accelerate_says_what_it_leaves():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         accelerate(Model())
+        accelerate(model["rnn"])  # which is ours, of whatever class
+        restore(model["own"])
 
 
 def test_subclasses_of_ours():
