@@ -70,7 +70,7 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
         if not given:
             return (None, None, *(None for _ in needs))
         of_forward = getattr(owner.untyped_storage(), "rnnfast", None)
-        if of_forward is None or not of_forward.memory.fits(x):
+        if of_forward and not of_forward.memory.fits(x):
             of_forward = None
         if of_forward is None or call.addresses != [weight.data_ptr() for weight in weights]:
             call.weights = None  # what stands at their addresses may be something else by now
