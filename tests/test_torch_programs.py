@@ -312,6 +312,35 @@ def test_torch_compile_breaks_the_graph_and_is_right(name):
     torch._dynamo.reset()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # at which the compiler looks
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_steps_of_training(name):
+    """Nor what our backward consists of: graphs are those of torch.nn."""
+    torch.manual_seed(0)
+    model = Model(name)
+    ids = torch.arange(10).reshape(2, 5) % 7
+    results, graphs = [], []
+    for one in (accelerate(copy.deepcopy(model)), model):
+        torch._dynamo.reset()
+        found = []
+
+        def noted(graph, _, found=found):
+            found.append([str(node.target) for node in graph.graph.nodes])
+            return graph.forward
+
+        @torch.compile(backend=noted)
+        def step(one):
+            loss = one(ids).square().mean()
+            loss.backward()
+            return loss
+
+        results.append([*(step(one) for _ in range(2)), *(p.grad for p in one.parameters())])
+        graphs.append(found)
+    torch._dynamo.reset()
+    assert_same(*results, torch.float32)
+    assert graphs[0] == graphs[1] != []
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The tensor attributes .* assigned during export")
 @pytest.mark.parametrize("name", NAMES)

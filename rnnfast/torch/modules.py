@@ -13,7 +13,7 @@ from torch.utils._device import DeviceContext
 
 from .. import cells
 from .._types import Array
-from .function import run
+from .function import compiler, run, undisturbed
 from .stack import Call, State, Tensor, Weights, of_layers, reason_against
 
 OURS = "rnnfast"
@@ -24,7 +24,6 @@ CELLS = {
     "GRU": cells.GRU_RZN,
 }
 _C = torch._C
-compiler = _C._dynamo.eval_frame.get_eval_frame_callback
 is_tracing, autocasts = _C._is_tracing, _C._is_any_autocast_enabled
 transforms = _C._functorch.peek_interpreter_stack
 function_modes, dispatch_modes = _C._len_torch_function_stack, _C._len_torch_dispatch_stack
@@ -42,7 +41,7 @@ class Recurrent:
         if torch.compiler.is_compiling():
             return super().forward(input, hx)  # type: ignore[misc]
         if compiler() is not None:
-            return undisturbed(self, input, hx)
+            return undisturbed(forward)(self, input, hx)
         return forward(self, input, hx)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -96,16 +95,6 @@ def last_path(module: Any) -> str | None:
 def state_of(module: Any) -> State:
     state: State | None = module.__dict__.get("_rnnfast")
     return state or module.__dict__.setdefault("_rnnfast", State())
-
-
-def undisturbed(module: Any, input: Any, hx: Any) -> Any:
-    """`forward`, of which torch.compile does not try to compile any part."""
-    if not _UNDISTURBED:  # made when a compiler is there, which takes long to import
-        _UNDISTURBED.append(torch.compiler.disable(forward))
-    return _UNDISTURBED[0](module, input, hx)
-
-
-_UNDISTURBED: list[Any] = []
 
 
 def forward(module: Any, input: Any, hx: Any) -> Any:
