@@ -1,6 +1,8 @@
 """rnnfast.torch in autograd: what is kept, freed, given back, and differentiated twice."""
 
+import copy
 import gc
+import io
 import threading
 import weakref
 
@@ -351,6 +353,74 @@ def test_hooks_of_saved_tensors(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_hooks_that_write_saved_tensors_to_files_or_pack_them(name):
+    """What is saved are tensors like others."""
+
+    def written(tensor):
+        file = io.BytesIO()
+        torch.save(tensor, file)
+        return file
+
+    def read(file):
+        file.seek(0)
+        return torch.load(file)
+
+    def packed(tensor):
+        largest = 1 + tensor.abs().max()
+        return tensor / largest, largest
+
+    def unpacked(pair):
+        return pair[0] * pair[1]
+
+    copied = (lambda tensor: copy.deepcopy(tensor.detach()), lambda tensor: tensor)
+    for hooks in ((written, read), (packed, unpacked), copied):
+        results = []
+        for module in small(name, num_layers=2):
+            x = torch.ones(4, 2, 3, dtype=torch.float64)
+            with torch.autograd.graph.saved_tensors_hooks(*hooks):
+                out, _ = module(x)
+            out.square().sum().backward()
+            results.append(grads_of(module))
+        assert_same(*results)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hooks_may_give_back_other_strides_at_the_same_address(name):
+    """As where files are read into memory that an input has left, for one."""
+
+    def together(tensor):
+        numbers = tensor.flatten()
+        return tensor.as_strided(numbers.shape, (1,)).copy_(numbers).view(tensor.shape)
+
+    results = []
+    for unpack in (together, lambda tensor: tensor):
+        torch.manual_seed(0)
+        _, ours = small(name)
+        x = torch.randn(4, 2, 6, dtype=torch.float64)[..., :3]
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+            out, _ = ours(x)
+        out.square().sum().backward()
+        results.append(grads_of(ours))
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hooks_may_give_back_views(name, monkeypatch):
+    """As checkpoints do: forward is not computed once more for that."""
+    calls, forward = [], stack.forward
+    monkeypatch.setattr(stack, "forward", lambda *args: calls.append(1) or forward(*args))
+    _, ours = small(name)
+    x = double(4, 2, 3)
+    with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, torch.Tensor.detach):
+        out, _ = ours(x)
+    out.sum().backward()
+    assert len(calls) == 1
+    out, _ = checkpoint(ours, x, use_reentrant=False)
+    out.sum().backward()
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_in_batches(name):
     """`is_grads_batched` sends tensors through backward that are none in memory."""
     results = []
@@ -361,6 +431,36 @@ def test_gradients_in_batches(name):
         results.append(
             torch.autograd.grad(out, (x, module.weight_hh_l0), given, is_grads_batched=True)
         )
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("again", [False, True])
+def test_gradients_within_vmap(name, again):
+    """PyTorch's own example of a Jacobian; of what has been done outside of it."""
+    results = []
+    for module in small(name):
+        x = torch.ones(4, 2, 3, dtype=torch.float64, requires_grad=True)
+        out, _ = module(x)
+        inputs = [x, *module.parameters()]
+
+        def products(grad, out=out, inputs=inputs):
+            return torch.autograd.grad(out, inputs, grad, retain_graph=True, create_graph=again)
+
+        found = torch.vmap(products)(torch.eye(32, dtype=torch.float64).view(32, 4, 2, 4))
+        if again:
+            sum(each.square().sum() for each in found).backward()
+        results.append([*found, *grads_of(module)])
+    assert_same(*results)
+
+
+def test_second_derivatives_with_weights_frozen_by_then():
+    results = []
+    for module in small("GRU"):
+        x = torch.ones(4, 2, 3, dtype=torch.float64, requires_grad=True)
+        loss = module(x)[0].square().sum()
+        module.requires_grad_(False)
+        results.append(torch.autograd.grad(loss, [x], create_graph=True))
     assert_same(*results)
 
 

@@ -175,9 +175,10 @@ def test_wrong_arguments_raise_the_errors_of_torch(name):
 def test_batch_sizes_that_are_not_those_of_the_data_are_not_believed():
     """They say how much memory is read."""
     _, ours = pair("GRU", 3, 4)
-    for sizes in ([5, 5], [1, 2], [3, -1, 1], [], [3, 0]):
-        wrong = PackedSequence(torch.randn(3, 3), torch.tensor(sizes, dtype=torch.int64))
-        with contextlib.suppress(RuntimeError, IndexError):
+    sizes = [torch.tensor(n, dtype=torch.int64) for n in ([5, 5], [1, 2], [3, -1, 1], [], [3, 0])]
+    for batch_sizes in (*sizes, torch.tensor([2.0, 1.0]), torch.tensor([float("nan"), 1.0])):
+        wrong = PackedSequence(torch.randn(3, 3), batch_sizes)
+        with contextlib.suppress(RuntimeError, IndexError, TypeError):
             ours(wrong)
         assert last_path(ours).startswith("torch: ")
 

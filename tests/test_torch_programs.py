@@ -149,6 +149,48 @@ def test_other_tensors_are_done_by_torch():
     assert last_path(ours) == "torch: the input is a FakeTensor"
 
 
+def unaligned(tensor):
+    """A copy as those of files, between whose headers numbers may stand anywhere."""
+    memory = bytearray(tensor.numel() * tensor.element_size() + 1)
+    return torch.frombuffer(memory, dtype=tensor.dtype, offset=1).view(tensor.shape).copy_(tensor)
+
+
+def test_memory_that_is_not_aligned_is_read_by_torch():
+    h = torch.ones(1, 2, 4)
+
+    def weight(module):
+        module.weight_hh_l0.data = unaligned(module.weight_hh_l0.data)
+        return module(X)
+
+    same_as_torch("GRU", lambda m: m(unaligned(X)), "torch: the input is not aligned")
+    same_as_torch("GRU", lambda m: m(X, unaligned(h)), "torch: an initial state is not aligned")
+    same_as_torch("GRU", weight, "torch: a weight is not aligned")
+
+    def gradients(module, to_files=lambda tensor: tensor, between=lambda module: None):
+        with torch.autograd.graph.saved_tensors_hooks(to_files, lambda tensor: tensor):
+            out, _ = module(X)
+        between(module)
+        out.backward(unaligned(torch.ones_like(out)))
+        return [p.grad for p in module.parameters()]
+
+    def other_memory(module):
+        module.weight_hh_l0.data = unaligned(module.weight_hh_l0.data)
+
+    same_as_torch("GRU", gradients, "rnnfast")
+    same_as_torch("GRU", lambda m: gradients(m, unaligned), "rnnfast")
+    same_as_torch("GRU", lambda m: gradients(m, between=other_memory), "rnnfast")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_between_forward_and_backward_are_the_error_of_torch(dtype):
+    def between(module):
+        out, _ = module(X)
+        module.to(dtype)
+        out.sum().backward()
+
+    same_as_torch("LSTM", between, "rnnfast")
+
+
 def test_default_devices():
     """Programs set that of the CPU where there is no other one."""
     theirs, ours = pair("LSTM", 3, 4, num_layers=2, dropout=0.5)
@@ -270,6 +312,35 @@ def test_torch_compile_breaks_the_graph_and_is_right(name):
     torch._dynamo.reset()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # at which the compiler looks
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_steps_of_training(name):
+    """Nor what our backward consists of: graphs are those of torch.nn."""
+    torch.manual_seed(0)
+    model = Model(name)
+    ids = torch.arange(10).reshape(2, 5) % 7
+    results, graphs = [], []
+    for one in (accelerate(copy.deepcopy(model)), model):
+        torch._dynamo.reset()
+        found = []
+
+        def noted(graph, _, found=found):
+            found.append([str(node.target) for node in graph.graph.nodes])
+            return graph.forward
+
+        @torch.compile(backend=noted)
+        def step(one):
+            loss = one(ids).square().mean()
+            loss.backward()
+            return loss
+
+        results.append([*(step(one) for _ in range(2)), *(p.grad for p in one.parameters())])
+        graphs.append(found)
+    torch._dynamo.reset()
+    assert_same(*results, torch.float32)
+    assert graphs[0] == graphs[1] != []
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The tensor attributes .* assigned during export")
 @pytest.mark.parametrize("name", NAMES)
@@ -290,6 +361,23 @@ def test_traced_scripted_and_exported_models_are_those_of_torch(name):
     assert_same([scripted(ids)], [expected], torch.float32)
     assert_same([ours(ids)], [expected], torch.float32)
     assert [type(m) for m in recurrent(ours)] == [type(m) for m in recurrent(model)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_symbolic_states_of_an_input_that_is_there():
+    """As those of a decoder, which begins with nothing else."""
+
+    class Decoder(nn.Module):
+        def __init__(self, rnn):
+            super().__init__()
+            self.rnn = rnn
+
+        def forward(self, h, c):
+            return self.rnn(torch.zeros(5, 2, 3), (h, c))[0]
+
+    h = torch.ones(1, 2, 4)
+    results = [torch.fx.symbolic_trace(Decoder(one))(h, h) for one in pair("LSTM", 3, 4)]
+    assert_same(*([result] for result in results), torch.float32)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -413,6 +501,8 @@ def test_accelerate_says_what_it_leaves():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         accelerate(Model())
+        accelerate(model["rnn"])  # which is ours, of whatever class
+        restore(model["own"])
 
 
 def test_subclasses_of_ours():

@@ -14,6 +14,15 @@ BY_PYTORCH = {
     "lstm_ifgo": torch._VF.lstm,
     "gru_rzn": torch._VF.gru,
 }
+compiler = torch._C._dynamo.eval_frame.get_eval_frame_callback
+_UNDISTURBED: dict[Any, Any] = {}
+
+
+def undisturbed(function: Any) -> Any:
+    """A function of which torch.compile does not try to compile any part."""
+    if function not in _UNDISTURBED:  # made when a compiler is there, which takes long to import
+        _UNDISTURBED[function] = torch.compiler.disable(function)
+    return _UNDISTURBED[function]
 
 
 def run(
@@ -38,9 +47,10 @@ def run(
 class Stack(torch.autograd.Function):  # type: ignore[misc]
     """`stack.forward` with its gradient.
 
-    The kernels' memory belongs to a tensor that is saved, for autograd frees those after backward,
-    though the graph may stay. Whoever has hooks for saved tensors may give back others than those
-    that were saved: then forward is computed once more.
+    The kernels' memory belongs to the storage of a tensor that is saved, for autograd frees those
+    after backward, though the graph may stay. Whoever has hooks for saved tensors may give back
+    others than those that were saved: then forward is computed once more. (An attribute of the
+    tensor itself would be pickled with it, and views of it would not have it.)
     """
 
     @staticmethod
@@ -49,9 +59,10 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
     ) -> tuple[Tensor, ...]:
         count = len(tensors) - len(call.addresses)
         states, weights = tensors[:count], tensors[count:]
-        owner = torch.empty(0)
-        owner.rnnfast = Owner(call)
-        outputs = stack.forward(call, x, states, weights, masks, owner.rnnfast.memory)
+        # not an empty one, for hooks may ask saved tensors for their largest number, for one
+        owner, of_call = torch.zeros(1), Owner(call)
+        owner.untyped_storage().rnnfast = of_call
+        outputs = stack.forward(call, x, states, weights, masks, of_call.memory)
         ctx.call, ctx.states = call, count
         ctx.save_for_backward(owner, x, *tensors, *masks)
         ctx.set_materialize_grads(False)
@@ -59,33 +70,46 @@ class Stack(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        call, count = ctx.call, ctx.states
-        owner, x, *tensors = ctx.saved_tensors
-        end = count + len(call.addresses)
-        states, weights, masks = tensors[:count], tensors[count:end], tensors[end:]
-        needs = ctx.needs_input_grad[2:]
-        given = [grad for grad in grads if grad is not None]
-        if not given:
-            return (None, None, *(None for _ in needs))
-        if torch.is_grad_enabled() or any(reason_against(grad, x) for grad in given):
-            return (None, None, *by_pytorch(call, x, states, weights, masks, grads, needs))
-        of_forward = getattr(owner, "rnnfast", None)
-        if of_forward is None or not of_forward.memory.fits(x):
-            of_forward = Owner(call)
-            call.weights = None  # what stands at their addresses may be something else by now
-            stack.forward(call, x, states, weights, masks, of_forward.memory)
-        memory = of_forward.memory
-        need_x, *others = needs
-        with memory.lock:
-            dx, dstates, dweights = stack.backward(
-                *(call, memory, grads[0], grads[1:], x, weights, masks),
-                *(need_x, others[:count], others[count:]),
-            )
-        return (None, None, dx, *dstates, *dweights)
+        # Where a step of training is compiled, the compiler may look at this very function, too.
+        compiled = torch.compiler.is_compiling() or compiler() is not None
+        of = undisturbed(gradients) if compiled else gradients
+        found: tuple[Tensor | None, ...] = of(ctx, grads)
+        return found
 
 
 # That of the class below torch.autograd.Function, whose own looks at its arguments for torch.func.
 apply = super(torch.autograd.Function, Stack).apply
+
+
+def gradients(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Those of all arguments of `Stack.forward`."""
+    call, count = ctx.call, ctx.states
+    owner, x, *tensors = ctx.saved_tensors
+    end = count + len(call.addresses)
+    states, weights, masks = tensors[:count], tensors[count:end], tensors[end:]
+    needs = ctx.needs_input_grad[2:]
+    given = [grad for grad in grads if grad is not None]
+    if not given:
+        return (None, None, *(None for _ in needs))
+    of_forward = getattr(owner.untyped_storage(), "rnnfast", None)
+    if of_forward and not of_forward.memory.fits(x):
+        of_forward = None
+    if of_forward is None or call.addresses != [weight.data_ptr() for weight in weights]:
+        call.weights = None  # what stands at their addresses may be something else by now
+    looked_at = given if call.weights else [*given, x, *tensors]
+    if torch.is_grad_enabled() or any(reason_against(tensor, x) for tensor in looked_at):
+        return (None, None, *by_pytorch(call, x, states, weights, masks, grads, needs))
+    if of_forward is None:
+        of_forward = Owner(call)
+        stack.forward(call, x, states, weights, masks, of_forward.memory)
+    memory = of_forward.memory
+    need_x, *others = needs
+    with memory.lock:
+        dx, dstates, dweights = stack.backward(
+            *(call, memory, grads[0], grads[1:], x, weights, masks),
+            *(need_x, others[:count], others[count:]),
+        )
+    return (None, None, dx, *dstates, *dweights)
 
 
 def by_pytorch(
@@ -103,7 +127,7 @@ def by_pytorch(
     with torch.enable_grad():
         # others of the same value: a gradient must not pass by what one input owes to another
         inputs = [
-            tensor if not need else tensor.view_as(tensor) if again else leaf(tensor)
+            tensor if not need else tensor.view_as(tensor) if tensor.requires_grad else leaf(tensor)
             for tensor, need in zip(inputs, needs, strict=True)
         ]
         count = 1 + len(states)

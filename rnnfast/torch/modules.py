@@ -13,7 +13,7 @@ from torch.utils._device import DeviceContext
 
 from .. import cells
 from .._types import Array
-from .function import run
+from .function import compiler, run, undisturbed
 from .stack import Call, State, Tensor, Weights, of_layers, reason_against
 
 OURS = "rnnfast"
@@ -24,7 +24,6 @@ CELLS = {
     "GRU": cells.GRU_RZN,
 }
 _C = torch._C
-compiler = _C._dynamo.eval_frame.get_eval_frame_callback
 is_tracing, autocasts = _C._is_tracing, _C._is_any_autocast_enabled
 transforms = _C._functorch.peek_interpreter_stack
 function_modes, dispatch_modes = _C._len_torch_function_stack, _C._len_torch_dispatch_stack
@@ -42,7 +41,7 @@ class Recurrent:
         if torch.compiler.is_compiling():
             return super().forward(input, hx)  # type: ignore[misc]
         if compiler() is not None:
-            return undisturbed(self, input, hx)
+            return undisturbed(forward)(self, input, hx)
         return forward(self, input, hx)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,16 +97,6 @@ def state_of(module: Any) -> State:
     return state or module.__dict__.setdefault("_rnnfast", State())
 
 
-def undisturbed(module: Any, input: Any, hx: Any) -> Any:
-    """`forward`, of which torch.compile does not try to compile any part."""
-    if not _UNDISTURBED:  # made when a compiler is there, which takes long to import
-        _UNDISTURBED.append(torch.compiler.disable(forward))
-    return _UNDISTURBED[0](module, input, hx)
-
-
-_UNDISTURBED: list[Any] = []
-
-
 def forward(module: Any, input: Any, hx: Any) -> Any:
     state = state_of(module)
     try:
@@ -117,9 +106,10 @@ def forward(module: Any, input: Any, hx: Any) -> Any:
     else:
         state.path = OURS
         return result
-    fx: Any = sys.modules.get("torch.fx")
-    if fx and (isinstance(input, fx.Proxy) or isinstance(hx, fx.Proxy)):
-        return as_a_leaf(module, input, hx, input if isinstance(input, fx.Proxy) else hx)
+    if fx := sys.modules.get("torch.fx"):
+        for given in (input, *hx) if type(hx) in (tuple, list) else (input, hx):
+            if isinstance(given, fx.Proxy):
+                return as_a_leaf(module, input, hx, given)
     return super(Recurrent, module).forward(input, hx)
 
 
@@ -211,10 +201,10 @@ def only_defaults() -> bool:
 
 def checked_sizes(batch_sizes: Tensor, shape: Sequence[int]) -> Array:
     """Rows of each step of packed sequences, which must be those of the data."""
-    sizes: Array = np.array(batch_sizes.tolist(), np.int64)
+    integers = batch_sizes.dtype == torch.int64
+    sizes: Array = np.array(batch_sizes.tolist() if integers else (), np.int64)
     if (
-        batch_sizes.dtype != torch.int64
-        or sizes.ndim != 1
+        sizes.ndim != 1
         or not sizes.size
         or sizes[-1] < 1
         or (sizes[1:] > sizes[:-1]).any()

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .modules import TORCH_NN
+from .modules import TORCH_NN, Recurrent
 
 
 def accelerate(model: Any) -> Any:
@@ -51,13 +51,13 @@ def restore(model: Any) -> Any:
 def turned(model: Any, classes: Mapping[Any, Any], name: str) -> Any:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    skipped = []
+    recurrent, skipped = tuple(TORCH_NN.values()), []
     for path, module in list(model.named_modules()):
         kind = type(module)
         if kind in classes and "forward" not in module.__dict__:
             module.__class__ = classes[kind]
             module.__dict__.pop("_rnnfast", None)
-        elif isinstance(module, tuple(classes)) and kind not in classes.values():
+        elif isinstance(module, recurrent) and isinstance(module, Recurrent) == (name == "restore"):
             reason = f"is of class {kind.__name__}" if kind not in classes else "has a forward set"
             skipped.append(f"{path or 'the model'} {reason}")
     if skipped:

@@ -52,7 +52,7 @@ class Call:
 class Memory:
     """What backward needs of a forward."""
 
-    __slots__ = ("address", "caches", "copy", "hidden", "lock")
+    __slots__ = ("caches", "copy", "hidden", "lock", "place")
 
     def __init__(self, call: Call) -> None:
         self.caches: list[Any] = [None] * (call.layers * call.directions)
@@ -61,13 +61,13 @@ class Memory:
         self.lock = threading.Lock()
         self.copy: Tensor = None
         """Of the input, to which the first layer's cache points, or None where it points to the
-        input's own memory, which is at `address`."""
-        self.address = 0
+        input's own memory, which is at `place`."""
+        self.place: tuple[Any, ...] = ()
 
     def fits(self, x: Tensor) -> bool:
         """Whether an input that comes back from autograd is where that of forward was: hooks may
         have put it elsewhere, and who owns it may have given it other memory."""
-        return self.copy is not None or self.address == x.data_ptr()
+        return self.copy is not None or self.place == place_of(x)
 
 
 class State:
@@ -125,10 +125,12 @@ def reason_against(tensor: Any, like: Tensor) -> str:
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_neg():
         return "is not plain memory"
     try:
-        there = tensor.data_ptr() or not tensor.numel()
+        address = tensor.data_ptr()
     except RuntimeError:  # of vmap, for one
-        there = False
-    return "" if there else "has no memory"
+        address = 0
+    if not address and tensor.numel():
+        return "has no memory"
+    return "is not aligned" if address % dtype.itemsize else ""
 
 
 def array_of(tensor: Tensor) -> Array:
@@ -142,6 +144,11 @@ def array_of(tensor: Tensor) -> Array:
         return np.ndarray(tensor.shape, dtype, memory)
     strides = [dtype.itemsize * stride for stride in tensor.stride()]
     return np.ndarray(tensor.shape, dtype, memory, 0, strides)
+
+
+def place_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Address, shape and strides: where each number of a tensor is."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def with_rows(tensor: Tensor) -> Tensor:
@@ -175,8 +182,7 @@ def of_layers(tensors: Sequence[Tensor | None], bias: bool) -> Weights:
 
 def of_weights(call: Call, weights: Sequence[Tensor]) -> tuple[Weights, Any]:
     """Weights as kernels have them, and what owns the memory."""
-    known = call.weights
-    if known and call.addresses == [weight.data_ptr() for weight in weights]:
+    if known := call.weights:
         return known, weights
     weights = [weight.contiguous() for weight in weights]
     return of_layers(weights, call.bias), weights
@@ -241,9 +247,7 @@ def forward(
     rows = call.N * call.T if batch_sizes is None else x.shape[0]
     out = new_output(call, rows, dtype)
     last = [new_states(call, dtype) for _ in call.cell.states]
-    Ws: Weights | None = call.weights
-    if not Ws:
-        Ws, _owners = of_weights(call, weights)
+    Ws, _owners = of_weights(call, weights)
     factors = of_masks(call, masks) if masks else ()
     if states:
         states = [with_rows(state) for state in states]
@@ -251,7 +255,7 @@ def forward(
     lasts = [of_states(call, state) for state in last]
     xs = in_order(call, x)
     if memory is not None:
-        memory.copy, memory.address = None if x is given else x, x.data_ptr()
+        memory.copy, memory.place = None if x is given else x, place_of(x)
     for layer in range(layers):
         if layer == layers - 1:
             hs = in_order(call, out)
