@@ -306,9 +306,6 @@ def test_torch_compile_breaks_the_graph_and_is_right(name):
         ]
         assert_same(*results, torch.float32)
         assert paths(ours) == {"rnnfast"}
-    graphs = torch._dynamo.explain(ours)(ids)
-    code = {str(op) for ops in graphs.ops_per_graph for op in ops}
-    assert not any("numpy" in op or "rnnfast" in op for op in code)
     torch._dynamo.reset()
 
 
