@@ -130,7 +130,6 @@ def _text(folder: Path) -> Finding:
 
 def _history(last: SavedRun, folder: Path) -> Finding:
     history = last.history
-    assert history is not None
     expected = as_csv(history, header=True)
     try:
         with open_regular(folder / HISTORY) as file:

@@ -90,7 +90,11 @@ class SavedRun:
     context: Ids  # that are read before sampling
     arrays: dict[str, Array]
     position: dict[str, Any]
-    history: History | None
+
+    @property
+    def history(self) -> History:
+        """That of its training, which a checkpoint to be used does not have."""
+        return taken_from(self.arrays)[0]
 
     @classmethod
     def from_contents(cls, contents: Contents) -> Self:
@@ -131,7 +135,7 @@ class SavedRun:
             params = checkpoint.params_of(arrays, shapes, settings.dtype)
             config = _config_of_new(settings) | meta.get("model", {})
             model = LanguageModel.from_params(params, **config)
-            history = _require_known_arrays(model, optimizer, arrays, position, settings.batch)
+            _require_known_arrays(model, optimizer, arrays, position, settings.batch)
             if position:
                 model.set_random_state(position["random_state"])
             rng = np.random.default_rng()
@@ -147,7 +151,6 @@ class SavedRun:
             context,
             arrays,
             position,
-            history,
         )
 
 
@@ -187,18 +190,16 @@ def _require_known_arrays(
     arrays: dict[str, Array],
     position: Mapping[str, Any],
     rows: int,
-) -> History | None:
+) -> None:
     """Raise InputError unless a checkpoint has the arrays that `Trainer.state` returns, or, without
-    a position, the parameters alone; the history is returned."""
-    history = None
+    a position, the parameters alone."""
     if not position:
         steps, carried, earlier = 0, [], 0
     else:
-        history, arrays = taken_from(arrays)
+        _, arrays = taken_from(arrays)
         arrays, _ = checkpoint.taken_out(("average", "best"), arrays, model)
         steps, carried = position["optimizer_steps"], position["carried"]
         earlier = position.get("earlier", 0)
     checkpoint.require_state(
         model, optimizer, arrays, steps=steps, carried=carried, earlier=earlier, rows=rows
     )
-    return history
