@@ -272,7 +272,7 @@ cdef void _task(const void* call, int thread, int threads) noexcept nogil:
             if s.need_gradient:
                 operand = panels_as_rows(s.simd, block, mem.rows, s.block)
                 round_panel_rows(s.simd, r0, r1, 0, P, s.columns, block, operand)
-                product(s.simd, r1 - r0, s.D, words(s.simd, s.V),
+                product(s.simd, r1 - r0, s.D, s.V,
                         across(from_row(s.simd, operand, r0, 0)), mem.WT, zeros(),
                         rows_in_panels(s.simd, moved(s.simd, mem.dx.at, (m + r0) * s.D), s.D))
                 for r in range(m + r0, m + r1):
@@ -328,7 +328,7 @@ cdef void _rows(
     for p in range(P):
         columns = min(s.width, s.V - p * s.width)
         if s.simd.rounds:
-            product(s.simd, rows, columns, words(s.simd, s.D),
+            product(s.simd, rows, columns, s.D,
                     rows_of(moved(s.simd, mem.x_operand.at, (m + r0) * mem.x_operand.row),
                             mem.x_operand.row),
                     from_row(s.simd, mem.W_panels, 0, p), from_row(s.simd, mem.b_panels, 0, p),

@@ -15,8 +15,7 @@ from .block cimport (
     place, range_of, share_of, share_of_steps, state_at, states_from, x_row_of,
 )
 from .engine cimport (
-    NO_RESET, RESET_AFTER, RESET_BEFORE, ROWS, Gates, Matrix, Panels, States, barrier, moved, words,
-    zeros,
+    NO_RESET, RESET_AFTER, RESET_BEFORE, ROWS, Gates, Matrix, Panels, States, barrier, moved, zeros,
 )
 from .panels cimport computed, from_row, pack_transposed, rows_in_panels, units_of
 from .products cimport across, product, product_plus, round_panel_rows, round_panels
@@ -237,7 +236,7 @@ cdef void _cell(
     if not s.by_rows:
         barrier(share.threads)
     if units > 0:
-        product(s.simd, rows, units, words(s.simd, s.H),
+        product(s.simd, rows, units, s.H,
                 across(from_row(s.simd, mem.das_rows, c, last)),
                 from_row(s.simd, mem.WhT, last * s.width, share.outputs.begin), zeros(),
                 rows_in_panels(s.simd, state_at(s, &mem.reached, 0, n0, first_unit), s.h_row))
@@ -287,7 +286,7 @@ cdef void _product(
         if s.zoned or s.reset != NO_RESET:
             plus = &out           # what it gets directly
     for g in range(groups):
-        product_plus(s.simd, rows, units, words(s.simd, s.columns.used),
+        product_plus(s.simd, rows, units, s.columns.used,
                      across(from_row(s.simd, _of_h(s, g, mem.das_rows, mem.das_hidden_rows), c, 0)),
                      from_row(s.simd, _rows_of_group(s, mem.WhT, g), 0, share.outputs.begin), init,
                      plus, out)
@@ -403,7 +402,7 @@ cdef void _input_gradient(
         n = min(DX_ROWS, rows.end - m)
         init = zeros()
         for g in range(s.groups):
-            product(s.simd, n, row, words(s.simd, s.columns.used),
+            product(s.simd, n, row, s.columns.used,
                     across(from_row(s.simd, das_rows, m, g * s.P)),
                     _rows_of_group(s, mem.WxT, g), init, rows_in_panels(s.simd, scratch, row))
             init = rows_in_panels(s.simd, scratch, row)

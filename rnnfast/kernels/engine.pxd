@@ -46,7 +46,7 @@ cdef extern from "simd.h" nogil:
 
     # The functions of one instruction set and number format; simd.h says what each is.
     ctypedef struct Operands "simd_operands":
-        Py_ssize_t together
+        Py_ssize_t together, rows_together
         Py_ssize_t (*panels_at_once)(Py_ssize_t) noexcept nogil
         void (*tile)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Walk*, const Panels*,
                      const Panels*, const Panels*, const Panels*) noexcept nogil
@@ -60,7 +60,7 @@ cdef extern from "simd.h" nogil:
                         void*) noexcept nogil
 
     ctypedef struct Simd "simd_table":
-        Py_ssize_t number, lanes, tile_rows, together
+        Py_ssize_t number, lanes, tile_rows, together, rows_together
         bint rounds
         const Simd* exact
         const Simd* standing
@@ -184,7 +184,7 @@ cdef inline void* moved(const Simd* simd, const void* at, Py_ssize_t numbers) no
 
 
 cdef inline Py_ssize_t words(const Simd* simd, Py_ssize_t K) noexcept nogil:
-    """How many words K numbers of a packed operand are."""
+    """How many words K numbers of an operand are."""
     return (K + simd.together - 1) // simd.together
 
 

@@ -194,7 +194,8 @@ cdef Simd _BF16, _BF16_STANDING
 cdef void _rounding(Simd* simd, const Simd* floats, const Operands* operands) noexcept:
     """The table of float32 with other operands."""
     simd[0] = floats[0]
-    simd.rounds, simd.together = True, operands.together
+    simd.rounds = True
+    simd.together, simd.rows_together = operands.together, operands.rows_together
     simd.panels_at_once, simd.tile = operands.panels_at_once, operands.tile
     simd.one_row, simd.dots = operands.one_row, operands.dots
     simd.row_words, simd.panel_words = operands.row_words, operands.panel_words

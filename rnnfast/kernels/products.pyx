@@ -64,9 +64,9 @@ cdef void product_plus(
     const Simd* simd,
     Py_ssize_t M,
     Py_ssize_t columns,
-    Py_ssize_t K,                 # words
-    Walk A,                       # IN (M, K)
-    Panels B,                     # IN (K, columns)
+    Py_ssize_t K,
+    Walk A,                       # IN (M, K), in words
+    Panels B,                     # IN (K, columns), in words if it is packed
     Panels init,                  # IN (M, columns), of which C may be the memory
     const Panels* plus,           # IN (M, columns) likewise, or NULL
     Panels C,                     # OUT (M, columns)
@@ -74,8 +74,9 @@ cdef void product_plus(
     """C = init + A B, and + plus unless that is NULL"""
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
     cdef Py_ssize_t m0, m1, m, n, k, p, height, widest, rows, K_k
-    cdef Py_ssize_t M_most = rows_of_block(simd, M, K)
-    cdef Py_ssize_t K_most = even(K, K_BLOCK if B.row == W else short_block(simd), W)
+    cdef Py_ssize_t t = simd.together, word
+    cdef Py_ssize_t M_most = rows_of_block(simd, M, words(simd, K))
+    cdef Py_ssize_t K_most = even(K, K_BLOCK * t if B.row == W else short_block(simd), W * t)
     cdef Walk a = A
     cdef Panels b, from_, c, more
     cdef const Panels* plus_k
@@ -87,12 +88,12 @@ cdef void product_plus(
         widest = simd.panels_at_once(height)
         k = 0
         while k < K:
-            K_k = min(K_most, K - k)
-            A_k = moved(simd, A.at, k % A.width * A.k_stride + k // A.width * A.block)
+            K_k, word = min(K_most, K - k), k // t
+            A_k = moved(simd, A.at, word % A.width * A.k_stride + word // A.width * A.block)
             p = 0
             while p < panels:
                 n = min(widest * W, columns - p * W)
-                b = from_row(simd, B, k, p)
+                b = from_row(simd, B, k // simd.rows_together, p)
                 m = m0
                 while m < m1:
                     rows = min(height, m1 - m)
@@ -166,7 +167,7 @@ cdef void product_with(
         _product_by_columns(simd, M, panels, A, B, first, init, C)
         return
     if B.packed:
-        product(simd, M, columns, words(simd, B.K), A, from_row(simd, B.panels, 0, first), init, C)
+        product(simd, M, columns, B.K, A, from_row(simd, B.panels, 0, first), init, C)
         return
     if first + panels == B.columns.panels and B.columns.H % simd.lanes > 0:
         before -= 1 if B.columns.gates > 1 else min(
@@ -202,28 +203,31 @@ cdef void _product_at_the_end(
 ) noexcept nogil:
     """The same by rows for the last panels, of which the last one ends within a vector. What a
     vector reads beyond the end of a row belongs to the next row, and comes into columns that nobody
-    looks at; of the row that stands last in memory a copy is read."""
-    cdef char copy[16 * ALIGNMENT]
-    cdef Py_ssize_t W = 4 * simd.lanes, K = B.K, k = K - 1 if B.W.row > 0 else 0, g
-    cdef Py_ssize_t n = B.columns.used - first * W
-    cdef Panels rest = from_row(simd, B.panels, 0, first), row = panels_at(simd, &copy[0], 1)
+    looks at; of the row that stands last in memory, and of one that shares its word, copies are read."""
+    cdef char copy[2 * 16 * ALIGNMENT]
+    cdef Py_ssize_t W = 4 * simd.lanes, K = B.K, t = simd.together, g, r, length = 16 * ALIGNMENT
+    cdef Py_ssize_t k = (K - 1) // t * t if B.W.row > 0 else 0  # of the word that is copied
+    cdef Py_ssize_t n = B.columns.used - first * W, rows = min(t, K - k)
+    cdef Panels rest = from_row(simd, B.panels, 0, first)
+    cdef Panels row = Panels(&copy[0], length // simd.number, W, simd.lanes)
     cdef Walk a = A
     memset(&copy[0], 0, sizeof(copy))
     if B.columns.gates > 1:
         # every gate has a vector, and the next one writes over what it computes beyond n units
         n = units_of(B.columns, first)
         columns, C.vector, init.vector = W, n, min(init.vector, n)
-    for g in range(B.columns.gates):
-        memcpy(moved(simd, row.at, g * row.vector),
-               moved(simd, rest.at, k * rest.row + g * rest.vector), n * simd.number)
+    for r in range(rows):
+        for g in range(B.columns.gates):
+            memcpy(moved(simd, row.at, r * row.row + g * row.vector),
+                   moved(simd, rest.at, (k + r) * rest.row + g * rest.vector), n * simd.number)
     if k > 0:
         product(simd, M, columns, k, A, rest, init, C)
         init = C
-    a.at = moved(simd, A.at, k)
-    product(simd, M, columns, 1, a, row, init, C)
-    if k == 0 and K > 1:
+    a.at = moved(simd, A.at, k // t)
+    product(simd, M, columns, rows, a, row, init, C)
+    if k == 0 and K > rows:
         a.at = moved(simd, A.at, 1)
-        product(simd, M, columns, K - 1, a, from_row(simd, rest, 1, 0), C, C)
+        product(simd, M, columns, K - rows, a, from_row(simd, rest, rows, 0), C, C)
 
 
 cdef void _product_by_columns(
@@ -261,7 +265,7 @@ def matmul(const real[:, :] A, const real[:, :] B, precision=None):
     with nogil:
         round_rows(simd, 0, M, K, given, operand)
         pack_operand(simd, matrix_of(B), K, columns, 0, columns.panels, B_p)
-        product(simd, M, n, words(simd, K), rows_of(operand.at, operand.row), B_p, zeros(),
+        product(simd, M, n, K, rows_of(operand.at, operand.row), B_p, zeros(),
                 rows_in_panels(simd, &C[0, 0], n))
     return out
 

@@ -112,7 +112,6 @@ cdef void _add_parts(
 ) noexcept nogil:
     """C = A B, or that is added to C; sums of PART terms are added up tile by tile."""
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
-    cdef Py_ssize_t part = PART // simd.together, of_words = words(simd, K)
     cdef Py_ssize_t m, k, p, rows, K_k, used, whole, height = tile_height(simd, M)
     cdef Py_ssize_t at_once = simd.panels_at_once(height)
     cdef bint touches_C
@@ -130,14 +129,14 @@ cdef void _add_parts(
             c = from_row(simd, C, m, p)
             plus = &c if add else NULL
             k = 0
-            while k < of_words:
-                K_k = min(part, of_words - k)
-                a.at = moved(simd, A.at, m * A.tile + k * A.k_stride)
-                b = from_row(simd, B, k, p)
+            while k < K:
+                K_k = min(PART, K - k)
+                a.at = moved(simd, A.at, m * A.tile + k // simd.together * A.k_stride)
+                b = from_row(simd, B, k // simd.together, p)
                 k += K_k
-                touches_C = k == of_words or plus == &c
+                touches_C = k == K or plus == &c
                 simd.tile(rows, used if touches_C else whole, K_k, &a, &b, &nothing, plus,
-                          &c if k == of_words else &parts)
+                          &c if k == K else &parts)
                 plus = &parts
             m += rows
         p += at_once

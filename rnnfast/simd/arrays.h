@@ -6,22 +6,6 @@
 
 enum { FN(PARTS) = SIMD_PARTS };
 
-typedef LANE_NUMBER FN(lane_numbers) __attribute__((vector_size(VECTOR_BYTES)));
-
-#ifdef EXCHANGES
-/* What __builtin_shuffle takes from two vectors for round 0, 1, ... of a transpose: pairs of blocks
- * of 1, 2, 4 ... lanes that stand below each other. */
-static ALWAYS_INLINE void FN(exchanges)(
-    FN(lane_numbers) *low, FN(lane_numbers) *high)
-{
-    UNROLL for (int round = 0; 1 << round < LANES; round++)
-        UNROLL for (int j = 0; j < LANES; j++) {
-            low[round][j] = j >> round & 1 ? LANES + j - (1 << round) : j;
-            high[round][j] = j >> round & 1 ? LANES + j : j + (1 << round);
-        }
-}
-#endif
-
 /* out[k, j] = in[j, k] for n rows j of L numbers, and 0 for rows up to L. In log2(L) rounds that
  * exchange the off-diagonal halves of blocks of 2, 4, 8 ... lanes (Eklundh 1972). */
 static void FN(transpose)(ptrdiff_t n, const real *restrict in, ptrdiff_t in_row,

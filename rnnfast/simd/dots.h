@@ -1,5 +1,7 @@
 /* The other product: few rows times a matrix whose columns are contiguous, such as the transpose of
- * an embedding's table, read where it stands. Included by real.h, once for each `real`, and by rounded.h.
+ * an embedding's table, read where it stands. Included by real.h, once for each `real`, and for rounded
+ * operands by rounded.h and avx512_bf16.c. They define A_VECTOR and COLUMN, L words of a row of A and the
+ * numbers of a column that they meet, and A_END and COLUMN_END, the last n numbers before a place.
  *
  *     C[m, j] = init[m, j] + sum over k of A[m, k] B[k, j]
  *
@@ -8,10 +10,7 @@
  * order, whatever rows and columns are beside it.
  */
 
-typedef LANE_NUMBER FN(bits)
-    __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 #define vec FN(vec)
-#define bits FN(bits)
 
 /* The L parts of the products of R rows of A with J columns of B; R and J are constants wherever
  * this is called. */
@@ -19,7 +18,6 @@ static ALWAYS_INLINE void FN(dots_body)(
     const int R, const int J, ptrdiff_t K, const real *A, ptrdiff_t a_row, const real *B,
     ptrdiff_t b_column, vec *part)
 {
-    static const LANE_NUMBER ends[2 * LANES] = {[LANES ... 2 * LANES - 1] = -1};
     vec sum[LANES > TILE_ROWS * SIMD_VECTORS ? LANES : TILE_ROWS * SIMD_VECTORS];
     const real *b[LANES];                 /* every fourth column, so that few registers do */
     UNROLL for (int j = 0; j < J; j += 4)
@@ -27,27 +25,24 @@ static ALWAYS_INLINE void FN(dots_body)(
     UNROLL for (int j = 0; j < R * J; j++)
         sum[j] = (vec){0};
     ptrdiff_t k = 0;
-    for (; k + LANES <= K; k += LANES) {
+    for (; k + LANES * TOGETHER <= K; k += LANES * TOGETHER) {
         vec a[TILE_ROWS];
         UNROLL for (int r = 0; r < R; r++)
-            a[r] = *(const vec *)(A + r * a_row + k);
+            a[r] = A_VECTOR(A + r * a_row + k / TOGETHER);
         UNROLL for (int j = 0; j < J; j++) {
-            const vec b_j = OPERAND(*(const vec *)(b[j / 4 * 4] + j % 4 * b_column + k));
+            const vec b_j = COLUMN(b[j / 4 * 4] + j % 4 * b_column + k);
             UNROLL for (int r = 0; r < R; r++)
-                sum[r * J + j] += a[r] * b_j;
+                sum[r * J + j] = MULTIPLY_ADD(sum[r * J + j], a[r], b_j);
         }
     }
-    if (k < K) { /* a vector that ends where they end, without what has been added already */
-        const bits last = *(const bits *)(ends + (K - k));
-        bits a[TILE_ROWS];
-        k = K - LANES;
+    if (k < K) {
+        vec a[TILE_ROWS];
         UNROLL for (int r = 0; r < R; r++)
-            a[r] = *(const bits *)(A + r * a_row + k) & last;
+            a[r] = A_END(A + r * a_row + k / TOGETHER, K - k);
         UNROLL for (int j = 0; j < J; j++) {
-            const bits b_j
-                = (bits)OPERAND(*(const vec *)(b[j / 4 * 4] + j % 4 * b_column + k)) & last;
+            const vec b_j = COLUMN_END(b[j / 4 * 4] + j % 4 * b_column + k, K - k);
             UNROLL for (int r = 0; r < R; r++)
-                sum[r * J + j] += (vec)a[r] * (vec)b_j;
+                sum[r * J + j] = MULTIPLY_ADD(sum[r * J + j], a[r], b_j);
         }
     }
     UNROLL for (int r = 0; r < R; r++)
@@ -169,6 +164,5 @@ static void FN(dots)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_
 }
 
 #undef vec
-#undef bits
 #undef DEFINE_DOTS
 #undef AT_ONCE

@@ -6,12 +6,19 @@
 #define PANEL (SIMD_VECTORS * LANES)
 
 #define TOGETHER 1
+#define ROWS_TOGETHER 1
 #define ROUND(x) (x)
 #define SPREAD(x) ((x) - (vec){0})
-#define OPERAND(b) (b)
+#define B_VECTOR(place, row) (*(const vec *)(place))
+#define B_LAST(place) B_VECTOR(place, 0)
+#define A_VECTOR(place) (*(const vec *)(place))
+#define A_END(place, n) ((vec)FN(end_of)(place, n))
+#define COLUMN A_VECTOR
+#define COLUMN_END A_END
 #define MULTIPLY_ADD(sum, a, b) ((sum) + (a) * (b))
 
 #include "functions.h"
+#include "lanes.h"
 #include "operands.h"
 #include "tile.h"
 #include "cells.h"
@@ -27,6 +34,7 @@ const simd_table TABLE = {
     .lanes = LANES,
     .tile_rows = TILE_ROWS,
     .together = TOGETHER,
+    .rows_together = ROWS_TOGETHER,
     .rounds = 0,
     .exact = &TABLE,
     .standing = &TABLE,
@@ -45,7 +53,13 @@ const simd_table TABLE = {
 #undef LANES
 #undef PANEL
 #undef TOGETHER
+#undef ROWS_TOGETHER
 #undef ROUND
 #undef SPREAD
-#undef OPERAND
+#undef B_VECTOR
+#undef B_LAST
+#undef A_VECTOR
+#undef A_END
+#undef COLUMN
+#undef COLUMN_END
 #undef MULTIPLY_ADD

@@ -20,16 +20,23 @@ typedef real vector_of_numbers
 /* `rounded` for all lanes. */
 static ALWAYS_INLINE vector_of_numbers rounded_vector(vector_of_numbers x)
 {
-    const vector_of_bits bits = (vector_of_bits)x;
-    const vector_of_bits is_nan = (vector_of_bits)((bits & 0x7fffffff) > 0x7f800000);
+    const vector_of_bits bits = (vector_of_bits)x, size = bits & 0x7fffffff;
+    const vector_of_bits is_nan = (vector_of_bits)(size > 0x7f800000);
+    const vector_of_bits is_denormal = (vector_of_bits)(size < 0x800000);
     const vector_of_bits nearest = bits + 0x7fff + (bits >> 16 & 1), quiet = bits | 0x400000;
-    return (vector_of_numbers)(((is_nan & quiet) | (~is_nan & nearest)) & 0xffff0000);
+    return (vector_of_numbers)(((is_nan & quiet) | (~is_nan & nearest & ~is_denormal)) & 0xffff0000);
 }
 
 #define TOGETHER 1
+#define ROWS_TOGETHER 1
 #define ROUND(x) rounded(x)
 #define SPREAD(x) ((x) - (vec){0})
-#define OPERAND(b) ((vec)rounded_vector((vector_of_numbers)(b)))
+#define B_VECTOR(place, row) ((vec)rounded_vector(*(const vector_of_numbers *)(place)))
+#define B_LAST(place) B_VECTOR(place, 0)
+#define A_VECTOR(place) (*(const vec *)(place))
+#define A_END(place, n) ((vec)end_of_f32(place, n))
+#define COLUMN(place) B_VECTOR(place, 0)
+#define COLUMN_END(place, n) ((vec)rounded_vector((vector_of_numbers)end_of_f32(place, n)))
 #define MULTIPLY_ADD(sum, a, b) ((sum) + (a) * (b))
 #include "operands.h"
 #include "tile.h"
@@ -37,6 +44,7 @@ static ALWAYS_INLINE vector_of_numbers rounded_vector(vector_of_numbers x)
 
 const simd_operands OF_LEVEL(rounded) = {
     .together = TOGETHER,
+    .rows_together = ROWS_TOGETHER,
     .panels_at_once = panels_at_once_f32,
     .tile = tile_f32,
     .row_words = row_words_standing,
@@ -46,6 +54,7 @@ const simd_operands OF_LEVEL(rounded) = {
 
 const simd_operands OF_LEVEL(standing) = {
     .together = TOGETHER,
+    .rows_together = ROWS_TOGETHER,
     .panels_at_once = panels_at_once_standing,
     .tile = tile_standing,
     .one_row = one_row_standing,
@@ -59,7 +68,13 @@ const simd_operands OF_LEVEL(standing) = {
 #undef PANEL
 #undef FN
 #undef TOGETHER
+#undef ROWS_TOGETHER
 #undef ROUND
 #undef SPREAD
-#undef OPERAND
+#undef B_VECTOR
+#undef B_LAST
+#undef A_VECTOR
+#undef A_END
+#undef COLUMN
+#undef COLUMN_END
 #undef MULTIPLY_ADD

@@ -1,6 +1,8 @@
 /* The tile: the inner loop of all matrix products but those by columns (dots.h). Included by
- * real.h, once for each `real`, and for rounded operands by rounded.h and avx512_bf16.c, which define
- * SPREAD, OPERAND and MULTIPLY_ADD.
+ * real.h, once for each `real`, and for rounded operands by rounded.h and avx512_bf16.c. They define what
+ * a word is (see operands.h) and what is done with it: TOGETHER and ROWS_TOGETHER as in simd.h, SPREAD, a
+ * word in all lanes, B_VECTOR, a vector of B from a place on, B_LAST, the same where only the first of
+ * its rows is there, and MULTIPLY_ADD.
  *
  *     C[m, n] = init[m, n] + sum over k of A[m, k] B[k, n]
  *
@@ -11,8 +13,6 @@
  * - B is a panel, or up to 4 of them, packed or where they stand: 4 vectors for each k.
  * - init may be C itself (adding to it), a bias, or zeros. Where there is a `plus`, it is added at
  *   the end: for sums that are made of parts.
- *
- * Where operands are words of two numbers (see operands.h), k counts words.
  *
  * Every number of C is summed in the order of k, one multiply-add after the other, whatever the
  * shape of the tile: results do not depend on how rows are dealt out to tiles and threads.
@@ -38,6 +38,9 @@ static ALWAYS_INLINE vec *FN(vector_at)(
                    + v % SIMD_VECTORS * at.vector);
 }
 
+/* Rows of B that a word of A meets. */
+#define B_STEP (TOGETHER / ROWS_TOGETHER)
+
 /* R rows by V vectors, 4 in a panel; R and V are constants wherever this is called. */
 static ALWAYS_INLINE void FN(tile_body)(
     const int R, const int V, ptrdiff_t K, const simd_walk *walk,
@@ -56,24 +59,34 @@ static ALWAYS_INLINE void FN(tile_body)(
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < V; v++)
             sum[r * V + v] = *FN(vector_at)(at, r, v);
-    for (; K > 0; K -= a_width, A += a_block) {
+    /* words of which all rows are there: packed ones are filled up */
+    ptrdiff_t words = (K + ROWS_TOGETHER - 1) / TOGETHER;
+    const ptrdiff_t whole = words;
+    for (; words > 0; words -= a_width, A += a_block) {
         const real *a = A;
-        if (K > a_width) /* the same rows of the next panel: further away than hardware foresees */
+        if (words > a_width) /* the same rows of the next panel: further away than hardware foresees */
             UNROLL for (int r = 0; r < R; r++)
                 for (size_t j = 0; j < sizeof(real[PANEL]); j += 64)
                     __builtin_prefetch((const char *)(A + a_block + r * a_row) + j, 0, 2);
-        for (ptrdiff_t k = K < a_width ? K : a_width; k > 0; k--, a += a_k) {
+        for (ptrdiff_t k = words < a_width ? words : a_width; k > 0; k--, a += a_k) {
             vec a_r[TILE_ROWS];
             UNROLL for (int r = 0; r < R; r++)
                 a_r[r] = SPREAD(a[r * a_row]);
             UNROLL for (int v = 0; v < V; v++) {
-                const vec b = OPERAND(
-                    *(const vec *)(B[v / SIMD_VECTORS] + v % SIMD_VECTORS * b_vector));
+                const vec b = B_VECTOR(B[v / SIMD_VECTORS] + v % SIMD_VECTORS * b_vector, b_row);
                 UNROLL for (int r = 0; r < R; r++)
                     sum[r * V + v] = MULTIPLY_ADD(sum[r * V + v], a_r[r], b);
             }
             UNROLL for (int v = 0; v < V; v += SIMD_VECTORS)
-                B[v / SIMD_VECTORS] += b_row;
+                B[v / SIMD_VECTORS] += B_STEP * b_row;
+        }
+    }
+    if (B_STEP > 1 && K % TOGETHER) { /* rows of A are contiguous then */
+        const real *a = (const real *)walk->at + whole * a_k;
+        UNROLL for (int v = 0; v < V; v++) {
+            const vec b = B_LAST(B[v / SIMD_VECTORS] + v % SIMD_VECTORS * b_vector);
+            UNROLL for (int r = 0; r < R; r++)
+                sum[r * V + v] = MULTIPLY_ADD(sum[r * V + v], SPREAD(a[r * a_row]), b);
         }
     }
     if (plus) {
@@ -194,10 +207,11 @@ static void FN(tile)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_
     }
 }
 
-/* One row of A times R rows of B, from end to end: where they come from no small cache, this is faster
- * than the short pieces that a tile reads. Panels have one vector of each gate. */
+/* R words of one row of A times the rows of B that they meet, from end to end: where they come from no
+ * small cache, this is faster than the short pieces that a tile reads. Panels have one vector of each
+ * gate. `last`: a word of which only the first row is there. */
 static ALWAYS_INLINE void FN(add_rows)(
-    const int R, ptrdiff_t gates, ptrdiff_t panels, const real *A, const real *B,
+    const int R, const int last, ptrdiff_t gates, ptrdiff_t panels, const real *A, const real *B,
     const simd_panels *in, const simd_panels *init, const simd_panels *out)
 {
     const ptrdiff_t b_row = in->row, from_next = init->panel, to_next = out->panel;
@@ -210,7 +224,8 @@ static ALWAYS_INLINE void FN(add_rows)(
         for (ptrdiff_t p = 0; p < panels; p++, b += LANES, from += from_next, to += to_next) {
             vec sum = *(const vec *)from;
             UNROLL for (int r = 0; r < R; r++)
-                sum = MULTIPLY_ADD(sum, a[r], OPERAND(*(const vec *)(b + r * b_row)));
+                sum = MULTIPLY_ADD(sum, a[r],
+                                   last ? B_LAST(b) : B_VECTOR(b + r * B_STEP * b_row, b_row));
             *(vec *)to = sum;
         }
     }
@@ -220,14 +235,18 @@ static void FN(one_row)(ptrdiff_t gates, ptrdiff_t panels, ptrdiff_t K, const vo
                         const simd_panels *in, const simd_panels *init, const simd_panels *C)
 {
     const real *A = row, *B = in->at;
-    for (; K >= 8; K -= 8, A += 8, B += 8 * in->row, init = C)
-        FN(add_rows)(8, gates, panels, A, B, in, init, C);
-    for (; K >= 2; K -= 2, A += 2, B += 2 * in->row, init = C)
-        FN(add_rows)(2, gates, panels, A, B, in, init, C);
-    if (K > 0)
-        FN(add_rows)(1, gates, panels, A, B, in, init, C);
+    ptrdiff_t words = K / B_STEP;
+    for (; words >= 8; words -= 8, A += 8, B += 8 * B_STEP * in->row, init = C)
+        FN(add_rows)(8, 0, gates, panels, A, B, in, init, C);
+    for (; words >= 2; words -= 2, A += 2, B += 2 * B_STEP * in->row, init = C)
+        FN(add_rows)(2, 0, gates, panels, A, B, in, init, C);
+    for (; words >= 1; words--, A++, B += B_STEP * in->row, init = C)
+        FN(add_rows)(1, 0, gates, panels, A, B, in, init, C);
+    if (K % B_STEP)
+        FN(add_rows)(1, 1, gates, panels, A, B, in, init, C);
 }
 
+#undef B_STEP
 #undef vec
 #undef DEFINE_TILE
 #undef DEFINE_4
