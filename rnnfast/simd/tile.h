@@ -236,8 +236,9 @@ static void FN(one_row)(ptrdiff_t gates, ptrdiff_t panels, ptrdiff_t K, const vo
 {
     const real *A = row, *B = in->at;
     ptrdiff_t words = K / B_STEP;
-    for (; words >= 8; words -= 8, A += 8, B += 8 * B_STEP * in->row, init = C)
-        FN(add_rows)(8, 0, gates, panels, A, B, in, init, C);
+    enum { MANY = 8 / B_STEP };           /* that are 8 rows of B */
+    for (; words >= MANY; words -= MANY, A += MANY, B += 8 * in->row, init = C)
+        FN(add_rows)(MANY, 0, gates, panels, A, B, in, init, C);
     for (; words >= 2; words -= 2, A += 2, B += 2 * B_STEP * in->row, init = C)
         FN(add_rows)(2, 0, gates, panels, A, B, in, init, C);
     for (; words >= 1; words--, A++, B += B_STEP * in->row, init = C)
