@@ -47,6 +47,7 @@ if X86:
         *("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx2", "-mfma"),
         "-mprefer-vector-width=512",
     ]
+    SIMD_FLAGS["avx512_bf16.c"] = [*SIMD_FLAGS["avx512.c"], "-mavx512bf16"]
 # Neither errno nor the floating point exceptions are looked at, so loops may become vectors;
 # results are those of IEEE arithmetic (this is not -ffast-math).
 OPTIMISE = ["-O3", "-g" if DEBUG else "-g0", "-fno-math-errno", "-fno-trapping-math"]

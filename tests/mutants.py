@@ -540,13 +540,14 @@ class Copy:
         *("boundscheck=False", "wraparound=False", "initializedcheck=False"),
         *("cdivision=True", "embedsignature=True"),
     ]
-    # one instruction set is enough: what is avx512 elsewhere is avx2 here
+    # one instruction set is enough: what is a higher one elsewhere is avx2 here
+    HIGHER: ClassVar = ["avx512_bf16", "avx512"]
     X86 = platform.machine().lower() in ("x86_64", "amd64")
     LEVEL = "avx2" if X86 else "baseline"
     FLAGS: ClassVar = {
         "baseline": [],
         **({"avx2": ["-mavx2", "-mfma"]} if X86 else {}),
-        "dispatch": ["-DRNNFAST_X86=1", "-Dsimd_avx512=simd_avx2"] if X86 else [],
+        "dispatch": ["-DRNNFAST_X86=1", *(f"-Dsimd_{name}=simd_avx2" for name in HIGHER)] if X86 else [],
     }
 
     def __init__(self, folder: Path) -> None:

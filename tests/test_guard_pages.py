@@ -23,7 +23,7 @@ def cases_of(name):
 def levels():
     """Instruction sets of this processor and build, of which a program can be told to use one."""
     command = [sys.executable, "-c", "import rnnfast"]
-    for level in ("baseline", "avx2", "avx512"):
+    for level in ("baseline", "avx2", "avx512", "avx512_bf16"):
         environment = {**os.environ, "RNNFAST_CPU": level}
         if not subprocess.run(
             command, check=False, env=environment, capture_output=True

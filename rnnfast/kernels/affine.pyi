@@ -16,9 +16,13 @@ def affine_backward(
     W: NDArray[_Real],  # (D, V)
     dW: NDArray[_Real],  # (D, V), overwritten
     db: NDArray[_Real],  # (V,), overwritten
+    *,
+    precision: str | None = ...,
 ) -> NDArray[_Real]: ...
 def affine_forward(
     x: NDArray[_Real],  # (..., D)
     W: NDArray[_Real],  # (D, V)
     b: NDArray[_Real],  # (V,)
+    *,
+    precision: str | None = ...,
 ) -> NDArray[_Real]: ...

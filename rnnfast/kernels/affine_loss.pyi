@@ -27,4 +27,5 @@ def affine_loss_forward(
     *,
     need_gradient: bool = ...,
     cache: Any = ...,
+    precision: str | None = ...,
 ) -> tuple[float, int, LossCache]: ...

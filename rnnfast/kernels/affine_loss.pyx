@@ -18,10 +18,15 @@ from libc.string cimport memcpy, memset
 
 from .engine cimport (
     ROWS, Buffer, Matrix, Panels, Simd, Workspace, barrier, check_shapes, matrix_of, moved, padded,
-    part, real, row_of, run, simd_of, threads_for, zeros,
+    part, real, row_of, run, simd_of, threads_for, with_precision, words, zeros,
 )
-from .panels cimport Columns, columns_of, from_row, pack, pack_transposed, panels_at, rows_in_panels
-from .products cimport across, product, rows_of
+from .panels cimport (
+    Columns, columns_of, from_row, pack, pack_operand, pack_transposed, panels_at, rows_in_panels,
+)
+from .products cimport (
+    across, panels_as_operand, panels_as_rows, product, round_panel_rows, round_panels, round_rows,
+    rows_of,
+)
 from .sums cimport Sums, gradient, gradient_scratch, rest_of, settle, sums_of
 
 cdef enum:
@@ -47,9 +52,13 @@ ctypedef struct Memory:
     Matrix W, b                   # IN (D, V), (1, V)
     const int64_t* targets        # IN (M)
     Matrix x                      # (M, D + 1): rows of x, and a 1 at their end; later scaled
-    Panels W_panels               # (D + 1, V): W, and b below it
+    Matrix x_operand              # (M, D): rows of x for the product, if they are rounded
+    Panels W_panels               # (D + 1, V): W, and b below it, unless W is rounded
+    Panels b_panels               # (1, V): then
     Panels WT                     # (P*width, D)
     Panels blocks[2]              # (block, V): logits, then e - s onehot
+    void *rows                    # memory for a block as the operand of dx, and of dW, if it is rounded
+    void *columns
     Matrix tops                   # (block, L): running maxima; of rows that are done, the largest
     double* sums                  # (block, L): running sums
     double* losses                # (M)
@@ -74,9 +83,10 @@ cdef class LossCache(Workspace):
     cdef void* dW_at              # where its memory is, which `gradient` owns
     cdef bint has_gradient        # that forward succeeded, and was told to compute it
     cdef Buffer x, weights, transposed, block, tops, sums, losses, dx, gradient, panels, rest
-    cdef Buffer scratch
+    cdef Buffer scratch, x_operand, rows, columns     # the last three of rounded products
 
     def __cinit__(self):
+        self.x_operand, self.rows, self.columns = Buffer(), Buffer(), Buffer()
         self.x, self.weights, self.transposed = Buffer(), Buffer(), Buffer()
         self.block, self.tops, self.sums = Buffer(), Buffer(), Buffer()
         self.losses, self.dx, self.panels = Buffer(), Buffer(), Buffer()
@@ -84,7 +94,9 @@ cdef class LossCache(Workspace):
         self.rest, self.scratch = Buffer(), Buffer()
 
 
-def affine_loss_forward(x, W, b, targets, ignore_label, *, need_gradient=True, cache=None):
+def affine_loss_forward(
+    x, W, b, targets, ignore_label, *, need_gradient=True, cache=None, precision=None,
+):
     """Loss of x W + b. See `rnnfast.reference.ops.affine_loss_forward` for the contract."""
     cdef LossCache own = cache
     x = np.ascontiguousarray(x)
@@ -93,7 +105,7 @@ def affine_loss_forward(x, W, b, targets, ignore_label, *, need_gradient=True, c
         own = LossCache()
         own.take()
     try:
-        total = _run_forward(own, x, W, b, targets, ignore_label, count, need_gradient)
+        total = _run_forward(own, x, W, b, targets, ignore_label, count, need_gradient, precision)
         results = total, count, own
         own.has_gradient = need_gradient
     finally:
@@ -146,6 +158,7 @@ def _run_forward(
     int64_t ignore_label,
     Py_ssize_t count,
     bint need_gradient,
+    precision,
 ):
     """The sum of the losses; gradients of their mean are left in the cache."""
     cdef Py_ssize_t number = sizeof(real), m, n_blocks, numbers
@@ -154,9 +167,9 @@ def _run_forward(
     cdef Memory mem
     cdef char* at
     check_shapes(W.shape[0] == x.shape[1] and W.shape[1] == b.shape[0])
-    mem.dW_panels = mem.dW_rest = mem.scratch = NULL
+    mem.dW_panels = mem.dW_rest = mem.scratch = mem.rows = mem.columns = NULL
     mem.dW, s.scratch = Matrix(NULL, 0, 1), 0
-    s.simd = simd_of(&b[0])
+    s.simd = with_precision(simd_of(&b[0]), precision)
     s.M, s.D, s.V, s.L = x.shape[0], x.shape[1], W.shape[1], s.simd.lanes
     s.width = 4 * s.L
     s.columns, s.inputs = columns_of(1, s.V, s.L), columns_of(1, s.D, s.L)
@@ -178,6 +191,13 @@ def _run_forward(
         s.simd, cache.block.reserve(min(s.threads, 2) * numbers, number), s.block)
     mem.blocks[1] = panels_at(
         s.simd, moved(s.simd, mem.blocks[0].at, numbers if s.threads > 1 else 0), s.block)
+    if s.simd.rounds:
+        mem.x_operand = Matrix(cache.x_operand.reserve(s.M * x_row, number), x_row, 1)
+        mem.b_panels = from_row(s.simd, mem.W_panels, s.D, 0)
+        mem.b_panels.row = 0
+        if need_gradient:
+            mem.rows = cache.rows.reserve(numbers // s.simd.together, number)
+            mem.columns = cache.columns.reserve(P * words(s.simd, s.block) * s.width, number)
     mem.tops = Matrix(cache.tops.reserve(s.block * (s.L + 1), number), s.L, 1)
     mem.sums = <double*> cache.sums.reserve(s.block * s.L, sizeof(double))
     mem.losses = <double*> cache.losses.reserve(2 * s.M, sizeof(double))
@@ -227,8 +247,8 @@ cdef void _task(const void* call, int thread, int threads) noexcept nogil:
     cdef Py_ssize_t d0 = 0, d1 = s.D + 1, place
     cdef void* scratch = moved(s.simd, mem.scratch, thread * s.scratch)
     cdef Sums dW
-    cdef Panels block
-    pack(s.simd, mem.W, s.D, s.columns, p0, p1, mem.W_panels)
+    cdef Panels block, operand
+    pack_operand(s.simd, mem.W, s.D, s.columns, p0, p1, mem.W_panels)
     pack(s.simd, mem.b, 1, s.columns, p0, p1, from_row(s.simd, mem.W_panels, s.D, 0))
     if s.need_gradient:
         pack_transposed(s.simd, mem.W, s.D, s.columns, part(s.inputs.panels, 1, thread, threads),
@@ -250,21 +270,37 @@ cdef void _task(const void* call, int thread, int threads) noexcept nogil:
         if r0 < r1:
             _rows(s, mem, block, m, r0, r1)
             if s.need_gradient:
-                product(s.simd, r1 - r0, s.D, s.V,
-                        across(s.simd, from_row(s.simd, block, r0, 0)), mem.WT, zeros(),
+                operand = panels_as_rows(s.simd, block, mem.rows, s.block)
+                round_panel_rows(s.simd, r0, r1, 0, P, s.columns, block, operand)
+                product(s.simd, r1 - r0, s.D, words(s.simd, s.V),
+                        across(from_row(s.simd, operand, r0, 0)), mem.WT, zeros(),
                         rows_in_panels(s.simd, moved(s.simd, mem.dx.at, (m + r0) * s.D), s.D))
                 for r in range(m + r0, m + r1):
                     s.simd.scale(s.D, mem.factors[r], moved(s.simd, mem.dx.at, r * s.D))
         barrier(threads)
+        operand = panels_as_operand(s.simd, block, mem.columns, s.block)
+        if s.need_gradient and s.simd.rounds:
+            round_panels(s.simd, rows, part(P, 1, thread, threads), part(P, 1, thread + 1, threads),
+                         block, operand)
+            barrier(threads)
         if s.need_gradient and p0 < p1:
-            gradient(s.simd, d0, d1, rows,
-                     Matrix(moved(s.simd, mem.x.at, m * mem.x.row), mem.x.row, 1),
-                     from_row(s.simd, block, 0, p0), dW, scratch)
+            _gradient(s, d0, d1, rows, Matrix(moved(s.simd, mem.x.at, m * mem.x.row), mem.x.row, 1),
+                      from_row(s.simd, block, 0, p0), from_row(s.simd, operand, 0, p0), dW, scratch)
         dW.begun = True
         number += 1
         m += rows
     if s.need_gradient and p0 < p1:
         settle(s.simd, d0, d1, dW)
+
+
+cdef void _gradient(
+    const Loss* s, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t rows, Matrix x, Panels block,
+    Panels operand, Sums dW, void* scratch,
+) noexcept nogil:
+    """Rows begin ... end - 1 of dW = x^T block; the last one is that of b, of which nothing is rounded."""
+    cdef Py_ssize_t last = min(end, s.D) if s.simd.rounds else end
+    gradient(s.simd, begin, last, rows, x, operand, dW, scratch)
+    gradient(s.simd.exact, max(begin, last), end, rows, x, block, dW, scratch)
 
 
 cdef void _rows(
@@ -286,12 +322,20 @@ cdef void _rows(
         row = moved(s.simd, x, r * mem.x.row)
         memcpy(row, moved(s.simd, mem.given_x.at, (m + r0 + r) * s.D), s.D * s.simd.number)
         s.simd.fill(1, 1, moved(s.simd, row, s.D))
+    round_rows(s.simd, m + r0, m + r1, s.D, mem.x, mem.x_operand)
     s.simd.fill(rows * s.L, -INFINITY, tops)
     memset(sums, 0, rows * s.L * sizeof(double))
     for p in range(P):
         columns = min(s.width, s.V - p * s.width)
-        product(s.simd, rows, columns, s.D + 1, rows_of(x, mem.x.row),
-                from_row(s.simd, mem.W_panels, 0, p), zeros(), from_row(s.simd, block, r0, p))
+        if s.simd.rounds:
+            product(s.simd, rows, columns, words(s.simd, s.D),
+                    rows_of(moved(s.simd, mem.x_operand.at, (m + r0) * mem.x_operand.row),
+                            mem.x_operand.row),
+                    from_row(s.simd, mem.W_panels, 0, p), from_row(s.simd, mem.b_panels, 0, p),
+                    from_row(s.simd, block, r0, p))
+        else:
+            product(s.simd, rows, columns, s.D + 1, rows_of(x, mem.x.row),
+                    from_row(s.simd, mem.W_panels, 0, p), zeros(), from_row(s.simd, block, r0, p))
         s.simd.panel_top(rows, columns, from_row(s.simd, block, r0, p).at, tops)
     for r in range(rows):
         top = s.simd.largest(s.L, moved(s.simd, tops, r * s.L))

@@ -172,8 +172,8 @@ cdef void _multiply(
     cdef Weights weights = weights_for(s.simd, B, K, of_B, s.T)
     if weights.packed:
         weights.panels = panels_at(s.simd, memory, K)
-    pack_weights(s.simd, &weights, 0, of_B.panels)
-    product_with(s.simd, s.T, columns, rows_of(A, a_row), &weights, 0, zeros(),
+    pack_weights(&weights, 0, of_B.panels)
+    product_with(s.T, columns, rows_of(A, a_row), &weights, 0, zeros(),
                  rows_in_panels(s.simd, C, c_row))
 
 

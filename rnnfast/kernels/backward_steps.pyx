@@ -15,10 +15,11 @@ from .block cimport (
     place, range_of, share_of, share_of_steps, state_at, states_from, x_row_of,
 )
 from .engine cimport (
-    NO_RESET, RESET_AFTER, RESET_BEFORE, ROWS, Gates, Matrix, Panels, States, barrier, moved, zeros,
+    NO_RESET, RESET_AFTER, RESET_BEFORE, ROWS, Gates, Matrix, Panels, States, barrier, moved, words,
+    zeros,
 )
 from .panels cimport computed, from_row, pack_transposed, rows_in_panels, units_of
-from .products cimport across, product, product_plus
+from .products cimport across, product, product_plus, round_panel_rows, round_panels
 from .sums cimport Sums, gradient, settle
 
 cdef void backward_task(
@@ -49,31 +50,34 @@ cdef void backward_task(
         m, n = first(s, begin), first(s, end) - first(s, begin)
         _steps(s, mem, share_of_steps(s, share, begin, end, thread), begin, end)
         barrier(threads)
+        if s.simd.rounds:
+            _round_columns(s, mem, share.panels, n)
+            barrier(threads)
         # dWh = h^T da;  dWx = x^T da;  db = 1^T da;  dx = da Wx^T
         for g in range(s.groups):
             dW = mem.dWh[g]
             dW.begun = begun
             gradient(s.simd, h_rows.begin, h_rows.end, n, _h_of_group(s, mem, g, m),
-                     _das_of_h(s, mem, g), dW, scratch)
+                     _of_h(s, g, mem.das_columns, mem.das_hidden_columns), dW, scratch)
             if s.reset == RESET_AFTER and share.sums_biases:
-                _bias_gradient(s, n, _das_of_h(s, mem, g), mem.dbh[g], begun, scratch)
+                _bias_gradient(s, n, _of_h(s, g, mem.das, mem.das_hidden), mem.dbh[g], begun, scratch)
         if s.indexed:
             _sum_by_row(s, mem, share.panels, begin, end)
         else:
             x = Matrix(moved(s.simd, mem.x.at, m * mem.x.row), mem.x.row, 1)
-            _weight_gradients(s, mem, &share, n, x, mem.das, begun, scratch)
+            _weight_gradients(s, mem, &share, n, x, mem.das, mem.das_columns, begun, scratch)
             if s.need_dx:
                 rows = range_of(n, ROWS, thread, threads)
-                _input_gradient(s, mem, rows, begin, mem.das, scratch)
+                _input_gradient(s, mem, rows, begin, mem.das_rows, scratch)
         begun = True
         end = begin
         barrier(threads)
     if s.indexed:
         _finish_sums(s, mem, share.panels)
         barrier(threads)
-        _weight_gradients(s, mem, &share, s.U, mem.x, mem.das_sum, False, scratch)
+        _weight_gradients(s, mem, &share, s.U, mem.x, mem.das_sum, mem.das_sum_columns, False, scratch)
         if s.need_dx:
-            _input_gradient(s, mem, range_of(s.U, ROWS, thread, threads), 0, mem.das_sum, scratch)
+            _input_gradient(s, mem, range_of(s.U, ROWS, thread, threads), 0, mem.das_sum_rows, scratch)
     elif s.need_dx and not s.adds_dx:
         clear_beyond(s, &mem.dxs, s.D, range_of(s.N, 1, thread, threads))
     for g in range(s.groups):
@@ -90,11 +94,37 @@ cdef inline Panels _rows_of_group(const Sizes* s, Panels WT, Py_ssize_t g) noexc
     return from_row(s.simd, WT, g * s.P * s.width, 0)
 
 
-cdef inline Panels _das_of_h(const Sizes* s, const Memory* mem, Py_ssize_t g) noexcept nogil:
+cdef inline Panels _of_h(
+    const Sizes* s, Py_ssize_t g, Panels das, Panels das_hidden,
+) noexcept nogil:
     """The gradients of h Wh of a group of gates."""
     if s.reset == RESET_AFTER and g == s.groups - 1:
-        return mem.das_hidden
-    return from_row(s.simd, mem.das, 0, g * s.P)
+        return das_hidden
+    return from_row(s.simd, das, 0, g * s.P)
+
+
+cdef void _round_rows(
+    const Sizes* s, const Memory* mem, Py_ssize_t g, Range panels, Py_ssize_t c, Py_ssize_t rows,
+) noexcept nogil:
+    """The gradients of a group of gates, rows c ... of the chunk, for the products of these rows."""
+    round_panel_rows(s.simd, c, c + rows, panels.begin, panels.end, s.columns,
+                     from_row(s.simd, mem.das, 0, g * s.P),
+                     from_row(s.simd, mem.das_rows, 0, g * s.P))
+    if s.reset == RESET_AFTER and g == s.groups - 1:
+        round_panel_rows(s.simd, c, c + rows, panels.begin, panels.end, s.columns, mem.das_hidden,
+                         mem.das_hidden_rows)
+
+
+cdef void _round_columns(
+    const Sizes* s, const Memory* mem, Range panels, Py_ssize_t rows,
+) noexcept nogil:
+    """The gradients of all steps of a chunk, for those of weights."""
+    cdef Py_ssize_t g
+    for g in range(s.groups):
+        round_panels(s.simd, rows, g * s.P + panels.begin, g * s.P + panels.end, mem.das,
+                     mem.das_columns)
+    if s.reset == RESET_AFTER:
+        round_panels(s.simd, rows, panels.begin, panels.end, mem.das_hidden, mem.das_hidden_columns)
 
 
 cdef inline Matrix _h_of_group(
@@ -118,7 +148,7 @@ cdef inline Py_ssize_t _begin_of_chunk(const Sizes* s, Py_ssize_t end) noexcept 
 
 cdef void _weight_gradients(
     const Sizes* s, const Memory* mem, const Share* share, Py_ssize_t rows, Matrix x, Panels das,
-    bint begun, void* scratch,
+    Panels das_columns, bint begun, void* scratch,
 ) noexcept nogil:
     """dWx = x^T da, db = 1^T da for rows of x that belong to rows of the gradients."""
     cdef Sums dW
@@ -127,7 +157,7 @@ cdef void _weight_gradients(
         dW = mem.dWx[g]
         dW.begun = begun
         gradient(s.simd, share.x_rows.begin, share.x_rows.end, rows, x,
-                 from_row(s.simd, das, 0, g * s.P), dW, scratch)
+                 from_row(s.simd, das_columns, 0, g * s.P), dW, scratch)
         if share.sums_biases:
             _bias_gradient(s, rows, from_row(s.simd, das, 0, g * s.P), mem.db[g], begun, scratch)
 
@@ -135,11 +165,11 @@ cdef void _weight_gradients(
 cdef void _bias_gradient(
     const Sizes* s, Py_ssize_t rows, Panels das, Sums db, bint begun, void* scratch,
 ) noexcept nogil:
-    """db = 1^T da"""
+    """db = 1^T da, which is no product: nothing is rounded"""
     cdef char one[8]              # in any format; a column of ones is this one, again and again
     s.simd.fill(1, 1, &one[0])
     db.begun = begun
-    gradient(s.simd, 0, 1, rows, Matrix(&one[0], 0, 1), das, db, scratch)
+    gradient(s.simd.exact, 0, 1, rows, Matrix(&one[0], 0, 1), das, db, scratch)
 
 
 cdef void _steps(
@@ -186,7 +216,7 @@ cdef void _cell(
 ) noexcept nogil:
     """The gradients of rows m ... of the gates, rows c ... of the chunk, and what the states
     before get directly."""
-    cdef Py_ssize_t per_panel = s.columns.units, p, last = (s.groups - 1) * s.P
+    cdef Py_ssize_t per_panel = s.columns.units, p, g, last = (s.groups - 1) * s.P
     cdef Py_ssize_t first_unit = share.outputs.begin * s.width
     cdef Py_ssize_t units = min(share.outputs.end * s.width, s.H) - first_unit
     cdef Gates gates, das
@@ -199,13 +229,16 @@ cdef void _cell(
         gradients = states_from(s, &mem.dstates, n0, p * per_panel)
         s.simd.backward[s.cell](rows, units_of(s.columns, p), &gates, &before, &after, &gradients,
                                 &das)
+    for g in range(s.groups - 1 if s.reset == RESET_BEFORE else 0, s.groups):
+        _round_rows(s, mem, g, share.panels, c, rows)
     if s.reset != RESET_BEFORE:
         return
     # d(r h) = da_g Whh^T;  then da_r, and what reaches h by way of r h
     if not s.by_rows:
         barrier(share.threads)
     if units > 0:
-        product(s.simd, rows, units, s.H, across(s.simd, from_row(s.simd, mem.das, c, last)),
+        product(s.simd, rows, units, words(s.simd, s.H),
+                across(from_row(s.simd, mem.das_rows, c, last)),
                 from_row(s.simd, mem.WhT, last * s.width, share.outputs.begin), zeros(),
                 rows_in_panels(s.simd, state_at(s, &mem.reached, 0, n0, first_unit), s.h_row))
     for p in range(share.panels.begin, share.panels.end):
@@ -213,6 +246,8 @@ cdef void _cell(
         before = states_from(s, &mem.h_in, m, p * per_panel)
         gradients = states_from(s, &mem.reached, n0, p * per_panel)
         s.simd.gru_reset_backward(rows, units_of(s.columns, p), &gates, &before, &gradients, &das)
+    for g in range(s.groups - 1):
+        _round_rows(s, mem, g, share.panels, c, rows)
 
 
 cdef inline void _gates_of(
@@ -252,8 +287,8 @@ cdef void _product(
         if s.zoned or s.reset != NO_RESET:
             plus = &out           # what it gets directly
     for g in range(groups):
-        product_plus(s.simd, rows, units, s.columns.used,
-                     across(s.simd, from_row(s.simd, _das_of_h(s, mem, g), c, 0)),
+        product_plus(s.simd, rows, units, words(s.simd, s.columns.used),
+                     across(from_row(s.simd, _of_h(s, g, mem.das_rows, mem.das_hidden_rows), c, 0)),
                      from_row(s.simd, _rows_of_group(s, mem.WhT, g), 0, share.outputs.begin), init,
                      plus, out)
         init, plus = out, NULL
@@ -341,18 +376,23 @@ cdef void _sum_by_row(
 
 
 cdef void _finish_sums(const Sizes* s, const Memory* mem, Range panels) noexcept nogil:
-    """Adds what rounding took from the sums by row."""
+    """Adds what rounding took from the sums by row, and makes operands of them."""
     cdef Py_ssize_t g, at
-    if mem.das_rest == NULL:
-        return
     for g in range(s.groups):
         at = (g * s.P + panels.begin) * mem.das_sum.panel
-        s.simd.add((panels.end - panels.begin) * mem.das_sum.panel,
-                   moved(s.simd, mem.das_rest, at), moved(s.simd, mem.das_sum.at, at))
+        if mem.das_rest != NULL:
+            s.simd.add((panels.end - panels.begin) * mem.das_sum.panel,
+                       moved(s.simd, mem.das_rest, at), moved(s.simd, mem.das_sum.at, at))
+        if s.need_dx:
+            round_panel_rows(s.simd, 0, s.U, panels.begin, panels.end, s.columns,
+                             from_row(s.simd, mem.das_sum, 0, g * s.P),
+                             from_row(s.simd, mem.das_sum_rows, 0, g * s.P))
+        round_panels(s.simd, s.U, g * s.P + panels.begin, g * s.P + panels.end, mem.das_sum,
+                     mem.das_sum_columns)
 
 
 cdef void _input_gradient(
-    const Sizes* s, const Memory* mem, Range rows, Py_ssize_t begin, Panels das, void* scratch,
+    const Sizes* s, const Memory* mem, Range rows, Py_ssize_t begin, Panels das_rows, void* scratch,
 ) noexcept nogil:
     """dx = da Wx^T for some rows of da, whose row 0 is the first of step `begin`, or of all rows of
     x, by way of a block of them."""
@@ -363,8 +403,8 @@ cdef void _input_gradient(
         n = min(DX_ROWS, rows.end - m)
         init = zeros()
         for g in range(s.groups):
-            product(s.simd, n, row, s.columns.used,
-                    across(s.simd, from_row(s.simd, das, m, g * s.P)),
+            product(s.simd, n, row, words(s.simd, s.columns.used),
+                    across(from_row(s.simd, das_rows, m, g * s.P)),
                     _rows_of_group(s, mem.WxT, g), init, rows_in_panels(s.simd, scratch, row))
             init = rows_in_panels(s.simd, scratch, row)
         for r in range(m, m + n):

@@ -93,6 +93,14 @@ ctypedef struct Memory:
     # of one call
     Panels projected              # (U, G*H): x Wx + b, with an index; else in `gates`
     Panels b_panels, bh_panels    # (1, G*H)
+    # operands of products that are rounded; else x, h_in and reset_h are read themselves, and those of da
+    # are das, das_hidden and das_sum
+    Matrix x_operand              # (block or U, D): x
+    Matrix h_operand              # (2 N, H): h_in of a step, and of the next one
+    Matrix reset_operand          # (N, H): reset_h of a step
+    Panels das_rows, das_hidden_rows    # (chunk, G*H), (chunk, H): das, das_hidden, the first operand
+    Panels das_columns, das_hidden_columns  # the same, the second one
+    Panels das_sum_rows, das_sum_columns    # (U, G*H): das_sum likewise
     Matrix Wx_now, Wh_now         # IN (D, G*H), (H, G*H): as they are in backward
     Panels WhT, WxT               # (G*P*width, H), (G*P*width, D)
     Panels das                    # (chunk, G*H): da of the steps of a chunk

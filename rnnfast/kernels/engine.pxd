@@ -45,8 +45,8 @@ cdef extern from "simd.h" nogil:
         Py_ssize_t gate
 
     # The functions of one instruction set and number format; simd.h says what each is.
-    ctypedef struct Simd "simd_table":
-        Py_ssize_t number, lanes, tile_rows
+    ctypedef struct Operands "simd_operands":
+        Py_ssize_t together
         Py_ssize_t (*panels_at_once)(Py_ssize_t) noexcept nogil
         void (*tile)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Walk*, const Panels*,
                      const Panels*, const Panels*, const Panels*) noexcept nogil
@@ -54,13 +54,32 @@ cdef extern from "simd.h" nogil:
                         const Panels*, const Panels*) noexcept nogil
         void (*dots)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Walk*, const void*, Py_ssize_t,
                      const Panels*, const Panels*) noexcept nogil
+        void (*row_words)(Py_ssize_t, const void*, void*) noexcept nogil
+        void (*panel_words)(Py_ssize_t, const void*, void*) noexcept nogil
+        void (*pack_tiles)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t,
+                        void*) noexcept nogil
+
+    ctypedef struct Simd "simd_table":
+        Py_ssize_t number, lanes, tile_rows, together
+        bint rounds
+        const Simd* exact
+        const Simd* standing
+        Py_ssize_t (*panels_at_once)(Py_ssize_t) noexcept nogil
+        void (*tile)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Walk*, const Panels*,
+                     const Panels*, const Panels*, const Panels*) noexcept nogil
+        void (*one_row)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, const Panels*,
+                        const Panels*, const Panels*) noexcept nogil
+        void (*dots)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Walk*, const void*, Py_ssize_t,
+                     const Panels*, const Panels*) noexcept nogil
+        void (*row_words)(Py_ssize_t, const void*, void*) noexcept nogil
+        void (*panel_words)(Py_ssize_t, const void*, void*) noexcept nogil
+        void (*pack_tiles)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t,
+                        void*) noexcept nogil
         void (*map_tanh)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*map_sigmoid)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*map_exp)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*pack)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t,
                      Py_ssize_t, void*) noexcept nogil
-        void (*pack_tiles)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t,
-                        void*) noexcept nogil
         void (*unpack)(Py_ssize_t, Py_ssize_t, const void*, void*, Py_ssize_t,
                        Py_ssize_t) noexcept nogil
         void (*add)(Py_ssize_t, const void*, void*) noexcept nogil
@@ -101,6 +120,8 @@ cdef extern from "simd.h" nogil:
     ctypedef struct Level "simd_level":
         const char* name
         const Simd** tables
+        const Operands* bf16
+        const Operands* bf16_standing
 
     const Level** simd_levels
     int simd_level_usable(const Level*)
@@ -149,6 +170,7 @@ cdef int cell_number(str name) except -1
 cdef Cell cell_of(int number) noexcept nogil
 cdef int check_shapes(bint fit) except -1
 cdef View view_of(object array, bint writable=*) except *
+cdef const Simd* with_precision(const Simd* simd, object precision) except NULL
 
 
 cdef inline const Simd* simd_of(const real* x) noexcept nogil:
@@ -159,6 +181,11 @@ cdef inline const Simd* simd_of(const real* x) noexcept nogil:
 cdef inline void* moved(const Simd* simd, const void* at, Py_ssize_t numbers) noexcept nogil:
     """Where the number stands that is so many behind that at `at`."""
     return <char*> at + numbers * simd.number
+
+
+cdef inline Py_ssize_t words(const Simd* simd, Py_ssize_t K) noexcept nogil:
+    """How many words K numbers of a packed operand are."""
+    return (K + simd.together - 1) // simd.together
 
 
 cdef inline Matrix below(const Simd* simd, Matrix W, Py_ssize_t m) noexcept nogil:

@@ -14,6 +14,7 @@ from ..cells import Cell
 _Real = TypeVar("_Real", float32, float64)
 
 CPU_LEVEL: str
+BF16: bool
 HAS_OPENMP: bool
 
 class Buffer: ...

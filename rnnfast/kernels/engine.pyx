@@ -176,12 +176,45 @@ def _level():
             f"RNNFAST_CPU: expected an instruction set that this processor and this build have "
             f"({', '.join(usable)}), got {asked!r}; unset it to use the best one"
         )
+    cdef const Level* level = simd_levels[<Py_ssize_t> usable[asked]]
     for format_ in range(SIMD_FORMATS):
-        TABLES[format_] = simd_levels[<Py_ssize_t> usable[asked]].tables[format_]
+        TABLES[format_] = level.tables[format_]
+    cdef const Simd* floats = TABLES[SIMD_FORMAT_OF(<float*> NULL)]
+    _rounding(&_BF16, floats, level.bf16)
+    _rounding(&_BF16_STANDING, floats, level.bf16_standing)
+    _BF16.standing = _BF16_STANDING.standing = &_BF16_STANDING
     return asked
 
 
+# The tables of float32 with products of operands that are rounded to bf16: packed, or read where they
+# stand.
+cdef Simd _BF16, _BF16_STANDING
+
+
+cdef void _rounding(Simd* simd, const Simd* floats, const Operands* operands) noexcept:
+    """The table of float32 with other operands."""
+    simd[0] = floats[0]
+    simd.rounds, simd.together = True, operands.together
+    simd.panels_at_once, simd.tile = operands.panels_at_once, operands.tile
+    simd.one_row, simd.dots = operands.one_row, operands.dots
+    simd.row_words, simd.panel_words = operands.row_words, operands.panel_words
+    simd.pack_tiles = operands.pack_tiles
+
+
 CPU_LEVEL = _level()
+BF16 = _BF16.together > 1         # whether the processor multiplies bf16 numbers itself
+
+
+cdef const Simd* with_precision(const Simd* simd, object precision) except NULL:
+    """The functions with which products have this precision: None, that of the format, or bfloat16."""
+    if precision is None:
+        return simd
+    if precision != "bfloat16" or simd.number != sizeof(float):
+        raise ValueError(
+            "precision: expected None, or 'bfloat16' for arrays of float32, got "
+            f"{precision!r} for numbers of {simd.number} bytes"
+        )
+    return &_BF16
 
 
 cdef Panels zeros() noexcept nogil:

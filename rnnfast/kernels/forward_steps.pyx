@@ -19,10 +19,10 @@ from .block cimport (
     place, range_of, row_at, share_of, share_of_steps, state_at, states_from, x_row_of,
 )
 from .engine cimport (
-    RESET_AFTER, RESET_BEFORE, ROWS, Gates, Matrix, Panels, States, Walk, barrier, moved,
+    RESET_AFTER, RESET_BEFORE, ROWS, Gates, Matrix, Panels, States, Walk, barrier, below, moved,
 )
 from .panels cimport computed, from_row, pack, units_of
-from .products cimport pack_weights, product_with, rows_of
+from .products cimport pack_weights, product_with, round_rows, rows_of
 
 cdef enum:
     FIRST_LEVEL = 16384           # bytes of a first-level cache for gates of a step
@@ -45,7 +45,8 @@ cdef void forward_task(
                 _copy_x(s, mem, moved(s.simd, mem.xs.at, m * mem.xs.t), m)
             else:                 # 0 times NaN would reach the gradient of Wx
                 s.simd.fill(s.D, 0, moved(s.simd, mem.x.at, m * mem.x.row))
-        project(s, mem, rows, Range(0, s.P), mem.projected)
+        round_x(s, mem, rows, 0)
+        project(s, mem, rows, 0, Range(0, s.P), mem.projected)
         barrier(threads)
     while begin < s.T:
         end = _end_of_block(s, begin)
@@ -78,8 +79,8 @@ cdef void pack_layer(const Sizes* s, const Memory* mem, Range panels) noexcept n
     cdef Py_ssize_t p, g, width = s.width
     cdef bint apart               # whether something comes between x Wx + b and h Wh + bh
     for g in range(s.groups):
-        pack_weights(s.simd, &mem.Wx[g], panels.begin, panels.end)
-        pack_weights(s.simd, &mem.Wh[g], panels.begin, panels.end)
+        pack_weights(&mem.Wx[g], panels.begin, panels.end)
+        pack_weights(&mem.Wh[g], panels.begin, panels.end)
         _pack_bias(s, mem.b, g, panels, mem.b_panels)
         apart = s.reset == RESET_AFTER and g == s.groups - 1
         if mem.bh.at != NULL or apart:
@@ -122,7 +123,7 @@ cdef void _project_block(
 ) noexcept nogil:
     """The projections that a thread makes in a block: of its own rows, step by step, or of a share
     in all rows of all steps, or of its units."""
-    cdef Py_ssize_t t = begin, m, n, at
+    cdef Py_ssize_t t = begin, m, n, at, base = first(s, begin) - origin
     cdef Range rows
     if s.alone:
         for t in range(begin, end):
@@ -130,31 +131,47 @@ cdef void _project_block(
             for n in range(share.rows.begin,
                            0 if s.x_stays else min(share.rows.end, count(s, t))):
                 _copy_x(s, mem, place(s, &mem.xs, t, n), at + n)
-            project(s, mem, Range(at + share.rows.begin, at + min(share.rows.end, count(s, t))),
-                    Range(0, s.P), mem.gates)
+            rows = Range(at + share.rows.begin, at + min(share.rows.end, count(s, t)))
+            round_x(s, mem, rows, base)
+            project(s, mem, rows, base, Range(0, s.P), mem.gates)
         return
-    at = first(s, begin) - origin
     rows = range_of(first(s, end) - first(s, begin), ROWS, thread, share.threads)
-    for m in range(at + rows.begin, 0 if s.x_stays else at + rows.end):
+    rows = Range(base + rows.begin, base + rows.end)
+    for m in range(rows.begin, 0 if s.x_stays else rows.end):
         while first(s, t + 1) - origin <= m:
             t += 1
         _copy_x(s, mem, place(s, &mem.xs, t, m + origin - first(s, t)), m)
+    round_x(s, mem, rows, base)
     if s.by_rows:
-        project(s, mem, Range(at + rows.begin, at + rows.end), Range(0, s.P), mem.gates)
+        project(s, mem, rows, base, Range(0, s.P), mem.gates)
     else:
         barrier(share.threads)
-        project(s, mem, Range(at, at + first(s, end) - first(s, begin)), share.panels, mem.gates)
+        project(s, mem, Range(base, base + first(s, end) - first(s, begin)), base, share.panels,
+                mem.gates)
+
+
+cdef inline Matrix _x_from(const Sizes* s, const Memory* mem, Py_ssize_t base) noexcept nogil:
+    """Where x stands as an operand, from its row 0 on: copies of rows from `base` on."""
+    if not mem.Wx[0].simd.rounds:
+        return mem.x
+    return below(s.simd, mem.x_operand, -base)
+
+
+cdef void round_x(const Sizes* s, const Memory* mem, Range rows, Py_ssize_t base) noexcept nogil:
+    """Some rows of x as an operand, where copies of rows from `base` on stand."""
+    round_rows(mem.Wx[0].simd, rows.begin, rows.end, s.D, mem.x, _x_from(s, mem, base))
 
 
 cdef void project(
-    const Sizes* s, const Memory* mem, Range rows, Range panels, Panels projected,
+    const Sizes* s, const Memory* mem, Range rows, Py_ssize_t base, Range panels, Panels projected,
 ) noexcept nogil:
     """a = x Wx + b for some rows, in some panels of every group of gates."""
     cdef Py_ssize_t g, p = panels.begin
     cdef Py_ssize_t columns = min(computed(s.columns), panels.end * s.width) - p * s.width
-    cdef Walk x = rows_of(moved(s.simd, mem.x.at, rows.begin * mem.x.row), mem.x.row)
+    cdef Matrix from_ = _x_from(s, mem, base)
+    cdef Walk x = rows_of(moved(s.simd, from_.at, rows.begin * from_.row), from_.row)
     for g in range(s.groups if rows.begin < rows.end and columns > 0 else 0):
-        product_with(s.simd, rows.end - rows.begin, columns, x, &mem.Wx[g], p,
+        product_with(rows.end - rows.begin, columns, x, &mem.Wx[g], p,
                      _one_row(s, mem.b_panels, g * s.P + p),
                      from_row(s.simd, projected, rows.begin, g * s.P + p))
 
@@ -222,9 +239,9 @@ cdef void _products(
     cdef States before, after, h_in, reset_h
     cdef Gates gates
     cdef Panels a, init
-    cdef Walk h = rows_of(state_at(s, &mem.h_in, 0, m, 0), s.h_row)
-    if s.reset == RESET_BEFORE and ends:
-        h = rows_of(state_at(s, &mem.reset_h, 0, m, 0), s.h_row)
+    cdef bint resets = s.reset == RESET_BEFORE and ends
+    cdef Matrix h_rows = _reset_operand(s, mem, m, n0) if resets else _h_operand(s, mem, t, m, n0)
+    cdef Walk h = rows_of(h_rows.at, h_rows.row)
     gates.gate = s.P * mem.gates.panel
     p = share.panels.begin
     while p < share.panels.end:
@@ -238,7 +255,7 @@ cdef void _products(
             if s.reset == RESET_AFTER and g == s.groups - 1:
                 init = _one_row(s, mem.bh_panels, g * s.P + p)
                 a = from_row(s.simd, mem.hidden, m, p)
-            product_with(s.simd, rows, columns, h, &mem.Wh[g], p, init, a)
+            product_with(rows, columns, h, &mem.Wh[g], p, init, a)
         while p < q:
             gates.at = from_row(s.simd, mem.gates, m, p).at
             if s.reset == RESET_AFTER:
@@ -251,7 +268,47 @@ cdef void _products(
                 h_in = states_from(s, &mem.h_in, m, p * per_panel)
                 reset_h = states_from(s, &mem.reset_h, m, p * per_panel)
                 s.simd.gru_reset(rows, units_of(s.columns, p), &gates, &h_in, &reset_h)
+                round_rows(mem.Wh[0].simd, 0, rows, units_of(s.columns, p),
+                           Matrix(reset_h.at, reset_h.row, 1),
+                           _from_unit(s, mem, _reset_operand(s, mem, m, n0), p * per_panel))
             p += 1
+
+
+cdef inline Matrix _h_operand(
+    const Sizes* s, const Memory* mem, Py_ssize_t t, Py_ssize_t m, Py_ssize_t n0,
+) noexcept nogil:
+    """h_in of rows n0 ... of step t, rows m ... of the memory, as an operand. Rounded ones are kept for
+    two steps: some threads may still read those of one while others make those of the next."""
+    if not mem.Wh[0].simd.rounds:
+        return Matrix(state_at(s, &mem.h_in, 0, m, 0), s.h_row, 1)
+    return below(s.simd, mem.h_operand, t % 2 * s.N + n0)
+
+
+cdef inline Matrix _reset_operand(
+    const Sizes* s, const Memory* mem, Py_ssize_t m, Py_ssize_t n0,
+) noexcept nogil:
+    """reset_h of rows n0 ... of a step, rows m ... of the memory, as an operand."""
+    if not mem.Wh[0].simd.rounds:
+        return Matrix(state_at(s, &mem.reset_h, 0, m, 0), s.h_row, 1)
+    return below(s.simd, mem.reset_operand, n0)
+
+
+cdef inline Matrix _from_unit(
+    const Sizes* s, const Memory* mem, Matrix operand, Py_ssize_t unit,
+) noexcept nogil:
+    """An operand from a unit on, with which a word begins."""
+    return Matrix(moved(s.simd, operand.at, unit // mem.Wh[0].simd.together), operand.row, 1)
+
+
+cdef void round_h(
+    const Sizes* s, const Memory* mem, Py_ssize_t t, Py_ssize_t m, Py_ssize_t n0, Py_ssize_t rows,
+    Range units,
+) noexcept nogil:
+    """What enters rows n0 ... of step t, rows m ... of the memory, as an operand."""
+    if mem.Wh[0].simd.rounds:
+        round_rows(mem.Wh[0].simd, 0, rows, units.end - units.begin,
+                   Matrix(state_at(s, &mem.h_in, 0, m, units.begin), s.h_row, 1),
+                   _from_unit(s, mem, _h_operand(s, mem, t, m, n0), units.begin))
 
 
 cdef void _gather(
@@ -305,17 +362,17 @@ cdef void _enter(
     const Sizes* s, const Memory* mem, Py_ssize_t t, Py_ssize_t before, Py_ssize_t origin,
     Range rows, Range units,
 ) noexcept nogil:
-    """What the step before has left for step t, where that is not where it is read: the memory
-    began with row `before` of all steps, and begins with `origin` now."""
+    """What the step before has left for step t, where that is not where it is read, and as an operand:
+    the memory began with row `before` of all steps, and begins with `origin` now."""
     cdef Py_ssize_t n, k, m = first(s, t) - origin, from_row_ = 0, u = units.begin
     cdef Py_ssize_t numbers = (units.end - units.begin) * s.simd.number
     cdef void* state
     cdef void* entering
     if t > 0:
         from_row_ = s.N + first(s, t - 1) - before
-    if t >= s.T or not (s.enters or s.masked or before != origin):
+    if t >= s.T:
         return
-    for n in range(rows.begin, rows.end):
+    for n in range(rows.begin, rows.end if s.enters or s.masked or before != origin else 0):
         for k in range(s.S):
             state = state_at(s, &mem.left, k, from_row_ + n, u)
             entering = state_at(s, &mem.entering, k, m + n, u)
@@ -327,3 +384,4 @@ cdef void _enter(
             s.simd.multiply(units.end - u, moved(s.simd, mem.mask, batch_row(s, n) * s.H + u),
                             state_at(s, &mem.entering, 0, m + n, u),
                             state_at(s, &mem.h_in, 0, m + n, u))
+    round_h(s, mem, t, m + rows.begin, rows.begin, rows.end - rows.begin, units)

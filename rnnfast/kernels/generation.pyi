@@ -26,4 +26,6 @@ def writer(
     first: NDArray[int64],  # (N,)
     length: int,
     choice: Choice,
+    *,
+    precision: str | None = ...,
 ) -> Writer: ...

@@ -19,12 +19,14 @@ from .block cimport (
     Memory, Range, Share, Sizes, columns_of_group, layer_sizes, range_of, share_of, state_at,
 )
 from .engine cimport (
-    RESET_AFTER, RESET_BEFORE, Buffer, Matrix, Panels, Simd, States, cell_number, cell_of,
-    check_shapes, matrix_of, moved, real, row_of, run, simd_of, threads_for, view_of,
+    RESET_AFTER, RESET_BEFORE, Buffer, Matrix, Panels, Simd, States, below, cell_number, cell_of,
+    check_shapes, matrix_of, moved, real, row_of, run, simd_of, threads_for, view_of, with_precision,
 )
-from .forward_steps cimport one_step, pack_layer, project
+from .forward_steps cimport one_step, pack_layer, project, round_h, round_x
 from .panels cimport Columns, columns_of, computed, from_row, pack, panels_at, rows_in_panels
-from .products cimport FEW_ROWS, Weights, pack_weights, product_with, rows_of, weights_for
+from .products cimport (
+    FEW_ROWS, Weights, pack_weights, product_with, round_rows, rows_as_operand, rows_of, weights_for,
+)
 
 cdef enum:
     TOKENS_WORTH = 10             # after which packed weights, read faster, have made up for packing
@@ -45,6 +47,7 @@ ctypedef struct Model:
     double flops                  # of a token
     Layer* layers
     Weights W                     # (H, V)
+    Matrix operand                # (N, H): what W is multiplied with, if that is rounded
     Panels b, logits              # (1, V); (N, V), contiguous rows
     bint uses_table
     Panels table                  # (V, G*H): what the first layer makes of every token
@@ -132,7 +135,7 @@ cdef class Writer:
         return row
 
 
-def writer(embed_W, layers, affine_W, affine_b, states, first, length, choice):
+def writer(embed_W, layers, affine_W, affine_b, states, first, length, choice, *, precision=None):
     """What draws tokens. See `rnnfast.reference.ops.writer` for the contract."""
     cdef Writer w = Writer()
     cdef int64_t[::1] tokens = np.array(first)
@@ -153,12 +156,12 @@ def writer(embed_W, layers, affine_W, affine_b, states, first, length, choice):
     w.m.top_k = w.m.V if top_k is None else min(top_k, w.m.V)
     w.m.tokens, w.m.ended = &tokens[0], &ended[0]
     w.m.skipped, w.m.stops = &marks[0, 0], &marks[1, 0]
-    _set_affine(w, affine_W, affine_b, len(layers))
+    w.m.uses_table = length * w.m.N > w.m.V
+    _set_affine(w, affine_W, affine_b, len(layers), precision)
     for k, (cell, Wx, Wh, b, *rest) in enumerate(layers):
         state = np.zeros((cell.S, len(tokens), len(Wh)), Wh.dtype) if states[k] is None else states[k]
         _set_layer(w, k, cell_number(cell.name), Wx, Wh, b, rest[0] if rest else None, state)
     check_shapes(w.m.layers[w.m.n_layers - 1].sizes.H == w.m.W.K)
-    w.m.uses_table = length * w.m.N > w.m.V
     if w.m.uses_table:
         _fill_table(w)
     return w
@@ -174,14 +177,16 @@ def _check_dtypes(dtype, *arrays):
             )
 
 
-def _set_affine(Writer w, const real[:, :] W, const real[:] b, Py_ssize_t n_layers):
+def _set_affine(Writer w, const real[:, :] W, const real[:] b, Py_ssize_t n_layers, precision):
     cdef Model* m = &w.m
-    m.simd, m.n_layers, m.flops = simd_of(&b[0]), n_layers, 2.0 * W.shape[0] * m.V
+    m.simd, m.n_layers = with_precision(simd_of(&b[0]), precision), n_layers
+    m.flops = 2.0 * W.shape[0] * m.V
     check_shapes(W.shape[1] == b.shape[0] == m.V)
     cdef Columns columns = columns_of(1, m.V, m.simd.lanes)
     cdef Py_ssize_t row = columns.panels * 4 * m.simd.lanes
     m.W = w.weights(matrix_of(W), W.shape[0], columns)
-    pack_weights(m.simd, &m.W, 0, columns.panels)
+    pack_weights(&m.W, 0, columns.panels)
+    m.operand = Matrix(w.memory(m.N * W.shape[0]), W.shape[0], 1)
     m.b = w.bias(row_of(b), columns)
     m.logits = rows_in_panels(m.simd, w.memory(m.N * row), row)
     m.x = Matrix(w.memory(m.N * m.D), m.D, 1)
@@ -201,8 +206,8 @@ def _set_layer(
     cdef Sizes s = layer_sizes(w.m.simd, cell, states.shape[0], Wx.shape[0], Wh.shape[0])
     cdef Memory mem
     cdef Py_ssize_t N = w.m.N, panels = s.groups * s.P, g, i, j, n
-    cdef Py_ssize_t below = w.m.layers[k - 1].sizes.H if k > 0 else w.m.D
-    check_shapes(s.D == below and Wx.shape[1] == Wh.shape[1] == b.shape[0] == cell_of(cell).gates * s.H
+    cdef Py_ssize_t inputs = w.m.layers[k - 1].sizes.H if k > 0 else w.m.D
+    check_shapes(s.D == inputs and Wx.shape[1] == Wh.shape[1] == b.shape[0] == cell_of(cell).gates * s.H
                  and (bh is None or bh.shape[0] == b.shape[0])
                  and states.shape[1] == N and states.shape[2] == s.H)
     s.T, s.by_rows = 1, True
@@ -226,6 +231,11 @@ def _set_layer(
         for n in range(N):
             for j in range(s.H):
                 (<real*> state_at(&s, &mem.left, i, n, 0))[j] = states[i, n, j]
+    if s.simd.rounds:
+        mem.x_operand = Matrix(w.memory((w.m.V if k == 0 and w.m.uses_table else N) * s.x_row),
+                               s.x_row, 1)
+        mem.h_operand = Matrix(w.memory(2 * N * s.h_row), s.h_row, 1)
+        mem.reset_operand = below(s.simd, mem.h_operand, N)  # of one step there is one h
     # the layers above read h among the states that the one below has just made
     mem.x = w.m.x
     if k > 0:
@@ -249,7 +259,8 @@ cdef void _table_task(const void* model, int thread, int threads) noexcept nogil
     cdef const Model* m = <const Model*> model
     cdef Layer layer = m.layers[0]
     layer.mem.x = m.embed_W
-    project(&layer.sizes, &layer.mem, Range(0, m.V), Range(0, layer.sizes.P), m.table)
+    round_x(&layer.sizes, &layer.mem, Range(0, m.V), 0)
+    project(&layer.sizes, &layer.mem, Range(0, m.V), 0, Range(0, layer.sizes.P), m.table)
 
 
 cdef void _task(const void* model, int thread, int threads) noexcept nogil:
@@ -261,6 +272,8 @@ cdef void _task(const void* model, int thread, int threads) noexcept nogil:
     cdef Py_ssize_t k, t, n, last, left
     cdef int64_t* taken
     cdef const Layer* top = m.layers + m.n_layers - 1
+    cdef Matrix h = Matrix(top.mem.made.at, top.sizes.h_row, 1)
+    cdef Matrix operand = rows_as_operand(m.W.simd, h, m.operand.at, m.operand.row)
     for t in range(m.K):
         left = 0
         for n in range(rows.begin, rows.end):
@@ -270,8 +283,9 @@ cdef void _task(const void* model, int thread, int threads) noexcept nogil:
         for k in range(m.n_layers):
             _step(m, k, rows)
         # logits = h W + b
-        product_with(m.simd, rows.end - rows.begin, computed(m.W.columns),
-                     rows_of(state_at(&top.sizes, &top.mem.made, 0, rows.begin, 0), top.sizes.h_row),
+        round_rows(m.W.simd, rows.begin, rows.end, top.sizes.H, h, operand)
+        product_with(rows.end - rows.begin, computed(m.W.columns),
+                     rows_of(moved(m.simd, operand.at, rows.begin * operand.row), operand.row),
                      &m.W, 0, m.b, from_row(m.simd, m.logits, rows.begin, 0))
         for n in range(rows.begin, rows.end):
             _enter(m, n)
@@ -301,7 +315,9 @@ cdef void _step(const Model* m, Py_ssize_t k, Range rows) noexcept nogil:
             memcpy(moved(m.simd, m.x.at, n * m.D),
                    moved(m.simd, m.embed_W.at, m.tokens[n] * m.embed_W.row), m.D * m.simd.number)
     if k > 0 or not m.uses_table:
-        project(s, &layer.mem, rows, share.panels, layer.mem.gates)
+        round_x(s, &layer.mem, rows, 0)
+        project(s, &layer.mem, rows, 0, share.panels, layer.mem.gates)
+    round_h(s, &layer.mem, 0, rows.begin, rows.begin, rows.end - rows.begin, Range(0, s.H))
     one_step(s, &layer.mem, share, 0, rows.begin, rows.begin, rows.end - rows.begin)
 
 

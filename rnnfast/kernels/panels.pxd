@@ -13,6 +13,8 @@ ctypedef struct Columns:
 cdef Columns columns_of(Py_ssize_t gates, Py_ssize_t H, Py_ssize_t lanes) noexcept nogil
 cdef void pack(const Simd* simd, Matrix W, Py_ssize_t K, Columns columns, Py_ssize_t first,
                Py_ssize_t last, Panels B) noexcept nogil
+cdef void pack_operand(const Simd* simd, Matrix W, Py_ssize_t K, Columns columns, Py_ssize_t first,
+                       Py_ssize_t last, Panels B) noexcept nogil
 cdef void pack_transposed(const Simd* simd, Matrix W, Py_ssize_t n_rows, Columns columns,
                           Py_ssize_t first, Py_ssize_t last, Panels B) noexcept nogil
 cdef void unpack(const Simd* simd, Py_ssize_t begin, Py_ssize_t end, Columns columns,

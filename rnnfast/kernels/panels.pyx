@@ -42,6 +42,18 @@ cdef void pack(
                 u += L
 
 
+cdef void pack_operand(
+    const Simd* simd, Matrix W, Py_ssize_t K, Columns columns, Py_ssize_t first, Py_ssize_t last,
+    Panels B,
+) noexcept nogil:
+    """The same as the second operand of a product."""
+    cdef Py_ssize_t p
+    for p in range(first, last):
+        pack(simd, W, K, columns, p, p + 1, B)
+        if simd.rounds:           # in place, while the panel is in a cache
+            simd.panel_words(K, moved(simd, B.at, p * B.panel), moved(simd, B.at, p * B.panel))
+
+
 cdef void pack_transposed(
     const Simd* simd,
     Matrix W,                     # IN (n_rows, G * H)
@@ -51,10 +63,12 @@ cdef void pack_transposed(
     Py_ssize_t last,
     Panels B,                     # OUT (P * W, n_rows)
 ) noexcept nogil:
-    """The transpose of W, whose rows are the columns of W in the order in which panels hold them;
-    of the P * W rows of a panel, only those used are written."""
+    """The transpose of W as the second operand of a product, whose rows are the columns of W in the
+    order in which panels hold them; of the P * W rows of a panel, only those used are written."""
     cdef Py_ssize_t p, g, u, n, q, L = columns.lanes, W_p = 4 * L
+    cdef void* at
     for q in range(first, last):
+        at = moved(simd, B.at, q * B.panel)
         for g in range(columns.gates):
             for p in range(columns.panels):  # innermost, since it walks along rows of W
                 n = units_of(columns, p)
@@ -64,8 +78,10 @@ cdef void pack_transposed(
                               moved(simd, W.at, q * W_p * W.row + W.column
                                     * (g * columns.H + p * columns.units + u)),
                               W.column, W.row, L * W.row,
-                              moved(simd, B.at, q * B.panel + (p * W_p + g * n + u) * W_p))
+                              moved(simd, at, (p * W_p + g * n + u) * W_p))
                     u += L
+        if simd.rounds:
+            simd.panel_words(columns.used, at, at)
 
 
 cdef void unpack(

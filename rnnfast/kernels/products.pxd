@@ -1,7 +1,7 @@
 """Products of rows with a matrix in panels, and with weights as they are best read."""
 
-from .engine cimport Matrix, Panels, ROWS, Simd, Walk
-from .panels cimport Columns
+from .engine cimport Matrix, Panels, ROWS, Simd, Walk, moved, words
+from .panels cimport Columns, from_row
 
 # Blocks of a product: a panel of B of up to K_BLOCK rows (272 kB) and the rows of A that meet it
 # (A_BLOCK bytes) stay in the second-level cache together. Every block of K reads and writes C once
@@ -16,6 +16,7 @@ cdef enum:
 
 # A matrix that rows are multiplied with, packed or read where it stands: see `weights_for`.
 ctypedef struct Weights:
+    const Simd* simd              # of products with it, and of their other operand
     Matrix W                      # (K, G*H): of the caller
     Py_ssize_t K
     Columns columns
@@ -23,7 +24,7 @@ ctypedef struct Weights:
     Panels panels                 # memory for what is packed, or where W stands
 
 cdef Walk rows_of(const void* at, Py_ssize_t row) noexcept nogil
-cdef Walk across(const Simd* simd, Panels panels) noexcept nogil
+cdef Walk across(Panels panels) noexcept nogil
 cdef Walk in_tiles(const void* at, Py_ssize_t K, Py_ssize_t height) noexcept nogil
 cdef void product(const Simd* simd, Py_ssize_t M, Py_ssize_t columns, Py_ssize_t K, Walk A,
                   Panels B, Panels init, Panels C) noexcept nogil
@@ -31,10 +32,66 @@ cdef void product_plus(const Simd* simd, Py_ssize_t M, Py_ssize_t columns, Py_ss
                        Panels B, Panels init, const Panels* plus, Panels C) noexcept nogil
 cdef Weights weights_for(const Simd* simd, Matrix W, Py_ssize_t K, Columns columns,
                          Py_ssize_t rows) noexcept nogil
-cdef void pack_weights(const Simd* simd, const Weights* B, Py_ssize_t first,
-                       Py_ssize_t last) noexcept nogil
-cdef void product_with(const Simd* simd, Py_ssize_t M, Py_ssize_t columns, Walk A,
-                       const Weights* B, Py_ssize_t first, Panels init, Panels C) noexcept nogil
+cdef void pack_weights(const Weights* B, Py_ssize_t first, Py_ssize_t last) noexcept nogil
+cdef void product_with(Py_ssize_t M, Py_ssize_t columns, Walk A, const Weights* B, Py_ssize_t first,
+                       Panels init, Panels C) noexcept nogil
+
+
+# ---------------------------------------------------------------- operands that are rounded
+#
+# Those of exact products are the arrays themselves; rounded ones are copies, in words (simd/operands.h).
+
+cdef inline Matrix rows_as_operand(
+    const Simd* simd, Matrix A, void* memory, Py_ssize_t row,
+) noexcept nogil:
+    """Where rows of A stand as the first operand."""
+    return Matrix(memory, row, 1) if simd.rounds else A
+
+
+cdef inline void round_rows(
+    const Simd* simd, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t K, Matrix A, Matrix out,
+) noexcept nogil:
+    """Rows begin ... end - 1 of A, of K numbers, as the first operand."""
+    cdef Py_ssize_t m
+    for m in range(begin, end if simd.rounds else begin):
+        simd.row_words(K, moved(simd, A.at, m * A.row), moved(simd, out.at, m * out.row))
+
+
+cdef inline Panels panels_as_rows(
+    const Simd* simd, Panels A, void* memory, Py_ssize_t rows,
+) noexcept nogil:
+    """Where so many rows of A, which is in panels, stand as the first operand."""
+    cdef Py_ssize_t width = 4 * simd.lanes // simd.together
+    return Panels(memory, width, width * rows, 0) if simd.rounds else A
+
+
+cdef inline void round_panel_rows(
+    const Simd* simd, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t first, Py_ssize_t last,
+    Columns columns, Panels A, Panels out,
+) noexcept nogil:
+    """Rows begin ... end - 1 of panels first ... last - 1 as the first operand."""
+    cdef Py_ssize_t m, p, W = 4 * simd.lanes
+    for p in range(first, last if simd.rounds else first):
+        for m in range(begin, end):
+            simd.row_words(min(W, columns.used - p * W), from_row(simd, A, m, p).at,
+                           from_row(simd, out, m, p).at)
+
+
+cdef inline Panels panels_as_operand(
+    const Simd* simd, Panels B, void* memory, Py_ssize_t rows,
+) noexcept nogil:
+    """Where so many rows of B, which is in panels, stand as the second operand."""
+    cdef Py_ssize_t W = 4 * simd.lanes
+    return Panels(memory, W, W * words(simd, rows), simd.lanes) if simd.rounds else B
+
+
+cdef inline void round_panels(
+    const Simd* simd, Py_ssize_t rows, Py_ssize_t first, Py_ssize_t last, Panels B, Panels out,
+) noexcept nogil:
+    """The first rows of panels first ... last - 1 as the second operand."""
+    cdef Py_ssize_t p
+    for p in range(first, last if simd.rounds else first):
+        simd.panel_words(rows, from_row(simd, B, 0, p).at, from_row(simd, out, 0, p).at)
 
 
 cdef inline Py_ssize_t even(Py_ssize_t n, Py_ssize_t most, Py_ssize_t unit) noexcept nogil:

@@ -10,6 +10,7 @@ _Real = TypeVar("_Real", float32, float64)
 def matmul(
     A: NDArray[_Real],  # (M, K)
     B: NDArray[_Real],  # (K, N)
+    precision: str | None = ...,
 ) -> NDArray[_Real]: ...
 def multiply(
     A: NDArray[_Real],  # (M, K), rows contiguous
@@ -17,4 +18,5 @@ def multiply(
     init: NDArray[_Real],  # (M, G*H), C-contiguous
     gates: int,
     rows: int,
+    precision: str | None = ...,
 ) -> tuple[str, NDArray[_Real]]: ...

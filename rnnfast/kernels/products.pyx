@@ -11,11 +11,11 @@ from libc.string cimport memcpy, memset
 
 from .engine cimport (
     ALIGNMENT, Buffer, Matrix, Panels, Simd, View, Walk, matrix_of, moved, real, simd_of, view_of,
-    zeros,
+    with_precision, words, zeros,
 )
 from .panels cimport (
-    Columns, columns_of, computed, from_row, pack, panels_at, rows_in_panels, units_of, unpack,
-    vectors_apart,
+    Columns, columns_of, computed, from_row, pack, pack_operand, panels_at, rows_in_panels, units_of,
+    unpack, vectors_apart,
 )
 
 # Where weights are read where they stand: blocks of K, so that the next rows of A find a panel in
@@ -40,9 +40,9 @@ cdef Walk rows_of(const void* at, Py_ssize_t row) noexcept nogil:
     return Walk(at, row, row, 1, LONGEST, 0)
 
 
-cdef Walk across(const Simd* simd, Panels panels) noexcept nogil:
-    """A is a matrix in panels."""
-    return Walk(panels.at, panels.row, panels.row, 1, 4 * simd.lanes, panels.panel)
+cdef Walk across(Panels panels) noexcept nogil:
+    """A is a matrix in packed panels."""
+    return Walk(panels.at, panels.row, panels.row, 1, panels.row, panels.panel)
 
 
 cdef Walk in_tiles(const void* at, Py_ssize_t K, Py_ssize_t height) noexcept nogil:
@@ -64,7 +64,7 @@ cdef void product_plus(
     const Simd* simd,
     Py_ssize_t M,
     Py_ssize_t columns,
-    Py_ssize_t K,
+    Py_ssize_t K,                 # words
     Walk A,                       # IN (M, K)
     Panels B,                     # IN (K, columns)
     Panels init,                  # IN (M, columns), of which C may be the memory
@@ -138,36 +138,35 @@ cdef Weights weights_for(
     B.by_columns = (not B.by_rows and W.row == 1
                     and rows <= FEW_ROWS and K >= max(lanes, TERMS_WORTH * rows))
     B.packed = not (B.by_rows or B.by_columns)
+    B.simd = simd if B.packed else simd.standing
     # where a panel of all gates begins at its next units, its gates are H apart
     B.panels = Panels(W.at, W.row, columns.units, vector)
     return B
 
 
-cdef void pack_weights(
-    const Simd* simd, const Weights* B, Py_ssize_t first, Py_ssize_t last,
-) noexcept nogil:
+cdef void pack_weights(const Weights* B, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Panels first ... last - 1, if W is to be packed."""
     if B.packed:
-        pack(simd, B.W, B.K, B.columns, first, last, B.panels)
+        pack_operand(B.simd, B.W, B.K, B.columns, first, last, B.panels)
 
 
 cdef void product_with(
-    const Simd* simd,
     Py_ssize_t M,
     Py_ssize_t columns,           # of panels `first` ...
-    Walk A,                       # IN (M, K), rows contiguous unless B is packed
+    Walk A,                       # IN (M, K), in words; rows contiguous unless B is packed
     const Weights* B,             # IN (K, columns)
     Py_ssize_t first,
     Panels init,                  # IN (M, columns), of which C may be the memory
     Panels C,                     # OUT (M, columns), vectors side by side
 ) noexcept nogil:
     """C = init + A B"""
+    cdef const Simd* simd = B.simd
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W, before = panels
     if B.by_columns:
         _product_by_columns(simd, M, panels, A, B, first, init, C)
         return
     if B.packed:
-        product(simd, M, columns, B.K, A, from_row(simd, B.panels, 0, first), init, C)
+        product(simd, M, columns, words(simd, B.K), A, from_row(simd, B.panels, 0, first), init, C)
         return
     if first + panels == B.columns.panels and B.columns.H % simd.lanes > 0:
         before -= 1 if B.columns.gates > 1 else min(
@@ -247,43 +246,49 @@ cdef void _product_by_columns(
 
 # ---------------------------------------------------------------- for tests
 
-def matmul(const real[:, :] A, const real[:, :] B):
+def matmul(const real[:, :] A, const real[:, :] B, precision=None):
     """A B, packed and multiplied as in a layer; A has contiguous rows."""
     cdef Py_ssize_t M = A.shape[0], K = A.shape[1], n = B.shape[1], number = sizeof(real)
-    cdef const Simd* simd = simd_of(&A[0, 0])
+    cdef const Simd* simd = with_precision(simd_of(&A[0, 0]), precision)
     cdef Columns columns = columns_of(1, n, simd.lanes)
-    cdef Buffer packed = Buffer()
+    cdef Buffer packed = Buffer(), rows = Buffer()
     cdef Py_ssize_t W = 4 * simd.lanes
     cdef Panels B_p = panels_at(simd, packed.reserve(columns.panels * K * W, number), K)
+    cdef Matrix given = Matrix(<void*> &A[0, 0], A.strides[0] // number, 1)
+    cdef Matrix operand = rows_as_operand(simd, given, rows.reserve(M * K, number), K)
     out = np.empty((M, n), A.base.dtype)
     cdef real[:, ::1] C = out
     with nogil:
-        pack(simd, matrix_of(B), K, columns, 0, columns.panels, B_p)
-        product(simd, M, n, K, rows_of(&A[0, 0], A.strides[0] // number), B_p, zeros(),
+        round_rows(simd, 0, M, K, given, operand)
+        pack_operand(simd, matrix_of(B), K, columns, 0, columns.panels, B_p)
+        product(simd, M, n, words(simd, K), rows_of(operand.at, operand.row), B_p, zeros(),
                 rows_in_panels(simd, &C[0, 0], n))
     return out
 
 
-def multiply(A, W, init, Py_ssize_t gates, Py_ssize_t rows):
+def multiply(A, W, init, Py_ssize_t gates, Py_ssize_t rows, precision=None):
     """How W is read for so many rows, and init + A W, computed panel by panel."""
     out = np.empty(init.shape, W.dtype)
     cdef View a = view_of(A), w = view_of(W), from_ = view_of(init), to = view_of(out, True)
-    cdef const Simd* simd = w.simd
+    cdef const Simd* simd = with_precision(w.simd, precision)
     cdef Py_ssize_t width = 4 * simd.lanes, p
     cdef Columns columns = columns_of(gates, w.columns // gates, simd.lanes)
     cdef Weights B = weights_for(simd, w.matrix, w.rows, columns, rows)
-    cdef Buffer packed = Buffer(), memory = Buffer()
+    cdef Buffer packed = Buffer(), memory = Buffer(), operand = Buffer()
+    cdef Matrix rows_of_A = rows_as_operand(
+        B.simd, a.matrix, operand.reserve(a.rows * w.rows, simd.number), w.rows)
     cdef Panels C = panels_at(
         simd, memory.reserve(columns.panels * a.rows * width, simd.number), a.rows), c
     if B.packed:
         B.panels = panels_at(
             simd, packed.reserve(columns.panels * w.rows * width, simd.number), w.rows)
     with nogil:
-        pack_weights(simd, &B, 0, columns.panels)
+        round_rows(B.simd, 0, a.rows, w.rows, a.matrix, rows_of_A)
+        pack_weights(&B, 0, columns.panels)
         pack(simd, from_.matrix, a.rows, columns, 0, columns.panels, C)
         for p in range(columns.panels):
             c = from_row(simd, C, 0, p)
-            product_with(simd, a.rows, min(width, computed(columns) - p * width),
-                         rows_of(a.matrix.at, a.matrix.row), &B, p, c, c)
+            product_with(a.rows, min(width, computed(columns) - p * width),
+                         rows_of(rows_of_A.at, rows_of_A.row), &B, p, c, c)
         unpack(simd, 0, a.rows, columns, 0, C, to.matrix)
     return "packed" if B.packed else "rows" if B.by_rows else "columns", out

@@ -46,6 +46,7 @@ def bidirectional_forward(
     zoneouts: Sequence[_Zoneouts[_Real]] = ...,
     need_gradient: bool = ...,
     cache: Any = ...,
+    precision: str | None = ...,
 ) -> tuple[NDArray[_Real], NDArray[_Real], BidirectionalCache | None]: ...
 def bidirectional_states(
     cell: Cell,
@@ -86,6 +87,7 @@ def recurrent_forward(
     out: NDArray[_Real] | None = ...,  # (N, T, H), or (R, H) with batch_sizes, written
     last: _Places[_Real] | None = ...,
     threads: int | None = ...,
+    precision: str | None = ...,
 ) -> tuple[NDArray[_Real], Any, Cache | None]: ...
 def recurrent_states(
     cell: Cell,

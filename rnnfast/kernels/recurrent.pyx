@@ -16,12 +16,12 @@ from .block cimport (
     row_at, state_at, states_from, time_of, x_row_of,
 )
 from .engine cimport (
-    RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Matrix, Panels, Simd, States, View, Workspace,
-    cell_number, check_shapes, most_threads, moved, run, threads_for, view_of,
+    RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Matrix, Panels, Simd, States, View, Workspace, below,
+    cell_number, check_shapes, most_threads, moved, run, threads_for, view_of, with_precision, words,
 )
 from .forward_steps cimport forward_task
 from .panels cimport computed, from_row, panels_at
-from .products cimport Weights, weights_for
+from .products cimport Weights, panels_as_operand, panels_as_rows, weights_for
 from .sums cimport Sums, gradient_scratch, rest_of, sums_of
 
 cdef enum:
@@ -53,12 +53,15 @@ cdef class Scratch:
 
     cdef Buffer weights_x, weights_h, biases       # packed anew by every call
     cdef Buffer projected, das, das_hidden, das_sum, sums, of_threads
+    cdef Buffer x_operand, h_operand, das_rows, das_columns  # rounded
 
     def __cinit__(self):
         self.weights_x, self.weights_h, self.biases = Buffer(), Buffer(), Buffer()
         self.projected = Buffer()
         self.das, self.das_hidden, self.das_sum = Buffer(), Buffer(), Buffer()
         self.sums, self.of_threads = Buffer(), Buffer()
+        self.x_operand, self.h_operand = Buffer(), Buffer()
+        self.das_rows, self.das_columns = Buffer(), Buffer()
 
 
 # Those that no call uses, or None. All layers take them from here: what the one before has used is
@@ -159,7 +162,7 @@ cdef class Cache(Workspace):
         cdef View db = _view_at(grads, 2, True), dbh = _view_at(grads, 3, True)
         cdef bint ready = self.ready and s.cell == cell_number(cell.name)
         if not (ready and Wx.rows == s.D and Wh.rows == s.H and Wx.columns == Wh.columns == columns
-                and Wh.simd == s.simd and (dhs is None or dhs.shape == _shape_of_outputs(s))):
+                and Wh.simd == s.simd.exact and (dhs is None or dhs.shape == _shape_of_outputs(s))):
             expected = (_shape_of_outputs(s), s.D, columns, s.simd.number) if ready else None
             raise RuntimeError(
                 "backward: expected gradients and weights as in the last forward call that "
@@ -167,10 +170,10 @@ cdef class Cache(Workspace):
                 f"{expected}, got {None if dhs is None else dhs.shape}, {Wx.rows}, {Wx.columns}, "
                 f"{Wh.simd.number}; call forward first"
             )
-        check_shapes(Wx.simd == s.simd
-                     and (dhs is None or view_of(dhs).simd == s.simd)
-                     and _fits(&dWx, s.simd, s.D, columns) and _fits(&dWh, s.simd, s.H, columns)
-                     and _fits(&db, s.simd, 1, columns) and _fits(&dbh, s.simd, 1, columns))
+        check_shapes(Wx.simd == s.simd.exact
+                     and (dhs is None or view_of(dhs).simd == s.simd.exact)
+                     and _fits(&dWx, s, s.D, columns) and _fits(&dWh, s, s.H, columns)
+                     and _fits(&db, s, 1, columns) and _fits(&dbh, s, 1, columns))
         self.Wx, self.Wh = Wx.matrix, Wh.matrix
         self.dWx, self.dWh, self.db, self.dbh = dWx.matrix, dWh.matrix, db.matrix, dbh.matrix
         self.db_again.at = NULL
@@ -237,7 +240,7 @@ cdef int _take_again(Workspace own) except -1:
 def recurrent_forward(
     cell, xs, weights, states, *, index=None, lengths=None, batch_sizes=None, reset=None,
     reverse=False, recurrent_mask=None, zoneouts=None, need_gradient=True, cache=None, copy_xs=True,
-    copy_hs=True, out=None, last=None, threads=None,
+    copy_hs=True, out=None, last=None, threads=None, precision=None,
 ):
     """Run a cell over a block. See `rnnfast.reference.recurrent` for the contract."""
     cdef object Wh = weights[1], dtype = Wh.dtype, H = len(Wh), S = cell.S, hs = out
@@ -264,7 +267,8 @@ def recurrent_forward(
     try:
         try:
             _prepare(own, cell, xs, weights, states, N, T, hs, last, index, lengths, batch_sizes,
-                     reset, reverse, recurrent_mask, zoneouts, need_gradient, copy_xs, threads)
+                     reset, reverse, recurrent_mask, zoneouts, need_gradient, copy_xs, threads,
+                     precision)
         except BaseException:
             own.put_back(&before, arrays, of_rows)
             raise
@@ -316,6 +320,7 @@ def recurrent_backward(
 def bidirectional_forward(
     cell, xs, weights, states, *, index=None, lengths=None, reset=None,
     recurrent_masks=(None, None), zoneouts=(None, None), need_gradient=True, cache=None,
+    precision=None,
 ):
     """Run a cell over a block, in both directions. See `rnnfast.reference.recurrent`."""
     N, T = xs.shape[:2] if index is None else index.shape
@@ -329,7 +334,7 @@ def bidirectional_forward(
         for k, one in enumerate((own.ahead, own.back)):
             _prepare(one, cell, xs, weights[k], None if states is None else states[k], N, T,
                      hs[:, :, k * H:(k + 1) * H], last[k], index, lengths, None, reset, k == 1,
-                     recurrent_masks[k], zoneouts[k], need_gradient, True, None)
+                     recurrent_masks[k], zoneouts[k], need_gradient, True, None, precision)
             own.run(one, k == 1, True)
         own.ahead.ready = own.back.ready = need_gradient
     finally:
@@ -517,11 +522,11 @@ cdef View _view_at(arrays, Py_ssize_t k, bint writable=False) except *:
 
 
 cdef inline bint _fits(
-    const View* view, const Simd* simd, Py_ssize_t rows, Py_ssize_t columns,
+    const View* view, const Sizes* s, Py_ssize_t rows, Py_ssize_t columns,
 ) noexcept:
-    """Whether an array that may be missing is of this format and shape."""
+    """Whether an array that may be missing is of the layer's format, and of this shape."""
     return view.simd == NULL or (
-        view.simd == simd and view.rows == rows and view.columns == columns)
+        view.simd == s.simd.exact and view.rows == rows and view.columns == columns)
 
 
 cdef object _rows_of_batch(batch_sizes, Py_ssize_t rows, index, lengths, reset, zoneouts):
@@ -606,6 +611,7 @@ cdef int _prepare(
     bint kept,
     bint copy_xs,                 # unless they stay as they are until backward
     threads,                      # at most, or None
+    precision,                    # of products: None, or "bfloat16"
 ) except -1:
     """Sizes and memory of a forward call."""
     cdef Sizes* s = &own.sizes
@@ -624,11 +630,11 @@ cdef int _prepare(
 
     x, Wx, Wh = view_of(xs), view_of(weights[0]), view_of(weights[1])
     b, bh = _view_at(weights, 2), _view_at(weights, 3)
-    s[0] = layer_sizes(Wh.simd, cell_number(cell.name), cell.S, x.columns, Wh.rows)
+    s[0] = layer_sizes(with_precision(Wh.simd, precision), cell_number(cell.name), cell.S, x.columns, Wh.rows)
     columns = s.groups * s.columns.used
     check_shapes(Wx.simd == Wh.simd == x.simd and Wx.rows == s.D
                  and Wx.columns == Wh.columns == columns
-                 and _fits(&b, s.simd, 1, columns) and _fits(&bh, s.simd, 1, columns))
+                 and _fits(&b, s, 1, columns) and _fits(&bh, s, 1, columns))
     s.indexed, s.reverse, s.kept = index is not None, reverse, kept
     s.flat, s.most_threads = batch_sizes is not None, most_threads(threads)
     s.N, s.T_all = N, T
@@ -689,6 +695,8 @@ cdef int _prepare(
     # every step reads Wh again: packed, it is read faster
     _weights(own.scratch.weights_h, s, Wh.matrix, s.H, s.R if s.T <= FEW_STEPS else MANY_ROWS,
              mem.Wh)
+    if s.simd.rounds:
+        _forward_operands(own.scratch, s, mem)
     mem.b_panels = _panels(own.scratch.biases, s, 2 * panels, 1)
     mem.bh_panels = from_row(s.simd, mem.b_panels, 0, panels)
     if s.reset == RESET_AFTER:
@@ -702,6 +710,16 @@ cdef int _prepare(
         _mark_used(s, mem)
     if s.order != NULL or s.T == 0:
         _keep_initial(s, mem)
+    return 0
+
+
+cdef int _forward_operands(Scratch scratch, const Sizes* s, Memory* mem) except -1:
+    """Memory for rounded operands of the products forward."""
+    cdef Py_ssize_t number = s.simd.number
+    cdef Py_ssize_t rows = s.U if s.indexed else min(s.R, _most_rows(s, s.block))
+    mem.x_operand = Matrix(scratch.x_operand.reserve(max(1, rows) * s.x_row, number), s.x_row, 1)
+    mem.h_operand = Matrix(scratch.h_operand.reserve(3 * s.N * s.h_row, number), s.h_row, 1)
+    mem.reset_operand = below(s.simd, mem.h_operand, 2 * s.N)
     return 0
 
 
@@ -885,6 +903,9 @@ cdef int _prepare_backward(
     mem.das = _panels(own.scratch.das, s, panels, s.chunk)
     if s.reset == RESET_AFTER:
         mem.das_hidden = _panels(own.scratch.das_hidden, s, s.P, s.chunk)
+    if s.indexed:
+        mem.das_sum = _panels(own.scratch.das_sum, s, panels, s.U)
+    _backward_operands(own.scratch, s, mem)
     mem.WhT = _panels(own.scratch.weights_h, s, s.units.panels, panels * s.width)
     # sums over very many rows keep what rounding takes from them
     cdef Py_ssize_t row = panels * s.width, of_x = (s.D + 1) * row, of_h = (s.H + 1) * row
@@ -897,7 +918,6 @@ cdef int _prepare_backward(
     sums, rests = moved(s.simd, sums, of_x), moved(s.simd, rests, rest_x)
     _sums(s, s.H, own.dWh, own.dbh, sums, rests if rest_h else NULL, mem.dWh, mem.dbh)
     if s.indexed:
-        mem.das_sum = _panels(own.scratch.das_sum, s, panels, s.U)
         mem.das_rest = moved(s.simd, rests, rest_h) if rest_das else NULL
     mem.scratch = own.scratch.of_threads.reserve(s.threads * s.scratch, number)
     if s.need_dx:
@@ -909,6 +929,31 @@ cdef int _prepare_backward(
     mem.zoned = states_from(s, &mem.dstates, s.S * s.N, 0)
     mem.reached = states_from(s, &mem.dstates, 2 * s.S * s.N, 0)
     _copy_in(s, &mem.dstates, dlast)
+    return 0
+
+
+cdef int _backward_operands(Scratch scratch, const Sizes* s, Memory* mem) except -1:
+    """Where the gradients of gates stand as operands."""
+    cdef Py_ssize_t panels = s.groups * s.P, all_ = panels + s.P, U = s.U if s.indexed else 0
+    cdef Py_ssize_t row = s.width // s.simd.together  # of a panel
+    cdef Py_ssize_t of_rows = all_ * s.chunk * row
+    cdef Py_ssize_t of_columns = all_ * words(s.simd, s.chunk) * s.width
+    cdef void* rows = NULL
+    cdef void* columns = NULL
+    if s.simd.rounds:
+        rows = scratch.das_rows.reserve(max(1, of_rows + panels * U * row), s.simd.number)
+        columns = scratch.das_columns.reserve(
+            max(1, of_columns + panels * words(s.simd, U) * s.width), s.simd.number)
+    mem.das_rows = panels_as_rows(s.simd, mem.das, rows, s.chunk)
+    mem.das_columns = panels_as_operand(s.simd, mem.das, columns, s.chunk)
+    mem.das_hidden_rows = panels_as_rows(
+        s.simd, mem.das_hidden, moved(s.simd, rows, panels * s.chunk * row), s.chunk)
+    mem.das_hidden_columns = panels_as_operand(
+        s.simd, mem.das_hidden,
+        moved(s.simd, columns, panels * words(s.simd, s.chunk) * s.width), s.chunk)
+    mem.das_sum_rows = panels_as_rows(s.simd, mem.das_sum, moved(s.simd, rows, of_rows), U)
+    mem.das_sum_columns = panels_as_operand(
+        s.simd, mem.das_sum, moved(s.simd, columns, of_columns), U)
     return 0
 
 

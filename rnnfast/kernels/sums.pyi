@@ -11,4 +11,5 @@ def product_of_columns(
     A: NDArray[_Real],  # (K, M), C-contiguous
     B: NDArray[_Real],  # (K, N)
     tile_rows: int,
+    precision: str | None = ...,
 ) -> NDArray[_Real]: ...

@@ -9,12 +9,13 @@ are few, else those of SUM_ROWS, whose sums are added exactly, what is lost by r
 import numpy as np
 
 from .engine cimport (
-    ROWS, Buffer, Matrix, Panels, Simd, Walk, below, matrix_of, moved, real, simd_of, zeros,
+    ROWS, Buffer, Matrix, Panels, Simd, Walk, below, matrix_of, moved, real, simd_of, with_precision,
+    words, zeros,
 )
 from .panels cimport (
     Columns, columns_of, computed, from_row, pack, panels_at, unpack, vectors_apart,
 )
-from .products cimport A_BLOCK, even, in_tiles, rows_of_block, tile_height
+from .products cimport A_BLOCK, even, in_tiles, round_panels, rows_of_block, tile_height
 
 # The parts of a sum.
 cdef enum:
@@ -49,7 +50,7 @@ cdef void gradient(
     Py_ssize_t end,
     Py_ssize_t K,
     Matrix A,                     # IN (K, M), rows contiguous
-    Panels B,                     # IN (K, G*H), rows one after the other
+    Panels B,                     # IN (K, G*H), as an operand, rows one after the other
     Sums dW,                      # INOUT (M, G*H)
     void* scratch,                # of gradient_scratch(M, K) numbers
 ) noexcept nogil:
@@ -75,21 +76,22 @@ cdef void gradient(
         k = 0
         while k < K:
             K_k = min(K_most, K - k)
-            tiles = in_tiles(memory, K_k, tile_height(simd, rows))
+            tiles = in_tiles(memory, words(simd, K_k), tile_height(simd, rows))
             simd.pack_tiles(K_k, rows, tiles.k_stride, moved(simd, A.at, k * A.row + m), A.row,
                             memory)
             add = k > 0 or dW.begun
             if dW.in_place > 0:
                 place.at = moved(simd, dW.out.at, m * dW.out.row)
                 _add_parts(simd, rows, min(dW.in_place * W, dW.columns.used), K_k, tiles,
-                           from_row(simd, B, k, 0), parts, place, add)
+                           from_row(simd, B, k // simd.together, 0), parts, place, add)
             for p in range(dW.in_place, dW.columns.panels):
                 sums = from_row(simd, dW.panels, m, p - dW.in_place)
                 whole = sums
                 if add and dW.rest != NULL:
                     whole = block
                 _add_parts(simd, rows, min(W, columns - p * W), K_k, tiles,
-                           from_row(simd, B, k, p), parts, whole, add and dW.rest == NULL)
+                           from_row(simd, B, k // simd.together, p), parts, whole,
+                           add and dW.rest == NULL)
                 if add and dW.rest != NULL:
                     simd.add_exactly(rows * W, whole.at, sums.at,
                                      moved(simd, dW.rest, m * W + p * dW.panels.panel))
@@ -110,6 +112,7 @@ cdef void _add_parts(
 ) noexcept nogil:
     """C = A B, or that is added to C; sums of PART terms are added up tile by tile."""
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
+    cdef Py_ssize_t part = PART // simd.together, of_words = words(simd, K)
     cdef Py_ssize_t m, k, p, rows, K_k, used, whole, height = tile_height(simd, M)
     cdef Py_ssize_t at_once = simd.panels_at_once(height)
     cdef bint touches_C
@@ -127,14 +130,14 @@ cdef void _add_parts(
             c = from_row(simd, C, m, p)
             plus = &c if add else NULL
             k = 0
-            while k < K:
-                K_k = min(PART, K - k)
+            while k < of_words:
+                K_k = min(part, of_words - k)
                 a.at = moved(simd, A.at, m * A.tile + k * A.k_stride)
                 b = from_row(simd, B, k, p)
                 k += K_k
-                touches_C = k == K or plus == &c
+                touches_C = k == of_words or plus == &c
                 simd.tile(rows, used if touches_C else whole, K_k, &a, &b, &nothing, plus,
-                          &c if k == K else &parts)
+                          &c if k == of_words else &parts)
                 plus = &parts
             m += rows
         p += at_once
@@ -173,10 +176,12 @@ cdef Py_ssize_t rest_of(Py_ssize_t calls, Py_ssize_t K, Py_ssize_t numbers) noex
 
 # ---------------------------------------------------------------- for tests
 
-def product_of_columns(const real[:, ::1] A, const real[:, :] B, Py_ssize_t tile_rows):
+def product_of_columns(
+    const real[:, ::1] A, const real[:, :] B, Py_ssize_t tile_rows, precision=None,
+):
     """A^T B, summed as the gradient of a weight, in tiles of up to `tile_rows` rows."""
     cdef Py_ssize_t K = A.shape[0], M = A.shape[1], n = B.shape[1], number = sizeof(real)
-    cdef Simd simd = simd_of(&A[0, 0])[0]
+    cdef Simd simd = with_precision(simd_of(&A[0, 0]), precision)[0]
     simd.tile_rows = min(tile_rows, simd.tile_rows)
     cdef Columns columns = columns_of(1, n, simd.lanes)
     cdef Py_ssize_t W = 4 * simd.lanes, numbers = columns.panels * M * W
@@ -192,6 +197,7 @@ def product_of_columns(const real[:, ::1] A, const real[:, :] B, Py_ssize_t tile
                              memory_of_rest, M)
     with nogil:
         pack(&simd, matrix_of(B), K, columns, 0, columns.panels, B_p)
+        round_panels(&simd, K, 0, columns.panels, B_p, B_p)
         gradient(&simd, 0, M, K, Matrix(<void*> &A[0, 0], M, 1), B_p, sums, memory_of_scratch)
         settle(&simd, 0, M, sums)
     return out

@@ -79,31 +79,6 @@ static void FN(pack)(ptrdiff_t K, ptrdiff_t vectors, ptrdiff_t n, const void *so
                     = v * LANES + j < n ? in[k * in_row + v * in_vector + j * in_column] : 0;
 }
 
-/* The transpose of A = in (K, M) for tiles of `height` rows: of each tile the numbers that belong
- * to the same k, for all k, side by side; tiles height K apart. Some k at a time, whose lines stay
- * in the first-level cache. */
-static void FN(pack_tiles)(ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const void *source,
-                           ptrdiff_t in_row, void *target)
-{
-    const real *restrict in = source;
-    real *restrict out = target;
-    for (ptrdiff_t first = 0; first < K; first += 64) {
-        const ptrdiff_t last = first + 64 < K ? first + 64 : K;
-        for (ptrdiff_t m = 0; m < M; m += height) {
-            const real *a = in + first * in_row + m;
-            real *to = out + m * K + first * height;
-            const ptrdiff_t rows = M - m < height ? M - m : height;
-            if (rows == TILE_ROWS)
-                for (ptrdiff_t k = first; k < last; k++, a += in_row, to += TILE_ROWS)
-                    memcpy(to, a, TILE_ROWS * sizeof(real));
-            else
-                for (ptrdiff_t k = first; k < last; k++, a += in_row, to += height)
-                    for (ptrdiff_t r = 0; r < rows; r++)
-                        to[r] = a[r];
-        }
-    }
-}
-
 /* And back from panels: out[m, j] = in[m, j] for j < n */
 static void FN(unpack)(ptrdiff_t M, ptrdiff_t n, const void *source, void *target,
                        ptrdiff_t out_row, ptrdiff_t out_column)

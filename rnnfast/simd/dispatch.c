@@ -3,7 +3,7 @@
 
 extern const simd_level simd_baseline;
 #ifdef RNNFAST_X86
-extern const simd_level simd_avx2, simd_avx512;
+extern const simd_level simd_avx2, simd_avx512, simd_avx512_bf16;
 #endif
 
 const simd_level *const simd_levels[] = {
@@ -11,6 +11,7 @@ const simd_level *const simd_levels[] = {
 #ifdef RNNFAST_X86
     &simd_avx2,
     &simd_avx512,
+    &simd_avx512_bf16,
 #endif
     NULL,
 };
@@ -21,7 +22,9 @@ int simd_level_usable(const simd_level *level)
     __builtin_cpu_init(); /* asks the processor (CPUID) and the operating system (XGETBV) */
     if (level == &simd_avx2)
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (level == &simd_avx512)
+    if (level == &simd_avx512_bf16 && !__builtin_cpu_supports("avx512bf16"))
+        return 0;
+    if (level == &simd_avx512 || level == &simd_avx512_bf16)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
 #endif

@@ -1,5 +1,5 @@
 /* The other product: few rows times a matrix whose columns are contiguous, such as the transpose of
- * an embedding's table, read where it stands. Included by level.h, once for each `real`.
+ * an embedding's table, read where it stands. Included by real.h, once for each `real`, and by rounded.h.
  *
  *     C[m, j] = init[m, j] + sum over k of A[m, k] B[k, j]
  *
@@ -32,7 +32,7 @@ static ALWAYS_INLINE void FN(dots_body)(
         UNROLL for (int r = 0; r < R; r++)
             a[r] = *(const vec *)(A + r * a_row + k);
         UNROLL for (int j = 0; j < J; j++) {
-            const vec b_j = *(const vec *)(b[j / 4 * 4] + j % 4 * b_column + k);
+            const vec b_j = OPERAND(*(const vec *)(b[j / 4 * 4] + j % 4 * b_column + k));
             UNROLL for (int r = 0; r < R; r++)
                 sum[r * J + j] += a[r] * b_j;
         }
@@ -44,7 +44,8 @@ static ALWAYS_INLINE void FN(dots_body)(
         UNROLL for (int r = 0; r < R; r++)
             a[r] = *(const bits *)(A + r * a_row + k) & last;
         UNROLL for (int j = 0; j < J; j++) {
-            const bits b_j = *(const bits *)(b[j / 4 * 4] + j % 4 * b_column + k) & last;
+            const bits b_j
+                = (bits)OPERAND(*(const vec *)(b[j / 4 * 4] + j % 4 * b_column + k)) & last;
             UNROLL for (int r = 0; r < R; r++)
                 sum[r * J + j] += (vec)a[r] * (vec)b_j;
         }

@@ -1,36 +1,12 @@
 /* One instruction set: everything for every number format, and the level that holds the tables.
  * Whoever includes this has defined LEVEL and LEVEL_NAME, VECTOR_BYTES and TILE_ROWS.
  */
-#include <math.h>
-#include <string.h>
+#include "compiler.h"
 
-#include "simd.h"
-
-#if VECTOR_BYTES != 16 && VECTOR_BYTES != 32 && VECTOR_BYTES != 64
-#error "VECTOR_BYTES must be 16, 32 or 64: scratch memory and rows of states are padded to 64 bytes"
-#endif
-#if TILE_ROWS < 2 || TILE_ROWS > SIMD_MOST_ROWS
-#error "TILE_ROWS must be 2 to SIMD_MOST_ROWS: for higher tiles, add their functions to tile.h"
-#endif
-
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#define NO_UNROLL _Pragma("clang loop unroll(disable)")
-#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#define NO_UNROLL _Pragma("GCC unroll 1")
-#define INDEPENDENT _Pragma("GCC ivdep") /* no turn of a loop needs what another one writes */
-#endif
-/* Over the numbers of a vector: what is unrolled would not become one. */
-#define LANE_LOOP(j) NO_UNROLL for (int j = 0; j < LANES; j++)
-
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-
-/* Whether the compiler makes one instruction of a shuffle by a list of lanes. */
-#if VECTOR_BYTES > 16 && defined(__GNUC__) && !defined(__clang__)
-#define EXCHANGES
-#endif
+/* Names that other files see. */
+#define JOINED(level, name) level##_##name
+#define JOIN(level, name) JOINED(level, name)
+#define OF_LEVEL(name) JOIN(LEVEL, name)
 
 #define square_root_f32 sqrtf
 #define square_root_f64 sqrt
@@ -39,18 +15,28 @@
 #define REAL_BITS 32
 #define LANE_NUMBER int32_t
 #define FN_SUFFIX _f32
+#define TABLE OF_LEVEL(f32)
+#include "real.h"
+#undef real
+#undef REAL_BITS
+#undef LANE_NUMBER
+#undef FN_SUFFIX
+#undef TABLE
+
+#define real double
+#define REAL_BITS 64
+#define LANE_NUMBER int64_t
+#define FN_SUFFIX _f64
+#define TABLE OF_LEVEL(f64)
 #include "real.h"
 #undef real
 #undef REAL_BITS
 #undef LANE_NUMBER
 #undef FN_SUFFIX
 
-#define real double
-#define REAL_BITS 64
-#define LANE_NUMBER int64_t
-#define FN_SUFFIX _f64
-#include "real.h"
+#include "rounded.h"
 
 const simd_level LEVEL = {
-    LEVEL_NAME, {[SIMD_FLOAT] = &table_f32, [SIMD_DOUBLE] = &table_f64}
+    LEVEL_NAME, {[SIMD_FLOAT] = &OF_LEVEL(f32), [SIMD_DOUBLE] = &OF_LEVEL(f64)},
+    &OF_LEVEL(rounded), &OF_LEVEL(standing),
 };

@@ -5,7 +5,14 @@
 #define LANES ((int)(VECTOR_BYTES / sizeof(real)))
 #define PANEL (SIMD_VECTORS * LANES)
 
+#define TOGETHER 1
+#define ROUND(x) (x)
+#define SPREAD(x) ((x) - (vec){0})
+#define OPERAND(b) (b)
+#define MULTIPLY_ADD(sum, a, b) ((sum) + (a) * (b))
+
 #include "functions.h"
+#include "operands.h"
 #include "tile.h"
 #include "cells.h"
 #include "arrays.h"
@@ -15,10 +22,15 @@
 #define FORWARD(name, gates, together, reset) FN(name##_forward),
 #define BACKWARD(name, gates, together, reset) FN(name##_backward),
 
-static const simd_table FN(table) = {
+const simd_table TABLE = {
     .number = sizeof(real),
     .lanes = LANES,
     .tile_rows = TILE_ROWS,
+    .together = TOGETHER,
+    .rounds = 0,
+    .exact = &TABLE,
+    .standing = &TABLE,
+    SIMD_PRODUCT_FUNCTIONS(FUNCTION)
     SIMD_FUNCTIONS(FUNCTION)
     .forward = {SIMD_CELLS(FORWARD)},
     .backward = {SIMD_CELLS(BACKWARD)},
@@ -32,3 +44,8 @@ static const simd_table FN(table) = {
 #undef FN
 #undef LANES
 #undef PANEL
+#undef TOGETHER
+#undef ROUND
+#undef SPREAD
+#undef OPERAND
+#undef MULTIPLY_ADD

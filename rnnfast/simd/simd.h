@@ -16,7 +16,8 @@ enum { SIMD_VECTORS = 4 };                /* vectors in a row of a panel */
 #define SIMD_MOST_ROWS 6                  /* of a tile */
 enum { SIMD_PARTS = 16 };                 /* of a sum of many numbers */
 
-/* The number formats. What is in none of them does not compile. */
+/* The number formats. What is in none of them does not compile. (bf16 is none of them: it is what
+ * operands of products may be rounded to, see simd_operands.) */
 enum { SIMD_FLOAT, SIMD_DOUBLE, SIMD_FORMATS };
 #define SIMD_FORMAT_OF(pointer) _Generic(*(pointer), float: SIMD_FLOAT, double: SIMD_DOUBLE)
 
@@ -71,8 +72,9 @@ typedef struct {
     ptrdiff_t gate;
 } simd_gates;
 
-/* Every function: what it returns, its name and its arguments. */
-#define SIMD_FUNCTIONS(F)                                                                         \
+/* What products are made of: their operands, and the loops over them. What it returns, its name and
+ * its arguments. */
+#define SIMD_PRODUCT_FUNCTIONS(F)                                                                 \
     /* How many panels a tile of so many rows may take at once: 1, 2 or 4. */                     \
     F(ptrdiff_t, panels_at_once, (ptrdiff_t rows))                                                \
     /* C = init + A B for one tile, and + plus unless that is NULL: see tile.h. */                \
@@ -86,6 +88,15 @@ typedef struct {
     F(void, dots, (ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_walk *A,            \
                    const void *B, ptrdiff_t b_column, const simd_panels *init,                    \
                    const simd_panels *C))                                                         \
+    /* Operands, in words: a row of A; rows of a panel of B, of which `words` may be the memory; A   \
+     * transposed, for tiles of `height` rows: see operands.h. */                                 \
+    F(void, row_words, (ptrdiff_t K, const void *row, void *words))                               \
+    F(void, panel_words, (ptrdiff_t K, const void *panel, void *words))                           \
+    F(void, pack_tiles, (ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const void *in,              \
+                         ptrdiff_t in_row, void *out))
+
+/* Every other function. */
+#define SIMD_FUNCTIONS(F)                                                                         \
     /* y = f(x) for n numbers: see functions.h. */                                                \
     F(void, map_tanh, (ptrdiff_t n, const void *x, void *y))                                      \
     F(void, map_sigmoid, (ptrdiff_t n, const void *x, void *y))                                   \
@@ -93,8 +104,6 @@ typedef struct {
     /* Arrays: see arrays.h. */                                                                   \
     F(void, pack, (ptrdiff_t K, ptrdiff_t vectors, ptrdiff_t n, const void *in,                   \
                    ptrdiff_t in_row, ptrdiff_t in_column, ptrdiff_t in_vector, void *out))        \
-    F(void, pack_tiles, (ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const void *in,              \
-                         ptrdiff_t in_row, void *out))                                            \
     F(void, unpack, (ptrdiff_t M, ptrdiff_t n, const void *in, void *out, ptrdiff_t out_row,      \
                      ptrdiff_t out_column))                                                       \
     F(void, add, (ptrdiff_t n, const void *x, void *y))                                           \
@@ -133,11 +142,25 @@ typedef struct {
     F(void, adam, (ptrdiff_t n, double lr, double rate1, double rate2, void *W, const void *dW,   \
                    void *m, void *v))
 
+#define SIMD_MEMBER(result, name, arguments) result (*name) arguments;
+
+/* Operands of products that are not numbers of the format as they are. A word has the bytes of a number,
+ * and holds `together` of them that follow each other along k: two bf16 numbers, or one that is rounded
+ * to bf16. What is not needed for them is a null pointer. */
 typedef struct {
+    ptrdiff_t together;
+    SIMD_PRODUCT_FUNCTIONS(SIMD_MEMBER)
+} simd_operands;
+
+typedef struct simd_table {
     ptrdiff_t number;                     /* bytes of a number */
     ptrdiff_t lanes;                      /* L */
     ptrdiff_t tile_rows;                  /* most rows of a tile */
-#define SIMD_MEMBER(result, name, arguments) result (*name) arguments;
+    ptrdiff_t together;                   /* numbers in a word of a packed operand */
+    int rounds;                           /* whether operands are rounded, so that they are copies */
+    const struct simd_table *exact;       /* of this format, with operands as they are */
+    const struct simd_table *standing;    /* for weights that are read where they stand */
+    SIMD_PRODUCT_FUNCTIONS(SIMD_MEMBER)
     SIMD_FUNCTIONS(SIMD_MEMBER)
     /* One panel of a time step: activation and new state, and their derivatives. See cells.h. */
     void (*forward[SIMD_CELL_COUNT])(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
@@ -150,6 +173,8 @@ typedef struct {
 typedef struct {
     const char *name;
     const simd_table *tables[SIMD_FORMATS];
+    /* of float32, rounded to bf16: packed ones, and those of weights that are read where they stand */
+    const simd_operands *bf16, *bf16_standing;
 } simd_level;
 
 /* The levels that this build has, from the lowest up; a null pointer ends the list. */

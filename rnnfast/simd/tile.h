@@ -1,5 +1,6 @@
 /* The tile: the inner loop of all matrix products but those by columns (dots.h). Included by
- * level.h, once for each `real`.
+ * real.h, once for each `real`, and for rounded operands by rounded.h and avx512_bf16.c, which define
+ * SPREAD, OPERAND and MULTIPLY_ADD.
  *
  *     C[m, n] = init[m, n] + sum over k of A[m, k] B[k, n]
  *
@@ -10,6 +11,8 @@
  * - B is a panel, or up to 4 of them, packed or where they stand: 4 vectors for each k.
  * - init may be C itself (adding to it), a bias, or zeros. Where there is a `plus`, it is added at
  *   the end: for sums that are made of parts.
+ *
+ * Where operands are words of two numbers (see operands.h), k counts words.
  *
  * Every number of C is summed in the order of k, one multiply-add after the other, whatever the
  * shape of the tile: results do not depend on how rows are dealt out to tiles and threads.
@@ -62,11 +65,12 @@ static ALWAYS_INLINE void FN(tile_body)(
         for (ptrdiff_t k = K < a_width ? K : a_width; k > 0; k--, a += a_k) {
             vec a_r[TILE_ROWS];
             UNROLL for (int r = 0; r < R; r++)
-                a_r[r] = a[r * a_row] - (vec){0};
+                a_r[r] = SPREAD(a[r * a_row]);
             UNROLL for (int v = 0; v < V; v++) {
-                const vec b = *(const vec *)(B[v / SIMD_VECTORS] + v % SIMD_VECTORS * b_vector);
+                const vec b = OPERAND(
+                    *(const vec *)(B[v / SIMD_VECTORS] + v % SIMD_VECTORS * b_vector));
                 UNROLL for (int r = 0; r < R; r++)
-                    sum[r * V + v] += a_r[r] * b;
+                    sum[r * V + v] = MULTIPLY_ADD(sum[r * V + v], a_r[r], b);
             }
             UNROLL for (int v = 0; v < V; v += SIMD_VECTORS)
                 B[v / SIMD_VECTORS] += b_row;
@@ -199,14 +203,14 @@ static ALWAYS_INLINE void FN(add_rows)(
     const ptrdiff_t b_row = in->row, from_next = init->panel, to_next = out->panel;
     vec a[8];
     UNROLL for (int r = 0; r < R; r++)
-        a[r] = A[r] - (vec){0};
+        a[r] = SPREAD(A[r]);
     for (ptrdiff_t g = 0; g < gates; g++) {
         const real *b = B + g * in->vector, *from = (const real *)init->at + g * init->vector;
         real *to = (real *)out->at + g * out->vector;
         for (ptrdiff_t p = 0; p < panels; p++, b += LANES, from += from_next, to += to_next) {
             vec sum = *(const vec *)from;
             UNROLL for (int r = 0; r < R; r++)
-                sum += a[r] * *(const vec *)(b + r * b_row);
+                sum = MULTIPLY_ADD(sum, a[r], OPERAND(*(const vec *)(b + r * b_row)));
             *(vec *)to = sum;
         }
     }

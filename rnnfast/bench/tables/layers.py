@@ -171,7 +171,7 @@ def _odd(bench: Bench) -> Iterator[Row]:
     means={"PyTorch": 1.3},
 )
 def _avx2(bench: Bench) -> Iterator[Row]:
-    if engine.CPU_LEVEL in ("avx2", "avx512"):
+    if engine.CPU_LEVEL != "baseline":
         yield from layers(bench, "lstm", lambda H: None, environments=cases.AVX2)
 
 
