@@ -9,8 +9,6 @@ from . import kernels
 from ._version import __version__
 from .threads import available_cpus, get_num_threads
 
-_BF16: bool = getattr(kernels.engine, "BF16", False)
-
 
 def build_info() -> dict[str, str | int]:
     """Versions, build and machine, as a dict of printable values."""
@@ -22,7 +20,9 @@ def build_info() -> dict[str, str | int]:
         "bounds checks": "on (debug build)" if kernels.build.BOUNDS_CHECKED else "off",
         "machine": f"{platform.system()} {platform.machine()}",
         "cpu level": kernels.engine.CPU_LEVEL,
-        "bf16 products": "by the processor" if _BF16 else "rounded first, slower than float32",
+        "bf16 products": (
+            "by the processor" if kernels.engine.BF16 else "rounded first, slower than float32"
+        ),
         "openmp": "yes" if kernels.engine.HAS_OPENMP else "no: everything is serial",
         "cpus": f"{available_cpus()} of {os.cpu_count()}",
         "threads": get_num_threads(),

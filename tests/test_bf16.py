@@ -16,6 +16,7 @@ from problems import (
     RECURRENT,
     STACKS,
     STEPS,
+    assert_close,
     make_problem,
 )
 from rounded import require_rounded_alike
@@ -273,6 +274,38 @@ def test_every_cell_is_its_twin(cell, names):
         return results
 
     require_rounded_alike(run)
+
+
+@pytest.mark.parametrize(
+    "cell", [cell for cell in cells.KERNEL_CELLS.values() if cell != cells.GRU]
+)
+def test_gradients_of_what_is_not_rounded_are_central_differences(cell):
+    """Biases and c of a single step; of operands the function is made of steps, and so it is of the
+    biases of a GRU whose r is multiplied into one."""
+    block = sequences.make_block(cell, (2, 1, 5, 4), (), "float32", 2)
+    _, cache = sequences.run_forward(kernels, block, **BF16)
+    gradients = sequences.run_backward(kernels, block, cache)
+    step = 2.0**-6
+
+    def loss():
+        results, _ = sequences.run_forward(kernels, block, **BF16)
+        sums = (results["hs"] * block.dhs, results["last"] * block.dlast)
+        return sum(np.sum(part, dtype=np.float64) for part in sums)
+
+    varied = dict(zip(sequences.gradients_of(cell)[2:], block.weights[2:], strict=True))
+    if cell.S > 1:
+        varied["dstates"] = block.states[1]
+    for name, array in varied.items():
+        gradient = gradients[name][1] if name == "dstates" else gradients[name]
+        found = np.zeros(array.shape)
+        for place in np.ndindex(array.shape):
+            before = array[place]
+            array[place] = before + step
+            above = loss()
+            array[place] = before - step
+            found[place] = (above - loss()) / (2 * step)
+            array[place] = before
+        assert_close(gradient, found, 2e-3, name)
 
 
 BLOCKS = [*RECURRENT, *BIDIRECTIONAL, *STACKS]
