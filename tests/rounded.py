@@ -6,6 +6,7 @@ flipped. That happens to one of some ten thousand, and everything that comes of 
 """
 
 import numpy as np
+from forms import LONG, SEED
 from problems import TOLERANCES
 
 TOLERANCE = TOLERANCES[np.dtype(np.float32)]
@@ -54,3 +55,21 @@ def as_floats(bits):
     infinite = (bits & 0x7FFF_FFFF) == 0x7F80_0000
     values = (bits & 0xFFFF_FFFF).astype(np.uint32).view(np.float32).astype(np.float64)
     return np.where(infinite, np.copysign(2.0**128, values), values)
+
+
+def from_bits(bits):
+    return np.asarray(bits, np.uint32).view(np.float32)
+
+
+def special_bits():
+    """Every bf16, and behind each the lower halves where something changes."""
+    halves = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
+    return ((np.arange(1 << 16, dtype=np.uint32) << 16)[:, None] | halves).reshape(-1)
+
+
+def many_bits():
+    """Those and random ones; in the long form, all that there are."""
+    yield special_bits()
+    rng, part = np.random.default_rng(SEED), np.arange(1 << 20, dtype=np.uint32)
+    for k in range(1 << 12 if LONG else 4):
+        yield (k << 20) + part if LONG else rng.integers(0, 1 << 32, 1 << 20, dtype=np.uint32)

@@ -7,9 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
-from forms import SEED, form
 from problems import BIDIRECTIONAL, RECURRENT, STACKS, STEPS, assert_all_close, make_problem
-from rounded import nearest, require_rounded_alike
+from rounded import from_bits, many_bits, nearest, require_rounded_alike
 
 import rnnfast
 from rnnfast import _ops, archive, reference
@@ -33,27 +32,11 @@ def bits_of(x):
     return np.asarray(x).view(np.uint32)
 
 
-def from_bits(bits):
-    return np.asarray(bits, np.uint32).view(np.float32)
-
-
 # The rounding. ----------------------------------------------------------------------------------
 
 
-def special_bits():
-    """Every bf16, and behind each the lower halves where something changes."""
-    halves = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
-    return ((np.arange(1 << 16, dtype=np.uint32) << 16)[:, None] | halves).reshape(-1)
-
-
-def random_bits():
-    rng = np.random.default_rng(SEED)
-    for _ in range(form(4, 400)):
-        yield rng.integers(0, 1 << 32, 1 << 20, dtype=np.uint32)
-
-
 def test_rounding_takes_the_nearest_and_of_two_the_even_one():
-    for bits in (special_bits(), *random_bits()):
+    for bits in many_bits():
         x = from_bits(bits)
         result, number = rounded(x), ~np.isnan(x)
         np.testing.assert_array_equal(bits_of(result)[number], bits_of(nearest(x))[number])
@@ -63,7 +46,7 @@ def test_rounding_takes_the_nearest_and_of_two_the_even_one():
 
 def test_rounding_is_that_of_pytorch():
     torch = pytest.importorskip("torch")
-    for bits in (special_bits(), next(random_bits())):
+    for bits in many_bits():
         theirs = torch.from_numpy(from_bits(bits)).bfloat16().float().numpy()
         np.testing.assert_array_equal(rounded(from_bits(bits)), theirs)
 
@@ -112,6 +95,16 @@ def test_a_product_is_within_the_bound_of_the_docs(K, seed):
     error = np.abs(product_in("bfloat16")(a, b) - exact)
     assert (error <= size * (2 * u + u**2 + sums * (1 + u) ** 2)).all()
     assert error.max() > 2.0**-13 * np.abs(exact).max()  # it is no product of float32
+
+
+@pytest.mark.parametrize("K", [1, 3, 64, 257])
+def test_products_are_those_of_pytorch(K):
+    """Which adds them up in float32, and rounds the sum; those of whole numbers are exact."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(K)
+    a, b = (rng.integers(-600, 601, shape).astype("f") for shape in ((33, K), (K, 40)))
+    theirs = torch.from_numpy(a).bfloat16() @ torch.from_numpy(b).bfloat16()
+    np.testing.assert_array_equal(rounded(product_in("bfloat16")(a, b)), theirs.float().numpy())
 
 
 def test_another_precision_of_a_product_is_refused():

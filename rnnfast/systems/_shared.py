@@ -64,9 +64,9 @@ class NamedNetwork(Network):
         options = {name: config[name] for name in ("stateful", "truncate_size")}
         plain = type(recurrent)(*recurrent.params, **options).config()
         for name, value in config.items():
-            if value != plain.get(name):
+            if value != plain[name]:
                 raise TypeError(
-                    f"{name}: expected {plain.get(name)!r} in the recurrent layer of a "
+                    f"{name}: expected {plain[name]!r} in the recurrent layer of a "
                     f"{type(self).__name__}, which could not be made again from its constructor's "
                     f"arguments, got {value!r}; save a Network of its layers"
                 )
