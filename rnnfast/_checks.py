@@ -30,6 +30,26 @@ def as_float_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
     return found
 
 
+def as_products(precision: object, dtype: np.dtype[Any]) -> dict[str, str]:
+    """Keyword arguments of what multiplies with weights of this dtype: none where operands are not
+    rounded."""
+    if precision is None:
+        return {}
+    if not isinstance(precision, str) or precision not in ("bfloat16", dtype.name):
+        raise ValueError(
+            f"precision: expected 'bfloat16', or {dtype.name!r} as the weights have, or None, "
+            f"got {precision!r}"
+        )
+    if precision == dtype.name:
+        return {}
+    if dtype != np.float32:
+        raise ValueError(
+            f"precision: expected weights of float32 with 'bfloat16', got {dtype.name}; convert "
+            "them with .astype(numpy.float32), or leave precision out"
+        )
+    return {"precision": "bfloat16"}
+
+
 def as_array(name: str, array: ArrayLike) -> Array:
     """`array`, or the array that its numbers make."""
     if isinstance(array, np.ndarray):

@@ -1,7 +1,7 @@
 """Names for the types of arguments and results."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -13,6 +13,8 @@ Arrays: TypeAlias = Array | Sequence[Array]
 BatchPart: TypeAlias = tuple[int, int] | None
 """(first row, rows of the whole batch) of a batch that is a part of one, None of a whole one."""
 Ids: TypeAlias = NDArray[np.int64]
+Precision: TypeAlias = Literal["bfloat16", "float32", "float64"]
+"""What operands of products are rounded to; that of the weights is no rounding."""
 Shape: TypeAlias = tuple[int, ...]
 Sizes: TypeAlias = tuple[int | str, ...]
 """A shape that is expected; a string stands for any size of at least 1."""
@@ -25,6 +27,7 @@ __all__ = [
     "BatchPart",
     "DTypeLike",
     "Ids",
+    "Precision",
     "Seed",
     "Shape",
     "Sizes",

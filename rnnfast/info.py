@@ -20,6 +20,9 @@ def build_info() -> dict[str, str | int]:
         "bounds checks": "on (debug build)" if kernels.build.BOUNDS_CHECKED else "off",
         "machine": f"{platform.system()} {platform.machine()}",
         "cpu level": kernels.engine.CPU_LEVEL,
+        "bf16 products": (
+            "by the processor" if kernels.engine.BF16 else "rounded first, slower than float32"
+        ),
         "openmp": "yes" if kernels.engine.HAS_OPENMP else "no: everything is serial",
         "cpus": f"{available_cpus()} of {os.cpu_count()}",
         "threads": get_num_threads(),

@@ -17,7 +17,7 @@ from ._checks import (
     is_number,
 )
 from ._ops import Ops
-from ._types import Array, ArrayLike
+from ._types import Array, ArrayLike, Precision
 from .layers import Layer
 from .layers.affine import Affine
 
@@ -113,7 +113,16 @@ class TimeAffineWithLoss(_IgnoresLabel, Affine):
     b : array (V,)
     ignore_label : int, keyword-only
         Target that marks a position to leave out; also an attribute, which may be set.
+    precision : "bfloat16", or the dtype of the weights, or None, keyword-only
+        "bfloat16" rounds the operands of the three products to bf16, as in `TimeAffine`: x and W;
+        the gradient of the logits, before each row is divided by the sum of its exponentials and
+        by the number of rows that count, and W; x, divided by these, and that gradient. The softmax
+        and the loss are of the logits in float32.
     ops : module with the arithmetic, keyword-only
+
+    Attributes
+    ----------
+    precision : "bfloat16", "float32" or "float64"
 
     Notes
     -----
@@ -123,9 +132,15 @@ class TimeAffineWithLoss(_IgnoresLabel, Affine):
     """
 
     def __init__(
-        self, W: Array, b: Array, *, ignore_label: int = -1, ops: Ops | None = None
+        self,
+        W: Array,
+        b: Array,
+        *,
+        ignore_label: int = -1,
+        precision: Precision | None = None,
+        ops: Ops | None = None,
     ) -> None:
-        super().__init__(W, b, ops=ops)
+        super().__init__(W, b, precision=precision, ops=ops)
         self.ignore_label = ignore_label
 
     def config(self) -> dict[str, Any]:
@@ -149,7 +164,7 @@ class TimeAffineWithLoss(_IgnoresLabel, Affine):
         count: int
         total, count, cache = self.ops.affine_loss_forward(
             xs.reshape(-1, len(W)), W, b, targets, self.ignore_label,
-            need_gradient=need_gradient, cache=self._take_memory(),
+            need_gradient=need_gradient, cache=self._take_memory(), **self._products,
         )  # fmt: skip
         self._kept = None  # an error that comes now lets backward be refused
         if need_gradient:

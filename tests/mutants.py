@@ -547,7 +547,9 @@ class Copy:
     FLAGS: ClassVar = {
         "baseline": [],
         **({"avx2": ["-mavx2", "-mfma"]} if X86 else {}),
-        "dispatch": ["-DRNNFAST_X86=1", *(f"-Dsimd_{name}=simd_avx2" for name in HIGHER)] if X86 else [],
+        "dispatch": ["-DRNNFAST_X86=1", *(f"-Dsimd_{name}=simd_avx2" for name in HIGHER)]
+        if X86
+        else [],
     }
 
     def __init__(self, folder: Path) -> None:

@@ -483,6 +483,7 @@ WRONG = {
     "average": [-0.1, 1, "0.5", np.nan, []],
     "weight_decay": [-1, "0.1", np.nan, np.inf, [], True],
     "text": [3, b"text", ["a"], True],
+    "precision": [value for value in NO_CHOICES if value is not None],
 }
 
 

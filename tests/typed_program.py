@@ -70,7 +70,7 @@ def sequences(rng: np.random.Generator) -> float:
     xs = rng.standard_normal((2, 5, 3)).astype(np.float32)
     Wx, Wh, b = (rng.standard_normal(s).astype(np.float32) for s in ((3, 12), (4, 12), 12))
     gru = rnnfast.TimeGRU(Wx, Wh, b, reset_after=True, reverse=True, zoneout=0.1, rng=0)
-    both = rnnfast.TimeBiGRU(Wx, Wh, b, Wx, Wh, b, weight_drop=0.5, truncate_size=2)
+    both = rnnfast.TimeBiGRU(Wx, Wh, b, Wx, Wh, b, weight_drop=0.5, precision="bfloat16")
     hs: NDArray[np.float32] = gru.forward(xs, lengths=[5, 3], need_gradient=False)
     hs = np.concatenate((hs, both.forward(xs, reset=np.zeros((2, 5), bool))), axis=2)
     both.backward(hs[..., 4:], dh=np.ones((2, 2, 4)))

@@ -60,6 +60,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--locked", **flag, help="one mask of dropout for all steps of a block")
     option("--tie-weights", **flag, help="one table for embedding and output")
     option("--dtype", choices=list(DTYPES), help=f"of all numbers (default: {Settings.dtype})")
+    option(
+        "--precision",
+        choices=["bfloat16", *DTYPES],
+        help="of the operands of products; only float32 can be rounded (default: the --dtype)",
+    )
     option("--init", choices=list(INITS), help=f"initial weights (default: {Settings.init})")
     option("--optimizer", choices=list(OPTIMIZERS), help="how weights are updated (default: adam)")
     option("--lr", type=above_zero, metavar="X", help="learning rate (default: by the optimizer)")
@@ -223,7 +228,8 @@ def _describe(run: Run, places: Sequence[str]) -> None:
         f"validation {len(corpus.valid):,}, test {len(corpus.test):,}",
         f"without context (unigram entropy): {loss_text(unigram_entropy(corpus.ids), unit)}",
         f"model: {settings.cell}, embedding {settings.embedding}, hidden {settings.hidden}, "
-        f"layers {settings.layers}, dropout {settings.dropout:g}: {parameters:,} parameters",
+        f"layers {settings.layers}, dropout {settings.dropout:g}: {parameters:,} parameters"
+        + (f", products in {settings.precision}" if settings.precision else ""),
         f"training: {settings.optimizer}, lr {settings.lr:g}, schedule {settings.schedule}, "
         f"{settings.batch} lanes x {settings.time} steps, {settings.epochs} epochs",
         *([f"ranks: {run.ranks.size}, {_threads()} each; {'; '.join(places)}"] if places else []),

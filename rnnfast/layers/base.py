@@ -1,15 +1,15 @@
 """What every layer has: parameters, their gradients, and checks of both."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Signature, signature
 from operator import is_
 from typing import Any, TypeVar
 
 import numpy as np
 
-from .._checks import aligned, as_batch_part, as_weights, check_shape
+from .._checks import aligned, as_batch_part, as_products, as_weights, check_shape
 from .._ops import HasOps, Ops
-from .._types import Array, ArrayLike, BatchPart, Sizes
+from .._types import Array, ArrayLike, BatchPart, Precision, Sizes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,6 +65,8 @@ class Layer(HasOps):
     _batch_part: BatchPart = None
     _shape_hint = ""
     """What an error says of weights whose shapes do not fit."""
+    _products: Mapping[str, str] = {}
+    """Keyword arguments of functions of `ops` with products."""
     forward: Callable[..., Any]
     backward: Callable[..., Any]
 
@@ -163,6 +165,7 @@ class Layer(HasOps):
         # the kernels trust that gradients, and what forward kept, fit the weights of now
         dtype = weights[0].dtype
         retyped = dtype != self._dtype and all(dW.dtype == dtype for dW in self.grads)
+        retyped = retyped and not self._products  # operands that are rounded have one dtype
         for name, W, dW, size in zip(self._names, weights, self.grads, self._sizes, strict=True):
             if W.shape != size or (W.dtype != self._dtype and not retyped):
                 raise ValueError(
@@ -218,6 +221,28 @@ class Layer(HasOps):
                 f"got another array as {name}; call forward first"
             )
         return cache
+
+
+class Multiplying(Layer):
+    """A layer with products, whose operands may be rounded.
+
+    With the precision "bfloat16", all operands of products are rounded to bf16 as they are read,
+    forward and backward: to the nearest, ties to even. Weights, states, sums, biases, gradients and
+    what an optimizer keeps stay float32. Gradients are those of the rounded operands, and pass the
+    rounding as they are (straight through).
+    """
+
+    def __init__(self, ops: Ops | None, precision: Precision | None, **weights: ArrayLike) -> None:
+        super().__init__(ops, **weights)
+        self._products = as_products(precision, self.dtype)
+
+    @property
+    def precision(self) -> str:
+        """What operands of products have: "bfloat16", or the dtype of the weights."""
+        return self._products.get("precision", self.dtype.name)
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), **self._products}
 
 
 def same(arrays: Sequence[Array | None], others: Sequence[Array | None]) -> bool:

@@ -11,8 +11,8 @@ import numpy as np
 from .. import cells
 from .._checks import as_bool, as_floats
 from .._ops import Ops
-from .._types import Array, ArrayLike, Arrays, Sizes
-from .base import Layer
+from .._types import Array, ArrayLike, Arrays, Precision, Sizes
+from .base import Multiplying
 
 Rows = TypeVar("Rows", int, str)
 Activation: TypeAlias = Literal["tanh", "relu"]
@@ -69,7 +69,7 @@ Backward: TypeAlias = tuple[Array | None, Array]
 """dxs, gradients of the initial states"""
 
 
-class Recurrent(Layer):
+class Recurrent(Multiplying):
     """A layer with the weights of a `cell`: Wx (D, G*H), Wh (H, G*H), b (G*H,) [, bh (G*H,)].
 
     All that depends on the number of directions in time is in the methods from `state_shape` to
@@ -79,13 +79,15 @@ class Recurrent(Layer):
     cell: cells.Cell
     _reverse = False
 
-    def __init__(self, weights: Mapping[str, ArrayLike], ops: Ops | None) -> None:
-        super().__init__(ops, **weights)
+    def __init__(
+        self, weights: Mapping[str, ArrayLike], ops: Ops | None, precision: Precision | None
+    ) -> None:
+        super().__init__(ops, precision, **weights)
         # where Wh of each direction stands in `params`
         self._recurrent_places = range(1, len(self._names), len(self.cell.weights))
 
     def config(self) -> dict[str, Any]:
-        return dict(CELL_OPTIONS[self.cell.name])
+        return super().config() | CELL_OPTIONS[self.cell.name]
 
     @property
     def hidden_size(self) -> int:

@@ -20,7 +20,7 @@ from .._checks import (
     check_shape,
 )
 from .._ops import Ops
-from .._types import Array, ArrayLike, Arrays, Shape
+from .._types import Array, ArrayLike, Arrays, Precision, Shape
 from .base import hands_on, same
 from .cell import (
     CELL_OPTIONS,
@@ -38,6 +38,7 @@ class Options(Regularisation, total=False):
     """Keyword arguments of every layer over a block; what they mean is said in `TimeLSTM`."""
 
     truncate_size: int | None
+    precision: Precision | None
     ops: Ops | None
 
 
@@ -53,6 +54,7 @@ class TimeRecurrent(Regularised):
         Whether a block starts from the last states of the block before (truncated BPTT) or from
         zeros. Gradients never flow from one block into another.
     truncate_size, recurrent_dropout, zoneout, weight_drop, zoneout_mean, rng : as given; may be set
+    precision : "bfloat16", "float32" or "float64"
     """
 
     h: Array | None
@@ -66,10 +68,11 @@ class TimeRecurrent(Regularised):
         stateful: bool,
         *,
         truncate_size: int | None = None,
+        precision: Precision | None = None,
         ops: Ops | None = None,
         **regularisation: Unpack[Regularisation],
     ) -> None:
-        super().__init__(weights, ops, **regularisation)
+        super().__init__(weights, ops, precision, **regularisation)
         self.stateful = as_bool("stateful", stateful)
         self.truncate_size = truncate_size
         # the last states, and the views of them that are attributes
@@ -444,13 +447,20 @@ class TimeLSTM(TimeDirected):
         rng : numpy.random.Generator or RandomState, int, or None
             Where masks are drawn from, for every call of `forward` in training, and for no other.
             A whole number seeds a generator of its own, and None a fresh one.
+        precision : "bfloat16", or the dtype of the weights, or None
+            "bfloat16", of weights in float32 alone, rounds the operands of all products to bf16, to
+            the nearest, ties to even: xs, Wx, Wh, the h that meets Wh, and in backward the
+            gradients that meet one of them. Weights, states, gates, sums and gradients stay
+            float32. Gradients are those of the rounded operands, and pass the rounding as they are
+            (straight through). None is the dtype.
         ops : module with the arithmetic
 
         Raises
         ------
         TypeError, ValueError
             Where a dtype or a shape does not fit, a carried state of another batch size included;
-            for rates outside 0 <= p < 1. Here and in `forward`, `backward` and `set_state`, and
+            for rates outside 0 <= p < 1; for another precision, or "bfloat16" with weights in
+            float64. Here and in `forward`, `backward` and `set_state`, and
             where attributes are set. Nothing has changed then.
         """
         super().__init__(weights_of(self.cell, Wx, Wh, b), stateful, **options)

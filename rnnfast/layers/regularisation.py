@@ -12,7 +12,7 @@ import numpy as np
 from .._checks import as_bool, as_fraction, as_generator, is_number
 from .._ops import Ops
 from .._random import Generator, PutBackOnError, draw_key
-from .._types import Array, ArrayLike, Arrays, BatchPart, DTypeLike, Seed, Shape
+from .._types import Array, ArrayLike, Arrays, BatchPart, DTypeLike, Precision, Seed, Shape
 from .cell import Drops, Forward, Recurrent, dropped
 
 Rates: TypeAlias = float | Sequence[float]
@@ -91,6 +91,7 @@ class Regularised(Recurrent):
         self,
         weights: Mapping[str, ArrayLike],
         ops: Ops | None,
+        precision: Precision | None,
         *,
         recurrent_dropout: float = 0.0,
         zoneout: Rates = 0.0,
@@ -98,7 +99,7 @@ class Regularised(Recurrent):
         zoneout_mean: bool = False,
         rng: Seed = None,
     ) -> None:
-        super().__init__(weights, ops)
+        super().__init__(weights, ops, precision)
         self._set(
             _recurrent_dropout=as_fraction("recurrent_dropout", recurrent_dropout),
             _zoneout=self._as_rates(zoneout),
@@ -197,6 +198,7 @@ class Regularised(Recurrent):
 
         After an error the generator is as it was.
         """
+        options.update(self._products)
         if not self._regularised:
             return self._kernel_forward(xs, weights, states, options), {}
         if not training:

@@ -157,7 +157,8 @@ class TimeStack(TimeRecurrent):
         rng : numpy.random.Generator or RandomState, int, or None
             Where weights, and then masks, are drawn from. A whole number seeds a generator of its
             own, and None a fresh one.
-        truncate_size, recurrent_dropout, zoneout, weight_drop, zoneout_mean : see `TimeLSTM`
+        truncate_size, precision, recurrent_dropout, zoneout, weight_drop, zoneout_mean
+            See `TimeLSTM`.
             Of every layer.
         ops : module with the arithmetic
 
@@ -471,4 +472,4 @@ def _cell(kind: str, activation: Activation, reset_after: bool) -> cells.Cell:
 
 def _description(layer: TimeRecurrent) -> dict[str, Any]:
     """What must be equal in all layers of a stack, by name."""
-    return {"class": type(layer).__name__} | layer.config()
+    return {"class": type(layer).__name__, "precision": None} | layer.config()

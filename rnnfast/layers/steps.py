@@ -6,7 +6,7 @@ Letters in shapes: N batch rows, D input size, H hidden size, G gates, S states.
 from .. import cells
 from .._checks import as_floats
 from .._ops import Ops
-from .._types import Array, ArrayLike
+from .._types import Array, ArrayLike, Precision
 from .cell import Activation, Recurrent, gru_cell, rnn_cell, weights_of
 
 
@@ -20,7 +20,7 @@ class _Step(Recurrent):
         first = self._given(len(x), states, "a state has a row for every row of x")
         last: Array
         _, last, cache = self._ops.recurrent_forward(
-            self.cell, x[:, None], weights, first, cache=self._take_memory()
+            self.cell, x[:, None], weights, first, cache=self._take_memory(), **self._products
         )
         self._keep((cache, last.shape[1:], {}))
         self._memory = cache
@@ -53,6 +53,7 @@ class RNN(_StepOfH):
         b: Array,
         *,
         activation: Activation = "tanh",
+        precision: Precision | None = None,
         ops: Ops | None = None,
     ) -> None:
         """
@@ -61,7 +62,7 @@ class RNN(_StepOfH):
         Wx, Wh, b : arrays of shapes (D, H), (H, H), (H,), float32 or float64
         activation : "tanh" or "relu", keyword-only
             relu(a) = max(0, a), whose derivative at 0 is 0.
-        ops : module with the arithmetic, keyword-only
+        precision, ops : keyword-only, as in `TimeLSTM`
 
         Raises
         ------
@@ -69,7 +70,7 @@ class RNN(_StepOfH):
             Where a dtype or a shape does not fit; here and in `forward` and `backward`.
         """
         self.cell = rnn_cell(activation)
-        super().__init__(weights_of(self.cell, Wx, Wh, b), ops)
+        super().__init__(weights_of(self.cell, Wx, Wh, b), ops, precision)
 
 
 class GRU(_StepOfH):
@@ -97,6 +98,7 @@ class GRU(_StepOfH):
         *,
         reset_after: bool = False,
         bh: Array | None = None,
+        precision: Precision | None = None,
         ops: Ops | None = None,
     ) -> None:
         """
@@ -106,7 +108,7 @@ class GRU(_StepOfH):
         reset_after : bool, keyword-only (like all that follow)
         bh : array (3*H,), only with reset_after
             A parameter like b. None is an array of zeros.
-        ops : module with the arithmetic
+        precision, ops : as in `TimeLSTM`
 
         Raises
         ------
@@ -115,7 +117,7 @@ class GRU(_StepOfH):
             without reset_after.
         """
         self.cell = gru_cell(reset_after, bh=bh)
-        super().__init__(weights_of(self.cell, Wx, Wh, b, bh), ops)
+        super().__init__(weights_of(self.cell, Wx, Wh, b, bh), ops, precision)
 
 
 class LSTM(_Step):
@@ -126,19 +128,27 @@ class LSTM(_Step):
 
     cell: cells.Cell = cells.LSTM
 
-    def __init__(self, Wx: Array, Wh: Array, b: Array, *, ops: Ops | None = None) -> None:
+    def __init__(
+        self,
+        Wx: Array,
+        Wh: Array,
+        b: Array,
+        *,
+        precision: Precision | None = None,
+        ops: Ops | None = None,
+    ) -> None:
         """
         Parameters
         ----------
         Wx, Wh, b : arrays of shapes (D, 4*H), (H, 4*H), (4*H,), float32 or float64
-        ops : module with the arithmetic, keyword-only
+        precision, ops : keyword-only, as in `TimeLSTM`
 
         Raises
         ------
         TypeError, ValueError
             Where a dtype or a shape does not fit; here and in `forward` and `backward`.
         """
-        super().__init__(weights_of(self.cell, Wx, Wh, b), ops)
+        super().__init__(weights_of(self.cell, Wx, Wh, b), ops, precision)
 
     def forward(self, x: ArrayLike, h_prev: ArrayLike, c_prev: ArrayLike) -> tuple[Array, Array]:
         """x (N, D), h_prev and c_prev (N, H), None being zeros -> h, c, both (N, H)."""

@@ -17,12 +17,13 @@ from .._checks import (
     as_fraction,
     as_generator,
     as_ids,
+    as_products,
     as_weights,
     check_shape,
 )
 from .._ops import Ops
 from .._random import draw_key
-from .._types import Array, ArrayLike, Ids, Seed, Shape
+from .._types import Array, ArrayLike, Ids, Precision, Seed, Shape
 from ..archive import require_names
 from ..cells import Cell
 from ..errors import InputError
@@ -32,7 +33,7 @@ from ..layers.regularisation import Rates
 from ..losses import TimeAffineWithLoss
 from ..reference.generation import Choice, Writer
 from .network import Call, Network, States, forward_with
-from .saving import Classes, by_layer, field, known, layer_from
+from .saving import Classes, by_layer, field, known, layer_from, require_one_precision
 
 CellName: TypeAlias = Literal["rnn", "lstm", "gru"]
 LAYER_OF_CELL: dict[str, Any] = {layer.cell.name: layer for layer in (TimeRNN, TimeLSTM, TimeGRU)}
@@ -89,6 +90,10 @@ class LanguageModel(Network):
     zoneout : float, or (of h, of c)
         Probability of a number of a state to stay what it was (Krueger et al. 2017).
     dtype : float32 or float64
+    precision : "bfloat16", or the dtype, or None
+        "bfloat16", of a model in float32 alone, rounds the operands of all products of the
+        recurrent layers, the affine layer and its loss to bf16, as in `TimeLSTM` and
+        `TimeAffineWithLoss`; all numbers that the model keeps stay float32. None is the dtype.
     rng : numpy.random.Generator or RandomState, int, or None
         Where the weights are drawn from, and then a number for each layer with masks, which seeds
         the generator that they come from. A whole number seeds a generator of its own; None is
@@ -104,6 +109,7 @@ class LanguageModel(Network):
     Attributes
     ----------
     vocab_size, tie_weights : as given
+    precision : "bfloat16", "float32" or "float64"
     embedding, affine : the first layer, and the loss with the last in it
     dropout_layers : list of `TimeDropout`, whose rates may be set; empty without `dropout`
     params, grads : lists of arrays, in the order of the layers
@@ -145,6 +151,7 @@ class LanguageModel(Network):
         weight_drop: float = 0.0,
         zoneout: Rates = 0.0,
         dtype: DTypeLike = np.float32,
+        precision: Precision | None = None,
         rng: Seed = None,
         init: Init = "textbook",
         ops: Ops | None = None,
@@ -164,12 +171,14 @@ class LanguageModel(Network):
             )
         dropout, locked = as_fraction("dropout", dropout), as_bool("locked", locked)
         dtype, draw = as_float_dtype("dtype", dtype), init_by_name(init)
+        products = as_products(precision, dtype)
         # the smallest layer of this kind says what it thinks of the options
         least = self.Cell(
-            *(np.zeros(shape) for shape in _recurrent_shapes(self.Cell.cell, 1, 1).values()),
+            *(np.zeros(shape, dtype) for shape in _recurrent_shapes(self.Cell.cell, 1, 1).values()),
             stateful=True,
             weight_drop=weight_drop,
             zoneout=zoneout,
+            **products,
         )
         # NumPy's module has what a generator has, and draws from the global state
         numbers: Any = np.random if rng is None else as_generator(rng)
@@ -182,7 +191,7 @@ class LanguageModel(Network):
         names = param_shapes(self.Cell.cell, V, D, H, layers, tie_weights)
         params = {name: array.astype(dtype) for name, array in zip(names, arrays, strict=True)}
         drops = [{"rate": dropout, "locked": locked}] * (layers + 1) if dropout else []
-        self._assemble(params, [least.config()] * layers, drops, {}, ops)
+        self._assemble(params, [least.config()] * layers, drops, products, ops)
         for layer in self.layers:
             if getattr(layer, "rng", None) is not None:
                 layer.rng = draw_key(numbers)
@@ -230,6 +239,11 @@ class LanguageModel(Network):
     @ops.setter
     def ops(self, ops: Ops) -> None:
         self._use(ops)
+
+    @property
+    def precision(self) -> str:
+        """What operands of products have: "bfloat16", or the dtype of the weights."""
+        return self.affine.precision
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments of `from_params`, as JSON has them: all of the model but its weights.
@@ -296,6 +310,7 @@ class LanguageModel(Network):
         model = cls.__new__(cls)
         model.Cell = layer
         model._assemble(params, recurrent, dropout, field(config, "affine", dict), ops)
+        require_one_precision([*model.recurrent_layers, model.affine])
         require_names(model.named_params(), params)  # an option may ask for one more
         return model
 
@@ -356,7 +371,7 @@ class LanguageModel(Network):
         ]
         writer: Writer = self.ops.writer(
             *self.embedding._checked_params(), layers, *self.affine._checked_params(), states,
-            first, length, choice,
+            first, length, choice, **self.affine._products,
         )  # fmt: skip
         return writer
 
@@ -387,6 +402,7 @@ class _TextbookModel(LanguageModel):
         num_layers: int = 1,
         tie_weights: bool = False,
         dtype: DTypeLike = np.float32,
+        precision: Precision | None = None,
         rng: Seed = None,
         ops: Ops | None = None,
     ) -> None:
@@ -398,6 +414,7 @@ class _TextbookModel(LanguageModel):
             layers=as_count("num_layers", num_layers),
             tie_weights=tie_weights,
             dtype=dtype,
+            precision=precision,
             rng=rng,
             init="textbook",
             ops=ops,
@@ -414,7 +431,7 @@ class SimpleRnnlm(_TextbookModel):
         V, D and H.
     num_layers : int, keyword-only (like all that follow)
         Recurrent layers, one on top of the other.
-    tie_weights, dtype, rng, ops : as in `LanguageModel`
+    tie_weights, dtype, precision, rng, ops : as in `LanguageModel`
     """
 
     Cell: Any = TimeRNN
@@ -447,7 +464,7 @@ class BetterRnnlm(LanguageModel):
         V, D and H; D and H must be equal.
     dropout_ratio : float
         Probability of 0, as `dropout` of `LanguageModel`.
-    dtype, rng, ops : keyword-only, as in `LanguageModel`
+    dtype, precision, rng, ops : keyword-only, as in `LanguageModel`
     """
 
     Cell: Any = TimeLSTM
@@ -460,6 +477,7 @@ class BetterRnnlm(LanguageModel):
         dropout_ratio: float = 0.5,
         *,
         dtype: DTypeLike = np.float32,
+        precision: Precision | None = None,
         rng: Seed = None,
         ops: Ops | None = None,
     ) -> None:
@@ -473,6 +491,7 @@ class BetterRnnlm(LanguageModel):
             tie_weights=True,
             dropout=as_fraction("dropout_ratio", dropout_ratio),
             dtype=dtype,
+            precision=precision,
             rng=rng,
             init="textbook",
             ops=ops,

@@ -7,7 +7,7 @@ hands over; none is ever imported.
 
 import inspect
 import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
@@ -149,6 +149,12 @@ def require_config(where: str, thing: Any, config: Mapping[str, Any]) -> None:
         became = now.get(key)
         if became != value and json.dumps(became) != json.dumps(value):  # NaN is NaN
             raise InputError(f"{where}{key} cannot be {value!r}, and became {became!r}")
+
+
+def require_one_precision(layers: Sequence[Any]) -> None:
+    """Raise InputError unless the layers of a model round the operands of products alike."""
+    if len(found := {layer.precision: None for layer in layers}) > 1:
+        raise InputError(f"precision: expected one of all layers, got {' and '.join(found)}")
 
 
 def require_constructor(model: Any, *args: Any, **options: Any) -> None:

@@ -18,12 +18,13 @@ from .._checks import (
     as_generator,
     as_ids,
     as_lengths,
+    as_products,
     as_weights,
     check_shape,
     is_number,
 )
 from .._ops import Ops
-from .._types import Array, ArrayLike, Ids, Seed, Shape
+from .._types import Array, ArrayLike, Ids, Precision, Seed, Shape
 from ..archive import require_names
 from ..cells import CELLS
 from ..errors import InputError
@@ -34,7 +35,15 @@ from ..layers.recurrent import TIME_LAYERS, TimeDirected
 from ..losses import TimeAffineWithLoss
 from .decoding import beam_search, greedy, require_numbers
 from .network import Call, Network, States
-from .saving import Classes, by_layer, field, known, layer_from, require_constructor
+from .saving import (
+    Classes,
+    by_layer,
+    field,
+    known,
+    layer_from,
+    require_constructor,
+    require_one_precision,
+)
 
 
 class Encoded(NamedTuple):
@@ -63,6 +72,9 @@ class Seq2seq(Network):
     cell : "lstm", "gru", "gru_reset_after", "rnn" or "rnn_relu"
         That of both recurrent layers.
     dtype : float32 or float64
+    precision : "bfloat16", or the dtype, or None
+        Of the products of both recurrent layers, the affine layer and its loss, as in
+        `LanguageModel`; attention has products of its own, whose operands stay as they are.
     rng : numpy.random.Generator or RandomState, int, or None
         Where the weights are drawn from. A whole number seeds a generator of its own; None is
         NumPy's global state, as in the textbook.
@@ -71,6 +83,7 @@ class Seq2seq(Network):
     Attributes
     ----------
     vocab_size, target_vocab_size, hidden_size, cell : as given
+    precision : "bfloat16", "float32" or "float64"
     affine : the last layer and the loss, a `TimeAffineWithLoss`
     params, grads : lists of arrays, in the order of the layers
 
@@ -115,6 +128,7 @@ class Seq2seq(Network):
         target_vocab_size: int | None = None,
         cell: str = "lstm",
         dtype: DTypeLike = np.float32,
+        precision: Precision | None = None,
         rng: Seed = None,
         ops: Ops | None = None,
     ) -> None:
@@ -128,6 +142,7 @@ class Seq2seq(Network):
         if not isinstance(cell, str) or cell not in CELLS:
             raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
         dtype, draw = as_float_dtype("dtype", dtype), init_by_name("textbook")
+        products = as_products(precision, dtype)
         # NumPy's module has what a generator has, and draws from the global state
         numbers: Any = np.random if rng is None else as_generator(rng)
         V, D, H, V_target = sizes.values()
@@ -141,7 +156,7 @@ class Seq2seq(Network):
         ]
         names = self.param_shapes(**sizes, cell=cell)
         params = {name: array.astype(dtype) for name, array in zip(names, arrays, strict=True)}
-        self._assemble(params, cell, {}, {"stateful": True}, {}, ops)
+        self._assemble(params, cell, products, {"stateful": True, **products}, products, ops)
 
     @classmethod
     def param_shapes(
@@ -222,6 +237,11 @@ class Seq2seq(Network):
     def ops(self, ops: Ops) -> None:
         self._use(ops)
 
+    @property
+    def precision(self) -> str:
+        """What operands of products have: "bfloat16", or the dtype of the weights."""
+        return self.affine.precision
+
     def config(self) -> dict[str, Any]:
         """Keyword arguments of `from_params`, as JSON has them: all of the model but its weights.
 
@@ -276,6 +296,7 @@ class Seq2seq(Network):
             check_shape(name, params[name], shape, "encoder and decoder have the same D and H")
         model = cls.__new__(cls)
         model._assemble(params, cell, encoder, decoder, affine, ops)
+        require_one_precision([model._encoder, model._decoder, model.affine])
         if model._decoder.reverse or not model._decoder.stateful:
             raise InputError(
                 "decoder: expected a layer with stateful=True and reverse=False, which starts from "

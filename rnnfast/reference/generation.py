@@ -52,21 +52,24 @@ def writer(
     first: Ids,
     length: int,
     choice: Choice,
+    *,
+    precision: str | None = None,
 ) -> Writer:
     """What draws tokens, each from what a language model makes of those before.
 
     embed_W (V, D); layers: for each a tuple of its cell, one of `rnnfast.cells`, and the weights
     that the cell names; affine_W (H, V), affine_b (V,); states: of each layer (S, N, H), or None
     for zeros; first (N,), int64: the ids that come first; length: how many each row will be asked
-    for in all
+    for in all; precision: "bfloat16" rounds the operands of products, as in `recurrent_forward` and
+    `affine_forward`
     """
     states = list(states)
 
     def predict(xs: Ids) -> Array:
         hs = embed_W[xs]
         for j, (cell, *weights) in enumerate(layers):
-            hs, states[j], _ = recurrent_forward(cell, hs, weights, states[j])
-        return affine_forward(hs[:, -1], affine_W, affine_b)
+            hs, states[j], _ = recurrent_forward(cell, hs, weights, states[j], precision=precision)
+        return affine_forward(hs[:, -1], affine_W, affine_b, precision=precision)
 
     return WriterOf(predict, first[:, None], choice)
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from .._types import Array, Ids
-from .affine import affine_backward, affine_forward
+from .affine import affine_forward
+from .rounding import product_in
 
 
 def softmax_loss_forward(
@@ -68,6 +69,7 @@ def affine_loss_forward(
     *,
     need_gradient: bool = True,
     cache: Any = None,
+    precision: str | None = None,
 ) -> tuple[float, int, Any]:
     """`softmax_loss_forward` of `affine_forward`, in one pass.
 
@@ -76,14 +78,30 @@ def affine_loss_forward(
 
     Gradients are taken at the W of this call, and only where `need_gradient`. A `cache` that is no
     longer needed may be handed back for its memory.
+
+    precision: "bfloat16" rounds the operands of all three products, of arrays in float32: x and W;
+    G = e - s onehot and W; x / (s count) and G, where e^(logit - the largest) is e, and s their
+    sum in a row. The gradients pass the rounding as they are.
     """
-    logits = affine_forward(x, W, b)
-    total, count, probs = softmax_loss_forward(logits, targets, ignore_label)
-    dlogits = softmax_loss_backward(probs, targets, ignore_label, 1 / max(count, 1))
-    return total, count, (x.copy(), W.copy(), dlogits) if need_gradient else None
+    logits = affine_forward(x, W, b, precision=precision)
+    total, count, _ = softmax_loss_forward(logits, targets, ignore_label)
+    if not need_gradient:
+        return total, count, None
+    (rows,) = np.nonzero(targets != ignore_label)
+    G, factor = np.zeros_like(logits), np.zeros((len(x), 1), x.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # as in the loss
+        G[rows] = np.exp(logits[rows] - logits[rows].max(axis=1, keepdims=True))
+    sums = G[rows].sum(axis=1)
+    G[rows, targets[rows]] -= sums
+    factor[rows, 0] = 1 / (sums * count)
+    return total, count, (x.copy(), W.copy(), G, factor, product_in(precision))
 
 
 def affine_loss_backward(cache: Any, scale: float, dW: Array, db: Array) -> Array:
     """Gradients of `scale` times the mean of the losses: dW, db are overwritten -> gradient of x"""
-    x, W, dlogits = cache
-    return affine_backward(dlogits * dlogits.dtype.type(scale), x, W, dW, db)
+    x, W, G, factor, product = cache
+    scale = G.dtype.type(scale)
+    dW[...] = scale * product((factor * x).T, G)
+    db[...] = scale * (factor * G).sum(axis=0, dtype=np.float64)
+    dx: Array = scale * factor * product(G, W.T)
+    return dx

@@ -4,7 +4,8 @@ These functions are the contract of the compiled ones in `rnnfast.kernels`: same
 arguments, same results. Arguments have been checked by the layer. All floating point arrays have
 one dtype, float32 or float64, and any strides; ids are C-contiguous int64. Inputs are never
 modified. What `*_forward` returns as `cache` belongs to the matching `*_backward` of the same
-module, which may be called any number of times with it.
+module, which may be called any number of times with it. With a `precision` of "bfloat16", which is
+of float32 alone, operands of products are rounded first, see `rounding`.
 """
 
 from .affine import affine_backward, affine_forward

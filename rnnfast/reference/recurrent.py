@@ -11,6 +11,7 @@ import numpy as np
 
 from .._types import Array, Arrays, Ids
 from ..cells import Cell
+from .rounding import Product, product_in
 
 Zoneouts: TypeAlias = Sequence[Array | None]
 Place: TypeAlias = tuple[Ids | slice, Ids | int]
@@ -46,6 +47,7 @@ class Block:
     recurrent_mask: Array | None
     zoneouts: Zoneouts
     steps: list[Step]
+    product: Product
     packed: tuple[Ids, Ids] | None = None
     """Row and time of every step in the order of packed arrays, where they are packed."""
 
@@ -70,6 +72,7 @@ def recurrent_forward(
     out: Array | None = None,
     last: Arrays | None = None,
     threads: int | None = None,
+    precision: str | None = None,
 ) -> tuple[Array, Any, Any]:
     """Run a cell over a block of time steps.
 
@@ -103,6 +106,10 @@ def recurrent_forward(
     out: hs is written here instead of into a new array; its last axis is contiguous, others may be
     anywhere. last: S arrays (N, H), likewise. Both are returned.
     threads: how many the call may use, or None: as many as all calls.
+    precision: "bfloat16" rounds the operands of every product, here and in backward, of arrays in
+    float32: x, Wx, Wh, h_prev as it meets Wh (masked, or times the r of a GRU without reset_after),
+    and gradients that meet one of them. All else is float32, as are sums of products. Gradients are
+    those of the rounded operands, and pass the rounding as they are (straight through).
     """
     if batch_sizes is not None:
         packed = _places(batch_sizes)
@@ -118,12 +125,14 @@ def recurrent_forward(
             recurrent_mask=recurrent_mask,
             need_gradient=need_gradient,
             last=last,
+            precision=precision,
         )
         if block is not None:
             block.packed = packed
         return _written(hs[packed], out), last, block
     Wx, Wh, b, *bh = _weights(cell, weights)
     step, _ = STEPS[cell.name]
+    product = product_in(precision)
     N, T = xs.shape[:2] if index is None else index.shape
     order = _order_of_steps(T, lengths, reverse)
     lengths = np.full(N, T) if lengths is None else lengths.copy()
@@ -142,7 +151,7 @@ def recurrent_forward(
             before[:, fresh[place]] = 0
         read = before[0] if recurrent_mask is None else before[0] * recurrent_mask[rows]
         x = xs[place] if index is None else xs[index[place]]
-        new, kept = step(x @ Wx + b, before, read, Wh, *bh)
+        new, kept = step(product, product(x, Wx) + b, before, read, Wh, *bh)
         after = np.stack(new)
         for state, state_before, d in zip(after, before, zoneouts, strict=False):
             if d is not None:
@@ -156,7 +165,9 @@ def recurrent_forward(
         return hs, last, None
     recurrent_mask = None if recurrent_mask is None else recurrent_mask.copy()
     zoneouts = [None if d is None else d.copy() for d in zoneouts]
-    block = Block(hs.shape, xs.copy(), index, lengths, fresh, recurrent_mask, zoneouts, steps)
+    block = Block(
+        hs.shape, xs.copy(), index, lengths, fresh, recurrent_mask, zoneouts, steps, product
+    )
     return hs, last, block
 
 
@@ -192,6 +203,7 @@ def recurrent_backward(
     block: Block = cache
     Wx, Wh, *_ = weights
     N, T, H = block.shape
+    product, index = block.product, block.index
     if dhs is None:
         dhs = np.zeros(block.shape, Wh.dtype)
     elif block.packed is not None:
@@ -205,6 +217,8 @@ def recurrent_backward(
     given_dxs, given_dfirst = dxs, dfirst
     dstates = _states((cell.S, N, H), Wh.dtype, dstates)
     dxs = np.zeros((N, T, len(Wx)), Wx.dtype)
+    # with an index, what reaches a row of xs is summed over its uses, and then multiplied
+    das = np.zeros((len(block.xs), *columns))
     for k, step in reversed(list(enumerate(block.steps))):
         place = rows, _ = step.place
         dafter = dstates[:, rows].copy()
@@ -215,7 +229,9 @@ def recurrent_backward(
         for dstate, d in zip(dnew, block.zoneouts, strict=False):
             if d is not None:
                 dstate *= 1 - d[place]
-        da, recurrent, dread, direct = step_backward(dnew, step.kept, step.before, step.read, Wh)
+        da, recurrent, dread, direct = step_backward(
+            product, dnew, step.kept, step.before, step.read, Wh
+        )
         dbefore = np.stack(direct)
         dbefore[0] += dread if block.recurrent_mask is None else dread * block.recurrent_mask[rows]
         for dstate, dstate_after, d in zip(dbefore, dafter, block.zoneouts, strict=False):
@@ -224,12 +240,20 @@ def recurrent_backward(
         if block.fresh is not None:
             dbefore[:, block.fresh[place]] = 0
         dstates[:, rows] = dbefore
-        x = block.xs[place] if block.index is None else block.xs[block.index[place]]
         dWh, *dbh = recurrent
-        for total, part in zip(totals, (x.T @ da, dWh, da.sum(axis=0), *dbh), strict=True):
+        for total, part in zip(totals[1:], (dWh, da.sum(axis=0), *dbh), strict=True):
             total += part
+        if index is not None:
+            np.add.at(das, index[place], da)
+            continue
+        totals[0] += product(block.xs[place].T, da)
         if need_dx:
-            dxs[place] = da @ Wx.T
+            dxs[place] = product(da, Wx.T)
+    if index is not None:
+        used = np.unique(index[np.arange(T) < block.lengths[:, None]])
+        da, dxs = das[used].astype(Wx.dtype), np.zeros(block.xs.shape, Wx.dtype)
+        totals[0] += product(block.xs[used].T, da)
+        dxs[used] = product(da, Wx.T)
     if not own_bh:
         totals.append(totals[-1])
     for dW, total in zip(grads, totals, strict=False):
@@ -238,7 +262,6 @@ def recurrent_backward(
     dfirst = _written(dstates, given_dfirst)
     if not need_dx:
         return None, dfirst
-    dxs = _gradient_of_rows(dxs, block.xs, block.index)
     dxs = dxs if block.packed is None else dxs[block.packed]
     return _written(dxs, given_dxs, adds_dx), dfirst
 
@@ -265,6 +288,7 @@ def bidirectional_forward(
     zoneouts: Sequence[Zoneouts | None] = (None, None),
     need_gradient: bool = True,
     cache: Any = None,
+    precision: str | None = None,
 ) -> tuple[Array, Array, Any]:
     """Two layers over the same input, the first forward and the second in reverse.
 
@@ -285,6 +309,7 @@ def bidirectional_forward(
             recurrent_mask=recurrent_masks[k],
             zoneouts=zoneouts[k],
             need_gradient=need_gradient,
+            precision=precision,
         )
         for k in range(2)
     ]
@@ -333,57 +358,68 @@ def bidirectional_states(cell: Cell, cache: Any) -> Array:
     return np.stack([recurrent_states(cell, block) for block in cache])
 
 
-# Each cell: a step forward, (x Wx + b, states before it, read = h_prev as products with Wh read it,
-# Wh and, where the cell has one, bh) -> states after it, what backward needs of it; and a step
-# back, (gradients of the states after it, what forward kept, states before, read, Wh) -> gradient
-# of x Wx + b, those of Wh and bh, that of read, and what reaches the states before without Wh.
+# Each cell: a step forward, (what multiplies, x Wx + b, states before it, read = h_prev as products
+# with Wh read it, Wh and, where the cell has one, bh) -> states after it, what backward needs of
+# it; and a step back, (what multiplies, gradients of the states after it, what forward kept, states
+# before, read, Wh) -> gradient of x Wx + b, those of Wh and bh, that of read, and what reaches the
+# states before without Wh.
 Back: TypeAlias = tuple[Array, tuple[Array, ...], Array, tuple[Array, ...]]
 
 
-def rnn_step(ax: Array, states: Array, read: Array, Wh: Array) -> tuple[tuple[Array, ...], Any]:
+def rnn_step(
+    product: Product, ax: Array, states: Array, read: Array, Wh: Array
+) -> tuple[tuple[Array, ...], Any]:
     """h = tanh(x Wx + h_prev Wh + b)"""
-    h = np.tanh(ax + read @ Wh)
+    h = np.tanh(ax + product(read, Wh))
     return (h,), h
 
 
-def rnn_step_backward(dstates: Array, h: Any, before: Array, read: Array, Wh: Array) -> Back:
+def rnn_step_backward(
+    product: Product, dstates: Array, h: Any, before: Array, read: Array, Wh: Array
+) -> Back:
     (dh,) = dstates
-    return _rnn_back(dh * (1 - h**2), read, Wh)
+    return _rnn_back(product, dh * (1 - h**2), read, Wh)
 
 
 def rnn_relu_step(
-    ax: Array, states: Array, read: Array, Wh: Array
+    product: Product, ax: Array, states: Array, read: Array, Wh: Array
 ) -> tuple[tuple[Array, ...], Any]:
     """h = max(0, x Wx + h_prev Wh + b), NaN where that is NaN"""
-    h = np.maximum(ax + read @ Wh, 0)
+    h = np.maximum(ax + product(read, Wh), 0)
     return (h,), h
 
 
-def rnn_relu_step_backward(dstates: Array, h: Any, before: Array, read: Array, Wh: Array) -> Back:
+def rnn_relu_step_backward(
+    product: Product, dstates: Array, h: Any, before: Array, read: Array, Wh: Array
+) -> Back:
     (dh,) = dstates
-    return _rnn_back(np.where(h == 0, 0, dh), read, Wh)
+    return _rnn_back(product, np.where(h == 0, 0, dh), read, Wh)
 
 
-def _rnn_back(da: Array, read: Array, Wh: Array) -> Back:
+def _rnn_back(product: Product, da: Array, read: Array, Wh: Array) -> Back:
     """What follows from the gradient of a = x Wx + h_prev Wh + b alone."""
-    dread = da @ Wh.T
-    return da, (read.T @ da,), dread, (np.zeros_like(dread),)
+    dread = product(da, Wh.T)
+    return da, (product(read.T, da),), dread, (np.zeros_like(dread),)
 
 
-def lstm_step(ax: Array, states: Array, read: Array, Wh: Array) -> tuple[tuple[Array, ...], Any]:
+def lstm_step(
+    product: Product, ax: Array, states: Array, read: Array, Wh: Array
+) -> tuple[tuple[Array, ...], Any]:
     """f, g, i, o = sigmoid, tanh, sigmoid, sigmoid of the columns of x Wx + h_prev Wh + b;
     c = f c_prev + g i;  h = o tanh(c)   (Hochreiter and Schmidhuber 1997, with the forget gate of
     Gers et al. 2000)
     """
     _, c_prev = states
-    a_f, a_g, a_i, a_o = np.split(ax + read @ Wh, 4, axis=1)
+    a_f, a_g, a_i, a_o = np.split(ax + product(read, Wh), 4, axis=1)
     f, g, i, o = sigmoid(a_f), np.tanh(a_g), sigmoid(a_i), sigmoid(a_o)
     c = f * c_prev + g * i
     tanh_c = np.tanh(c)
     return (o * tanh_c, c), (f, g, i, o, tanh_c)
 
 
-def lstm_step_backward(dstates: Array, kept: Any, before: Array, read: Array, Wh: Array) -> Back:
+def lstm_step_backward(
+    product: Product, dstates: Array, kept: Any, before: Array, read: Array, Wh: Array
+) -> Back:
     (f, g, i, o, tanh_c), (_, c_prev), (dh, dc) = kept, before, dstates
     dc = dc + dh * o * (1 - tanh_c**2)
     da_f = dc * c_prev * f * (1 - f)
@@ -391,15 +427,15 @@ def lstm_step_backward(dstates: Array, kept: Any, before: Array, read: Array, Wh
     da_i = dc * g * i * (1 - i)
     da_o = dh * tanh_c * o * (1 - o)
     da = np.hstack((da_f, da_g, da_i, da_o))
-    return da, (read.T @ da,), da @ Wh.T, (np.zeros_like(dh), dc * f)
+    return da, (product(read.T, da),), product(da, Wh.T), (np.zeros_like(dh), dc * f)
 
 
 def lstm_ifgo_step(
-    ax: Array, states: Array, read: Array, Wh: Array
+    product: Product, ax: Array, states: Array, read: Array, Wh: Array
 ) -> tuple[tuple[Array, ...], Any]:
     """The same, with the columns in the order i, f, g, o."""
     _, c_prev = states
-    a_i, a_f, a_g, a_o = np.split(ax + read @ Wh, 4, axis=1)
+    a_i, a_f, a_g, a_o = np.split(ax + product(read, Wh), 4, axis=1)
     i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
     c = f * c_prev + i * g
     tanh_c = np.tanh(c)
@@ -407,7 +443,7 @@ def lstm_ifgo_step(
 
 
 def lstm_ifgo_step_backward(
-    dstates: Array, kept: Any, before: Array, read: Array, Wh: Array
+    product: Product, dstates: Array, kept: Any, before: Array, read: Array, Wh: Array
 ) -> Back:
     (i, f, g, o, tanh_c), (_, c_prev), (dh, dc) = kept, before, dstates
     dc = dc + dh * o * (1 - tanh_c**2)
@@ -416,10 +452,12 @@ def lstm_ifgo_step_backward(
     da_g = dc * i * (1 - g**2)
     da_o = dh * tanh_c * o * (1 - o)
     da = np.hstack((da_i, da_f, da_g, da_o))
-    return da, (read.T @ da,), da @ Wh.T, (np.zeros_like(dh), dc * f)
+    return da, (product(read.T, da),), product(da, Wh.T), (np.zeros_like(dh), dc * f)
 
 
-def gru_step(ax: Array, states: Array, read: Array, Wh: Array) -> tuple[tuple[Array, ...], Any]:
+def gru_step(
+    product: Product, ax: Array, states: Array, read: Array, Wh: Array
+) -> tuple[tuple[Array, ...], Any]:
     """In the columns of each gate: z, r = sigmoid(x Wx + h_prev Wh + b);
     g = tanh(x Wx + (r h_prev) Wh + b);  h = (1 - z) h_prev + z g
     (Cho et al. 2014, with the z of Chung et al. 2014)
@@ -427,25 +465,27 @@ def gru_step(ax: Array, states: Array, read: Array, Wh: Array) -> tuple[tuple[Ar
     (h_prev,) = states
     ax_z, ax_r, ax_h = np.split(ax, 3, axis=1)
     Wh_z, Wh_r, Wh_h = np.split(Wh, 3, axis=1)
-    z, r = sigmoid(ax_z + read @ Wh_z), sigmoid(ax_r + read @ Wh_r)
-    g = np.tanh(ax_h + (r * read) @ Wh_h)
+    z, r = sigmoid(ax_z + product(read, Wh_z)), sigmoid(ax_r + product(read, Wh_r))
+    g = np.tanh(ax_h + product(r * read, Wh_h))
     return ((1 - z) * h_prev + z * g,), (z, r, g)
 
 
-def gru_step_backward(dstates: Array, kept: Any, before: Array, read: Array, Wh: Array) -> Back:
+def gru_step_backward(
+    product: Product, dstates: Array, kept: Any, before: Array, read: Array, Wh: Array
+) -> Back:
     (z, r, g), (h_prev,), (dh,) = kept, before, dstates
     Wh_z, Wh_r, Wh_h = np.split(Wh, 3, axis=1)
     da_z = dh * (g - h_prev) * z * (1 - z)
     da_h = dh * z * (1 - g**2)
-    dproduct = da_h @ Wh_h.T  # of r h_prev
+    dproduct = product(da_h, Wh_h.T)  # of r h_prev
     da_r = dproduct * read * r * (1 - r)
-    dWh = np.hstack((read.T @ da_z, read.T @ da_r, (r * read).T @ da_h))
-    dread = da_z @ Wh_z.T + da_r @ Wh_r.T + dproduct * r
+    dWh = np.hstack((product(read.T, da_z), product(read.T, da_r), product((r * read).T, da_h)))
+    dread = product(da_z, Wh_z.T) + product(da_r, Wh_r.T) + dproduct * r
     return np.hstack((da_z, da_r, da_h)), (dWh,), dread, (dh * (1 - z),)
 
 
 def gru_reset_after_step(
-    ax: Array, states: Array, read: Array, Wh: Array, bh: Array
+    product: Product, ax: Array, states: Array, read: Array, Wh: Array, bh: Array
 ) -> tuple[tuple[Array, ...], Any]:
     """With u = h_prev Wh + bh, in the columns of each gate:
     z, r = sigmoid(x Wx + b + u);  g = tanh(x Wx + b + r u);  h = (1 - z) h_prev + z g
@@ -453,25 +493,26 @@ def gru_reset_after_step(
     """
     (h_prev,) = states
     ax_z, ax_r, ax_h = np.split(ax, 3, axis=1)
-    u_z, u_r, u_h = np.split(read @ Wh + bh, 3, axis=1)
+    u_z, u_r, u_h = np.split(product(read, Wh) + bh, 3, axis=1)
     z, r = sigmoid(ax_z + u_z), sigmoid(ax_r + u_r)
     g = np.tanh(ax_h + r * u_h)
     return ((1 - z) * h_prev + z * g,), (z, r, g, u_h)
 
 
 def gru_reset_after_step_backward(
-    dstates: Array, kept: Any, before: Array, read: Array, Wh: Array
+    product: Product, dstates: Array, kept: Any, before: Array, read: Array, Wh: Array
 ) -> Back:
     (z, r, g, u_h), (h_prev,), (dh,) = kept, before, dstates
     da_z = dh * (g - h_prev) * z * (1 - z)
     da_h = dh * z * (1 - g**2)
     da_r = da_h * u_h * r * (1 - r)
     du = np.hstack((da_z, da_r, da_h * r))
-    return np.hstack((da_z, da_r, da_h)), (read.T @ du, du.sum(axis=0)), du @ Wh.T, (dh * (1 - z),)
+    da, dread = np.hstack((da_z, da_r, da_h)), product(du, Wh.T)
+    return da, (product(read.T, du), du.sum(axis=0)), dread, (dh * (1 - z),)
 
 
 def gru_rzn_step(
-    ax: Array, states: Array, read: Array, Wh: Array, bh: Array
+    product: Product, ax: Array, states: Array, read: Array, Wh: Array, bh: Array
 ) -> tuple[tuple[Array, ...], Any]:
     """With u = h_prev Wh + bh, in the columns of each gate:
     r, z = sigmoid(x Wx + b + u);  n = tanh(x Wx + b + r u);  h = (1 - z) n + z h_prev
@@ -479,19 +520,22 @@ def gru_rzn_step(
     """
     (h_prev,) = states
     ax_r, ax_z, ax_n = np.split(ax, 3, axis=1)
-    u_r, u_z, u_n = np.split(read @ Wh + bh, 3, axis=1)
+    u_r, u_z, u_n = np.split(product(read, Wh) + bh, 3, axis=1)
     r, z = sigmoid(ax_r + u_r), sigmoid(ax_z + u_z)
     n = np.tanh(ax_n + r * u_n)
     return ((1 - z) * n + z * h_prev,), (r, z, n, u_n)
 
 
-def gru_rzn_step_backward(dstates: Array, kept: Any, before: Array, read: Array, Wh: Array) -> Back:
+def gru_rzn_step_backward(
+    product: Product, dstates: Array, kept: Any, before: Array, read: Array, Wh: Array
+) -> Back:
     (r, z, n, u_n), (h_prev,), (dh,) = kept, before, dstates
     da_z = dh * (h_prev - n) * z * (1 - z)
     da_n = dh * (1 - z) * (1 - n**2)
     da_r = da_n * u_n * r * (1 - r)
     du = np.hstack((da_r, da_z, da_n * r))
-    return np.hstack((da_r, da_z, da_n)), (read.T @ du, du.sum(axis=0)), du @ Wh.T, (dh * z,)
+    da, dread = np.hstack((da_r, da_z, da_n)), product(du, Wh.T)
+    return da, (product(read.T, du), du.sum(axis=0)), dread, (dh * z,)
 
 
 STEPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -559,15 +603,6 @@ def _fresh(reset: Array, exists: Array, reverse: bool) -> Array:
     fresh = np.zeros_like(reset)
     fresh[:, :-1] = reset[:, 1:] & exists[:, 1:]  # the last step is entered by initial states
     return fresh
-
-
-def _gradient_of_rows(dxs: Array, x_rows: Array, index: Ids | None) -> Array:
-    """The gradient of rows of which `index` took xs: the sum over their uses."""
-    if index is None:
-        return dxs
-    dx_rows = np.zeros(x_rows.shape)
-    np.add.at(dx_rows, index, dxs)
-    return dx_rows.astype(dxs.dtype)
 
 
 def cut_after(k: int, length: Any, truncate: int) -> Any:

@@ -20,6 +20,7 @@ FIRST_SETTINGS = (  # that there were in version 1
     *("text", "level", "cell", "hidden", "embedding", "layers"),
     *("batch", "time", "epochs", "lr", "optimizer", "seed"),
 )
+LATER_SETTINGS = ("precision",)  # which are left out where they are None
 PATH_MOST = 4096  # characters
 WHOLE_MOST = 2**63 - 1
 
@@ -174,7 +175,7 @@ SETTINGS: dict[str, Check] = {
     "text": maybe(path),
 }
 META: dict[str, Check] = {
-    "settings": having(SETTINGS),
+    "settings": having(SETTINGS, LATER_SETTINGS),
     "vocabulary": having({"tokens": each(text), "level": like("|".join(LEVELS))}),
     "sha256": like("[0-9a-f]{64}"),
     "text_bytes": maybe(whole),

@@ -135,6 +135,8 @@ class SavedRun:
             params = checkpoint.params_of(arrays, shapes, settings.dtype)
             config = _config_of_new(settings) | meta.get("model", {})
             model = LanguageModel.from_params(params, **config)
+            if model.precision != (settings.precision or settings.dtype):
+                raise InputError("settings.precision: expected that of the model, got another")
             _require_known_arrays(model, optimizer, arrays, position, settings.batch)
             if position:
                 model.set_random_state(position["random_state"])
@@ -156,8 +158,11 @@ class SavedRun:
 
 def meta_of(run: Any) -> dict[str, Any]:
     """The metadata of anything that has the parts of a `SavedRun`, but for its position."""
+    settings = asdict(run.settings)
+    if settings["precision"] is None:  # as in versions that know of no other
+        del settings["precision"]
     return {
-        "settings": asdict(run.settings),
+        "settings": settings,
         "vocabulary": {"tokens": run.vocabulary.tokens, "level": run.vocabulary.level},
         "sha256": run.sha256,
         "text_bytes": run.text_bytes,

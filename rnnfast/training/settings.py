@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .._checks import as_above_zero, as_bool, as_count, as_fraction, as_real
+import numpy as np
+
+from .._checks import as_above_zero, as_bool, as_count, as_fraction, as_products, as_real
 from ..errors import InputError
 from ..layers.initial import INITS
 from ..models.language_models import LAYER_OF_CELL
@@ -36,7 +38,7 @@ SCHEDULES: dict[str, Callable[[int], Schedule]] = {  # by how many epochs there 
 }
 OF_MODEL = (  # settings that are keyword arguments of LanguageModel
     *("cell", "embedding", "hidden", "layers", "tie_weights", "dtype", "init"),
-    *("dropout", "locked", "weight_drop", "zoneout"),
+    *("dropout", "locked", "weight_drop", "zoneout", "precision"),
 )
 OF_TRAINER = (  # and of Trainer
     *("window", "accumulate", "max_grad", "max_value", "average", "patience"),
@@ -57,7 +59,8 @@ class Settings:
     `weight_decay` None are what suits the optimizer; the latter is of "sgd", "momentum" and "adamw"
     alone. `schedule` is "constant", "cosine", which after a short warm-up falls to 0 at the end of
     the last of the `epochs`, "plateau", which halves the learning rate after an epoch that did not
-    improve validation, or "textbook", which divides it by 4. Others are those of `LanguageModel`.
+    improve validation, or "textbook", which divides it by 4. `precision` "bfloat16" rounds operands
+    of products; None, or the name of the dtype, does not. Others are those of `LanguageModel`.
     """
 
     text: str | os.PathLike[str] | None = None
@@ -87,6 +90,7 @@ class Settings:
     max_value: float | None = None
     average: float | None = None
     seed: int = 0
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -106,6 +110,8 @@ class Settings:
             for name in ("window", "patience"):
                 self._check(name, as_count, optional=True)
             self.seed = as_count("seed", self.seed, least=0)
+            # None where it is the dtype: runs know it by one name
+            self.precision = as_products(self.precision, np.dtype(self.dtype)).get("precision")
             for name in ("tie_weights", "locked"):
                 self._check(name, as_bool)
             for name in ("dropout", "weight_drop", "zoneout"):

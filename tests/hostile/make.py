@@ -381,6 +381,8 @@ def fields_of_checkpoints(meta):
     for name in ("cell", "optimizer", "schedule", "level", "init", "dtype"):
         for value in ("unknown", 3, None, [], {}, ...):
             yield ("settings", name), value
+    for value in ("unknown", "bfloat16", 3, [], {}):
+        yield ("settings", "precision"), value
     for value in (3, [], {}, True, ...):
         yield ("settings", "text"), value
     yield ("settings", "unknown"), 1
