@@ -18,8 +18,8 @@ needs_compiler = pytest.mark.skipif(
 )
 
 # Every tile of the level, with B packed and where it stands, and the product by columns, beside
-# plain sums; those that round B as they read it, too. All numbers are whole and small: any order of a
-# sum gives the same, and bf16 has them all.
+# plain sums; those that round B as they read it, too. All numbers are whole and small: any order
+# of a sum gives the same, and bf16 has them all.
 PROGRAM = """
 #define LEVEL simd_tested
 #define LEVEL_NAME "tested"

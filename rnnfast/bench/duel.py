@@ -208,14 +208,14 @@ class Arena:
             worker.ask("make", task=entry.task, threads=entry.threads, options=entry.options)
         return workers
 
-    def check(self, workers: Sequence[Worker]) -> None:
+    def check(self, workers: Sequence[Worker], tolerance: float | None = None) -> None:
         """Compare the results of all workers with those of the first; Refused if they differ."""
         first, *others = workers
         with tempfile.TemporaryDirectory() as folder:
             expected = _results(first, folder)
             for other in others:
                 for ours, theirs in zip(expected, _results(other, folder), strict=True):
-                    if not agree(ours, theirs):
+                    if not agree(ours, theirs, tolerance):
                         raise Refused(f"results of {first.label} and {other.label} differ")
 
     def race(self, workers: Sequence[Worker]) -> tuple[list[float], list[float]]:
@@ -236,15 +236,17 @@ class Arena:
         return times, ratios
 
 
-def agree(ours: Array, theirs: Array) -> bool:
-    """Whether two arrays differ by rounding at most, or by some denormal numbers, which the kernels
-    take for 0; integers not at all, NaN never agrees."""
+def agree(ours: Array, theirs: Array, tolerance: float | None = None) -> bool:
+    """Whether two arrays differ by rounding at most, of their dtype or as much as is given, or by
+    some denormal numbers, which the kernels take for 0; integers not at all, NaN never agrees."""
     if ours.shape != theirs.shape:
         return False
-    tolerance = TOLERANCES.get(str(theirs.dtype), 0) * np.abs(theirs).max()
+    if tolerance is None:
+        tolerance = TOLERANCES.get(str(theirs.dtype), 0)
+    most = tolerance * np.abs(theirs).max()
     if theirs.dtype.kind == "f":
-        tolerance += 1000 * np.finfo(theirs.dtype).smallest_normal
-    return bool(np.abs(ours - theirs).max() <= tolerance)
+        most += 1000 * np.finfo(theirs.dtype).smallest_normal
+    return bool(np.abs(ours - theirs).max() <= most)
 
 
 def _results(worker: Worker, folder: str) -> list[Array]:

@@ -89,14 +89,13 @@ class Layer:
         directions: int = 1,
         layers: int = 1,
         ragged: bool = False,
-        **regularisation: float,
+        **options: Any,
     ) -> None:
         rnnfast.set_num_threads(threads)
         several = {"directions": directions, "layers": layers}
         self.xs, weights, self.dhs = problems.layer(cell, dtype, shape, **several)
         self.lengths = problems.lengths(shape) if ragged else None
-        options = {"ops": self.ops, "rng": 0, **regularisation}
-        self.layer = recurrent(cell, weights, **several, **options)
+        self.layer = recurrent(cell, weights, **several, ops=self.ops, rng=0, **options)
         self.run = getattr(self, way)
 
     def forward(self) -> list[Array]:
@@ -211,10 +210,22 @@ class Training:
     steps: int
 
     def __init__(
-        self, threads: int, *, cell: str, N: int, T: int, V: int, D: int, H: int, layers: int = 1
+        self,
+        threads: int,
+        *,
+        cell: str,
+        N: int,
+        T: int,
+        V: int,
+        D: int,
+        H: int,
+        layers: int = 1,
+        precision: str | None = None,
     ) -> None:
         rnnfast.set_num_threads(threads)
-        self.model = problems.language_model(cell, V, D, H, num_layers=layers, ops=self.ops)
+        self.model = problems.language_model(
+            cell, V, D, H, num_layers=layers, precision=precision, ops=self.ops
+        )
         self.optimizer = rnnfast.SGD(problems.LEARNING_RATE)
         self.blocks, self.steps = problems.blocks(N, T, V), 0
 
@@ -542,13 +553,16 @@ class Product:
     B: Array
     b: Array
 
-    def __init__(self, threads: int, *, size: int) -> None:
+    ops: Ops = kernels
+
+    def __init__(self, threads: int, *, size: int, precision: str | None = None) -> None:
         rnnfast.set_num_threads(threads)
         self.A, self.B = problems.matrices(size)
-        self.b = np.zeros(size, "f")
+        self.b, self.precision = np.zeros(size, "f"), precision
 
     def run(self) -> Array:
-        return kernels.affine_forward(self.A, self.B, self.b)
+        out: Array = self.ops.affine_forward(self.A, self.B, self.b, precision=self.precision)
+        return out
 
     def results(self) -> list[Array]:
         return [self.run()]

@@ -326,7 +326,7 @@ class LanguageModel:
 class Training(ours.Training):
     """The steps of `ours` by a model of the textbook's style, with the same weights."""
 
-    def __init__(self, threads: int, *, cell: str, **sizes: int) -> None:
+    def __init__(self, threads: int, *, cell: str, **sizes: Any) -> None:
         super().__init__(threads, cell=cell, **sizes)
         self.model: Any = LanguageModel(cell, *self.model.params)
 
@@ -362,7 +362,7 @@ def names() -> Any:
 class Generation(ours.Generation):
     """One token at a time through the layers, drawn by NumPy's `choice`."""
 
-    def __init__(self, threads: int, *, cell: str, **sizes: int) -> None:
+    def __init__(self, threads: int, *, cell: str, **sizes: Any) -> None:
         super().__init__(threads, cell=cell, **sizes)
         self.model: Any = LanguageModel(cell, *self.model.params)
 

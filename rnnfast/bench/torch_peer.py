@@ -82,7 +82,17 @@ def parameters(module: Any, cell: str) -> list[Any]:
 def textbook_layout(tensors: Sequence[Any], cell: str) -> list[Array]:
     """Parameters, or their gradients, as arrays in the layout of this package."""
     back = np.argsort(ORDER[cell])
-    return [turned(reordered(W.detach().numpy().T, back), cell) for W in tensors]
+    return [turned(reordered(W.detach().float().numpy().T, back), cell) for W in tensors]
+
+
+def converted(module: Any, precision: str | None) -> Any:
+    """A module whose own weights are bf16, if they are to be."""
+    return module.bfloat16() if precision == "weights" else module
+
+
+def computing(precision: str | None) -> Any:
+    """What a module computes in: its own precision, or "autocast" to bf16."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast")
 
 
 class Layer:
@@ -170,7 +180,7 @@ class LanguageModel:
 
     def textbook_params(self) -> list[Array]:
         """The parameters as arrays, in the order and layout of this package."""
-        embedding, W, b = (x.detach().numpy() for x in self._outer())
+        embedding, W, b = (x.detach().float().numpy() for x in self._outer())
         return [
             embedding,
             *textbook_layout(parameters(self.recurrent, self.cell), self.cell),
@@ -193,11 +203,24 @@ class Training:
     state: Any
 
     def __init__(
-        self, threads: int, *, cell: str, N: int, T: int, V: int, D: int, H: int, layers: int = 1
+        self,
+        threads: int,
+        *,
+        cell: str,
+        N: int,
+        T: int,
+        V: int,
+        D: int,
+        H: int,
+        layers: int = 1,
+        precision: str | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         params = problems.language_model(cell, V, D, H, num_layers=layers).params
         self.model = LanguageModel(cell, params, layers)
+        self.precision = precision
+        for module in (self.model.embedding, self.model.recurrent, self.model.affine):
+            converted(module, precision)
         self.optimizer = torch.optim.SGD(self.model.trained(), problems.LEARNING_RATE)
         self.blocks = [
             (torch.from_numpy(xs), torch.from_numpy(ts)) for xs, ts in problems.blocks(N, T, V)
@@ -208,11 +231,12 @@ class Training:
         xs, ts = self.blocks[self.steps % len(self.blocks)]
         self.steps += 1
         self.optimizer.zero_grad(set_to_none=True)
-        logits, state = self.model.forward(xs, self.state)
+        with computing(self.precision):
+            logits, state = self.model.forward(xs, self.state)
         self.state = (
             tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
         )
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ts.flatten())
+        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), ts.flatten())
         loss.backward()
         self.optimizer.step()
         return float(loss.item())
@@ -442,13 +466,14 @@ class Product:
     B: Any
     C: Any
 
-    def __init__(self, threads: int, *, size: int) -> None:
+    def __init__(self, threads: int, *, size: int, precision: str | None = None) -> None:
         torch.set_num_threads(threads)
-        self.A, self.B = map(torch.from_numpy, problems.matrices(size))
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.A, self.B = (torch.from_numpy(A).to(dtype) for A in problems.matrices(size))
         self.C = torch.empty_like(self.A)
 
     def run(self) -> Any:
         return torch.mm(self.A, self.B, out=self.C)
 
     def results(self) -> list[Array]:
-        return [self.run().numpy()]
+        return [self.run().float().numpy()]

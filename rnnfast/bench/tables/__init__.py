@@ -5,13 +5,14 @@ cases      shapes, sizes and the tasks of contestants
 all others the tables, by subject
 """
 
-from . import denormals, layers, machine, models, modules, programs, ranks, sequences, steps
+from . import bf16, denormals, layers, machine, models, modules, programs, ranks, sequences, steps
 from .rows import TABLES, Row, Table, measure
 
 __all__ = [
     "TABLES",
     "Row",
     "Table",
+    "bf16",
     "denormals",
     "layers",
     "machine",

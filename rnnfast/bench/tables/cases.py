@@ -153,9 +153,9 @@ def layer(
     return Entry(name, "Layer", options, threads, environment or {})
 
 
-def training(name: str, case: Case, *, threads: int = 1, **more: int) -> Entry:
+def training(name: str, case: Case, *, threads: int = 1, **more: Any) -> Entry:
     """Entry of a training step; `case` is one like those of LANGUAGE_MODELS, and `more` the number
-    of layers."""
+    of layers, and the precision."""
     options = dict(zip(("cell", "N", "T", "V", "D", "H"), case, strict=True)) | more
     return Entry(name, "Training", options, threads)
 

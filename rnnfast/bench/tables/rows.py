@@ -126,11 +126,13 @@ class Bench:
         *,
         work: float | None = None,
         beside: Callable[[], AbstractContextManager[None]] = nullcontext,
+        tolerance: float | None = None,
     ) -> list[Row]:
         """Duel of an entry with all peers that are there: a list of rows, one for each peer.
 
         What fails or computes something else is a row with a note and no times. Where no other
-        library computes the same, results are compared with those of a NumPy twin.
+        library computes the same, results are compared with those of a NumPy twin. `tolerance`,
+        relative to the largest number of an array, is that of results, if not that of their dtype.
         """
         here = [peer for peer in peers if duel.installed_version(peer.entry.name)]
         here.sort(key=lambda peer: not peer.same)
@@ -145,9 +147,9 @@ class Bench:
         try:
             workers = self.arena.enter(*racers, *twins)
             racing, judges = workers[: len(racers)], workers[len(racers) :]
-            self.arena.check(racing[:alike] + judges[:alone])
+            self.arena.check(racing[:alike] + judges[:alone], tolerance)
             for pair in zip(racing[alike:], judges[alone:], strict=True):
-                self.arena.check(pair)
+                self.arena.check(pair, tolerance)
             with beside():
                 times, ratios = self.arena.race(racing)
             own = 1e3 * times[0]
@@ -172,11 +174,18 @@ class Bench:
         ]
 
     def fastest(
-        self, what: str, ours: Entry, peers: Sequence[Peer], target: float | None, *, mean: str
+        self,
+        what: str,
+        ours: Entry,
+        peers: Sequence[Peer],
+        target: float | None,
+        *,
+        mean: str,
+        tolerance: float | None = None,
     ) -> list[Row]:
         """The row of the fastest peer, in the mean of that name; all rows, without a target, where
         one has not been measured: who would have been the fastest is not known then."""
-        rows = self.rows(what, ours, peers)
+        rows = self.rows(what, ours, peers, tolerance=tolerance)
         if any(row.ratio is None for row in rows):
             return rows
         fastest = min(rows, key=lambda row: row.ratio or 0)
