@@ -17,7 +17,16 @@ import test_callers_memory
 from drawn import draw_block, draw_sizes, moved
 from fences import Fences
 from forms import SEED
-from problems import CELLS, DTYPES, LAYERS, RECURRENT, make_problem
+from problems import (
+    BIDIRECTIONAL,
+    CELLS,
+    DTYPES,
+    LAYERS,
+    RECURRENT,
+    STACKS,
+    STEPS,
+    make_problem,
+)
 
 import rnnfast
 from rnnfast import cells, kernels, selfcheck
@@ -25,11 +34,20 @@ from rnnfast.kernels import engine
 
 KERNELS = "kernels"
 NAMES = [*CELLS, KERNELS, *LAYERS]
+ROUNDING = {*RECURRENT, *BIDIRECTIONAL, *STACKS, *STEPS, "TimeAffine", "TimeAffineWithLoss"}
+"""Layers that have a precision of products."""
+
+
+def draw_precision(rng, dtype):
+    """An option of products in bf16, half of the times."""
+    return {"precision": "bfloat16"} if dtype == "float32" and rng.random() < 0.5 else {}
 
 
 def of_cell(name, rng, dtype):
     """A function that calls all that there is for a cell."""
     blocks = draw_block(rng, cells.KERNEL_CELLS[name], dtype)
+    for block in blocks:
+        block.options |= draw_precision(rng, dtype)
     places, need_dx = rng.random() < 0.5, bool(rng.random() < 0.7)
     seed = int(rng.integers(1 << 30))
 
@@ -63,6 +81,8 @@ def of_layer(name, rng, dtype):
     if name in RECURRENT or "Stack" in name:
         rates = {"recurrent_dropout": 0.3, "zoneout": 0.2, "weight_drop": 0.2, "truncate_size": 3}
         options = {key: rate for key, rate in rates.items() if rng.random() < 0.3} | {"rng": 0}
+    if name in ROUNDING:
+        options |= draw_precision(rng, dtype)
     places, seed = rng.random() < 0.5, int(rng.integers(1 << 30))
 
     def call():
