@@ -3,7 +3,8 @@
 The mutants are faults that the notebooks have, or might have had.
 """
 
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,6 +50,41 @@ def test_command_with_a_wrong_row(monkeypatch, capsys):
     output, errors = capsys.readouterr()
     assert output.count("WRONG") == 1
     assert "1 of 2 rows are out of tolerance" in errors
+
+
+PRODUCTS = {
+    *("recurrent_forward", "affine_forward", "affine_backward", "affine_loss_forward"),
+}
+
+
+def in_bf16(function):
+    """A function of the kernels with products in bf16, of what is float32."""
+
+    def call(*args, **options):
+        more = {"precision": "bfloat16"} if args[1].dtype == np.float32 else {}
+        return function(*args, **options, **more)
+
+    return call
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_rows_in_bf16(notebook, monkeypatch):
+    """Within 5 %; 20 % where units are so far in saturation that a gradient of them means little."""
+    ops = ModuleType("kernels_in_bf16")
+    vars(ops).update(
+        {
+            name: in_bf16(function) if name in PRODUCTS else function
+            for name, function in vars(kernels).items()
+            if not name.startswith("_")
+        }
+    )
+    monkeypatch.setitem(sys.modules, ops.__name__, ops)  # so that layers can be copied
+    differences = []
+    for row in reproduce.rows("float32", ops, [notebook]):
+        tolerance = 0.2 if row.quantity.startswith("normal weights") else 0.05
+        assert row.difference <= tolerance, row
+        differences.append(row.difference)
+    assert max(differences) > 1e-4
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
