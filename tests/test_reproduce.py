@@ -69,7 +69,7 @@ def in_bf16(function):
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_rows_in_bf16(notebook, monkeypatch):
-    """Within 5 %; 20 % where units are so far in saturation that a gradient of them means little."""
+    """Within 5 %; within 20 % gradients of units that are saturated, and a loss that is nearly 0."""
     ops = ModuleType("kernels_in_bf16")
     vars(ops).update(
         {
@@ -81,7 +81,8 @@ def test_rows_in_bf16(notebook, monkeypatch):
     monkeypatch.setitem(sys.modules, ops.__name__, ops)  # so that layers can be copied
     differences = []
     for row in reproduce.rows("float32", ops, [notebook]):
-        tolerance = 0.2 if row.quantity.startswith("normal weights") else 0.05
+        faint = row.quantity.startswith("normal weights") or 0 < row.expected < 1e-3
+        tolerance = 0.2 if faint else 0.05
         assert row.difference <= tolerance, row
         differences.append(row.difference)
     assert max(differences) > 1e-4
