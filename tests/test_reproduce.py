@@ -69,7 +69,7 @@ def in_bf16(function):
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_rows_in_bf16(notebook, monkeypatch):
-    """Within 5 %; within 20 % gradients of units that are saturated, and a loss that is nearly 0."""
+    """Within 5 %; within 20 % gradients of saturated units, and a loss that is nearly 0."""
     ops = ModuleType("kernels_in_bf16")
     vars(ops).update(
         {
