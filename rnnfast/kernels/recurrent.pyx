@@ -16,7 +16,7 @@ from .block cimport (
     row_at, state_at, states_from, time_of, x_row_of,
 )
 from .engine cimport (
-    RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Matrix, Panels, Simd, States, View, Workspace,
+    RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Lent, Matrix, Panels, Simd, States, View, Workspace,
     cell_number, check_shapes, most_threads, moved, run, threads_for, view_of,
 )
 from .forward_steps cimport forward_task
@@ -240,11 +240,12 @@ def recurrent_forward(
     copy_hs=True, out=None, last=None, threads=None,
 ):
     """Run a cell over a block. See `rnnfast.reference.recurrent` for the contract."""
-    cdef object Wh = weights[1], dtype = Wh.dtype, H = len(Wh), S = cell.S, hs = out
+    cdef object Wh = weights[1], dtype = Wh.dtype, H = Wh.shape[0], S = cell.S, hs = out
     cdef object N, T
     if batch_sizes is not None:
-        N, T = _rows_of_batch(batch_sizes, len(xs), index, lengths, reset, zoneouts), len(batch_sizes)
-        shape = len(xs), H
+        rows = xs.shape[0]
+        N, T = _rows_of_batch(batch_sizes, rows, index, lengths, reset, zoneouts), len(batch_sizes)
+        shape = rows, H
     else:
         N, T = xs.shape[:2] if index is None else index.shape
         shape = N, T, H
@@ -477,10 +478,11 @@ cdef int _require_place(str name, array, tuple shape, dtype) except -1:
     """An error unless an array of the caller can be written row by row."""
     cdef Py_ssize_t axis = len(shape) - 1
     if (array.shape != shape or array.dtype != dtype
-            or (array.strides[axis] != array.itemsize and shape[axis] > 1)):
+            or (type(array) is not Lent and array.strides[axis] != array.itemsize
+                and shape[axis] > 1)):
         raise ValueError(
             f"{name}: expected an array {shape} of {dtype} whose last axis is contiguous, got "
-            f"{array.shape} of {array.dtype} with strides {array.strides}"
+            f"{array.shape} of {array.dtype} with strides {getattr(array, 'strides', None)}"
         )
     return 0
 
@@ -574,7 +576,7 @@ cdef object _copied(array):
 
 cdef object _rows(array):
     """An array whose last axis is contiguous."""
-    if array is None or array.strides[array.ndim - 1] == array.itemsize:
+    if array is None or type(array) is Lent or array.strides[array.ndim - 1] == array.itemsize:
         return array
     if not any(array.strides):    # one number, whatever its shape
         return np.broadcast_to(np.full(array.shape[array.ndim - 1], array.flat[0]), array.shape)
