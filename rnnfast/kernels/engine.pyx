@@ -261,6 +261,14 @@ cdef class Lent:
         other.view.matrix.at = <void*> address
         return other
 
+    def __getitem__(self, Py_ssize_t k):
+        """One along the first of three axes."""
+        cdef Lent other = self.at(
+            <size_t> moved(self.view.simd, self.view.matrix.at, k * self.view.plane))
+        other.shape = self.shape[1:]
+        other.view.rows, other.view.plane = other.shape[0], self.view.matrix.row
+        return other
+
     def columns(self, Py_ssize_t start, Py_ssize_t stop):
         """Some along the last axis."""
         cdef Lent other = self.at(

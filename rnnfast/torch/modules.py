@@ -25,6 +25,7 @@ CELLS = {
 }
 _C = torch._C
 is_tracing, autocasts = _C._is_tracing, _C._is_any_autocast_enabled
+is_compiling, Guards = torch.compiler.is_compiling, _C._dynamo.guards.TensorGuards
 transforms = _C._functorch.peek_interpreter_stack
 function_modes, dispatch_modes = _C._len_torch_function_stack, _C._len_torch_dispatch_stack
 
@@ -38,7 +39,7 @@ class Recurrent:
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """That of torch.nn's module, which does whatever our kernels do not."""
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return super().forward(input, hx)  # type: ignore[misc]
         if compiler() is not None:
             return undisturbed(forward)(self, input, hx)
@@ -228,35 +229,28 @@ def checked_weights(
             module._update_flat_weights()  # as torch.nn's forward begins
             weights = module._flat_weights
             break
-    known, shapes, addresses, arrays = state.known
-    if known != sizes:
-        shapes, addresses, arrays = shapes_of(*sizes[:-1]), [], None
+    known, guards, addresses, arrays = state.known
+    if (
+        known == sizes
+        and len(weights) == len(addresses)
+        and guards.check(*weights)
+        and addresses == [weight.data_ptr() for weight in weights]
+    ):
+        return weights, addresses, arrays
+    shapes = shapes_of(*sizes[:-1])
     if len(weights) != len(shapes):
         raise Refused("there are other weights than those of the module")
-    dtype, contiguous, now = sizes[-1], True, []
     for weight, shape in zip(weights, shapes, strict=True):
-        kind = type(weight)
-        if (
-            (kind is not torch.nn.Parameter and kind is not torch.Tensor)
-            or weight.dtype is not dtype
-            or not weight.is_cpu
-            or weight.is_neg()
-        ):
-            check("a weight", weight, x)
+        check("a weight", weight, x)
         if weight.shape != shape:
             raise Refused(f"a weight has the shape {tuple(weight.shape)}")
-        if not weight.is_contiguous():
-            contiguous = False
-        now.append(weight.data_ptr())
-    if now == addresses and contiguous:
-        return weights, now, arrays
-    for weight in weights:
-        check("a weight", weight, x)
-    if not contiguous:
-        return weights, now, None
+    addresses = [weight.data_ptr() for weight in weights]
+    if not all(weight.is_contiguous() for weight in weights):
+        return weights, addresses, None
+    guards = Guards(*weights, dynamic_dims_sizes=None, dynamic_dims_strides=None)
     arrays = of_layers(weights, sizes[-2])
-    state.known = sizes, shapes, now, arrays
-    return weights, now, arrays
+    state.known = sizes, guards, addresses, arrays
+    return weights, addresses, arrays
 
 
 def shapes_of(

@@ -80,9 +80,9 @@ class State:
         self.path: str | None = None
         self.spare: list[Memory] = []
         """Memory of a forward that is over, for the next one, at most one."""
-        self.known: tuple[Any, list[tuple[int, ...]], list[int], Weights | None] = ((), [], [], [])
-        """Of the weights of the last forward: sizes and dtype, shapes and addresses, which alone
-        say what arrays of them are, and these."""
+        self.known: tuple[Any, Any, list[int], Weights | None] = ((), None, [], None)
+        """Of the weights of the last forward: sizes and dtype, a check of classes, devices, shapes
+        and strides, and addresses, which alone say what kernels have of them, and that."""
 
     def __reduce__(self) -> Any:
         """A new one, for whoever copies all attributes of a module by himself."""
@@ -176,12 +176,12 @@ def half(call: Call, outputs: Any, direction: int) -> Any:
     return outputs.columns(*columns) if type(outputs) is Lent else outputs[..., slice(*columns)]
 
 
-def of_states(call: Call, tensor: Tensor, dtype: Any) -> list[Lent]:
-    """(N, H) of each layer and direction."""
-    address, strides = tensor.data_ptr(), tensor.stride()
-    first = Lent(address, (call.N, call.hidden), strides[-2:], dtype)
-    count, distance = call.layers * call.directions, strides[0] * dtype.itemsize
-    return [first, *[first.at(address + k * distance) for k in range(1, count)]]
+def of_states(call: Call, tensor: Tensor, dtype: Any) -> Lent:
+    """(L*D, N, H)"""
+    shape, strides = tensor.shape, tensor.stride()
+    if not call.batched:
+        shape, strides = (shape[0], 1, shape[1]), (strides[0], 0, strides[1])
+    return Lent(tensor.data_ptr(), shape, strides, dtype)
 
 
 def of_layers(weights: Sequence[Tensor], bias: bool) -> Weights:
@@ -267,8 +267,8 @@ def forward(
     firsts = None
     if states:
         states = [with_rows(state) for state in states]
-        firsts = list(zip(*[of_states(call, state, dtype) for state in states], strict=True))
-    lasts = list(zip(*[of_states(call, state, dtype) for state in last], strict=True))
+        firsts = [of_states(call, state, dtype) for state in states]
+    lasts = [of_states(call, state, dtype) for state in last]
     xs: Any = in_order(call, x, dtype)
     if memory is not None:
         memory.copy, memory.place = None if x is given else x, place_of(x)
@@ -286,14 +286,14 @@ def forward(
                 call.cell,
                 xs,
                 Ws[k],
-                firsts and firsts[k],
+                firsts and [first[k] for first in firsts],
                 batch_sizes=batch_sizes,
                 reverse=direction == 1,
                 need_gradient=memory is not None,
                 cache=None if memory is None else memory.caches[k],
                 copy_xs=False,
                 out=half(call, hs, direction),
-                last=lasts[k],
+                last=[state[k] for state in lasts],
                 threads=threads,
             )[2]
             if memory is not None:
