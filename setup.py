@@ -1,4 +1,4 @@
-"""Build the compiled kernels; everything else about the package is in pyproject.toml.
+"""Build the compiled modules; everything else about the package is in pyproject.toml.
 
 RNNFAST_DEBUG=1 builds them with bounds checks, for tests of the kernels themselves.
 RNNFAST_OPENMP=0 builds them without OpenMP, and so serial.
@@ -37,6 +37,10 @@ MODULES = [
     *("affine", "affine_loss", "attention", "embedding", "generation", "sigmoid_loss"),
     *("softmax_loss", "masks", "optimizer_steps", "build"),
 ]
+
+# What every call of a module for PyTorch goes through, in Python: a tiny layer takes less time than this
+# would take in the interpreter.
+IN_PYTHON = ["torch/function", "torch/stack"]
 
 # Each instruction set is one file with flags of its own; nothing else is compiled with them.
 SIMD = Path("rnnfast/simd")
@@ -108,31 +112,49 @@ class BuildExt(build_ext):
         return flags
 
 
-extensions = [
+# debug information, which many a Python asks for, would be most of the wheel
+COMPILE_ARGS = ["-O3", "-g" if DEBUG else "-g0"]
+kernels = [
     Extension(
         f"rnnfast.kernels.{name}",
         [f"rnnfast/kernels/{name}.pyx"],
         include_dirs=[str(SIMD)],
         depends=[str(header) for header in SIMD.glob("*.h")],
-        # debug information, which many a Python asks for, would be most of the wheel
-        extra_compile_args=["-O3", "-g" if DEBUG else "-g0"],
+        extra_compile_args=[*COMPILE_ARGS],
         define_macros=[("RNNFAST_DEBUG", str(int(DEBUG)))],
     )
     for name in MODULES
 ]
+in_python = [
+    Extension(
+        f"rnnfast.{name.replace('/', '.')}",
+        [f"rnnfast/{name}.py"],
+        extra_compile_args=[*COMPILE_ARGS],
+    )
+    for name in IN_PYTHON
+]
+BUILD_DIR = "build/cython-debug" if DEBUG else "build/cython"
 
 setup(
     cmdclass={"build_ext": BuildExt},
-    ext_modules=cythonize(
-        extensions,
-        build_dir="build/cython-debug" if DEBUG else "build/cython",
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": DEBUG,
-            "wraparound": False,
-            "initializedcheck": DEBUG,
-            "cdivision": True,
-            "embedsignature": True,
-        },
-    ),
+    ext_modules=[
+        *cythonize(
+            kernels,
+            build_dir=BUILD_DIR,
+            compiler_directives={
+                "language_level": 3,
+                "boundscheck": DEBUG,
+                "wraparound": False,
+                "initializedcheck": DEBUG,
+                "cdivision": True,
+                "embedsignature": True,
+            },
+        ),
+        # of no other meaning than in the interpreter, where an annotation is no check
+        *cythonize(
+            in_python,
+            build_dir=BUILD_DIR,
+            compiler_directives={"language_level": 3, "annotation_typing": False},
+        ),
+    ],
 )
