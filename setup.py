@@ -38,8 +38,8 @@ MODULES = [
     *("softmax_loss", "masks", "optimizer_steps", "build"),
 ]
 
-# What every call of a module for PyTorch goes through, in Python: a tiny layer takes less time than this
-# would take in the interpreter.
+# Modules in Python that every call of a layer of PyTorch goes through: a tiny one takes less time
+# than they would take in the interpreter.
 IN_PYTHON = ["torch/function", "torch/stack"]
 
 # Each instruction set is one file with flags of its own; nothing else is compiled with them.

@@ -95,7 +95,7 @@ def gradients(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Tensor | None, 
     if of_forward is None or call.addresses != [weight.data_ptr() for weight in weights]:
         call.weights = None  # what stands at their addresses may be something else by now
     looked_at = given if call.weights else [*given, x, *tensors]
-    if torch.is_grad_enabled() or any([reason_against(tensor, x) for tensor in looked_at]):
+    if torch.is_grad_enabled() or any(reason_against(tensor, x) for tensor in looked_at):
         return (None, None, *by_pytorch(call, x, states, weights, masks, grads, needs))
     if of_forward is None:
         of_forward = Owner(call)
