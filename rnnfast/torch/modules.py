@@ -3,6 +3,7 @@
 import sys
 import weakref
 from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -202,17 +203,16 @@ def only_defaults() -> bool:
 
 def checked_sizes(batch_sizes: Tensor, shape: Sequence[int]) -> Array:
     """Rows of each step of packed sequences, which must be those of the data."""
-    integers = batch_sizes.dtype == torch.int64
-    sizes: Array = np.array(batch_sizes.tolist() if integers else (), np.int64)
+    steps = batch_sizes.tolist() if batch_sizes.dtype == torch.int64 else []
     if (
-        sizes.ndim != 1
-        or not sizes.size
-        or sizes[-1] < 1
-        or (sizes[1:] > sizes[:-1]).any()
-        or sizes.sum() != shape[0]
+        batch_sizes.dim() != 1
+        or not steps
+        or steps[-1] < 1
+        or steps != sorted(steps, reverse=True)
+        or sum(steps) != shape[0]
     ):
         raise Refused("batch_sizes are not those of the data")
-    return sizes
+    return np.array(steps, np.int64)
 
 
 def checked_weights(
@@ -224,11 +224,9 @@ def checked_weights(
     sizes: G*H, K, H, L, D, whether there are biases, and the dtype.
     """
     weights, parameters = module._flat_weights, module._parameters
-    for name, weight in zip(module._flat_weights_names, weights, strict=False):
-        if parameters.get(name) is not weight:
-            module._update_flat_weights()  # as torch.nn's forward begins
-            weights = module._flat_weights
-            break
+    if not all(map(is_, map(parameters.get, module._flat_weights_names), weights)):
+        module._update_flat_weights()  # as torch.nn's forward begins
+        weights = module._flat_weights
     known, guards, addresses, arrays = state.known
     if (
         known == sizes

@@ -318,7 +318,7 @@ def backward(
 ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
     """Gradients of `forward`: of x, of the initial states, of weights; None where not needed.
 
-    dout, dlast: of the outputs and of the last states, None where there is none.
+    dout, dlast: of the outputs and of the last states, None where there is none, or no dlast.
     """
     kind, dtype, threads = x.dtype, DTYPES[x.dtype], torch.get_num_threads()
     layers, directions = call.layers, call.directions
@@ -332,11 +332,16 @@ def backward(
         for weight, need in zip(weights, need_weights, strict=True)
     ]
     factors = of_masks(call, masks) if masks else ()
-    dout = None if dout is None else with_rows(dout)
-    dlast = [None if d is None else with_rows(d) for d in dlast]
-    dhs: Any = None if dout is None else in_order(call, dout, dtype)
-    dlasts = [None if d is None else of_states(call, d, dtype) for d in dlast]
-    dfirsts = [of_states(call, d, dtype) for d in dfirst]
+    dhs: Any = None
+    if dout is not None:
+        dout = with_rows(dout)
+        dhs = in_order(call, dout, dtype)
+    dlasts = dfirsts = None
+    if dlast:
+        dlast = [None if d is None else with_rows(d) for d in dlast]
+        dlasts = [None if d is None else of_states(call, d, dtype) for d in dlast]
+    if wants_states:
+        dfirsts = [of_states(call, d, dtype) for d in dfirst]
     each = len(Ws[0])
     for layer in range(layers - 1, -1, -1):
         below = need_x or wants_states or True in need_weights[: layer * directions * each]
@@ -349,7 +354,7 @@ def backward(
             recurrent_backward(
                 call.cell,
                 half(call, dhs, direction),
-                [d and d[k] for d in dlasts],
+                dlasts and [d and d[k] for d in dlasts],
                 memory.caches[k],
                 Ws[k],
                 [
@@ -358,7 +363,7 @@ def backward(
                 ],
                 need_dx=need_dx,
                 dxs=dxs,
-                dfirst=[d[k] for d in dfirsts] or None,
+                dfirst=dfirsts and [d[k] for d in dfirsts],
                 adds_dx=direction == 1,
                 threads=threads,
             )
@@ -367,8 +372,7 @@ def backward(
         if factors and layer:
             dxs *= factors[layer - 1]
         dhs = dxs
-    if wants_states:
-        dstates = [d if need else None for d, need in zip(dfirst, need_states, strict=True)]
-    else:
-        dstates = [None] * len(need_states)
+    if not wants_states:
+        return dx, [None] * len(need_states), dweights
+    dstates = [d if need else None for d, need in zip(dfirst, need_states, strict=True)]
     return dx, dstates, dweights
