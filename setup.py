@@ -38,9 +38,9 @@ MODULES = [
     *("softmax_loss", "masks", "optimizer_steps", "build"),
 ]
 
-# In Python, and compiled as it is: what every call of a layer of PyTorch goes through, of which a
-# tiny one takes less time than the interpreter takes.
-IN_PYTHON = ["torch/stack"]
+# In Python, and compiled as they are: what every call of a layer of PyTorch goes through, of which
+# a tiny one takes less time than the interpreter takes.
+IN_PYTHON = ["torch/function", "torch/stack"]
 
 # Each instruction set is one file with flags of its own; nothing else is compiled with them.
 SIMD = Path("rnnfast/simd")

@@ -102,8 +102,7 @@ def gradients(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Tensor | None, 
         stack.forward(call, x, states, weights, masks, of_forward.memory)
     memory = of_forward.memory
     need_x, *others = needs
-    ends = grads[1:] if len(given) > 1 or grads[0] is None else ()
-    of_states, of_weights = others[:count], others[count:]
+    ends, of_states, of_weights = grads[1:], others[:count], others[count:]
     with memory.lock:
         dx, dstates, dweights = stack.backward(
             call, memory, grads[0], ends, x, weights, masks, need_x, of_states, of_weights

@@ -318,7 +318,7 @@ def backward(
 ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
     """Gradients of `forward`: of x, of the initial states, of weights; None where not needed.
 
-    dout, dlast: of the outputs and of the last states, None where there is none, or no dlast.
+    dout, dlast: of the outputs and of the last states, None where there is none.
     """
     kind, dtype, threads = x.dtype, DTYPES[x.dtype], torch.get_num_threads()
     layers, directions = call.layers, call.directions
@@ -337,7 +337,7 @@ def backward(
         dout = with_rows(dout)
         dhs = in_order(call, dout, dtype)
     dlasts = dfirsts = None
-    if dlast:
+    if any(d is not None for d in dlast):
         dlast = [None if d is None else with_rows(d) for d in dlast]
         dlasts = [None if d is None else of_states(call, d, dtype) for d in dlast]
     if wants_states:
