@@ -283,6 +283,46 @@ def test_outputs_and_gradients_are_cleared_beyond_lengths(cell, ops):
         assert_all_close(results, run(ops, block))
 
 
+def lent(array):
+    strides = tuple(distance // array.itemsize for distance in array.strides)
+    return engine.Lent(array.ctypes.data, array.shape, strides, array.dtype)
+
+
+@every_cell
+@dtypes
+def test_memory_that_is_lent_stands_for_arrays(cell, dtype):
+    """Parts too: columns of outputs, one state of several, a gradient that is like its weight."""
+    block = make_block(cell, (3, 4, 2, 5), [], dtype)
+    weights = [np.ascontiguousarray(W.T).T for W in block.weights]
+    (N, T, H), S, D = block.dhs.shape, cell.S, block.xs.shape[2]
+    results = []
+    for of in (np.asarray, lent):
+        wide = np.full((N, T, H + 3), np.nan, dtype)
+        last, dfirst = np.full((2, S, N, H), np.nan, dtype)
+        grads = [np.full_like(W, np.nan) for W in weights]
+        dxs = np.full((N, T, D), np.nan, dtype)
+        if of is lent:
+            out, lasts, dfirsts = lent(wide).columns(2, 2 + H), lent(last), lent(dfirst)
+            dWs = [lent(W).at(dW.ctypes.data) for W, dW in zip(weights, grads, strict=True)]
+        else:
+            out, lasts, dfirsts, dWs = wide[:, :, 2 : 2 + H], last, dfirst, grads
+        Ws = [of(W) for W in weights]
+        *_, cache = kernels.recurrent_forward(
+            cell, of(block.xs), Ws, [of(h) for h in block.states], out=out,
+            last=[lasts[k] for k in range(S)],
+        )  # fmt: skip
+        kernels.recurrent_backward(
+            cell, of(block.dhs), [of(d) for d in block.dlast], cache, Ws, dWs, dxs=of(dxs),
+            dfirst=[dfirsts[k] for k in range(S)],
+        )  # fmt: skip
+        results.append([wide, last, dfirst, dxs, *grads])
+    for expected, array in zip(*results, strict=True):
+        np.testing.assert_array_equal(array, expected)
+    assert np.isfinite(results[1][0][:, :, 2 : 2 + H]).all()
+    with pytest.raises(ValueError, match="out: expected an array"):
+        kernels.recurrent_forward(cell, lent(block.xs), Ws, None, out=lent(block.xs))
+
+
 def test_what_cannot_be_written_is_refused():
     block = make_block(cells.LSTM_IFGO, (3, 4, 2, 5), (), "float32")
     _, cache = run_forward(kernels, block)

@@ -254,6 +254,25 @@ def test_weights_written_without_a_version_are_seen(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_weights_that_are_something_else_at_the_same_address(name):
+    theirs, ours = small(name)
+    x = torch.ones(4, 2, 3, dtype=torch.float64)
+    paths = []
+    columns_first = lambda W: W.as_strided(W.shape, (1, len(W)))  # noqa: E731
+    for change in (torch.detach, columns_first, torch.detach, torch._neg_view):
+        results = []
+        for module in (theirs, ours):
+            module.zero_grad()
+            module.weight_hh_l0.data = change(module.weight_hh_l0.data)
+            out, _ = module(x)
+            out.sum().backward()
+            results.append([out, *grads_of(module)])
+        assert_same(*results)
+        paths.append(last_path(ours))
+    assert paths == [*["rnnfast"] * 3, "torch: a weight is not plain memory"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_two_gradients_of_biases_are_two(name):
     """Clipping them in place, for one, must not do it twice."""
     _, ours = small(name, num_layers=2, bidirectional=True)

@@ -147,6 +147,10 @@ ctypedef struct View:
 # What a thread does of a call: its number, and how many there are.
 ctypedef void (*Task)(const void* call, int thread, int threads) noexcept nogil
 
+cdef class Lent:
+    cdef View view
+    cdef readonly object shape, dtype
+
 cdef class Buffer:
     cdef object _owner
     cdef Py_ssize_t _size

@@ -4,9 +4,9 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from numpy import float32, float64
+from numpy import dtype, float32, float64
 from numpy.typing import NDArray
 
 from ..cells import Cell
@@ -18,6 +18,22 @@ BF16: bool
 HAS_OPENMP: bool
 
 class Buffer: ...
+
+class Lent:
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def __init__(
+        self,
+        address: int,
+        shape: tuple[int, ...],  # one to three axes
+        strides: tuple[int, ...],  # in numbers
+        dtype: dtype[Any],
+    ) -> None: ...
+    def at(self, address: int) -> Lent: ...
+    def __getitem__(self, k: int) -> Lent: ...
+    def columns(self, start: int, stop: int) -> Lent: ...
+
 class Workspace: ...
 
 def get_num_threads() -> int: ...

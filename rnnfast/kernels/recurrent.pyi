@@ -10,12 +10,14 @@ from numpy import bool_, float32, float64, int64
 from numpy.typing import NDArray
 
 from ..cells import Cell
+from .engine import Lent
 
 _Real = TypeVar("_Real", float32, float64)
-_Weights: TypeAlias = Sequence[NDArray[_Real]]  # Wx (D, G*H), Wh (H, G*H), b (G*H,), bh
-_Optional: TypeAlias = Sequence[NDArray[_Real] | None]  # the same, biases or gradients or None
-_States: TypeAlias = NDArray[_Real] | Sequence[NDArray[_Real] | None]  # (N, H) for each state
-_Places: TypeAlias = NDArray[_Real] | Sequence[NDArray[_Real]]  # the same, written
+_Array: TypeAlias = NDArray[_Real] | Lent
+_Weights: TypeAlias = Sequence[_Array[_Real]]  # Wx (D, G*H), Wh (H, G*H), b (G*H,), bh
+_Optional: TypeAlias = Sequence[_Array[_Real] | None]  # the same, biases or gradients or None
+_States: TypeAlias = NDArray[_Real] | Sequence[_Array[_Real] | None]  # (N, H) for each state
+_Places: TypeAlias = NDArray[_Real] | Sequence[_Array[_Real]]  # the same, written
 _Zoneouts: TypeAlias = Sequence[NDArray[_Real] | None] | None  # (N, T, H) for each state
 
 class BidirectionalCache: ...
@@ -54,7 +56,7 @@ def bidirectional_states(
 ) -> NDArray[Any]: ...  # (2, S, N, T, H)
 def recurrent_backward(
     cell: Cell,
-    dhs: NDArray[_Real] | None,  # (N, T, H), or (R, H) with batch_sizes
+    dhs: _Array[_Real] | None,  # (N, T, H), or (R, H) with batch_sizes
     dstates: _States[_Real] | None,
     cache: Any,
     weights: _Weights[_Real],  # Wx, Wh
@@ -62,14 +64,14 @@ def recurrent_backward(
     *,
     truncate: int = ...,
     need_dx: bool = ...,
-    dxs: NDArray[_Real] | None = ...,  # of the shape of xs, written
+    dxs: _Array[_Real] | None = ...,  # of the shape of xs, written
     dfirst: _Places[_Real] | None = ...,
     adds_dx: bool = ...,
     threads: int | None = ...,
 ) -> tuple[NDArray[_Real] | None, Any]: ...
 def recurrent_forward(
     cell: Cell,
-    xs: NDArray[_Real],  # (N, T, D), or (U, D) with an index, or (R, D) with batch_sizes
+    xs: _Array[_Real],  # (N, T, D), or (U, D) with an index, or (R, D) with batch_sizes
     weights: _Optional[_Real],
     states: _States[_Real] | None,
     *,
@@ -84,7 +86,7 @@ def recurrent_forward(
     cache: Any = ...,
     copy_xs: bool = ...,
     copy_hs: bool = ...,
-    out: NDArray[_Real] | None = ...,  # (N, T, H), or (R, H) with batch_sizes, written
+    out: _Array[_Real] | None = ...,  # (N, T, H), or (R, H) with batch_sizes, written
     last: _Places[_Real] | None = ...,
     threads: int | None = ...,
     precision: str | None = ...,

@@ -16,8 +16,9 @@ from .block cimport (
     row_at, state_at, states_from, time_of, x_row_of,
 )
 from .engine cimport (
-    RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Matrix, Panels, Simd, States, View, Workspace, below,
-    cell_number, check_shapes, most_threads, moved, run, threads_for, view_of, with_precision, words,
+    RESET_AFTER, RESET_BEFORE, ROWS, Buffer, Lent, Matrix, Panels, Simd, States, View, Workspace,
+    below, cell_number, check_shapes, most_threads, moved, run, threads_for, view_of, with_precision,
+    words,
 )
 from .forward_steps cimport forward_task
 from .panels cimport computed, from_row, panels_at
@@ -34,6 +35,7 @@ cdef enum:
     FLOPS = 2                     # of a product, for each row and number of the weight
     STEPS_WORTH = 5               # steps that make up for a call of their own
     ROWS_WORTH = 4                # rows of the batch that make up for a thread of their own
+    SMALL = 65536                 # flops for which the GIL is kept: microseconds
 
 
 ctypedef struct Call:
@@ -243,11 +245,12 @@ def recurrent_forward(
     copy_hs=True, out=None, last=None, threads=None, precision=None,
 ):
     """Run a cell over a block. See `rnnfast.reference.recurrent` for the contract."""
-    cdef object Wh = weights[1], dtype = Wh.dtype, H = len(Wh), S = cell.S, hs = out
+    cdef object Wh = weights[1], dtype = Wh.dtype, H = Wh.shape[0], S = cell.S, hs = out
     cdef object N, T
     if batch_sizes is not None:
-        N, T = _rows_of_batch(batch_sizes, len(xs), index, lengths, reset, zoneouts), len(batch_sizes)
-        shape = len(xs), H
+        rows = xs.shape[0]
+        N, T = _rows_of_batch(batch_sizes, rows, index, lengths, reset, zoneouts), len(batch_sizes)
+        shape = rows, H
     else:
         N, T = xs.shape[:2] if index is None else index.shape
         shape = N, T, H
@@ -435,11 +438,14 @@ cdef int _run(Cache own, Cache other, bint forward) except -1:
         s.by_rows = other.sizes.by_rows = True
         s.alone = other.sizes.alone = False
         calls[1] = Call(&other.sizes, &other.mem, forward)
-    with nogil:
-        if other is not None:
-            run(_both_tasks, &calls[0], 2)
-        else:
-            run(_task, &calls[0], s.threads)
+    if other is None and s.threads == 1 and s.flops < SMALL:
+        run(_task, &calls[0], 1)
+    else:
+        with nogil:
+            if other is not None:
+                run(_both_tasks, &calls[0], 2)
+            else:
+                run(_task, &calls[0], s.threads)
     own.finish()
     if other is not None:
         other.finish()
@@ -482,10 +488,11 @@ cdef int _require_place(str name, array, tuple shape, dtype) except -1:
     """An error unless an array of the caller can be written row by row."""
     cdef Py_ssize_t axis = len(shape) - 1
     if (array.shape != shape or array.dtype != dtype
-            or (array.strides[axis] != array.itemsize and shape[axis] > 1)):
+            or (type(array) is not Lent and array.strides[axis] != array.itemsize
+                and shape[axis] > 1)):
         raise ValueError(
             f"{name}: expected an array {shape} of {dtype} whose last axis is contiguous, got "
-            f"{array.shape} of {array.dtype} with strides {array.strides}"
+            f"{array.shape} of {array.dtype} with strides {getattr(array, 'strides', None)}"
         )
     return 0
 
@@ -579,7 +586,7 @@ cdef object _copied(array):
 
 cdef object _rows(array):
     """An array whose last axis is contiguous."""
-    if array is None or array.strides[array.ndim - 1] == array.itemsize:
+    if array is None or type(array) is Lent or array.strides[array.ndim - 1] == array.itemsize:
         return array
     if not any(array.strides):    # one number, whatever its shape
         return np.broadcast_to(np.full(array.shape[array.ndim - 1], array.flat[0]), array.shape)

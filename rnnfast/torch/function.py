@@ -34,13 +34,11 @@ def run(
 ) -> tuple[Tensor, ...]:
     """Outputs, and last states; the initial ones are none or all. Nothing is kept where nothing
     requires a gradient."""
-    if torch.is_grad_enabled() and (
-        x.requires_grad
-        or any(weight.requires_grad for weight in weights)
-        or any(state.requires_grad for state in states)
-    ):
-        outputs: tuple[Tensor, ...] = apply(call, masks, x, *states, *weights)
-        return outputs
+    if torch.is_grad_enabled():
+        for tensor in (x, *weights, *states):
+            if tensor.requires_grad:
+                outputs: tuple[Tensor, ...] = apply(call, masks, x, *states, *weights)
+                return outputs
     return stack.forward(call, x, states, weights, masks)
 
 
@@ -87,7 +85,7 @@ def gradients(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Tensor | None, 
     owner, x, *tensors = ctx.saved_tensors
     end = count + len(call.addresses)
     states, weights, masks = tensors[:count], tensors[count:end], tensors[end:]
-    needs = ctx.needs_input_grad[2:]
+    _, _, *needs = ctx.needs_input_grad
     given = [grad for grad in grads if grad is not None]
     if not given:
         return (None, None, *(None for _ in needs))
@@ -104,10 +102,10 @@ def gradients(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Tensor | None, 
         stack.forward(call, x, states, weights, masks, of_forward.memory)
     memory = of_forward.memory
     need_x, *others = needs
+    ends, of_states, of_weights = grads[1:], others[:count], others[count:]
     with memory.lock:
         dx, dstates, dweights = stack.backward(
-            *(call, memory, grads[0], grads[1:], x, weights, masks),
-            *(need_x, others[:count], others[count:]),
+            call, memory, grads[0], ends, x, weights, masks, need_x, of_states, of_weights
         )
     return (None, None, dx, *dstates, *dweights)
 

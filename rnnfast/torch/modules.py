@@ -3,6 +3,7 @@
 import sys
 import weakref
 from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ CELLS = {
 }
 _C = torch._C
 is_tracing, autocasts = _C._is_tracing, _C._is_any_autocast_enabled
+is_compiling, Guards = torch.compiler.is_compiling, _C._dynamo.guards.TensorGuards
 transforms = _C._functorch.peek_interpreter_stack
 function_modes, dispatch_modes = _C._len_torch_function_stack, _C._len_torch_dispatch_stack
 
@@ -38,7 +40,7 @@ class Recurrent:
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """That of torch.nn's module, which does whatever our kernels do not."""
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return super().forward(input, hx)  # type: ignore[misc]
         if compiler() is not None:
             return undisturbed(forward)(self, input, hx)
@@ -201,17 +203,16 @@ def only_defaults() -> bool:
 
 def checked_sizes(batch_sizes: Tensor, shape: Sequence[int]) -> Array:
     """Rows of each step of packed sequences, which must be those of the data."""
-    integers = batch_sizes.dtype == torch.int64
-    sizes: Array = np.array(batch_sizes.tolist() if integers else (), np.int64)
+    steps = batch_sizes.tolist() if batch_sizes.dtype == torch.int64 else []
     if (
-        sizes.ndim != 1
-        or not sizes.size
-        or sizes[-1] < 1
-        or (sizes[1:] > sizes[:-1]).any()
-        or sizes.sum() != shape[0]
+        batch_sizes.dim() != 1
+        or not steps
+        or steps[-1] < 1
+        or steps != sorted(steps, reverse=True)
+        or sum(steps) != shape[0]
     ):
         raise Refused("batch_sizes are not those of the data")
-    return sizes
+    return np.array(steps, np.int64)
 
 
 def checked_weights(
@@ -223,40 +224,31 @@ def checked_weights(
     sizes: G*H, K, H, L, D, whether there are biases, and the dtype.
     """
     weights, parameters = module._flat_weights, module._parameters
-    for name, weight in zip(module._flat_weights_names, weights, strict=False):
-        if parameters.get(name) is not weight:
-            module._update_flat_weights()  # as torch.nn's forward begins
-            weights = module._flat_weights
-            break
-    known, shapes, addresses, arrays = state.known
-    if known != sizes:
-        shapes, addresses, arrays = shapes_of(*sizes[:-1]), [], None
+    if not all(map(is_, map(parameters.get, module._flat_weights_names), weights)):
+        module._update_flat_weights()  # as torch.nn's forward begins
+        weights = module._flat_weights
+    known, guards, addresses, arrays = state.known
+    if (
+        known == sizes
+        and len(weights) == len(addresses)
+        and guards.check(*weights)
+        and addresses == [weight.data_ptr() for weight in weights]
+    ):
+        return weights, addresses, arrays
+    shapes = shapes_of(*sizes[:-1])
     if len(weights) != len(shapes):
         raise Refused("there are other weights than those of the module")
-    dtype, contiguous, now = sizes[-1], True, []
     for weight, shape in zip(weights, shapes, strict=True):
-        kind = type(weight)
-        if (
-            (kind is not torch.nn.Parameter and kind is not torch.Tensor)
-            or weight.dtype is not dtype
-            or not weight.is_cpu
-            or weight.is_neg()
-        ):
-            check("a weight", weight, x)
+        check("a weight", weight, x)
         if weight.shape != shape:
             raise Refused(f"a weight has the shape {tuple(weight.shape)}")
-        if not weight.is_contiguous():
-            contiguous = False
-        now.append(weight.data_ptr())
-    if now == addresses and contiguous:
-        return weights, now, arrays
-    for weight in weights:
-        check("a weight", weight, x)
-    if not contiguous:
-        return weights, now, None
+    addresses = [weight.data_ptr() for weight in weights]
+    if not all(weight.is_contiguous() for weight in weights):
+        return weights, addresses, None
+    guards = Guards(*weights, dynamic_dims_sizes=None, dynamic_dims_strides=None)
     arrays = of_layers(weights, sizes[-2])
-    state.known = sizes, shapes, now, arrays
-    return weights, now, arrays
+    state.known = sizes, guards, addresses, arrays
+    return weights, addresses, arrays
 
 
 def shapes_of(

@@ -18,10 +18,11 @@ import torch
 from .._types import Array
 from ..cells import Cell
 from ..kernels import recurrent_backward, recurrent_forward
+from ..kernels.engine import Lent
 
 Tensor: TypeAlias = Any
-Weights: TypeAlias = list[Any]
-"""Of each layer and direction: Wx, Wh, b, bh; arrays, or None."""
+Weights: TypeAlias = list[tuple[Lent, ...]]
+"""Of each layer and direction: Wx, Wh, b, bh."""
 DTYPES: dict[Any, Any] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 ANYWHERE = c_char * sys.maxsize
 
@@ -79,9 +80,9 @@ class State:
         self.path: str | None = None
         self.spare: list[Memory] = []
         """Memory of a forward that is over, for the next one, at most one."""
-        self.known: tuple[Any, list[tuple[int, ...]], list[int], Weights | None] = ((), [], [], [])
-        """Of the weights of the last forward: sizes and dtype, shapes and addresses, which alone
-        say what arrays of them are, and these."""
+        self.known: tuple[Any, Any, list[int], Weights | None] = ((), None, [], None)
+        """Of the weights of the last forward: sizes and dtype, a check of classes, devices, shapes
+        and strides, and addresses, which alone say what kernels have of them, and that."""
 
     def __reduce__(self) -> Any:
         """A new one, for whoever copies all attributes of a module by himself."""
@@ -140,8 +141,6 @@ def array_of(tensor: Tensor) -> Array:
     """
     dtype = DTYPES[tensor.dtype]
     memory: Any = ANYWHERE.from_address(tensor.data_ptr())
-    if tensor.is_contiguous():
-        return np.ndarray(tensor.shape, dtype, memory)
     strides = [dtype.itemsize * stride for stride in tensor.stride()]
     return np.ndarray(tensor.shape, dtype, memory, 0, strides)
 
@@ -153,31 +152,47 @@ def place_of(tensor: Tensor) -> tuple[Any, ...]:
 
 def with_rows(tensor: Tensor) -> Tensor:
     """A tensor whose last axis is contiguous."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+    contiguous = tensor.is_contiguous() or tensor.stride(-1) == 1
+    return tensor if contiguous else tensor.contiguous()
 
 
-def in_order(call: Call, tensor: Tensor) -> Array:
+def in_order(call: Call, tensor: Tensor, dtype: Any) -> Lent:
     """An input or output as kernels have it: (N, T, K), or (R, K) of packed sequences."""
-    array = array_of(tensor)
+    shape, strides = tensor.shape, tensor.stride()
     if not call.batched:
-        return array[None]
-    if call.batch_first or call.batch_sizes is not None:
-        return array
-    return array.swapaxes(0, 1)
+        shape, strides = (1, *shape), (0, *strides)
+    elif call.batch_sizes is None and not call.batch_first:
+        T, N, K = shape
+        t, n, k = strides
+        shape, strides = (N, T, K), (n, t, k)
+    return Lent(tensor.data_ptr(), shape, strides, dtype)
 
 
-def of_states(call: Call, tensor: Tensor) -> Array:
+def half(call: Call, outputs: Any, direction: int) -> Any:
+    """The columns of a direction in outputs of a layer, or in their gradient, if there is any."""
+    if outputs is None or call.directions == 1:
+        return outputs
+    columns = direction * call.hidden, (direction + 1) * call.hidden
+    return outputs.columns(*columns) if type(outputs) is Lent else outputs[..., slice(*columns)]
+
+
+def of_states(call: Call, tensor: Tensor, dtype: Any) -> Lent:
     """(L*D, N, H)"""
-    array = array_of(tensor)
-    return array if call.batched else array[:, None]
+    shape, strides = tensor.shape, tensor.stride()
+    if not call.batched:
+        shape, strides = (shape[0], 1, shape[1]), (strides[0], 0, strides[1])
+    return Lent(tensor.data_ptr(), shape, strides, dtype)
 
 
-def of_layers(tensors: Sequence[Tensor | None], bias: bool) -> Weights:
-    """Weights, or gradients of them, as kernels have them."""
-    arrays = [None if tensor is None else array_of(tensor).T for tensor in tensors]
-    if bias:
-        return [tuple(arrays[k : k + 4]) for k in range(0, len(arrays), 4)]
-    return [tuple(arrays[k : k + 2]) for k in range(0, len(arrays), 2)]
+def of_layers(weights: Sequence[Tensor], bias: bool) -> Weights:
+    """Contiguous weights as kernels have them."""
+    lent = []
+    for weight in weights:
+        shape, dtype = tuple(weight.shape), DTYPES[weight.dtype]
+        strides = (1, shape[-1]) if len(shape) == 2 else (1,)
+        lent.append(Lent(weight.data_ptr(), shape[::-1], strides, dtype))
+    each = 4 if bias else 2
+    return [tuple(lent[k : k + each]) for k in range(0, len(lent), each)]
 
 
 def of_weights(call: Call, weights: Sequence[Tensor]) -> tuple[Weights, Any]:
@@ -189,9 +204,9 @@ def of_weights(call: Call, weights: Sequence[Tensor]) -> tuple[Weights, Any]:
 
 
 def empty(shape: Sequence[int], dtype: Any) -> Tensor:
-    """`torch.empty`, which is twice as fast without a dtype."""
+    """`torch.empty`, which is twice as fast without a dtype, and with numbers of their own."""
     if dtype is torch.get_default_dtype():
-        return torch.empty(shape)
+        return torch.empty(*shape)
     return torch.empty(shape, dtype=dtype)
 
 
@@ -242,28 +257,29 @@ def forward(
     backward needs is kept, or None.
     """
     given, x = x, with_rows(x)
-    dtype, H, threads = x.dtype, call.hidden, torch.get_num_threads()
-    layers, directions, batch_sizes = call.layers, call.directions, call.batch_sizes
+    kind, threads, batch_sizes = x.dtype, torch.get_num_threads(), call.batch_sizes
+    layers, directions, dtype = call.layers, call.directions, DTYPES[kind]
     rows = call.N * call.T if batch_sizes is None else x.shape[0]
-    out = new_output(call, rows, dtype)
-    last = [new_states(call, dtype) for _ in call.cell.states]
+    out = new_output(call, rows, kind)
+    last = [new_states(call, kind) for _ in call.cell.states]
     Ws, _owners = of_weights(call, weights)
     factors = of_masks(call, masks) if masks else ()
+    firsts = None
     if states:
         states = [with_rows(state) for state in states]
-    firsts = [of_states(call, state) for state in states] if states else None
-    lasts = [of_states(call, state) for state in last]
-    xs = in_order(call, x)
+        firsts = [of_states(call, state, dtype) for state in states]
+    lasts = [of_states(call, state, dtype) for state in last]
+    xs: Any = in_order(call, x, dtype)
     if memory is not None:
         memory.copy, memory.place = None if x is given else x, place_of(x)
     for layer in range(layers):
+        hs: Any
         if layer == layers - 1:
-            hs = in_order(call, out)
+            hs = in_order(call, out, dtype)
         elif memory is not None:
-            hs = new_hidden(call, rows, xs.dtype, memory.hidden[layer])
-            memory.hidden[layer] = hs
+            hs = memory.hidden[layer] = new_hidden(call, rows, dtype, memory.hidden[layer])
         else:
-            hs = new_hidden(call, rows, xs.dtype)
+            hs = new_hidden(call, rows, dtype)
         for direction in range(directions):
             k = layer * directions + direction
             cache = recurrent_forward(
@@ -276,7 +292,7 @@ def forward(
                 need_gradient=memory is not None,
                 cache=None if memory is None else memory.caches[k],
                 copy_xs=False,
-                out=hs if directions == 1 else hs[..., direction * H : (direction + 1) * H],
+                out=half(call, hs, direction),
                 last=[state[k] for state in lasts],
                 threads=threads,
             )[2]
@@ -304,40 +320,50 @@ def backward(
 
     dout, dlast: of the outputs and of the last states, None where there is none.
     """
-    dtype, H, D, threads = x.dtype, call.hidden, call.directions, torch.get_num_threads()
+    kind, dtype, threads = x.dtype, DTYPES[x.dtype], torch.get_num_threads()
+    layers, directions = call.layers, call.directions
     rows = call.N * call.T if call.batch_sizes is None else x.shape[0]
-    dout = None if dout is None else with_rows(dout)
-    dlast = [None if d is None else with_rows(d) for d in dlast]
-    dx = empty(x.shape, dtype) if need_x else None
-    dfirst = [new_states(call, dtype) for _ in need_states] if any(need_states) else []
+    dx = empty(x.shape, kind) if need_x else None
+    wants_states = True in need_states
+    dfirst = [new_states(call, kind) for _ in need_states] if wants_states else []
+    Ws, weights = of_weights(call, weights)
     dweights = [
-        torch.empty_like(weight, memory_format=torch.contiguous_format) if need else None
+        torch.empty_like(weight) if need else None
         for weight, need in zip(weights, need_weights, strict=True)
     ]
-    Ws, _owners = of_weights(call, weights)
-    dWs, factors = of_layers(dweights, call.bias), of_masks(call, masks) if masks else ()
-    dlasts = [None if d is None else of_states(call, d) for d in dlast]
-    dfirsts = [of_states(call, d) for d in dfirst]
-    each = len(weights) // call.layers
-    dhs = None if dout is None else in_order(call, dout)
-    for layer in reversed(range(call.layers)):
-        below = need_x or any(need_states) or any(need_weights[: layer * each])
+    factors = of_masks(call, masks) if masks else ()
+    dhs: Any = None
+    if dout is not None:
+        dout = with_rows(dout)
+        dhs = in_order(call, dout, dtype)
+    dlasts = dfirsts = None
+    if any(d is not None for d in dlast):
+        dlast = [None if d is None else with_rows(d) for d in dlast]
+        dlasts = [None if d is None else of_states(call, d, dtype) for d in dlast]
+    if wants_states:
+        dfirsts = [of_states(call, d, dtype) for d in dfirst]
+    each = len(Ws[0])
+    for layer in range(layers - 1, -1, -1):
+        below = need_x or wants_states or True in need_weights[: layer * directions * each]
         need_dx = below if layer else need_x
-        dxs = None
+        dxs: Any = None
         if need_dx:
-            dxs = in_order(call, dx) if layer == 0 else new_hidden(call, rows, DTYPES[dtype])
-        for direction in range(D):
-            k = layer * D + direction
+            dxs = new_hidden(call, rows, dtype) if layer else in_order(call, dx, dtype)
+        for direction in range(directions):
+            k = layer * directions + direction
             recurrent_backward(
                 call.cell,
-                dhs if dhs is None or D == 1 else dhs[..., direction * H : (direction + 1) * H],
-                [None if d is None else d[k] for d in dlasts],
+                half(call, dhs, direction),
+                dlasts and [d and d[k] for d in dlasts],
                 memory.caches[k],
                 Ws[k],
-                dWs[k],
+                [
+                    None if dW is None else W.at(dW.data_ptr())
+                    for W, dW in zip(Ws[k], dweights[k * each : (k + 1) * each], strict=True)
+                ],
                 need_dx=need_dx,
                 dxs=dxs,
-                dfirst=[d[k] for d in dfirsts] or None,
+                dfirst=dfirsts and [d[k] for d in dfirsts],
                 adds_dx=direction == 1,
                 threads=threads,
             )
@@ -346,5 +372,7 @@ def backward(
         if factors and layer:
             dxs *= factors[layer - 1]
         dhs = dxs
-    dfirst = [d if need else None for d, need in zip(dfirst, need_states, strict=False)]
-    return dx, dfirst or [None] * len(need_states), dweights
+    if not wants_states:
+        return dx, [None] * len(need_states), dweights
+    dstates = [d if need else None for d, need in zip(dfirst, need_states, strict=True)]
+    return dx, dstates, dweights
