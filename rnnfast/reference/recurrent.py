@@ -244,7 +244,7 @@ def recurrent_backward(
         for total, part in zip(totals[1:], (dWh, da.sum(axis=0), *dbh), strict=True):
             total += part
         if index is not None:
-            np.add.at(das, index[place], da)
+            _add_by_rows(das, index[place], da)
             continue
         totals[0] += product(block.xs[place].T, da)
         if need_dx:
@@ -603,6 +603,11 @@ def _fresh(reset: Array, exists: Array, reverse: bool) -> Array:
     fresh = np.zeros_like(reset)
     fresh[:, :-1] = reset[:, 1:] & exists[:, 1:]  # the last step is entered by initial states
     return fresh
+
+
+def _add_by_rows(sums: Array, index: Ids, parts: Array) -> None:
+    """Add each of the parts to the row that the index says, to which several may go."""
+    np.add.at(sums, index, parts)
 
 
 def cut_after(k: int, length: Any, truncate: int) -> Any:
