@@ -110,8 +110,10 @@ cdef void _add_parts(
     Panels C,                     # INOUT (M, columns)
     bint add,
 ) noexcept nogil:
-    """C = A B, or that is added to C; sums of PART terms are added up tile by tile."""
+    """C = A B, or that is added to C; sums of PART terms, or twice as many, are added up tile by tile."""
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
+    # of rounded operands, whose errors are larger, twice as many terms, in the same time
+    cdef Py_ssize_t part = 2 * PART if simd.rounds else PART
     cdef Py_ssize_t m, k, p, rows, K_k, used, whole, height = tile_height(simd, M)
     cdef Py_ssize_t at_once = simd.panels_at_once(height)
     cdef bint touches_C
@@ -130,7 +132,7 @@ cdef void _add_parts(
             plus = &c if add else NULL
             k = 0
             while k < K:
-                K_k = min(PART, K - k)
+                K_k = min(part, K - k)
                 a.at = moved(simd, A.at, m * A.tile + k // simd.together * A.k_stride)
                 b = from_row(simd, B, k // simd.together, p)
                 k += K_k

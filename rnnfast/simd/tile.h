@@ -66,7 +66,7 @@ static ALWAYS_INLINE void FN(tile_body)(
         const real *a = A;
         if (words > a_width) /* the same rows of the next panel: further away than hardware foresees */
             UNROLL for (int r = 0; r < R; r++)
-                for (size_t j = 0; j < sizeof(real[PANEL]); j += 64)
+                for (size_t j = 0; j < sizeof(real[PANEL]) / TOGETHER; j += 64)
                     __builtin_prefetch((const char *)(A + a_block + r * a_row) + j, 0, 2);
         for (ptrdiff_t k = words < a_width ? words : a_width; k > 0; k--, a += a_k) {
             vec a_r[TILE_ROWS];
