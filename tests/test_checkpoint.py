@@ -25,6 +25,14 @@ def test_round_trip(tmp_path):
     assert os.listdir(tmp_path) == ["a.npz"]
 
 
+def test_names_of_any_letters_and_paths_as_text(tmp_path):
+    arrays = {"ß/ω": np.arange(3.0), "W": np.ones(2)}
+    save_archive(str(tmp_path / "ß.npz"), "checkpoint", arrays, {})
+    loaded = load_archive(str(tmp_path / "ß.npz"), "checkpoint")[1]
+    assert loaded.keys() == arrays.keys()
+    np.testing.assert_array_equal(loaded["ß/ω"], arrays["ß/ω"])
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"old")

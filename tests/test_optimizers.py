@@ -255,6 +255,20 @@ def test_arrays_of_every_kind_in_one_list(make, formula):
         np.testing.assert_allclose(W.astype(float), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["sgd_step", "scale_arrays"])
+def test_all_arrays_or_none_where_each_is_for_itself(name, monkeypatch):
+    """The second one, which NumPy has to take, meets an error when the first is done."""
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(rnnfast.reference.ops, name, fail)
+    params, grads = ([np.full(4, 3.0), np.full(4, 3, np.longdouble)] for _ in range(2))
+    with pytest.raises(MemoryError):
+        rnnfast.SGD().update(params, grads) if name == "sgd_step" else rnnfast.clip_grads(grads, 1)
+    assert all((array == 3).all() for array in (*params, *grads))
+
+
 def test_the_same_array_twice():
     """Is updated twice, one after the other, and is clipped so."""
     W, dW = np.ones((3, 4)), np.full((3, 4), 0.5)

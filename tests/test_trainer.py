@@ -98,6 +98,55 @@ def test_the_history_has_what_happened():
     assert trainer.best_loss == min(record.valid_loss for record in ends)
 
 
+class Clock:
+    """In the place of `time`; an optimizer, or who is called after a step, lets time go on."""
+
+    def __init__(self, trainer, monkeypatch, seconds):
+        self.now, self.update, self.seconds = 100.0, trainer.optimizer.update, seconds
+        monkeypatch.setattr(rnnfast.training.trainer, "time", self)
+        monkeypatch.setattr(trainer.optimizer, "update", self.update_slowly)
+
+    def update_slowly(self, *arguments):
+        self.now += self.seconds
+        return self.update(*arguments)
+
+    def perf_counter(self):
+        return self.now
+
+    monotonic = perf_counter
+
+
+def test_tokens_per_second_of_steps_alone(monkeypatch):
+    trainer, seen = _trainer(records_per_epoch=3), []
+    clock = Clock(trainer, monkeypatch, 0.25)
+
+    def on_step(tokens, loss):
+        seen.append(tokens)
+        clock.now += 7
+
+    trainer.fit(2, on_step=on_step)
+    begin = 0
+    for record in trainer.history:
+        tokens = seen[begin : record.step]
+        assert record.tokens_per_second == pytest.approx(sum(tokens) / (0.25 * len(tokens)))
+        begin = record.step
+
+
+def test_a_long_epoch_is_saved_after_some_minutes(monkeypatch):
+    trainer, saved = _trainer(time_size=29), []
+    assert len(trainer.blocks) == 13
+    Clock(trainer, monkeypatch, 25)
+    trainer.fit(2, save=lambda: saved.append(trainer.step), save_every=1)
+    # more than 60 seconds after the last save, or after the end of an epoch, where others save
+    assert saved == [3, 6, 9, 12, 16, 19, 22, 25]
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_what_is_shown(verbose, capsys):
+    _trainer().fit(1, verbose=verbose)
+    assert ("epoch 1/1: training " in capsys.readouterr().err) is verbose
+
+
 def test_the_learning_rate_falls_only_when_validation_does_not_improve():
     trainer = _trainer(optimizer=rnnfast.SGD(1e-30), schedule=rnnfast.ReduceLROnPlateau(0.25))
     improved = []
@@ -407,6 +456,10 @@ def test_fields_are_named_with_what_they_are_in():
     arrays, position = trainer.state()
     with pytest.raises(InputError, match=r"^record\[2\]: expected a number"):
         trainer.restore(arrays, position | {"record": [1, 2, "3"]})
+    with pytest.raises(InputError, match=r"^record: expected a list of 3, got list"):
+        trainer.restore(arrays, position | {"record": [1, 2]})
+    with pytest.raises(InputError, match=r"^carried: expected a list, got 3"):
+        trainer.restore(arrays, position | {"carried": 3})
     history = arrays["history"].copy()
     history[1, 2] = -1
     with pytest.raises(InputError, match=r"^history\[1\]\.lr: expected a number of at least 0"):
