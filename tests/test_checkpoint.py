@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from rnnfast.archive import load_archive, save_archive, write_atomically
+from rnnfast.archive import damage, load_archive, save_archive, write_atomically
 from rnnfast.errors import InputError
 
 
@@ -31,6 +31,14 @@ def test_names_of_any_letters_and_paths_as_text(tmp_path):
     loaded = load_archive(str(tmp_path / "ß.npz"), "checkpoint")[1]
     assert loaded.keys() == arrays.keys()
     np.testing.assert_array_equal(loaded["ß/ω"], arrays["ß/ω"])
+
+
+def test_what_is_missing_in_a_file_is_named():
+    says = "a is no model, or is damaged"
+    with pytest.raises(InputError, match=rf"^{says}: 'config' is missing$"), damage("a", "model"):
+        raise KeyError("config")
+    with pytest.raises(InputError, match=rf"^{says}: too small$"), damage("a", "model"):
+        raise ValueError("too small")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
