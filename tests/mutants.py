@@ -140,9 +140,10 @@ OTHER = {a: b for pair in PAIRS for a, b in (pair.split(), pair.split()[::-1])}
 
 TUNING = re.compile(  # lines that decide how fast something is
     r"\b(at_once|alone|threads|by_rows|flops|cost|block|chunk|few|uses_table|x_stays|of_cost|serial"
-    r"|barrier|_deal_out|_side_by_side|_most_rows|share_of_steps|reserve|BLOCK|_SCRATCH|_SPARE"
+    r"|barrier|_deal_out|_side_by_side|_most_rows|share_of_steps|_give_back|reserve|BLOCK|_SCRATCH|_SPARE"
     r"|memory_of|A_BLOCK|panels_at_once|restrict|_Pragma|UNROLL|EXCHANGES|rows_between)\b"
 )
+TUNES = re.compile(r"^cdef .*\b(_deal_out|_side_by_side|_most_rows)\(")  # and all of a function
 COMPARE = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
 COMPARE |= {"in": "not in", "not in": "in", "is": "is not", "is not": "is"}
 ARITHMETIC = {"+": "-", "-": "+", "*": "/", "/": "*", "//": "*", "%": "*", "**": "*"}
@@ -432,8 +433,19 @@ def only_code(path: str, source: str) -> list[str]:
     if path.endswith(".h"):
         lines = blanked(source, C_NO_CODE).splitlines()
     else:
-        lines = without_declarations(blanked(source, CYTHON_NO_CODE).splitlines())
+        lines = without_tuning(blanked(source, CYTHON_NO_CODE).splitlines())
+        lines = without_declarations(lines)
     return ["" if TUNING.search(line) else line for line in lines]
+
+
+def without_tuning(lines: list[str]) -> list[str]:
+    """The same without the functions that decide how work is dealt out."""
+    kept, within = [], False
+    for line in lines:
+        if re.match(r"\w", line):
+            within = bool(TUNES.match(line))
+        kept.append("" if within else line)
+    return kept
 
 
 def without_declarations(lines: list[str]) -> list[str]:

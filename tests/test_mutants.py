@@ -53,6 +53,12 @@ cdef int first(const int* a, int n, int k) noexcept nogil:
         visit(a, n)
     barrier(2)
     return added(t, k)
+
+
+cdef Py_ssize_t _most_rows(
+    int n,
+) noexcept:
+    return max(n, 1) + 1
 '''
 CYTHON_FAULTS = {
     *{(9, "1", "0"), (9, "1", "2"), (9, "t", "n"), (10, "<", "<="), (10, "and", "or")},

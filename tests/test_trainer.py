@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -37,6 +38,19 @@ def _require_equal_states(a, b):
         np.testing.assert_array_equal(array, other_arrays[name], err_msg=name)
     for key in ("epoch", "block", "step", "lr", "optimizer_steps", "best_loss"):
         assert position[key] == other_position[key]
+
+
+def test_defaults():
+    """A training of the same arguments is the same in the next version."""
+    defaults = {
+        **{"batch_size": 32, "time_size": 64, "window": None, "accumulate": 1, "comm": None},
+        **{"max_grad": 1.0, "max_value": None, "schedule": rnnfast.ReduceLROnPlateau(0.5)},
+        **{"patience": None, "average": None, "restore_best": False, "unit": "token"},
+        "records_per_epoch": 10,
+    }
+    found = signature(rnnfast.Trainer).parameters.values()
+    assert {p.name: p.default for p in found if p.default is not p.empty} == defaults
+    assert rnnfast.ReduceLROnPlateau(0.5) == rnnfast.ReduceLROnPlateau(0.5, 1, 0.0)
 
 
 @pytest.mark.parametrize("cell", MODELS)
