@@ -102,7 +102,7 @@ NEAR = [
     ("*/layers/affine.py", "layers bad_inputs call_order losses parity_drawn"),
     ("*/layers/embedding.py", "layers sparse bad_inputs call_order parity_drawn"),
     ("*/layers/dropout.py", "dropout regularisation"),
-    ("*/layers/regularisation.py", "regularisation dropout recurrent_layers"),
+    ("*/layers/regularisation.py", "regularisation dropout recurrent_layers bad_inputs"),
     ("*/layers/stack.py", "stack regularisation recurrent_layers"),
     ("*/layers/initial.py", "stack layers recurrent_layers bad_inputs"),
     (
@@ -110,7 +110,7 @@ NEAR = [
         "recurrent_layers call_order bad_inputs layers stack copies regularisation sequences",
     ),
     ("*/text/*.py", "text trainer"),
-    ("*/optimizers.py", "optimizers sparse trainer_options bad_inputs"),
+    ("*/optimizers.py", "optimizers sparse twins trainer_options bad_inputs"),
     ("*/schedules.py", "schedules trainer_options"),
     ("*/saving.py", "saving old_files hostile exchange"),
     ("*/_zip.py", "checkpoint saving damage old_files hostile"),

@@ -179,6 +179,26 @@ def test_a_small_file_that_unpacks_to_a_large_one(tmp_path):
         load_archive(path, "checkpoint")
 
 
+@pytest.mark.parametrize("where", ["entry", "end", "mark", "part"])
+def test_a_zip_with_more_in_it_than_arrays(tmp_path, where):
+    """Nothing is passed over: comments, marks of other things, entries of other parts."""
+    path, (name, data) = tmp_path / "a.npz", META
+    with zipfile.ZipFile(path, "w") as archive:
+        entry = zipfile.ZipInfo(name)
+        entry.comment = b"more" if where == "entry" else b""
+        archive.writestr(entry, data)
+        archive.comment = b"more" if where == "end" else b""
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"PK\1\2")
+    if where == "mark":
+        content[begin + 3] ^= 1
+    if where == "part":
+        content[begin + 34] ^= 1  # the number of the disk
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"is no checkpoint, or is damaged: it"):
+        load_archive(path, "checkpoint")
+
+
 def test_two_arrays_of_one_name(tmp_path):
     path = tmp_path / "a.npz"
     with pytest.warns(UserWarning, match="Duplicate name"):
