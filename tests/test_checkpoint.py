@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from rnnfast.archive import damage, load_archive, save_archive, write_atomically
+from rnnfast.archive import MESSAGE_MOST, damage, load_archive, save_archive, write_atomically
 from rnnfast.errors import InputError
 
 
@@ -39,6 +39,10 @@ def test_what_is_missing_in_a_file_is_named():
         raise KeyError("config")
     with pytest.raises(InputError, match=rf"^{says}: too small$"), damage("a", "model"):
         raise ValueError("too small")
+    for message, end in [("m" * MESSAGE_MOST, "m"), ("m" * MESSAGE_MOST + "n", "m ...")]:
+        with pytest.raises(InputError) as caught, damage("a", "model"):
+            raise ValueError(message)
+        assert str(caught.value) == f"{says}: {message[: MESSAGE_MOST - 1]}{end}"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
