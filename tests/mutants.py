@@ -1,7 +1,7 @@
 """Small faults in the sources, one at a time, and whether a test finds each.
 
-    python tests/mutants.py --count 200 --seed 1          # some hours on one core
-    python tests/mutants.py --count 200 --seed 1 --near 3 # few tests, that concern it
+    python tests/mutants.py --count 200 --seed 1            # some hours on one core
+    python tests/mutants.py --count 200 --seed 1 --near 12  # tests that concern it alone
     python tests/mutants.py --count 20 --files rnnfast/simd/cells.h --list
 
 A fault is made in a copy of the repository, what depends on it is compiled anew, and the tests run,

@@ -640,15 +640,3 @@ def test_inference_keeps_no_arrays_of_the_caller(cell):
     before = [sys.getrefcount(array) for array in arrays]
     run_forward(kernels, block, need_gradient=False)
     assert [sys.getrefcount(array) for array in arrays] == before
-
-
-@every_cell
-def test_backward_of_both_directions_keeps_no_gradients_of_the_caller(cell):
-    blocks = [make_block(cell, (4, 6, 3, 5), (), seed=seed) for seed in (0, 1)]
-    _, cache = run_both_forward(kernels, blocks)
-    dhs = np.concatenate([block.dhs for block in blocks], axis=2)
-    weights = [tuple(block.weights[:2]) for block in blocks]
-    grads = [[np.empty_like(W) for W in block.weights] for block in blocks]
-    before = sys.getrefcount(dhs)
-    kernels.bidirectional_backward(cell, dhs, None, cache, weights, grads)
-    assert sys.getrefcount(dhs) == before
