@@ -77,7 +77,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
                 os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                temporary.unlink()
             raise
     if os.name == "posix":  # elsewhere a folder cannot be opened, nor its entry synced
         with naming(path):
@@ -114,7 +114,7 @@ def _new_beside(path: Path) -> tuple[Path, IO[bytes]]:
             raise
         except BaseException:
             with suppress(OSError):
-                beside.unlink(missing_ok=True)
+                beside.unlink()
             if file is not None:
                 file.close()
             raise

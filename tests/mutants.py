@@ -1,7 +1,7 @@
 """Small faults in the sources, one at a time, and whether a test finds each.
 
-    python tests/mutants.py --count 200 --seed 1          # some hours on one core
-    python tests/mutants.py --count 200 --seed 1 --near 3 # few tests, that concern it
+    python tests/mutants.py --count 200 --seed 1            # some hours on one core
+    python tests/mutants.py --count 200 --seed 1 --near 12  # tests that concern it alone
     python tests/mutants.py --count 20 --files rnnfast/simd/cells.h --list
 
 A fault is made in a copy of the repository, what depends on it is compiled anew, and the tests run,
@@ -75,47 +75,55 @@ PARTS = {
 """Of each as many mutants."""
 
 NEAR = [
-    ("*/cells.h", "frozen gradients sequences parity extremes engine simd"),
+    ("*/cells.h", "frozen gradients sequences parity_drawn extremes parity"),
     (
         "*/arrays.h",
-        "optimizers losses dropout attention gradients engine sums parity sparse extremes simd",
+        "losses gradients sums dropout attention optimizers parity_drawn callers_memory sparse "
+        "extremes same_bits parity",
     ),
-    ("*/optimizer_steps.pyx", "optimizers sparse trainer threads"),
-    ("*/*_steps.pyx", "frozen gradients sequences engine parity regularisation threads"),
-    ("*/sums.pyx", "sums gradients parity sparse engine threads"),
-    ("*/generation.pyx", "sampling language_models engine threads"),
-    ("*/block.pxd", "frozen gradients sequences parity regularisation sparse threads"),
+    ("*/optimizer_steps.pyx", "optimizers sparse trainer same_bits guard_pages"),
+    (
+        "*/*_steps.pyx",
+        "frozen gradients sequences parity_drawn regularisation callers_memory sums same_bits "
+        "guard_pages",
+    ),
+    ("*/sums.pyx", "sums gradients parity_drawn sparse same_bits guard_pages"),
+    ("*/generation.pyx", "sampling language_models scoring guard_pages"),
+    (
+        "*/block.pxd",
+        "frozen gradients sequences parity_drawn regularisation callers_memory sparse guard_pages",
+    ),
     (
         "*/kernels/recurrent.pyx",
-        "frozen gradients sequences parity call_order recurrent_layers sparse regularisation "
-        "stack engine threads callers_memory",
+        "frozen gradients callers_memory sequences parity_drawn regularisation call_order "
+        "recurrent_layers sums stack guard_pages failed_allocations",
     ),
-    ("*/layers/attention.py", "attention seq2seq"),
-    ("*/layers/affine.py", "layers parity bad_inputs call_order"),
-    ("*/layers/embedding.py", "layers parity sparse bad_inputs"),
+    ("*/layers/attention.py", "attention seq2seq call_order parity_drawn"),
+    ("*/layers/affine.py", "layers bad_inputs call_order losses parity_drawn"),
+    ("*/layers/embedding.py", "layers sparse bad_inputs call_order parity_drawn"),
     ("*/layers/dropout.py", "dropout regularisation"),
-    ("*/layers/regularisation.py", "regularisation dropout"),
-    ("*/layers/stack.py", "stack regularisation"),
+    ("*/layers/regularisation.py", "regularisation dropout recurrent_layers bad_inputs"),
+    ("*/layers/stack.py", "stack regularisation recurrent_layers"),
     ("*/layers/initial.py", "stack layers recurrent_layers bad_inputs"),
     (
         "*/layers/*.py",
         "recurrent_layers call_order bad_inputs layers stack copies regularisation sequences",
     ),
     ("*/text/*.py", "text trainer"),
-    ("*/optimizers.py", "optimizers sparse trainer_options"),
+    ("*/optimizers.py", "optimizers sparse twins trainer_options bad_inputs"),
     ("*/schedules.py", "schedules trainer_options"),
-    ("*/saving.py", "saving old_files hostile"),
-    ("*/_zip.py", "checkpoint saving damage hostile old_files"),
-    ("*/archive.py", "checkpoint hostile saving damage hostile interruptions old_files"),
-    ("*/fields.py", "hostile runs checkpoint old_files"),
-    ("*/training/checkpoint.py", "checkpoint trainer trainer_options hostile old_files runs"),
-    ("*/folder.py", "runs interruptions"),
-    ("*/history.py", "trainer runs hostile old_files"),
-    ("*/saved_run.py", "hostile old_files runs doctor checkpoint"),
-    ("*/run*.py", "runs checkpoint old_files trainer_options cli interruptions"),
+    ("*/saving.py", "saving old_files hostile exchange"),
+    ("*/_zip.py", "checkpoint saving damage old_files hostile"),
+    ("*/archive.py", "checkpoint saving damage old_files hostile interruptions"),
+    ("*/fields.py", "trainer runs checkpoint old_files hostile"),
+    ("*/training/checkpoint.py", "trainer checkpoint trainer_options stack old_files runs hostile"),
+    ("*/folder.py", "runs interruptions doctor"),
+    ("*/history.py", "trainer runs old_files hostile"),
+    ("*/saved_run.py", "runs old_files doctor checkpoint hostile"),
+    ("*/run*.py", "runs old_files trainer_options cli doctor interruptions"),
     ("*/trainer.py", "trainer trainer_options schedules checkpoint batch_part runs"),
 ]
-"""Which tests concern a file: those of the first pattern that it has."""
+"""Which tests concern a file: those of the first pattern that it has; quick ones come first."""
 
 PAIRS = [
     *("f i", "g o", "z r", "dz dr", "dh dc", "h c", "h_before c_before", "before after"),
@@ -132,9 +140,10 @@ OTHER = {a: b for pair in PAIRS for a, b in (pair.split(), pair.split()[::-1])}
 
 TUNING = re.compile(  # lines that decide how fast something is
     r"\b(at_once|alone|threads|by_rows|flops|cost|block|chunk|few|uses_table|x_stays|of_cost|serial"
-    r"|barrier|_deal_out|_side_by_side|_most_rows|share_of_steps|reserve|BLOCK|_SCRATCH|_SPARE"
+    r"|barrier|_deal_out|_side_by_side|_most_rows|share_of_steps|_give_back|reserve|BLOCK|_SCRATCH|_SPARE"
     r"|memory_of|A_BLOCK|panels_at_once|restrict|_Pragma|UNROLL|EXCHANGES|rows_between)\b"
 )
+TUNES = re.compile(r"^cdef .*\b(_deal_out|_side_by_side|_most_rows)\(")  # and all of a function
 COMPARE = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
 COMPARE |= {"in": "not in", "not in": "in", "is": "is not", "is not": "is"}
 ARITHMETIC = {"+": "-", "-": "+", "*": "/", "/": "*", "//": "*", "%": "*", "**": "*"}
@@ -142,6 +151,11 @@ ARITHMETIC |= {"<<": ">>", ">>": "<<", "&": "|", "|": "&", "^": "&"}
 AUGMENTED = {f"{op}=": f"{ARITHMETIC[op]}=" for op in ["+", "-", "*", "/"]}
 EITHER_WAY = ("min", "max")
 """What does not ask for the order of its arguments."""
+SUM = r"-?[\w.\[\]]+(?: [-+] [\w.\[\]]+)*"
+EXTREME = re.compile(  # the greater of two, or what one has more: of equal ones it is either
+    rf"(?:(?<=[=,] )|(?<=\())(?P<a>{SUM}) [<>]=? (?P<b>{SUM})"
+    r" \? (?:(?P=a) : (?P=b)|(?P=b) : (?P=a)|(?P=a) - (?P=b) : 0)(?![\w.\[])"
+)
 LOGIC = {"and": "or", "or": "and", "&&": "||", "||": "&&"}
 
 
@@ -419,8 +433,19 @@ def only_code(path: str, source: str) -> list[str]:
     if path.endswith(".h"):
         lines = blanked(source, C_NO_CODE).splitlines()
     else:
-        lines = without_declarations(blanked(source, CYTHON_NO_CODE).splitlines())
+        lines = without_tuning(blanked(source, CYTHON_NO_CODE).splitlines())
+        lines = without_declarations(lines)
     return ["" if TUNING.search(line) else line for line in lines]
+
+
+def without_tuning(lines: list[str]) -> list[str]:
+    """The same without the functions that decide how work is dealt out."""
+    kept, within = [], False
+    for line in lines:
+        if re.match(r"\w", line):
+            within = bool(TUNES.match(line))
+        kept.append("" if within else line)
+    return kept
 
 
 def without_declarations(lines: list[str]) -> list[str]:
@@ -459,8 +484,11 @@ def faults_by_lines(path: str, source: str) -> Iterator[Mutant]:
 
     for code in only_code(path, source):
         number += 1
+        extremes = [range(*match.span()) for match in EXTREME.finditer(code)]
         for kind, pattern, change in RULES:
             for match in pattern.finditer(code):
+                if kind == "comparison" and any(match.start() in span for span in extremes):
+                    continue
                 after = change(match[0])
                 for text in [after] if isinstance(after, str) else after:
                     yield mutant(kind, *match.span(), text)
@@ -707,6 +735,8 @@ def last_test(said: bytes) -> str:
 
 def near(path: str) -> list[str]:
     names = next((names for pattern, names in NEAR if Path(path).match(pattern)), "")
+    if path.endswith(".py"):
+        names += " types"
     return [f"tests/test_{name}.py" for name in names.split()]
 
 

@@ -201,6 +201,17 @@ def test_weights_and_grads_of_another_dtype_need_a_forward(name):
         problem.backward(layer)
 
 
+@layers
+def test_the_weight_that_is_another_array_is_named(name):
+    problem = make_problem(name)
+    for k, label in enumerate(problem.layer(rnnfast).named_params()):
+        layer = problem.layer(rnnfast)
+        problem.forward(layer)
+        layer.params[k] = layer.params[k].copy()
+        with pytest.raises(RuntimeError, match=rf"got another array as {label}; call forward"):
+            problem.backward(layer)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_the_fused_loss_checks_gradients_that_were_replaced(dtype):
     layer, xs, ts = loss_problem(dtype)

@@ -337,6 +337,10 @@ def test_what_cannot_be_written_is_refused():
             run_forward(kernels, block, out=array)
         with pytest.raises(ValueError, match=r"^dxs: expected an array \(3, 4, 2\) of float32"):
             run_backward(kernels, block, cache, dxs=array)
+    narrow = make_block(cells.LSTM_IFGO, (3, 4, 2, 1), (), "float32")
+    out = np.zeros((3, 4, 2), "f")[:, :, ::2]  # a single number in a row is contiguous
+    assert out.strides[2] > out.itemsize
+    assert_all_close(run_forward(kernels, narrow, out=out)[0], run_forward(kernels, narrow)[0])
     constant = np.zeros((3, 4, 5), "f")
     constant.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):

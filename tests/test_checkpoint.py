@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from rnnfast.archive import load_archive, save_archive, write_atomically
+from rnnfast.archive import MESSAGE_MOST, damage, load_archive, save_archive, write_atomically
 from rnnfast.errors import InputError
 
 
@@ -23,6 +23,26 @@ def test_round_trip(tmp_path):
         assert loaded[name].dtype == array.dtype
         np.testing.assert_array_equal(loaded[name], array)
     assert os.listdir(tmp_path) == ["a.npz"]
+
+
+def test_names_of_any_letters_and_paths_as_text(tmp_path):
+    arrays = {"ß/ω": np.arange(3.0), "W": np.ones(2)}
+    save_archive(str(tmp_path / "ß.npz"), "checkpoint", arrays, {})
+    loaded = load_archive(str(tmp_path / "ß.npz"), "checkpoint")[1]
+    assert loaded.keys() == arrays.keys()
+    np.testing.assert_array_equal(loaded["ß/ω"], arrays["ß/ω"])
+
+
+def test_what_is_missing_in_a_file_is_named():
+    says = "a is no model, or is damaged"
+    with pytest.raises(InputError, match=rf"^{says}: 'config' is missing$"), damage("a", "model"):
+        raise KeyError("config")
+    with pytest.raises(InputError, match=rf"^{says}: too small$"), damage("a", "model"):
+        raise ValueError("too small")
+    for message, end in [("m" * MESSAGE_MOST, "m"), ("m" * MESSAGE_MOST + "n", "m ...")]:
+        with pytest.raises(InputError) as caught, damage("a", "model"):
+            raise ValueError(message)
+        assert str(caught.value) == f"{says}: {message[: MESSAGE_MOST - 1]}{end}"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -160,6 +180,26 @@ def test_a_small_file_that_unpacks_to_a_large_one(tmp_path):
     path = tmp_path / "a.npz"
     _archive(path, META, ("x.npy", _npy(np.zeros(10**6))), compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(InputError, match="it is compressed"):
+        load_archive(path, "checkpoint")
+
+
+@pytest.mark.parametrize("where", ["entry", "end", "mark", "part"])
+def test_a_zip_with_more_in_it_than_arrays(tmp_path, where):
+    """Nothing is passed over: comments, marks of other things, entries of other parts."""
+    path, (name, data) = tmp_path / "a.npz", META
+    with zipfile.ZipFile(path, "w") as archive:
+        entry = zipfile.ZipInfo(name)
+        entry.comment = b"more" if where == "entry" else b""
+        archive.writestr(entry, data)
+        archive.comment = b"more" if where == "end" else b""
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"PK\1\2")
+    if where == "mark":
+        content[begin + 3] ^= 1
+    if where == "part":
+        content[begin + 34] ^= 1  # the number of the disk
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"is no checkpoint, or is damaged: it"):
         load_archive(path, "checkpoint")
 
 

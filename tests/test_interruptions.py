@@ -1,5 +1,6 @@
 """What is in the way of a training: closed outputs, full disks, a second process."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -326,6 +327,26 @@ def test_a_part_that_is_being_written_is_not_removed(folder):
     write_atomically("a", write)
     assert (folder / "a").read_bytes() == b"one"
     assert sorted(os.listdir()) == ["a", "text.txt"]
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_who_wants_to_be_told_of_a_full_disk(folder, monkeypatch, capsys, verbose):
+    """While it trains; where there is no standard error, nobody is."""
+    settings = rnnfast.Settings("text.txt", hidden=12, batch=4, time=10, epochs=1)
+
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    for stream in (sys.stderr, None):
+        run = rnnfast.Run.start(f"run{stream is None}", settings, verbose=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "save", full)
+            patch.setattr(sys, "stderr", stream)
+            with contextlib.suppress(OSError):  # at the end of the epoch
+                run.fit(verbose=verbose, save_every=1e-9)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert ("not saved" in err) is (verbose and stream is not None)
 
 
 # Long epochs. -------------------------------------------------------------------------------------

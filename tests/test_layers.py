@@ -345,6 +345,15 @@ def test_a_layer_may_have_no_weights():
     network.backward()
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_options_that_were_handed_out_are_the_callers(name):
+    layer = make_problem(name).layer(rnnfast)
+    handed, config = layer.config(), layer.config()
+    handed["more"] = 1
+    assert layer.config() == config
+    assert make_problem(name).layer(rnnfast).config() == config
+
+
 @pytest.mark.parametrize("name", WEIGHTLESS)
 def test_what_has_no_weights_is_a_layer_that_takes_none(name):
     layer = class_of(name)()

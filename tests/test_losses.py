@@ -125,6 +125,22 @@ def test_huge_logits_stay_finite(module):
 
 
 @both
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("V", [3, 128, 150])  # less than a panel, some, and a part
+def test_the_largest_logit_may_stand_anywhere(V, dtype, module):
+    """e to it overflows; beside it, the others are nothing."""
+    for largest in range(V):
+        W = np.zeros((1, V), dtype)
+        W[0, largest] = 5000
+        target = np.array([[largest], [0 if largest else 1]])
+        xs = np.ones((2, 1, 1), dtype)
+        fused = module.TimeAffineWithLoss(W, np.zeros(V, dtype))
+        plain = module.TimeSoftmaxWithLoss()
+        for loss in (fused.forward(xs, target), plain.forward(xs * W, target)):
+            assert loss == pytest.approx(2500, rel=1e-6)
+
+
+@both
 @pytest.mark.parametrize("column", [0, 1, 2])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_and_inf_are_not_hidden(value, column, module):

@@ -255,6 +255,39 @@ def test_arrays_of_every_kind_in_one_list(make, formula):
         np.testing.assert_allclose(W.astype(float), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@cases
+def test_floats_are_for_the_compiled_steps(make, formula, dtype, monkeypatch):
+    """Nothing is left to NumPy, in either order of the axes."""
+    optimizer = make()
+    monkeypatch.delattr(rnnfast.reference.ops, optimizer._function)
+    for name in ("sum_of_squares", "scale_arrays", "clip_arrays"):
+        monkeypatch.delattr(rnnfast.reference.ops, name)
+    params, grads = (
+        [np.ones((3, 4), dtype), np.ones((4, 3), dtype).T, np.ones(5, dtype)] for _ in range(2)
+    )
+    rows = [np.array([0, 2]), None, None]
+    optimizer.update(params, grads)
+    optimizer.update(params, grads, rows)
+    rnnfast.clip_grads(grads, 1)
+    rnnfast.clip_values(grads, 0.1, rows=rows)
+    assert [float((dW > 0.1).sum()) for dW in grads] == [4, 0, 0]  # in the row that is not named
+
+
+@pytest.mark.parametrize("name", ["sgd_step", "scale_arrays"])
+def test_all_arrays_or_none_where_each_is_for_itself(name, monkeypatch):
+    """The second one, which NumPy has to take, meets an error when the first is done."""
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(rnnfast.reference.ops, name, fail)
+    params, grads = ([np.full(4, 3.0), np.full(4, 3, np.longdouble)] for _ in range(2))
+    with pytest.raises(MemoryError):
+        rnnfast.SGD().update(params, grads) if name == "sgd_step" else rnnfast.clip_grads(grads, 1)
+    assert all((array == 3).all() for array in (*params, *grads))
+
+
 def test_the_same_array_twice():
     """Is updated twice, one after the other, and is clipped so."""
     W, dW = np.ones((3, 4)), np.full((3, 4), 0.5)

@@ -49,6 +49,16 @@ def test_temperature_zero_follows_the_likeliest_token():
     assert generated.tolist() == text[2:]
 
 
+@pytest.mark.parametrize("ops", [kernels, numpy_ops], ids=["kernels", "reference"])
+def test_of_tokens_that_are_as_likely_the_first_is_taken(ops):
+    model = rnnfast.Rnnlm(5, 4, 6, rng=0, ops=ops)
+    for W in model.params:
+        W[...] = 0
+    assert rnnfast.generate(model, [3], 4, temperature=0).tolist() == [0] * 4
+    model.named_params()["affine.b"][[1, 4]] = 2
+    assert rnnfast.generate(model, [3], 4, temperature=0).tolist() == [1] * 4
+
+
 def test_frequencies_are_the_softmax_at_that_temperature():
     logits, temperature, n = [0.0, 1.0, 2.0], 0.5, 20_000
     ids = rnnfast.generate(

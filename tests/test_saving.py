@@ -5,6 +5,7 @@ import copy
 import doctest
 import json
 import os
+import sys
 from functools import partial
 
 import numpy as np
@@ -603,6 +604,14 @@ def test_no_class_is_looked_up_anywhere_else(tmp_path, name):
     path, arrays, meta = saved(tmp_path, "chain")
     meta["class"] = "TimeAffine" if name == "Rnnlm" else name
     require_refused(path, arrays, meta, "is none of rnnfast's")
+
+
+def test_a_file_that_begins_as_safetensors_is_for_that_library(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    path.write_bytes(b'\2\0\0\0\0\0\0\0{"')
+    monkeypatch.setitem(sys.modules, "safetensors", None)  # as if it was not installed
+    with pytest.raises(InputError, match="is read by safetensors, which is not installed"):
+        rnnfast.Network.load(path)
 
 
 def test_other_files(tmp_path):

@@ -83,6 +83,7 @@ def test_warm_up():
             [5 * (1 + math.cos(math.pi * k / 28)) / 2 for k in range(1, 28)], rel=1e-12
         )
     assert [_cosine(CosineLR(warmup=0.5, final=1), k, 4) for k in (2, 3, 9)] == [1, 1, 1]
+    assert _cosine(CosineLR(warmup=0.0), 3, 8) == _cosine(CosineLR(), 3, 8)
 
 
 # In a trainer. ------------------------------------------------------------------------------------
@@ -156,11 +157,14 @@ def test_a_schedule_of_ones_own_and_what_it_may_return():
     trainer = _trainer(schedule=schedule)
     trainer.fit(1, callbacks=[rates])
     assert rates.of_steps == [0.5] * 13
+    schedule.returns = np.float32(0.25)
+    trainer.fit(2)
+    assert (type(trainer.optimizer.lr), trainer.optimizer.lr) == (float, 0.25)
     for wrong in (None, "fast", math.nan, math.inf, -1, True):
         schedule.returns = wrong
         with pytest.raises(ValueError, match=r"schedule: expected .* from Own.before_step, got"):
-            trainer.fit(2)
-    assert (trainer.step, trainer.optimizer.lr) == (13, 0.5)
+            trainer.fit(3)
+    assert (trainer.step, trainer.optimizer.lr) == (26, 0.25)
 
 
 def test_the_example_of_a_schedule():

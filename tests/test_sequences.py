@@ -618,6 +618,22 @@ def test_both_directions_are_known_to_fit_before_a_gradient_is_written(cell):
 
 
 @every_cell
+@pytest.mark.parametrize("names", [(), ("reset", "recurrent_mask", "zoneouts")])
+def test_many_steps_kept_or_not_copied_or_not(names, cell):
+    """In several blocks, which have the same memory where nothing is kept."""
+    block = make_block(cell, (4, 700, 3, 5), names)
+    expected, cache = run_forward(kernels, block)
+    for need_gradient in (True, False):
+        for copy_hs in (True, False):
+            options = {"need_gradient": need_gradient, "copy_hs": copy_hs}
+            assert_all_close(run_forward(kernels, block, **options)[0], expected, 1e-300)
+    first, second = (
+        run_forward(kernels, block, cache=cache, copy_hs=False)[0]["hs"] for _ in range(2)
+    )
+    assert np.shares_memory(first, second)  # that of the cache
+
+
+@every_cell
 def test_inference_keeps_no_arrays_of_the_caller(cell):
     block = make_block(cell, (4, 6, 3, 5), ("zoneouts", "recurrent_mask", "reset", "lengths"))
     arrays = [block.xs, *filter(lambda d: d is not None, block.options["zoneouts"])]

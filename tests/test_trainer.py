@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -37,6 +38,19 @@ def _require_equal_states(a, b):
         np.testing.assert_array_equal(array, other_arrays[name], err_msg=name)
     for key in ("epoch", "block", "step", "lr", "optimizer_steps", "best_loss"):
         assert position[key] == other_position[key]
+
+
+def test_defaults():
+    """A training of the same arguments is the same in the next version."""
+    defaults = {
+        **{"batch_size": 32, "time_size": 64, "window": None, "accumulate": 1, "comm": None},
+        **{"max_grad": 1.0, "max_value": None, "schedule": rnnfast.ReduceLROnPlateau(0.5)},
+        **{"patience": None, "average": None, "restore_best": False, "unit": "token"},
+        "records_per_epoch": 10,
+    }
+    found = signature(rnnfast.Trainer).parameters.values()
+    assert {p.name: p.default for p in found if p.default is not p.empty} == defaults
+    assert rnnfast.ReduceLROnPlateau(0.5) == rnnfast.ReduceLROnPlateau(0.5, 1, 0.0)
 
 
 @pytest.mark.parametrize("cell", MODELS)
@@ -96,6 +110,55 @@ def test_the_history_has_what_happened():
         assert record.valid_perplexity == pytest.approx(math.exp(record.valid_loss))
         assert record.valid_bits_per_token == pytest.approx(record.valid_loss / math.log(2))
     assert trainer.best_loss == min(record.valid_loss for record in ends)
+
+
+class Clock:
+    """In the place of `time`; an optimizer, or who is called after a step, lets time go on."""
+
+    def __init__(self, trainer, monkeypatch, seconds):
+        self.now, self.update, self.seconds = 100.0, trainer.optimizer.update, seconds
+        monkeypatch.setattr(rnnfast.training.trainer, "time", self)
+        monkeypatch.setattr(trainer.optimizer, "update", self.update_slowly)
+
+    def update_slowly(self, *arguments):
+        self.now += self.seconds
+        return self.update(*arguments)
+
+    def perf_counter(self):
+        return self.now
+
+    monotonic = perf_counter
+
+
+def test_tokens_per_second_of_steps_alone(monkeypatch):
+    trainer, seen = _trainer(records_per_epoch=3), []
+    clock = Clock(trainer, monkeypatch, 0.25)
+
+    def on_step(tokens, loss):
+        seen.append(tokens)
+        clock.now += 7
+
+    trainer.fit(2, on_step=on_step)
+    begin = 0
+    for record in trainer.history:
+        tokens = seen[begin : record.step]
+        assert record.tokens_per_second == pytest.approx(sum(tokens) / (0.25 * len(tokens)))
+        begin = record.step
+
+
+def test_a_long_epoch_is_saved_after_some_minutes(monkeypatch):
+    trainer, saved = _trainer(time_size=29), []
+    assert len(trainer.blocks) == 13
+    Clock(trainer, monkeypatch, 25)
+    trainer.fit(2, save=lambda: saved.append(trainer.step), save_every=1)
+    # more than 60 seconds after the last save, or after the end of an epoch, where others save
+    assert saved == [3, 6, 9, 12, 16, 19, 22, 25]
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_what_is_shown(verbose, capsys):
+    _trainer().fit(1, verbose=verbose)
+    assert ("epoch 1/1: training " in capsys.readouterr().err) is verbose
 
 
 def test_the_learning_rate_falls_only_when_validation_does_not_improve():
@@ -407,6 +470,10 @@ def test_fields_are_named_with_what_they_are_in():
     arrays, position = trainer.state()
     with pytest.raises(InputError, match=r"^record\[2\]: expected a number"):
         trainer.restore(arrays, position | {"record": [1, 2, "3"]})
+    with pytest.raises(InputError, match=r"^record: expected a list of 3, got list"):
+        trainer.restore(arrays, position | {"record": [1, 2]})
+    with pytest.raises(InputError, match=r"^carried: expected a list, got 3"):
+        trainer.restore(arrays, position | {"carried": 3})
     history = arrays["history"].copy()
     history[1, 2] = -1
     with pytest.raises(InputError, match=r"^history\[1\]\.lr: expected a number of at least 0"):

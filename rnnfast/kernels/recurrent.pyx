@@ -81,6 +81,7 @@ cdef Scratch _take_scratch():
 
 
 cdef int _give_back(Scratch scratch) except -1:
+    """Or None, where there is nothing to give back."""
     cdef Py_ssize_t k
     for k in range(MOST_SCRATCH):
         if _SCRATCH[k] is None:
@@ -147,8 +148,7 @@ cdef class Cache(Workspace):
 
     cdef int finish(self) except -1:
         """At its end, or after an error."""
-        if self.scratch is not None:
-            _give_back(self.scratch)
+        _give_back(self.scratch)
         self.scratch = self.of_call = None
         if not self.sizes.kept:
             self.arrays = self.of_rows = None

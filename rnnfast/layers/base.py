@@ -76,7 +76,8 @@ class Layer(HasOps):
         self.params = list(as_weights(**weights)) if weights else []
         self.grads = [np.zeros_like(W) for W in self.params]
         self._sizes = [W.shape for W in self.params]
-        self._dtype = self.params[0].dtype if weights else None
+        # that of the weights, once they have been found good
+        self._dtype: np.dtype[Any] | None = None
         # Each of these is set in one assignment: threads that call one layer at once leave what
         # one of them has made, and never parts of several.
         # what backward needs, and the weights that it was made with

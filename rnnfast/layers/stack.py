@@ -324,9 +324,9 @@ class TimeStack(TimeRecurrent):
         Wx, Wh = self.params[:2]
         H, columns = Wh.shape[0] if Wh.ndim else "H", first[0][1]
         directions, biases = 1 + self._bidirectional, first[2:]
-        above = directions * H if isinstance(H, int) else "D"
+        above = (directions * H, columns), Wh.shape, *biases
         shapes = [first, *[(Wx.shape, Wh.shape, *biases)] * (directions - 1)]
-        shapes += [((above, columns), Wh.shape, *biases)] * directions * (self._num_layers - 1)
+        shapes += [above] * directions * (self._num_layers - 1)
         return tuple(shape for direction in shapes for shape in direction)
 
     # What a layer alone does in one call of a kernel.

@@ -200,7 +200,7 @@ def restore(
     *,
     steps: int,
     carried: Sequence[str],
-    earlier: int = 0,
+    earlier: int,
     rows: int,
     random_state: Any,
 ) -> list[Carried]:
