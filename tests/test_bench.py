@@ -18,7 +18,7 @@ from rnnfast.bench import duel, numpy_peer, ours, problems, textbook_peer, worke
 from rnnfast.bench.duel import Arena, Entry, Pace, Refused, agree
 from rnnfast.bench.report import as_json, cells, text_head, write_plot
 from rnnfast.bench.run import run
-from rnnfast.bench.tables import TABLES, cases, layers, machine, ranks, rows
+from rnnfast.bench.tables import TABLES, bf16, cases, layers, machine, ranks, rows
 from rnnfast.bench.tables.cases import layer
 from rnnfast.bench.tables.rows import Bench, Peer, Row, Table, measure
 from rnnfast.cli import main
@@ -170,7 +170,7 @@ def test_inference_keeps_nothing_of_all_steps():
 class Plan(Bench):
     """Every peer is there, everything takes a millisecond, nothing is run: all rows at once."""
 
-    def rows(self, what, ours, peers, *, work=None, beside=None):
+    def rows(self, what, ours, peers, *, work=None, beside=None, tolerance=None):
         self.entries += [ours, *(peer.entry for peer in peers)]
         return [Row(what, ours.threads, p.name, 1.0, 1.0, 1.0, p.target) for p in peers]
 
@@ -276,6 +276,38 @@ def test_stacks_take_inputs_as_wide_as_their_outputs(monkeypatch):
     assert {(D == H) for _, _, D, H in (entry.options["shape"] for entry in entries)} == {True}
 
 
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_products_in_bf16_are_beside_all_others(monkeypatch, multiplies):
+    """Targets are those of processors that multiply bf16."""
+    monkeypatch.setattr(bf16.engine, "BF16", multiplies)
+    rows, entries = plan(monkeypatch, "bf16")
+    targets = Counter(row.target for row in rows if row.threads == 1)
+    if multiplies:
+        # 3 + 1 + 3 shapes of 3 cells; 3 + 2 models
+        assert targets[1.0] == 3 * 3 + 3
+        assert [targets[x] for x in (1.35, 1.7, 1.6, 1.2, 0.8)] == [3, 9, 2, 2, 3]
+    else:
+        assert set(targets) == {None, 2.2}
+    rounded = {entry.options.get("precision") for entry in entries if entry.name == "torch"}
+    assert rounded == {None, "autocast", "weights", "bfloat16"}
+    assert {e.options.get("precision") for e in entries if e.name == "rnnfast"} == {
+        None,
+        "bfloat16",
+    }
+
+
+@pytest.mark.parametrize("precision", ["autocast", "weights"])
+def test_pytorch_in_bf16_makes_nearly_the_same_steps(precision):
+    pytest.importorskip("torch")
+    options = {**MODELS[1], "precision": "bfloat16"}
+    with Arena(TINY) as arena:
+        peer = Entry("torch", "Training", {**MODELS[1], "precision": precision})
+        workers = arena.enter(Entry("rnnfast", "Training", options), peer)
+        arena.check(workers, bf16.ROUNDED)
+        with pytest.raises(Refused, match="differ"):
+            arena.check(workers)
+
+
 def test_few_rows_are_beside_the_faster_peer(monkeypatch):
     rows, entries = plan(monkeypatch, "few-rows")
     means = [row for row in rows if row.what == "geometric mean"]
@@ -293,7 +325,7 @@ def test_few_rows_are_beside_the_faster_peer(monkeypatch):
 def test_the_fastest_peer_has_the_row_and_none_where_one_is_absent(monkeypatch):
     ratios = {"PyTorch": 1.2, "textbook NumPy": 0.9}
 
-    def rows(self, what, ours, peers):
+    def rows(self, what, ours, peers, tolerance=None):
         return [Row(what, 1, p.name, 1.0, 2.0, ratios[p.name], p.target) for p in peers]
 
     monkeypatch.setattr(Bench, "rows", rows)
