@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
-    ROWS, Buffer, Matrix, Panels, Simd, Workspace, barrier, check_shapes, matrix_of, moved, padded,
+    ROWS, Buffer, Matrix, Panels, Simd, Workspace, barrier, below, check_shapes, matrix_of, moved, padded,
     part, real, row_of, run, simd_of, threads_for, with_precision, words, zeros,
 )
 from .panels cimport (
@@ -52,7 +52,7 @@ ctypedef struct Memory:
     Matrix W, b                   # IN (D, V), (1, V)
     const int64_t* targets        # IN (M)
     Matrix x                      # (M, D + 1): rows of x, and a 1 at their end; later scaled
-    Matrix x_operand              # (M, D): rows of x for the product, if they are rounded
+    Matrix x_operand              # (block, D): rows of x for the product, if they are rounded
     Panels W_panels               # (D + 1, V): W, and b below it, unless W is rounded
     Panels b_panels               # (1, V): then
     Panels WT                     # (P*width, D)
@@ -192,7 +192,7 @@ def _run_forward(
     mem.blocks[1] = panels_at(
         s.simd, moved(s.simd, mem.blocks[0].at, numbers if s.threads > 1 else 0), s.block)
     if s.simd.rounds:
-        mem.x_operand = Matrix(cache.x_operand.reserve(s.M * x_row, number), x_row, 1)
+        mem.x_operand = Matrix(cache.x_operand.reserve(s.block * x_row, number), x_row, 1)
         mem.b_panels = from_row(s.simd, mem.W_panels, s.D, 0)
         mem.b_panels.row = 0
         if need_gradient:
@@ -322,15 +322,14 @@ cdef void _rows(
         row = moved(s.simd, x, r * mem.x.row)
         memcpy(row, moved(s.simd, mem.given_x.at, (m + r0 + r) * s.D), s.D * s.simd.number)
         s.simd.fill(1, 1, moved(s.simd, row, s.D))
-    round_rows(s.simd, m + r0, m + r1, s.D, mem.x, mem.x_operand)
+    round_rows(s.simd, r0, r1, s.D, below(s.simd, mem.x, m), mem.x_operand)
     s.simd.fill(rows * s.L, -INFINITY, tops)
     memset(sums, 0, rows * s.L * sizeof(double))
     for p in range(P):
         columns = min(s.width, s.V - p * s.width)
         if s.simd.rounds:
             product(s.simd, rows, columns, s.D,
-                    rows_of(moved(s.simd, mem.x_operand.at, (m + r0) * mem.x_operand.row),
-                            mem.x_operand.row),
+                    rows_of(below(s.simd, mem.x_operand, r0).at, mem.x_operand.row),
                     from_row(s.simd, mem.W_panels, 0, p), from_row(s.simd, mem.b_panels, 0, p),
                     from_row(s.simd, block, r0, p))
         else:

@@ -331,6 +331,7 @@ def bidirectional_forward(
     H = len(Wh)
     hs = np.empty((N, T, 2 * H), Wh.dtype)
     last = np.empty((2, cell.S, N, H), Wh.dtype)
+    with_precision(view_of(Wh).simd, precision)  # an error leaves the forward before as it is
     cdef BidirectionalCache own = _taken(cache, BidirectionalCache)
     own.ahead.ready = own.back.ready = False
     try:
@@ -725,7 +726,8 @@ cdef int _forward_operands(Scratch scratch, const Sizes* s, Memory* mem) except 
     cdef Py_ssize_t number = s.simd.number
     cdef Py_ssize_t rows = s.U if s.indexed else min(s.R, _most_rows(s, s.block))
     mem.x_operand = Matrix(scratch.x_operand.reserve(max(1, rows) * s.x_row, number), s.x_row, 1)
-    mem.h_operand = Matrix(scratch.h_operand.reserve(3 * s.N * s.h_row, number), s.h_row, 1)
+    cdef Py_ssize_t states = 3 if s.reset == RESET_BEFORE else 2
+    mem.h_operand = Matrix(scratch.h_operand.reserve(states * s.N * s.h_row, number), s.h_row, 1)
     mem.reset_operand = below(s.simd, mem.h_operand, 2 * s.N)
     return 0
 

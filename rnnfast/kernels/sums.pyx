@@ -1,7 +1,8 @@
 """Gradients of weights, and how their rounding errors are kept small.
 
 A gradient is a sum over rows, A^T B, which may be millions, and rounding errors must not grow with
-them. So registers hold the sums of PART rows, and these are added up: all of them where the rows
+them. So registers hold the sums of PART rows, or of twice as many of rounded operands, which are
+multiplied in the same time, and these are added up: all of them where the rows
 are few, else those of SUM_ROWS, whose sums are added exactly, what is lost by rounding going into
 `rest`. Where a part begins does not depend on threads.
 """
@@ -112,7 +113,6 @@ cdef void _add_parts(
 ) noexcept nogil:
     """C = A B, or that is added to C; sums of PART terms, or twice as many, are added up tile by tile."""
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
-    # of rounded operands, whose errors are larger, twice as many terms, in the same time
     cdef Py_ssize_t part = 2 * PART if simd.rounds else PART
     cdef Py_ssize_t m, k, p, rows, K_k, used, whole, height = tile_height(simd, M)
     cdef Py_ssize_t at_once = simd.panels_at_once(height)

@@ -115,7 +115,6 @@ static const simd_operands packed = {
     .rows_together = 2,
     .panels_at_once = panels_at_once_packed,
     .tile = tile_packed,
-    .one_row = one_row_packed,
     .row_words = row_words,
     .panel_words = panel_words,
     .pack_tiles = pack_tiles,

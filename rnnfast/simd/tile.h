@@ -207,6 +207,7 @@ static void FN(tile)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const simd_
     }
 }
 
+#if ROWS_TOGETHER == 1 /* one row is never multiplied with packed words of two */
 /* R words of one row of A times the rows of B that they meet, from end to end: where they come from no
  * small cache, this is faster than the short pieces that a tile reads. Panels have one vector of each
  * gate. `last`: a word of which only the first row is there. */
@@ -246,6 +247,7 @@ static void FN(one_row)(ptrdiff_t gates, ptrdiff_t panels, ptrdiff_t K, const vo
     if (K % B_STEP)
         FN(add_rows)(1, 1, gates, panels, A, B, in, init, C);
 }
+#endif
 
 #undef B_STEP
 #undef vec
