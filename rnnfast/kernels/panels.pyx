@@ -5,6 +5,9 @@ That is how a product reads its second matrix and leaves its result: CONTRIBUTIN
 
 from .engine cimport Matrix, Panels, Simd, moved
 
+cdef enum:
+    PANEL_BYTES = 16384           # of as many rows of a panel as it has columns, 64 at most
+
 
 cdef Columns columns_of(Py_ssize_t gates, Py_ssize_t H, Py_ssize_t lanes) noexcept nogil:
     cdef Columns columns
@@ -65,23 +68,35 @@ cdef void pack_transposed(
 ) noexcept nogil:
     """The transpose of W as the second operand of a product, whose rows are the columns of W in the
     order in which panels hold them; of the P * W rows of a panel, only those used are written."""
-    cdef Py_ssize_t p, g, u, n, q, L = columns.lanes, W_p = 4 * L
+    cdef Py_ssize_t p, g, q, W_p = 4 * columns.lanes
+    cdef char rows[PANEL_BYTES]   # of one panel of W, which are rounded while they are in a cache
     cdef void* at
     for q in range(first, last):
         at = moved(simd, B.at, q * B.panel)
+        if simd.rounds:
+            for p in range(columns.panels):
+                for g in range(columns.gates):
+                    _pack_gate(simd, W, n_rows, columns, g, p, q, &rows[0])
+                simd.panel_words(columns.gates * units_of(columns, p), &rows[0],
+                                 moved(simd, at, p * W_p // simd.together * W_p))
+            continue
         for g in range(columns.gates):
             for p in range(columns.panels):  # innermost, since it walks along rows of W
-                n = units_of(columns, p)
-                u = 0
-                while u < n:
-                    simd.pack(min(L, n - u), 4, clipped(n_rows - q * W_p, W_p),
-                              moved(simd, W.at, q * W_p * W.row + W.column
-                                    * (g * columns.H + p * columns.units + u)),
-                              W.column, W.row, L * W.row,
-                              moved(simd, at, (p * W_p + g * n + u) * W_p))
-                    u += L
-        if simd.rounds:
-            simd.panel_words(columns.used, at, at)
+                _pack_gate(simd, W, n_rows, columns, g, p, q, moved(simd, at, p * W_p * W_p))
+
+
+cdef inline void _pack_gate(
+    const Simd* simd, Matrix W, Py_ssize_t n_rows, Columns columns, Py_ssize_t g, Py_ssize_t p,
+    Py_ssize_t q, void* rows,
+) noexcept nogil:
+    """Gate g of panel p, in rows of panel q of the transpose."""
+    cdef Py_ssize_t L = columns.lanes, W_p = 4 * L, n = units_of(columns, p), u = 0
+    while u < n:
+        simd.pack(min(L, n - u), 4, clipped(n_rows - q * W_p, W_p),
+                  moved(simd, W.at, q * W_p * W.row + W.column
+                        * (g * columns.H + p * columns.units + u)),
+                  W.column, W.row, L * W.row, moved(simd, rows, (g * n + u) * W_p))
+        u += L
 
 
 cdef void unpack(
