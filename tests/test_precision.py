@@ -15,6 +15,7 @@ from rnnfast import _ops, archive, reference
 from rnnfast.cli import main
 from rnnfast.errors import InputError
 from rnnfast.layers.base import Multiplying
+from rnnfast.models.saving import layer_from
 from rnnfast.reference import ops as numpy_ops
 from rnnfast.reference.rounding import product_in, rounded
 
@@ -326,9 +327,7 @@ def test_a_layer_knows_its_precision(name, module):
 @multiplying
 def test_a_layer_refuses_other_precisions(name, module):
     problem, double = make_problem(name, "float32"), make_problem(name, "float64")
-    with pytest.raises(
-        ValueError, match=r"^precision: expected weights of float32 with 'bfloat16'"
-    ):
+    with pytest.raises(ValueError, match=r"^precision: expected float32 with 'bfloat16'"):
         double.make(module, **BF16)
     for wrong in ("float64", "bf16", "float16", "", 32, ["bfloat16"], np.float32, np.ones(2)):
         with pytest.raises(ValueError, match=r"^precision: expected 'bfloat16', or 'float32' as"):
@@ -439,7 +438,7 @@ def test_all_layers_of_a_model_have_its_precision(make):
     for dtype in ("float32", "float64"):
         assert make(rng=0, dtype=dtype).precision == dtype
         assert make(rng=0, dtype=dtype, precision=dtype).precision == dtype
-    with pytest.raises(ValueError, match=r"^precision: expected weights of float32"):
+    with pytest.raises(ValueError, match=r"^precision: expected float32 with"):
         make(rng=0, dtype="float64", **BF16)
     with pytest.raises(ValueError, match=r"^precision: expected 'bfloat16', or 'float32'"):
         make(rng=0, precision="half")
@@ -478,6 +477,32 @@ def test_a_network_keeps_the_precision_of_each_layer(tmp_path):
     assert [layer.precision for layer in loaded.layers] == ["bfloat16", "float32"]
 
 
+@models
+@pytest.mark.parametrize("precision", [None, "float32"])
+def test_a_config_may_name_the_dtype(make, precision):
+    """As who edits one does: only "bfloat16" is written."""
+    model = make(rng=0)
+    config = json.loads(json.dumps(model.config()))
+    parts = [config["affine"], *config.get("recurrent", [])]
+    parts += [config[name] for name in ("encoder", "decoder") if name in config]
+    for part in parts:
+        part["precision"] = precision
+    made = type(model).from_params(model.named_params(), **config)
+    assert made.precision == "float32"
+    assert made.config() == model.config()
+
+
+@multiplying
+def test_a_config_of_a_layer_may_name_the_dtype(name):
+    layer = make_problem(name, "float32").make(rnnfast)
+    for given in (None, "float32"):
+        config = layer.config() | {"precision": given}
+        again = layer_from("a", type(layer), layer.named_params(), config, None)
+        assert (again.precision, again.config()) == ("float32", layer.config())
+    with pytest.raises(InputError, match="precision: expected 'bfloat16', or 'float32' as"):
+        layer_from("a", type(layer), layer.named_params(), config | {"precision": "float64"}, None)
+
+
 @pytest.mark.parametrize("name", ["LanguageModel", "Seq2seq"])
 def test_a_file_of_layers_that_do_not_agree_is_refused(name, tmp_path):
     MODELS[name](rng=0, **BF16).save(tmp_path / "a")
@@ -513,7 +538,7 @@ def test_settings_have_it():
     assert rnnfast.Settings(precision="float32").precision is None
     assert rnnfast.Settings(dtype="float64", precision="float64").precision is None
     assert rnnfast.Settings(**BF16).precision == "bfloat16"
-    with pytest.raises(InputError, match=r"^precision: expected weights of float32"):
+    with pytest.raises(InputError, match=r"^precision: expected float32 with"):
         rnnfast.Settings(dtype="float64", **BF16)
     for wrong in ("", "float64", 3, [], {}, b"bfloat16", True):
         with pytest.raises(InputError, match=r"^precision: expected 'bfloat16', or 'float32'"):
@@ -572,7 +597,7 @@ def test_the_command_takes_it(text, capsys):
     assert main(["train", "--resume", "--out", "run", "--epochs", "2"]) == 0
     assert "products in bfloat16" in capsys.readouterr().out
     assert main([*train, "--dtype", "float64", "--precision", "bfloat16", "--out", "no"]) == 1
-    assert "precision: expected weights of float32" in capsys.readouterr().err
+    assert "precision: expected float32 with" in capsys.readouterr().err
 
 
 def test_info_says_who_multiplies(capsys):
