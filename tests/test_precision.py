@@ -4,6 +4,7 @@ option `precision` of layers, models and runs. (The kernels beside the twins: te
 import copy
 import json
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from rnnfast.layers.base import Multiplying
 from rnnfast.models.saving import layer_from
 from rnnfast.reference import ops as numpy_ops
 from rnnfast.reference.rounding import product_in, rounded
+from rnnfast.training import trainer
 
 BF16 = {"precision": "bfloat16"}
 MULTIPLYING = [*RECURRENT, *BIDIRECTIONAL, *STACKS, *STEPS, "TimeAffine", "TimeAffineWithLoss"]
@@ -563,6 +565,24 @@ def test_a_run_notes_it_and_is_resumed_with_it(text, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
     assert settings_in(whole.folder)["precision"] == "bfloat16"
     assert "precision" not in settings_in(plain.folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "level", "told"),
+    [
+        ({}, "avx512_bf16", "avx512"),  # which give the same bits
+        ({}, "avx512", "avx512"),
+        ({}, "avx2", "avx2"),
+        (BF16, "avx512_bf16", "avx512_bf16"),
+        (BF16, "avx512", "avx512"),
+    ],
+)
+def test_ranks_share_the_instruction_set_that_matters(options, level, told, monkeypatch):
+    model, ids = rnnfast.Rnnlm(9, 4, 5, rng=0, **options), np.arange(90) % 9
+    training = rnnfast.Trainer(model, rnnfast.SGD(), ids, ids, batch_size=2, time_size=5)
+    monkeypatch.setattr(trainer, "engine", SimpleNamespace(CPU_LEVEL=level))
+    training.ranks = SimpleNamespace(size=2)
+    assert training._what_ranks_share(1)["instruction set (RNNFAST_CPU sets it)"] == told
 
 
 def test_a_checkpoint_whose_parts_do_not_agree_is_refused(text):
