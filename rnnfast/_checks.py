@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,24 +30,24 @@ def as_float_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
     return found
 
 
-def as_products(precision: object, dtype: np.dtype[Any]) -> dict[str, str]:
-    """Keyword arguments of what multiplies with weights of this dtype: none where operands are not
-    rounded."""
+def as_precision(precision: object, dtype: np.dtype[Any]) -> Literal["bfloat16"] | None:
+    """What operands of products with weights of this dtype are rounded to: None where they are
+    not."""
     if precision is None:
-        return {}
+        return None
     if not isinstance(precision, str) or precision not in ("bfloat16", dtype.name):
         raise ValueError(
             f"precision: expected 'bfloat16', or {dtype.name!r} as the weights have, or None, "
             f"got {precision!r}"
         )
     if precision == dtype.name:
-        return {}
+        return None
     if dtype != np.float32:
         raise ValueError(
-            f"precision: expected weights of float32 with 'bfloat16', got {dtype.name}; convert "
-            "them with .astype(numpy.float32), or leave precision out"
+            f"precision: expected float32 with 'bfloat16', got {dtype.name}; give float32 (dtype, "
+            "--dtype, or that of the weights), or leave precision out"
         )
-    return {"precision": "bfloat16"}
+    return "bfloat16"
 
 
 def as_array(name: str, array: ArrayLike) -> Array:

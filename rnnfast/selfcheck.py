@@ -8,7 +8,7 @@ import numpy as np
 from . import kernels
 from ._ops import Ops
 from ._types import Array
-from .cells import KERNEL_CELLS, Cell
+from .cells import KERNEL_CELLS, RNN_RELU, Cell
 from .reference import ops as numpy_ops
 from .reference.generation import Choice
 
@@ -28,13 +28,51 @@ def compare(dtype: Dtype, ops: Ops | None = None) -> dict[str, float]:
     ops = kernels if ops is None else ops
     worst: dict[str, float] = {}
     for shape in SHAPES:
-        ours, twins = (_results(module, dtype, *shape) for module in (ops, numpy_ops))
+        ours, twins = (_all_results(module, dtype, *shape) for module in (ops, numpy_ops))
         for name in ours:
             for a, b in zip(ours[name], twins[name], strict=True):
                 difference = np.max(np.abs(a - b)) / max(np.max(np.abs(b)), 1e-30)
                 # np.maximum and not max(), which may lose a NaN
                 worst[name] = float(np.maximum(worst.get(name, 0.0), difference))
     return worst
+
+
+def _all_results(ops: Ops, dtype: Dtype, *shape: int) -> dict[str, Sequence[Array]]:
+    results = _results(ops, dtype, *shape)
+    return results | _rounded(ops, *shape) if dtype == "float32" else results
+
+
+def _rounded(ops: Ops, N: int, T: int, D: int, H: int, V: int) -> dict[str, Sequence[Array]]:
+    """The same where operands of products are rounded to bf16, of whole numbers: their sums are
+    exact, so that no other order of adding up makes an operand round to another number."""
+    rng, bf16 = np.random.default_rng(N + T + D + H + V), {"precision": "bfloat16"}
+
+    def whole(*shape: int, most: int = 3) -> Array:
+        return rng.integers(-most, most + 1, shape).astype(np.float32)
+
+    # above 256 not all whole numbers are in bf16; each h goes into one, so that they stay small
+    xs, dhs = whole(N, T, D, most=300), whole(N, T, H)
+    weights = [whole(D, H), np.eye(H, dtype=np.float32)[rng.permutation(H)], whole(H)]
+    grads = [np.empty_like(W) for W in weights]
+    *outputs, cache = ops.recurrent_forward(RNN_RELU, xs, weights, whole(1, N, H), **bf16)
+    gradients = ops.recurrent_backward(RNN_RELU, dhs, None, cache, weights[:2], grads)
+    results = {"recurrent_forward bf16": outputs, "recurrent_backward bf16": [*gradients, *grads]}
+
+    x, W, b, dout = whole(N * T, H, most=300), whole(H, V), whole(V), whole(N * T, V, most=300)
+    grads = [np.empty_like(W), np.empty_like(b)]
+    dx = ops.affine_backward(dout, x, W, *grads, **bf16)
+    results["affine_forward bf16"] = [ops.affine_forward(x, W, b, **bf16)]
+    results["affine_backward bf16"] = [dx, *grads]
+
+    # logits so far apart that probabilities are 0 and 1, in rows whose number is a power of two
+    x, b, targets = x * 2**16, np.arange(V, dtype=np.float32) * 128, rng.integers(0, V, N * T)
+    targets[1 << (N * T).bit_length() - 1 :] = -1
+    grads = [np.empty_like(W), np.empty_like(b)]
+    loss, count, cache = ops.affine_loss_forward(x, W, b, targets, -1, **bf16)
+    dx = ops.affine_loss_backward(cache, 0.5, *grads)
+    results["affine_loss_forward bf16"] = [np.array([loss, count])]
+    results["affine_loss_backward bf16"] = [dx, *grads]
+    return results
 
 
 def _block(

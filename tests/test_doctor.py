@@ -79,6 +79,16 @@ def test_a_run_that_is_well(doctor, trained):
     assert lines[7:] == [WORKS]
 
 
+def test_a_run_whose_products_are_rounded(doctor, run, trained):
+    shutil.rmtree(run)
+    text = trained / "text.txt"
+    settings = rnnfast.Settings(text, hidden=5, batch=2, time=5, precision="bfloat16")
+    rnnfast.Run.start(run, settings, verbose=False)
+    lines, wrong = doctor()
+    assert not wrong
+    assert " characters, products in bfloat16; after epoch 0, step 0" in lines[1]
+
+
 def test_what_works_does(doctor, run):
     (line,) = [line for line in doctor()[0] if line.startswith("works: ")]
     for command in re.findall("`rnnfast ([^`]*)`", line):

@@ -737,6 +737,37 @@ def test_export_and_import(kind, trained, tmp_path, monkeypatch, capsys):
     assert "already there; give another --out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["npz", "safetensors", "torch", "onnx"])
+def test_export_of_rounded_products(kind, trained, tmp_path, monkeypatch, capsys):
+    """Ours keep the precision; others have no place for it, which is said."""
+    if kind != "npz":
+        library(kind)
+    monkeypatch.chdir(tmp_path)
+    sizes = {"hidden": H, "embedding": D, "batch": 2, "time": 5, "epochs": 1}
+    settings = rnnfast.Settings(trained.parent / "text.txt", **sizes, precision="bfloat16")
+    rnnfast.Run.start("rounds", settings, verbose=False).fit(verbose=False)
+    assert main(["export", "rounds", "--to", kind]) == 0
+    told = "products: in float32 there, in bfloat16 in the run; outputs" in capsys.readouterr().out
+    assert told == (kind in ("torch", "onnx"))
+    if not told:
+        assert rnnfast.Network.load(f"rounds.{kind}").precision == "bfloat16"
+
+
+@pytest.mark.parametrize("to", ["torch", "keras"])
+def test_layers_with_rounded_products_go_as_others(to):
+    """With the weights that they have, for products in float32."""
+    library(to)
+    W, b = block()[0], np.ones(D, "f4")
+    for layer in (
+        stack("lstm", both=True, precision="bfloat16"),
+        rnnfast.TimeAffine(W, b, precision="bfloat16"),
+    ):
+        there = getattr(exchange, f"to_{to}")(layer)
+        back = getattr(exchange, f"from_{to}")(there)
+        require_same_weights(back, layer)
+        assert back.precision == "float32"
+
+
 def test_files_that_cannot_be_imported(tmp_path, monkeypatch, capsys):
     library("torch")
     import torch

@@ -4,6 +4,7 @@ option `precision` of layers, models and runs. (The kernels beside the twins: te
 import copy
 import json
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from rnnfast import _ops, archive, reference
 from rnnfast.cli import main
 from rnnfast.errors import InputError
 from rnnfast.layers.base import Multiplying
+from rnnfast.models.saving import layer_from
 from rnnfast.reference import ops as numpy_ops
 from rnnfast.reference.rounding import product_in, rounded
+from rnnfast.training import trainer
 
 BF16 = {"precision": "bfloat16"}
 MULTIPLYING = [*RECURRENT, *BIDIRECTIONAL, *STACKS, *STEPS, "TimeAffine", "TimeAffineWithLoss"]
@@ -326,9 +329,7 @@ def test_a_layer_knows_its_precision(name, module):
 @multiplying
 def test_a_layer_refuses_other_precisions(name, module):
     problem, double = make_problem(name, "float32"), make_problem(name, "float64")
-    with pytest.raises(
-        ValueError, match=r"^precision: expected weights of float32 with 'bfloat16'"
-    ):
+    with pytest.raises(ValueError, match=r"^precision: expected float32 with 'bfloat16'"):
         double.make(module, **BF16)
     for wrong in ("float64", "bf16", "float16", "", 32, ["bfloat16"], np.float32, np.ones(2)):
         with pytest.raises(ValueError, match=r"^precision: expected 'bfloat16', or 'float32' as"):
@@ -439,7 +440,7 @@ def test_all_layers_of_a_model_have_its_precision(make):
     for dtype in ("float32", "float64"):
         assert make(rng=0, dtype=dtype).precision == dtype
         assert make(rng=0, dtype=dtype, precision=dtype).precision == dtype
-    with pytest.raises(ValueError, match=r"^precision: expected weights of float32"):
+    with pytest.raises(ValueError, match=r"^precision: expected float32 with"):
         make(rng=0, dtype="float64", **BF16)
     with pytest.raises(ValueError, match=r"^precision: expected 'bfloat16', or 'float32'"):
         make(rng=0, precision="half")
@@ -478,6 +479,32 @@ def test_a_network_keeps_the_precision_of_each_layer(tmp_path):
     assert [layer.precision for layer in loaded.layers] == ["bfloat16", "float32"]
 
 
+@models
+@pytest.mark.parametrize("precision", [None, "float32"])
+def test_a_config_may_name_the_dtype(make, precision):
+    """As who edits one does: only "bfloat16" is written."""
+    model = make(rng=0)
+    config = json.loads(json.dumps(model.config()))
+    parts = [config["affine"], *config.get("recurrent", [])]
+    parts += [config[name] for name in ("encoder", "decoder") if name in config]
+    for part in parts:
+        part["precision"] = precision
+    made = type(model).from_params(model.named_params(), **config)
+    assert made.precision == "float32"
+    assert made.config() == model.config()
+
+
+@multiplying
+def test_a_config_of_a_layer_may_name_the_dtype(name):
+    layer = make_problem(name, "float32").make(rnnfast)
+    for given in (None, "float32"):
+        config = layer.config() | {"precision": given}
+        again = layer_from("a", type(layer), layer.named_params(), config, None)
+        assert (again.precision, again.config()) == ("float32", layer.config())
+    with pytest.raises(InputError, match="precision: expected 'bfloat16', or 'float32' as"):
+        layer_from("a", type(layer), layer.named_params(), config | {"precision": "float64"}, None)
+
+
 @pytest.mark.parametrize("name", ["LanguageModel", "Seq2seq"])
 def test_a_file_of_layers_that_do_not_agree_is_refused(name, tmp_path):
     MODELS[name](rng=0, **BF16).save(tmp_path / "a")
@@ -513,7 +540,7 @@ def test_settings_have_it():
     assert rnnfast.Settings(precision="float32").precision is None
     assert rnnfast.Settings(dtype="float64", precision="float64").precision is None
     assert rnnfast.Settings(**BF16).precision == "bfloat16"
-    with pytest.raises(InputError, match=r"^precision: expected weights of float32"):
+    with pytest.raises(InputError, match=r"^precision: expected float32 with"):
         rnnfast.Settings(dtype="float64", **BF16)
     for wrong in ("", "float64", 3, [], {}, b"bfloat16", True):
         with pytest.raises(InputError, match=r"^precision: expected 'bfloat16', or 'float32'"):
@@ -538,6 +565,24 @@ def test_a_run_notes_it_and_is_resumed_with_it(text, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
     assert settings_in(whole.folder)["precision"] == "bfloat16"
     assert "precision" not in settings_in(plain.folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "level", "told"),
+    [
+        ({}, "avx512_bf16", "avx512"),  # which give the same bits
+        ({}, "avx512", "avx512"),
+        ({}, "avx2", "avx2"),
+        (BF16, "avx512_bf16", "avx512_bf16"),
+        (BF16, "avx512", "avx512"),
+    ],
+)
+def test_ranks_share_the_instruction_set_that_matters(options, level, told, monkeypatch):
+    model, ids = rnnfast.Rnnlm(9, 4, 5, rng=0, **options), np.arange(90) % 9
+    training = rnnfast.Trainer(model, rnnfast.SGD(), ids, ids, batch_size=2, time_size=5)
+    monkeypatch.setattr(trainer, "engine", SimpleNamespace(CPU_LEVEL=level))
+    training.ranks = SimpleNamespace(size=2)
+    assert training._what_ranks_share(1)["instruction set (RNNFAST_CPU sets it)"] == told
 
 
 def test_a_checkpoint_whose_parts_do_not_agree_is_refused(text):
@@ -572,7 +617,7 @@ def test_the_command_takes_it(text, capsys):
     assert main(["train", "--resume", "--out", "run", "--epochs", "2"]) == 0
     assert "products in bfloat16" in capsys.readouterr().out
     assert main([*train, "--dtype", "float64", "--precision", "bfloat16", "--out", "no"]) == 1
-    assert "precision: expected weights of float32" in capsys.readouterr().err
+    assert "precision: expected float32 with" in capsys.readouterr().err
 
 
 def test_info_says_who_multiplies(capsys):

@@ -363,6 +363,25 @@ def test_a_system_with_options_that_it_does_not_know(make, tmp_path):
     assert rnnfast.Network(layers, model.loss_layer).layers[0] is model.layers[0]
 
 
+@pytest.mark.parametrize("replaced", ["recurrent", "affine"])
+@pytest.mark.parametrize("name", ["CharRnn", "CharLstm", "PerplexityRnnlm"])
+def test_a_system_with_rounded_products(name, replaced, tmp_path):
+    """Which would not come back either."""
+    model = SYSTEMS[name]()
+    place = model.layer_names.index(replaced)
+    layer = model.layers[place]
+    options = {"stateful": layer.stateful} if replaced == "recurrent" else {}
+    model.layers[place] = type(layer)(*layer.params, precision="bfloat16", **options)
+    if replaced == "recurrent":
+        model.recurrent_layers[0] = model.layers[place]
+    with pytest.raises(
+        TypeError,
+        match=rf"^precision: expected None in the {replaced} .*, got 'bfloat16'; save a Network",
+    ):
+        model.save(tmp_path / "a")
+    assert os.listdir(tmp_path) == []
+
+
 def test_neither_states_nor_flags_are_saved(tmp_path):
     model = rnnfast.Rnnlm(V, D, H, rng=0)
     model.predict(IDS[0])

@@ -74,6 +74,8 @@ def sequences(rng: np.random.Generator) -> float:
     hs: NDArray[np.float32] = gru.forward(xs, lengths=[5, 3], need_gradient=False)
     hs = np.concatenate((hs, both.forward(xs, reset=np.zeros((2, 5), bool))), axis=2)
     both.backward(hs[..., 4:], dh=np.ones((2, 2, 4)))
+    affine = rnnfast.TimeAffine(Wx, b, precision=both.precision)
+    assert (affine.precision, gru.precision) == ("bfloat16", "float32")
     return float(hs.sum()) + float(both.hs.sum()) + both.weight_drop
 
 
@@ -93,7 +95,8 @@ def writing(text: str) -> str:
     """A language model, trained, evaluated, and made to write."""
     vocabulary = rnnfast.Vocabulary.from_text(text)
     train, valid, test = rnnfast.split_by_position(vocabulary.encode(text))
-    model = rnnfast.Rnnlm(len(vocabulary), 8, 16, rng=0)
+    settings = rnnfast.Settings(precision="bfloat16")
+    model = rnnfast.Rnnlm(len(vocabulary), 8, 16, precision=settings.precision, rng=0)
     schedule = rnnfast.CosineLR(warmup=0.1, final=0.1)
     trainer = rnnfast.Trainer(
         model, rnnfast.SGD(1.0), train, valid, batch_size=4, time_size=10, schedule=schedule
@@ -122,6 +125,7 @@ def answering() -> float:
     xs = vocabulary.encode("".join(questions)).reshape(40, 3)
     ts = vocabulary.encode("".join(f"_{answer:2}" for answer in answers)).reshape(40, 3)
     model = rnnfast.PeekySeq2seq(len(vocabulary), 8, 16, cell="gru", rng=0)
+    assert rnnfast.Rnnlm(9, 4, 4, precision=model.precision).precision == model.precision
     losses: list[float] = rnnfast.train_pairs(model, rnnfast.Adam(0.01), xs, ts, epochs=5, rng=0)
     ids: NDArray[np.int64] = model.generate(xs, 12, 2, stop_id=11)
     best, scores = model.generate(xs, 12, 2, lengths=[3] * 40, beams=4, return_scores=True)

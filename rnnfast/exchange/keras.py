@@ -307,7 +307,7 @@ def to_keras(layer: Any) -> Any:
     A `TimeRNN`, `TimeLSTM` or `TimeGRU` becomes a `SimpleRNN`, `LSTM` or `GRU` that returns
     sequences, with two directions in a `Bidirectional`; a `TimeStack` becomes a `Sequential` of
     them, a `TimeEmbedding` an `Embedding`, a `TimeAffine` a `Dense`. Options of training are not
-    kept.
+    kept, nor is a precision of "bfloat16": products there are in float32.
 
     Raises InputError for a layer that runs in reverse alone, whose outputs Keras has in another
     order; TypeError for other layers; ImportError where Keras is not installed.

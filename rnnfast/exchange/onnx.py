@@ -45,7 +45,8 @@ def to_onnx(model: Any, path: str | os.PathLike[str]) -> None:
     (L, N, H), an LSTM also `c`, its initial states as `get_state` of a stack has them, L being
     layers times directions; the outputs are `hs`, and the last states `h_last` and `c_last`. A
     `LanguageModel` has `ids` (N, T), int64, in the place of `xs`, and `logits` (N, T, V) in that of
-    `hs`. N and T are free. Opset 22, float32. The file appears whole or not at all.
+    `hs`. N and T are free. Opset 22, float32, where the
+    precision is "bfloat16" too. The file appears whole or not at all.
 
     Raises InputError for weights that are not float32, or more than 2 GB; TypeError for other
     models; ImportError where the package onnx is not installed.

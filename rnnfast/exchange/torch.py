@@ -232,7 +232,8 @@ def to_torch(layer: Any) -> Any:
     A `TimeRNN`, `TimeLSTM`, `TimeGRU`, a layer of two directions, or a `TimeStack` becomes an
     `nn.RNN`, `nn.LSTM` or `nn.GRU` with `batch_first=True`; b is the first of its two biases, and
     the second is 0, but with `reset_after` that is bh. A `TimeEmbedding` becomes an `nn.Embedding`,
-    a `TimeAffine` an `nn.Linear`. Options of training but the dropout between layers are not kept.
+    a `TimeAffine` an `nn.Linear`. Options of training but the dropout between layers are not kept,
+    nor is a precision of "bfloat16": products there are in float32.
 
     Raises InputError for what PyTorch has not: the GRU of the textbook, one direction in reverse;
     TypeError for other layers; ImportError where PyTorch is not installed.
@@ -295,7 +296,8 @@ def save_state(model: LanguageModel, path: str | os.PathLike[str]) -> None:
     """Write the state dict that a module of PyTorch's with an `nn.Embedding` called embedding, an
     `nn.RNN`, `nn.LSTM` or `nn.GRU` called recurrent and an `nn.Linear` called affine has.
 
-    `torch.load(path, weights_only=True)` reads it. Raises InputError as `to_torch`, and ImportError
+    `torch.load(path, weights_only=True)` reads it. Products there are in float32, whatever the
+    model's precision is. Raises InputError as `to_torch`, and ImportError
     where PyTorch is not installed.
     """
     import torch

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Signature, signature
 from operator import is_
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from .._checks import aligned, as_batch_part, as_products, as_weights, check_shape
+from .._checks import aligned, as_batch_part, as_precision, as_weights, check_shape
 from .._ops import HasOps, Ops
 from .._types import Array, ArrayLike, BatchPart, Precision, Sizes
 
@@ -65,7 +65,7 @@ class Layer(HasOps):
     _batch_part: BatchPart = None
     _shape_hint = ""
     """What an error says of weights whose shapes do not fit."""
-    _products: Mapping[str, str] = {}
+    _products: Mapping[str, Precision] = {}
     """Keyword arguments of functions of `ops` with products."""
     forward: Callable[..., Any]
     backward: Callable[..., Any]
@@ -235,12 +235,13 @@ class Multiplying(Layer):
 
     def __init__(self, ops: Ops | None, precision: Precision | None, **weights: ArrayLike) -> None:
         super().__init__(ops, **weights)
-        self._products = as_products(precision, self.dtype)
+        rounded = as_precision(precision, self.dtype)
+        self._products = {"precision": rounded} if rounded else {}
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """What operands of products have: "bfloat16", or the dtype of the weights."""
-        return self._products.get("precision", self.dtype.name)
+        return self._products.get("precision", cast(Precision, self.dtype.name))
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), **self._products}

@@ -17,7 +17,6 @@ from .._checks import (
     as_fraction,
     as_generator,
     as_ids,
-    as_products,
     as_weights,
     check_shape,
 )
@@ -171,14 +170,13 @@ class LanguageModel(Network):
             )
         dropout, locked = as_fraction("dropout", dropout), as_bool("locked", locked)
         dtype, draw = as_float_dtype("dtype", dtype), init_by_name(init)
-        products = as_products(precision, dtype)
         # the smallest layer of this kind says what it thinks of the options
         least = self.Cell(
             *(np.zeros(shape, dtype) for shape in _recurrent_shapes(self.Cell.cell, 1, 1).values()),
             stateful=True,
             weight_drop=weight_drop,
             zoneout=zoneout,
-            **products,
+            precision=precision,
         )
         # NumPy's module has what a generator has, and draws from the global state
         numbers: Any = np.random if rng is None else as_generator(rng)
@@ -191,7 +189,7 @@ class LanguageModel(Network):
         names = param_shapes(self.Cell.cell, V, D, H, layers, tie_weights)
         params = {name: array.astype(dtype) for name, array in zip(names, arrays, strict=True)}
         drops = [{"rate": dropout, "locked": locked}] * (layers + 1) if dropout else []
-        self._assemble(params, [least.config()] * layers, drops, products, ops)
+        self._assemble(params, [least.config()] * layers, drops, {"precision": precision}, ops)
         for layer in self.layers:
             if getattr(layer, "rng", None) is not None:
                 layer.rng = draw_key(numbers)
@@ -241,7 +239,7 @@ class LanguageModel(Network):
         self._use(ops)
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """What operands of products have: "bfloat16", or the dtype of the weights."""
         return self.affine.precision
 

@@ -145,6 +145,8 @@ def layer_from(
 def require_config(where: str, thing: Any, config: Mapping[str, Any]) -> None:
     """Raise InputError unless a layer or a model has the config that it was made of."""
     now = json.loads(json.dumps(thing.config()))  # tuples as lists, as saved
+    if config.get("precision") is not None:  # left out of a config where it is the dtype
+        now = {"precision": getattr(thing, "precision", None)} | now
     for key, value in config.items():
         became = now.get(key)
         if became != value and json.dumps(became) != json.dumps(value):  # NaN is NaN

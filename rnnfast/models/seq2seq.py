@@ -18,7 +18,7 @@ from .._checks import (
     as_generator,
     as_ids,
     as_lengths,
-    as_products,
+    as_precision,
     as_weights,
     check_shape,
     is_number,
@@ -142,7 +142,7 @@ class Seq2seq(Network):
         if not isinstance(cell, str) or cell not in CELLS:
             raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
         dtype, draw = as_float_dtype("dtype", dtype), init_by_name("textbook")
-        products = as_products(precision, dtype)
+        products = {"precision": as_precision(precision, dtype)}
         # NumPy's module has what a generator has, and draws from the global state
         numbers: Any = np.random if rng is None else as_generator(rng)
         V, D, H, V_target = sizes.values()
@@ -238,7 +238,7 @@ class Seq2seq(Network):
         self._use(ops)
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """What operands of products have: "bfloat16", or the dtype of the weights."""
         return self.affine.precision
 

@@ -10,6 +10,7 @@ from .._checks import as_ids, as_weights, check_shape
 from .._ops import Ops
 from .._types import Array, ArrayLike, Ids, Shape
 from ..archive import require_names
+from ..layers import TimeAffine
 from ..models import Network
 from ..models.saving import Classes, field, layer_from, require_config, require_constructor
 
@@ -62,15 +63,22 @@ class NamedNetwork(Network):
         (recurrent,) = self.recurrent_layers
         config: dict[str, Any] = recurrent.config()
         options = {name: config[name] for name in ("stateful", "truncate_size")}
-        plain = type(recurrent)(*recurrent.params, **options).config()
-        for name, value in config.items():
-            if value != plain[name]:
+        self._require_plain("recurrent", recurrent, **options)
+        for name, layer in zip(self.layer_names, self.layers, strict=True):
+            if isinstance(layer, TimeAffine):
+                self._require_plain(name, layer)
+        return options
+
+    def _require_plain(self, layer_name: str, layer: Any, **options: Any) -> None:
+        """Raise TypeError where a layer has other options than these, which a constructor takes."""
+        plain = type(layer)(*layer.params, **options).config()
+        for name, value in layer.config().items():
+            if value != plain.get(name):  # a precision is there where it is not the dtype
                 raise TypeError(
-                    f"{name}: expected {plain[name]!r} in the recurrent layer of a "
+                    f"{name}: expected {plain.get(name)!r} in the {layer_name} layer of a "
                     f"{type(self).__name__}, which could not be made again from its constructor's "
                     f"arguments, got {value!r}; save a Network of its layers"
                 )
-        return options
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments of `from_params`, as JSON has them: all of the model but its weights.

@@ -112,7 +112,8 @@ def _checkpoint(folder: Path, name: str) -> tuple[SavedRun | None, Finding]:
     settings, vocabulary = saved.settings, saved.vocabulary
     seen = [
         f"whole, {path.stat().st_size:,} bytes, format {version} of {FORMATS['checkpoint'][-1]}",
-        f"{settings.cell}, hidden {settings.hidden}, {len(vocabulary):,} {vocabulary.unit}s",
+        f"{settings.cell}, hidden {settings.hidden}, {len(vocabulary):,} {vocabulary.unit}s"
+        + (f", products in {settings.precision}" if settings.precision else ""),
     ]
     if saved.position:
         seen.append(f"after epoch {saved.position['epoch']}, step {saved.position['step']}")

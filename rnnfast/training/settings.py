@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import as_above_zero, as_bool, as_count, as_fraction, as_products, as_real
+from .._checks import as_above_zero, as_bool, as_count, as_fraction, as_precision, as_real
+from .._types import Precision
 from ..errors import InputError
 from ..layers.initial import INITS
 from ..models.language_models import LAYER_OF_CELL
@@ -90,7 +91,7 @@ class Settings:
     max_value: float | None = None
     average: float | None = None
     seed: int = 0
-    precision: str | None = None
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -111,7 +112,7 @@ class Settings:
                 self._check(name, as_count, optional=True)
             self.seed = as_count("seed", self.seed, least=0)
             # None where it is the dtype: runs know it by one name
-            self.precision = as_products(self.precision, np.dtype(self.dtype)).get("precision")
+            self.precision = as_precision(self.precision, np.dtype(self.dtype))
             for name in ("tie_weights", "locked"):
                 self._check(name, as_bool)
             for name in ("dropout", "weight_drop", "zoneout"):

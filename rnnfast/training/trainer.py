@@ -443,7 +443,7 @@ class Trainer:
         params = self.model.named_params()
         return {
             "version of rnnfast": __version__,
-            "instruction set (RNNFAST_CPU sets it)": engine.CPU_LEVEL,
+            "instruction set (RNNFAST_CPU sets it)": _level_for(self.model),
             "parameters": ", ".join(f"{name} {W.dtype} {W.shape}" for name, W in params.items()),
             "number of epochs": str(epochs),
             **dict(zip(("training text", "validation text"), self._checksums, strict=True)),
@@ -753,6 +753,14 @@ def _numbers_of(thing: Any) -> str:
     own = getattr(thing, "__dict__", {}).items()
     numbers = {name: value for name, value in own if is_number(value) or isinstance(value, bool)}
     return f"{type(thing).__name__} {numbers}"
+
+
+def _level_for(model: Network) -> str:
+    """The instruction set that decides which bits a model's numbers have. That of bf16 gives those
+    of the one below it where no operands are rounded."""
+    layers = (*model.layers, model.loss_layer)
+    rounds = any(getattr(layer, "precision", None) == "bfloat16" for layer in layers)
+    return engine.CPU_LEVEL if rounds else engine.CPU_LEVEL.removesuffix("_bf16")
 
 
 def _options_of(model: Network) -> str:
