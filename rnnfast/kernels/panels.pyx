@@ -3,7 +3,7 @@
 That is how a product reads its second matrix and leaves its result: CONTRIBUTING.md draws it.
 """
 
-from .engine cimport Matrix, Panels, Simd, moved
+from .engine cimport Matrix, Panels, Simd, below, moved
 
 cdef enum:
     PANEL_BYTES = 16384           # of as many rows of a panel as it has columns, 64 at most
@@ -50,11 +50,19 @@ cdef void pack_operand(
     Panels B,
 ) noexcept nogil:
     """The same as the second operand of a product."""
-    cdef Py_ssize_t p
+    cdef Py_ssize_t p, k, n, W_p = 4 * columns.lanes
+    cdef char rows[PANEL_BYTES]   # some at a time, which are rounded while they are in a cache
+    if not simd.rounds:
+        pack(simd, W, K, columns, first, last, B)
+        return
     for p in range(first, last):
-        pack(simd, W, K, columns, p, p + 1, B)
-        if simd.rounds:           # in place, while the panel is in a cache
-            simd.panel_words(K, moved(simd, B.at, p * B.panel), moved(simd, B.at, p * B.panel))
+        k = 0
+        while k < K:
+            n = min(W_p, K - k)
+            pack(simd, below(simd, W, k), n, columns, p, p + 1, Panels(&rows[0], W_p, 0, 0))
+            simd.panel_words(n, &rows[0],
+                             moved(simd, B.at, p * B.panel + k // simd.together * W_p))
+            k += n
 
 
 cdef void pack_transposed(

@@ -60,6 +60,14 @@ static void panel_words(ptrdiff_t K, const void *panel, void *words)
                 k + 1 < K ? _mm512_loadu_ps(in + PANEL + v) : _mm512_setzero_ps()));
 }
 
+/* The same of 8 columns. */
+static ALWAYS_INLINE __m256i rows_of_8_words(__m256 upper, __m256 lower)
+{
+    const __m256i order
+        = _mm256_set_epi16(15, 7, 14, 6, 13, 5, 12, 4, 11, 3, 10, 2, 9, 1, 8, 0);
+    return _mm256_permutexvar_epi16(order, (__m256i)_mm256_cvtne2ps_pbh(upper, lower));
+}
+
 static void pack_tiles(ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const void *source,
                        ptrdiff_t in_row, void *target)
 {
@@ -72,7 +80,12 @@ static void pack_tiles(ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const void *s
             const __mmask16 rows = first(M - m < height ? M - m : height);
             const float *a = in + 2 * begin * in_row + m;
             word *to = out + m * words + begin * height;
-            for (ptrdiff_t k = begin; k < end; k++, a += 2 * in_row, to += height)
+            ptrdiff_t k = begin;
+            if (height == TILE_ROWS && m + 8 <= M) /* what is too much, the next word writes over */
+                for (; k < end - 1; k++, a += 2 * in_row, to += TILE_ROWS)
+                    _mm256_storeu_si256((__m256i *)to, rows_of_8_words(
+                        _mm256_loadu_ps(a), _mm256_loadu_ps(a + in_row)));
+            for (; k < end; k++, a += 2 * in_row, to += height)
                 _mm512_mask_storeu_epi32(to, rows, rows_of_words(
                     _mm512_maskz_loadu_ps(rows, a),
                     2 * k + 1 < K ? _mm512_maskz_loadu_ps(rows, a + in_row) : _mm512_setzero_ps()));
