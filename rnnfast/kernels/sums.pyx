@@ -60,7 +60,7 @@ cdef void gradient(
     of it would come from a cache line, and often a page, of its own."""
     cdef Py_ssize_t W = 4 * simd.lanes, columns = computed(dW.columns)
     cdef Py_ssize_t m, k, p, rows, K_k, K_most = even(K, SUM_ROWS, PART)
-    cdef Py_ssize_t M_most = rows_of_block(simd, end - begin, K)
+    cdef Py_ssize_t M_most = rows_of_block(simd, end - begin, words(simd, K))
     # scratch: [parts: PARTS rows | block: M_most rows | tiles of A]
     cdef Panels parts = Panels(scratch, 4 * W, W, simd.lanes), place, sums, whole
     cdef Panels block = panels_at(simd, moved(simd, scratch, PARTS * W), M_most)

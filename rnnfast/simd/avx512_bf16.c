@@ -74,17 +74,20 @@ static void pack_tiles(ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const void *s
     const float *in = source;
     word *out = target;
     const ptrdiff_t words = (K + 1) / 2;
-    for (ptrdiff_t begin = 0; begin < words; begin += 32)
+    for (ptrdiff_t begin = 0; begin < words; begin += AHEAD / 2)
         for (ptrdiff_t m = 0; m < M; m += height) {
-            const ptrdiff_t end = begin + 32 < words ? begin + 32 : words;
+            const ptrdiff_t end = begin + AHEAD / 2 < words ? begin + AHEAD / 2 : words;
             const __mmask16 rows = first(M - m < height ? M - m : height);
             const float *a = in + 2 * begin * in_row + m;
             word *to = out + m * words + begin * height;
             ptrdiff_t k = begin;
             if (height == TILE_ROWS && m + 8 <= M) /* what is too much, the next word writes over */
-                for (; k < end - 1; k++, a += 2 * in_row, to += TILE_ROWS)
+                for (; k < end - 1; k++, a += 2 * in_row, to += TILE_ROWS) {
+                    __builtin_prefetch(a + AHEAD * in_row); /* see operands.h */
+                    __builtin_prefetch(a + (AHEAD + 1) * in_row);
                     _mm256_storeu_si256((__m256i *)to, rows_of_8_words(
                         _mm256_loadu_ps(a), _mm256_loadu_ps(a + in_row)));
+                }
             for (; k < end; k++, a += 2 * in_row, to += height)
                 _mm512_mask_storeu_epi32(to, rows, rows_of_words(
                     _mm512_maskz_loadu_ps(rows, a),

@@ -25,6 +25,9 @@
 /* Over the numbers of a vector: what is unrolled would not become one. */
 #define LANE_LOOP(j) NO_UNROLL for (int j = 0; j < LANES; j++)
 
+/* Rows that are packed together, and asked for ahead of time: see operands.h. */
+enum { AHEAD = 64 };
+
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
 /* Whether the compiler makes one instruction of a shuffle by a list of lanes. */

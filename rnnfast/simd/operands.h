@@ -32,22 +32,24 @@ static void FN(panel_words)(ptrdiff_t K, const void *panel, void *words)
 
 /* The transpose of A = in (K, M) for tiles of `height` rows: of each tile the numbers that belong
  * to the same k, for all k, side by side; tiles height K apart. Some k at a time, whose lines stay
- * in the first-level cache. */
+ * in the first-level cache; those of the next k are asked for, since hardware does not foresee them. */
 static void FN(pack_tiles)(ptrdiff_t K, ptrdiff_t M, ptrdiff_t height, const void *source,
                            ptrdiff_t in_row, void *target)
 {
     const real *restrict in = source;
     real *restrict out = target;
-    for (ptrdiff_t first = 0; first < K; first += 64) {
-        const ptrdiff_t last = first + 64 < K ? first + 64 : K;
+    for (ptrdiff_t first = 0; first < K; first += AHEAD) {
+        const ptrdiff_t last = first + AHEAD < K ? first + AHEAD : K;
         for (ptrdiff_t m = 0; m < M; m += height) {
             const real *a = in + first * in_row + m;
             real *to = out + m * K + first * height;
             const ptrdiff_t rows = M - m < height ? M - m : height;
             if (rows == TILE_ROWS)
-                for (ptrdiff_t k = first; k < last; k++, a += in_row, to += TILE_ROWS)
+                for (ptrdiff_t k = first; k < last; k++, a += in_row, to += TILE_ROWS) {
+                    __builtin_prefetch(a + AHEAD * in_row);
                     UNROLL for (int r = 0; r < TILE_ROWS; r++)
                         to[r] = ROUND(a[r]);
+                }
             else
                 for (ptrdiff_t k = first; k < last; k++, a += in_row, to += height)
                     for (ptrdiff_t r = 0; r < rows; r++)
