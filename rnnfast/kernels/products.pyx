@@ -73,7 +73,7 @@ cdef void product_plus(
 ) noexcept nogil:
     """C = init + A B, and + plus unless that is NULL"""
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
-    cdef Py_ssize_t m0, m1, m, n, k, p, height, widest, rows, K_k
+    cdef Py_ssize_t m0, m1, m, n, k, p, height, widest, tiles, rows, K_k
     cdef Py_ssize_t t = simd.together, word
     cdef Py_ssize_t M_most = rows_of_block(simd, M, words(simd, K))
     cdef Py_ssize_t K_most = even(K, K_BLOCK * t if B.row == W else short_block(simd), W * t)
@@ -94,9 +94,10 @@ cdef void product_plus(
             while p < panels:
                 n = min(widest * W, columns - p * W)
                 b = from_row(simd, B, k // simd.rows_together, p)
-                m = m0
+                m, tiles = m0, (m1 - m0 + height - 1) // height
                 while m < m1:
-                    rows = min(height, m1 - m)
+                    rows = (m1 - m + tiles - 1) // tiles  # dealt out evenly: a low tile is slower
+                    tiles -= 1
                     a.at = moved(simd, A_k, m * A.tile)
                     c = from_row(simd, C, m, p)
                     # the next block of k adds to what this one left
