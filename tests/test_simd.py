@@ -58,7 +58,7 @@ int main(void)
     const simd_panels all[3] = {{B, W, K * W, L}, {B, 4 * W, W, L}, {B, 4 * W, L, W}};
     int tested = 0;
     for (int rounds = 0; rounds < 2; rounds++) {
-        const simd_table *exact = &simd_tested_f32;
+        const simd_operands *exact = &simd_tested_f32.products;
         const simd_operands *rounding = &simd_tested_standing;
         for (int rows = 1; rows <= TILE_ROWS; rows++)
             for (int n = 1; n <= exact->panels_at_once(rows) * W; n++)
@@ -129,7 +129,7 @@ def test_another_number_format_does_not_compile(tmp_path):
 def test_every_function_of_the_table_is_declared_once():
     declared = re.findall(r"\bF\(\w+, (\w+),", (SIMD / "simd.h").read_text(encoding="utf-8"))
     pxd = (SIMD.parent / "kernels" / "engine.pxd").read_text(encoding="utf-8")
-    table = pxd.partition("ctypedef struct Simd")[2].partition("ctypedef struct Level")[0]
+    table = pxd.partition("ctypedef struct Operands")[2].partition("ctypedef struct Level")[0]
     assert sorted(declared) == sorted(re.findall(r"\(\*(\w+)\)\(", table))
 
 

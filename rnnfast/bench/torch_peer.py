@@ -85,11 +85,6 @@ def textbook_layout(tensors: Sequence[Any], cell: str) -> list[Array]:
     return [turned(reordered(W.detach().float().numpy().T, back), cell) for W in tensors]
 
 
-def converted(module: Any, precision: str | None) -> Any:
-    """A module whose own weights are bf16, if they are to be."""
-    return module.bfloat16() if precision == "weights" else module
-
-
 def computing(precision: str | None) -> Any:
     """What a module computes in: its own precision, or "autocast" to bf16."""
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast")
@@ -219,8 +214,9 @@ class Training:
         params = problems.language_model(cell, V, D, H, num_layers=layers).params
         self.model = LanguageModel(cell, params, layers)
         self.precision = precision
-        for module in (self.model.embedding, self.model.recurrent, self.model.affine):
-            converted(module, precision)
+        if precision == "weights":  # which are bf16 then
+            for module in (self.model.embedding, self.model.recurrent, self.model.affine):
+                module.bfloat16()
         self.optimizer = torch.optim.SGD(self.model.trained(), problems.LEARNING_RATE)
         self.blocks = [
             (torch.from_numpy(xs), torch.from_numpy(ts)) for xs, ts in problems.blocks(N, T, V)

@@ -17,8 +17,8 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from .engine cimport (
-    ROWS, Buffer, Matrix, Panels, Simd, Workspace, barrier, below, check_shapes, matrix_of, moved, padded,
-    part, real, row_of, run, simd_of, threads_for, with_precision, words, zeros,
+    ROWS, Buffer, Matrix, Panels, Simd, Workspace, barrier, below, check_shapes, matrix_of, moved,
+    padded, part, real, row_of, run, simd_of, threads_for, with_precision, words, zeros,
 )
 from .panels cimport (
     Columns, columns_of, from_row, pack, pack_operand, pack_transposed, panels_at, rows_in_panels,
@@ -196,7 +196,7 @@ def _run_forward(
         mem.b_panels = from_row(s.simd, mem.W_panels, s.D, 0)
         mem.b_panels.row = 0
         if need_gradient:
-            mem.rows = cache.rows.reserve(numbers // s.simd.together, number)
+            mem.rows = cache.rows.reserve(numbers // s.simd.products.together, number)
             mem.columns = cache.columns.reserve(P * words(s.simd, s.block) * s.width, number)
     mem.tops = Matrix(cache.tops.reserve(s.block * (s.L + 1), number), s.L, 1)
     mem.sums = <double*> cache.sums.reserve(s.block * s.L, sizeof(double))

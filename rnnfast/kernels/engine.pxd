@@ -44,7 +44,8 @@ cdef extern from "simd.h" nogil:
         void* hidden
         Py_ssize_t gate
 
-    # The functions of one instruction set and number format; simd.h says what each is.
+    # Operands of products, and the functions of one instruction set and number format; simd.h says what
+    # each is.
     ctypedef struct Operands "simd_operands":
         Py_ssize_t together, rows_together
         Py_ssize_t (*panels_at_once)(Py_ssize_t) noexcept nogil
@@ -60,21 +61,11 @@ cdef extern from "simd.h" nogil:
                         void*) noexcept nogil
 
     ctypedef struct Simd "simd_table":
-        Py_ssize_t number, lanes, tile_rows, together, rows_together
+        Py_ssize_t number, lanes, tile_rows
         bint rounds
         const Simd* exact
         const Simd* standing
-        Py_ssize_t (*panels_at_once)(Py_ssize_t) noexcept nogil
-        void (*tile)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Walk*, const Panels*,
-                     const Panels*, const Panels*, const Panels*) noexcept nogil
-        void (*one_row)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, const Panels*,
-                        const Panels*, const Panels*) noexcept nogil
-        void (*dots)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Walk*, const void*, Py_ssize_t,
-                     const Panels*, const Panels*) noexcept nogil
-        void (*row_words)(Py_ssize_t, const void*, void*) noexcept nogil
-        void (*panel_words)(Py_ssize_t, const void*, void*) noexcept nogil
-        void (*pack_tiles)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t,
-                        void*) noexcept nogil
+        Operands products
         void (*map_tanh)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*map_sigmoid)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*map_exp)(Py_ssize_t, const void*, void*) noexcept nogil
@@ -189,7 +180,7 @@ cdef inline void* moved(const Simd* simd, const void* at, Py_ssize_t numbers) no
 
 cdef inline Py_ssize_t words(const Simd* simd, Py_ssize_t K) noexcept nogil:
     """How many words K numbers of an operand are."""
-    return (K + simd.together - 1) // simd.together
+    return (K + simd.products.together - 1) // simd.products.together
 
 
 cdef inline Matrix below(const Simd* simd, Matrix W, Py_ssize_t m) noexcept nogil:

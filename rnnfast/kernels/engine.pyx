@@ -194,16 +194,11 @@ cdef Simd _BF16, _BF16_STANDING
 cdef void _rounding(Simd* simd, const Simd* floats, const Operands* operands) noexcept:
     """The table of float32 with other operands."""
     simd[0] = floats[0]
-    simd.rounds = True
-    simd.together, simd.rows_together = operands.together, operands.rows_together
-    simd.panels_at_once, simd.tile = operands.panels_at_once, operands.tile
-    simd.one_row, simd.dots = operands.one_row, operands.dots
-    simd.row_words, simd.panel_words = operands.row_words, operands.panel_words
-    simd.pack_tiles = operands.pack_tiles
+    simd.rounds, simd.products = True, operands[0]
 
 
 CPU_LEVEL = _level()
-BF16 = _BF16.together > 1         # whether the processor multiplies bf16 numbers itself
+BF16 = _BF16.products.together > 1         # whether the processor multiplies bf16 numbers itself
 
 
 cdef const Simd* with_precision(const Simd* simd, object precision) except NULL:

@@ -234,7 +234,7 @@ cdef void _products(
     cdef Py_ssize_t p, q, g, columns
     # panels whose gates are still in the first-level cache when the cell reads them
     cdef Py_ssize_t at_once = max(
-        s.simd.panels_at_once(rows), FIRST_LEVEL // (rows * s.groups * s.width * s.simd.number))
+        s.simd.products.panels_at_once(rows), FIRST_LEVEL // (rows * s.groups * s.width * s.simd.number))
     cdef bint ends = end_group == s.groups
     cdef States before, after, h_in, reset_h
     cdef Gates gates
@@ -297,7 +297,7 @@ cdef inline Matrix _from_unit(
     const Sizes* s, const Memory* mem, Matrix operand, Py_ssize_t unit,
 ) noexcept nogil:
     """An operand from a unit on, with which a word begins."""
-    return Matrix(moved(s.simd, operand.at, unit // mem.Wh[0].simd.together), operand.row, 1)
+    return Matrix(moved(s.simd, operand.at, unit // mem.Wh[0].simd.products.together), operand.row, 1)
 
 
 cdef void round_h(

@@ -60,8 +60,8 @@ cdef void pack_operand(
         while k < K:
             n = min(W_p, K - k)
             pack(simd, below(simd, W, k), n, columns, p, p + 1, Panels(&rows[0], W_p, 0, 0))
-            simd.panel_words(n, &rows[0],
-                             moved(simd, B.at, p * B.panel + k // simd.together * W_p))
+            simd.products.panel_words(n, &rows[0],
+                             moved(simd, B.at, p * B.panel + k // simd.products.together * W_p))
             k += n
 
 
@@ -85,8 +85,8 @@ cdef void pack_transposed(
             for p in range(columns.panels):
                 for g in range(columns.gates):
                     _pack_gate(simd, W, n_rows, columns, g, p, q, &rows[0])
-                simd.panel_words(columns.gates * units_of(columns, p), &rows[0],
-                                 moved(simd, at, p * W_p // simd.together * W_p))
+                simd.products.panel_words(columns.gates * units_of(columns, p), &rows[0],
+                                 moved(simd, at, p * W_p // simd.products.together * W_p))
             continue
         for g in range(columns.gates):
             for p in range(columns.panels):  # innermost, since it walks along rows of W

@@ -54,14 +54,14 @@ cdef inline void round_rows(
     """Rows begin ... end - 1 of A, of K numbers, as the first operand."""
     cdef Py_ssize_t m
     for m in range(begin, end if simd.rounds else begin):
-        simd.row_words(K, moved(simd, A.at, m * A.row), moved(simd, out.at, m * out.row))
+        simd.products.row_words(K, moved(simd, A.at, m * A.row), moved(simd, out.at, m * out.row))
 
 
 cdef inline Panels panels_as_rows(
     const Simd* simd, Panels A, void* memory, Py_ssize_t rows,
 ) noexcept nogil:
     """Where so many rows of A, which is in panels, stand as the first operand."""
-    cdef Py_ssize_t width = 4 * simd.lanes // simd.together
+    cdef Py_ssize_t width = 4 * simd.lanes // simd.products.together
     return Panels(memory, width, width * rows, 0) if simd.rounds else A
 
 
@@ -73,7 +73,7 @@ cdef inline void round_panel_rows(
     cdef Py_ssize_t m, p, W = 4 * simd.lanes
     for p in range(first, last if simd.rounds else first):
         for m in range(begin, end):
-            simd.row_words(min(W, columns.used - p * W), from_row(simd, A, m, p).at,
+            simd.products.row_words(min(W, columns.used - p * W), from_row(simd, A, m, p).at,
                            from_row(simd, out, m, p).at)
 
 
@@ -91,7 +91,7 @@ cdef inline void round_panels(
     """The first rows of panels first ... last - 1 as the second operand."""
     cdef Py_ssize_t p
     for p in range(first, last if simd.rounds else first):
-        simd.panel_words(rows, from_row(simd, B, 0, p).at, from_row(simd, out, 0, p).at)
+        simd.products.panel_words(rows, from_row(simd, B, 0, p).at, from_row(simd, out, 0, p).at)
 
 
 cdef inline Py_ssize_t even(Py_ssize_t n, Py_ssize_t most, Py_ssize_t unit) noexcept nogil:

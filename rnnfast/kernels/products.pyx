@@ -74,7 +74,7 @@ cdef void product_plus(
     """C = init + A B, and + plus unless that is NULL"""
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
     cdef Py_ssize_t m0, m1, m, n, k, p, height, widest, tiles, rows, K_k
-    cdef Py_ssize_t t = simd.together, word
+    cdef Py_ssize_t t = simd.products.together, word
     cdef Py_ssize_t M_most = rows_of_block(simd, M, words(simd, K))
     cdef Py_ssize_t K_most = even(K, K_BLOCK * t if B.row == W else short_block(simd), W * t)
     cdef Walk a = A
@@ -85,7 +85,7 @@ cdef void product_plus(
     while m0 < M:
         m1 = min(m0 + M_most, M)
         height = tile_height(simd, m1 - m0)
-        widest = simd.panels_at_once(height)
+        widest = simd.products.panels_at_once(height)
         k = 0
         while k < K:
             K_k, word = min(K_most, K - k), k // t
@@ -93,7 +93,7 @@ cdef void product_plus(
             p = 0
             while p < panels:
                 n = min(widest * W, columns - p * W)
-                b = from_row(simd, B, k // simd.rows_together, p)
+                b = from_row(simd, B, k // simd.products.rows_together, p)
                 m, tiles = m0, (m1 - m0 + height - 1) // height
                 while m < m1:
                     rows = (m1 - m + tiles - 1) // tiles  # dealt out evenly: a low tile is slower
@@ -107,7 +107,7 @@ cdef void product_plus(
                         if plus != NULL:
                             more = from_row(simd, plus[0], m, p)
                             plus_k = &more
-                    simd.tile(rows, n, K_k, &a, &b, &from_, plus_k, &c)
+                    simd.products.tile(rows, n, K_k, &a, &b, &from_, plus_k, &c)
                     m += rows
                 p += widest
             k += K_k
@@ -172,7 +172,7 @@ cdef void product_with(
         return
     if first + panels == B.columns.panels and B.columns.H % simd.lanes > 0:
         before -= 1 if B.columns.gates > 1 else min(
-            panels, simd.panels_at_once(tile_height(simd, M)))
+            panels, simd.products.panels_at_once(tile_height(simd, M)))
     cdef Py_ssize_t whole = min(columns, before * W)
     cdef Py_ssize_t length = B.columns.used * simd.number
     if M == 1 and length <= LONG and B.K * length >= LARGE and (
@@ -195,7 +195,7 @@ cdef void _product_of_one_row(
     cdef Panels b = from_row(simd, B.panels, 0, first)
     if gates == 1:
         init.panel, C.panel = init.vector, C.vector
-    simd.one_row(gates, vectors // gates, B.K, A.at, &b, &init, &C)
+    simd.products.one_row(gates, vectors // gates, B.K, A.at, &b, &init, &C)
 
 
 cdef void _product_at_the_end(
@@ -206,7 +206,7 @@ cdef void _product_at_the_end(
     vector reads beyond the end of a row belongs to the next row, and comes into columns that nobody
     looks at; of the row that stands last in memory, and of one that shares its word, copies are read."""
     cdef char copy[2 * 16 * ALIGNMENT]
-    cdef Py_ssize_t W = 4 * simd.lanes, K = B.K, t = simd.together, g, r, length = 16 * ALIGNMENT
+    cdef Py_ssize_t W = 4 * simd.lanes, K = B.K, t = simd.products.together, g, r, length = 16 * ALIGNMENT
     cdef Py_ssize_t k = (K - 1) // t * t if B.W.row > 0 else 0  # of the word that is copied
     cdef Py_ssize_t n = B.columns.used - first * W, rows = min(t, K - k)
     cdef Panels rest = from_row(simd, B.panels, 0, first)
@@ -245,7 +245,7 @@ cdef void _product_by_columns(
             c.at = moved(simd, c.at, g * n)
             if init.vector > 0:
                 from_.at = moved(simd, from_.at, g * n)
-            simd.dots(M, n, B.K, &A, moved(simd, B.W.at, B.W.column * (
+            simd.products.dots(M, n, B.K, &A, moved(simd, B.W.at, B.W.column * (
                 g * B.columns.H + (first + p) * B.columns.units)), B.W.column, &from_, &c)
 
 

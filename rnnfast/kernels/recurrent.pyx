@@ -944,7 +944,7 @@ cdef int _prepare_backward(
 cdef int _backward_operands(Scratch scratch, const Sizes* s, Memory* mem) except -1:
     """Where the gradients of gates stand as operands."""
     cdef Py_ssize_t panels = s.groups * s.P, all_ = panels + s.P, U = s.U if s.indexed else 0
-    cdef Py_ssize_t row = s.width // s.simd.together  # of a panel
+    cdef Py_ssize_t row = s.width // s.simd.products.together  # of a panel
     cdef Py_ssize_t of_rows = all_ * s.chunk * row
     cdef Py_ssize_t of_columns = all_ * words(s.simd, s.chunk) * s.width
     cdef void* rows = NULL

@@ -78,20 +78,20 @@ cdef void gradient(
         while k < K:
             K_k = min(K_most, K - k)
             tiles = in_tiles(memory, words(simd, K_k), tile_height(simd, rows))
-            simd.pack_tiles(K_k, rows, tiles.k_stride, moved(simd, A.at, k * A.row + m), A.row,
+            simd.products.pack_tiles(K_k, rows, tiles.k_stride, moved(simd, A.at, k * A.row + m), A.row,
                             memory)
             add = k > 0 or dW.begun
             if dW.in_place > 0:
                 place.at = moved(simd, dW.out.at, m * dW.out.row)
                 _add_parts(simd, rows, min(dW.in_place * W, dW.columns.used), K_k, tiles,
-                           from_row(simd, B, k // simd.together, 0), parts, place, add)
+                           from_row(simd, B, k // simd.products.together, 0), parts, place, add)
             for p in range(dW.in_place, dW.columns.panels):
                 sums = from_row(simd, dW.panels, m, p - dW.in_place)
                 whole = sums
                 if add and dW.rest != NULL:
                     whole = block
                 _add_parts(simd, rows, min(W, columns - p * W), K_k, tiles,
-                           from_row(simd, B, k // simd.together, p), parts, whole,
+                           from_row(simd, B, k // simd.products.together, p), parts, whole,
                            add and dW.rest == NULL)
                 if add and dW.rest != NULL:
                     simd.add_exactly(rows * W, whole.at, sums.at,
@@ -115,7 +115,7 @@ cdef void _add_parts(
     cdef Py_ssize_t W = 4 * simd.lanes, panels = (columns + W - 1) // W
     cdef Py_ssize_t part = 2 * PART if simd.rounds else PART
     cdef Py_ssize_t m, k, p, rows, K_k, used, whole, height = tile_height(simd, M)
-    cdef Py_ssize_t at_once = simd.panels_at_once(height)
+    cdef Py_ssize_t at_once = simd.products.panels_at_once(height)
     cdef bint touches_C
     cdef Panels b, c, nothing = zeros()
     cdef const Panels* plus
@@ -133,11 +133,11 @@ cdef void _add_parts(
             k = 0
             while k < K:
                 K_k = min(part, K - k)
-                a.at = moved(simd, A.at, m * A.tile + k // simd.together * A.k_stride)
-                b = from_row(simd, B, k // simd.together, p)
+                a.at = moved(simd, A.at, m * A.tile + k // simd.products.together * A.k_stride)
+                b = from_row(simd, B, k // simd.products.together, p)
                 k += K_k
                 touches_C = k == K or plus == &c
-                simd.tile(rows, used if touches_C else whole, K_k, &a, &b, &nothing, plus,
+                simd.products.tile(rows, used if touches_C else whole, K_k, &a, &b, &nothing, plus,
                           &c if k == K else &parts)
                 plus = &parts
             m += rows

@@ -33,12 +33,10 @@ const simd_table TABLE = {
     .number = sizeof(real),
     .lanes = LANES,
     .tile_rows = TILE_ROWS,
-    .together = TOGETHER,
-    .rows_together = ROWS_TOGETHER,
     .rounds = 0,
     .exact = &TABLE,
     .standing = &TABLE,
-    SIMD_PRODUCT_FUNCTIONS(FUNCTION)
+    .products = {TOGETHER, ROWS_TOGETHER, SIMD_PRODUCT_FUNCTIONS(FUNCTION)},
     SIMD_FUNCTIONS(FUNCTION)
     .forward = {SIMD_CELLS(FORWARD)},
     .backward = {SIMD_CELLS(BACKWARD)},

@@ -144,9 +144,8 @@ typedef struct {
 
 #define SIMD_MEMBER(result, name, arguments) result (*name) arguments;
 
-/* Operands of products that are not numbers of the format as they are. A word has the bytes of a number,
- * and holds `together` of them that follow each other along k: two bf16 numbers, or one that is rounded
- * to bf16. In a row of B there are `rows_together` rows of the matrix: as many where it is packed, one
+/* Operands of products. A word has the bytes of a number, and holds `together` of them that follow each
+ * other along k: two bf16 numbers, or one, as it is or rounded to bf16. In a row of B there are `rows_together` rows of the matrix: as many where it is packed, one
  * where it is read where it stands. What is not needed for them is a null pointer. */
 typedef struct {
     ptrdiff_t together, rows_together;
@@ -157,11 +156,10 @@ typedef struct simd_table {
     ptrdiff_t number;                     /* bytes of a number */
     ptrdiff_t lanes;                      /* L */
     ptrdiff_t tile_rows;                  /* most rows of a tile */
-    ptrdiff_t together, rows_together;    /* as in simd_operands; else 1 */
     int rounds;                           /* whether operands are rounded, so that they are copies */
     const struct simd_table *exact;       /* of this format, with operands as they are */
     const struct simd_table *standing;    /* for weights that are read where they stand */
-    SIMD_PRODUCT_FUNCTIONS(SIMD_MEMBER)
+    simd_operands products;
     SIMD_FUNCTIONS(SIMD_MEMBER)
     /* One panel of a time step: activation and new state, and their derivatives. See cells.h. */
     void (*forward[SIMD_CELL_COUNT])(ptrdiff_t rows, ptrdiff_t units, const simd_gates *gates,
