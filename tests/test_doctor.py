@@ -221,9 +221,11 @@ def test_weights_of_another_run(run, doctor, tmp_path, capsys):
     assert wrong == ["best.npz"]
     assert any(line.startswith("best.npz: WRONG: run/best.npz is of another run") for line in lines)
     assert lines[-1] == NOTHING
-    for command in (["train", "--resume", "--out"], ["sample"], ["eval"]):
+    before = (run / "last.npz").read_bytes()
+    for command in (["train", "--epochs", "9", "--resume", "--out"], ["sample"], ["eval"]):
         assert main([*command, "run"]) == 1
         assert "run/best.npz is of another run than last.npz; put" in capsys.readouterr().err
+    assert (run / "last.npz").read_bytes() == before  # told before training, not after it
     (run / "last.npz").unlink()  # in a folder of its own it is whole
     assert len(rnnfast.Run.load(run).sample(3)) == 3
 
@@ -244,10 +246,12 @@ def test_weights_that_validated_best_are_lost(run, doctor, trained, capsys):
     lines, wrong = doctor()
     assert wrong == ["best.npz"]
     assert lines[-1] == NOTHING
-    for command in ("sample", "eval"):
-        assert main([command, "run"]) == 1
+    before = (run / "last.npz").read_bytes()
+    for command in (["train", "--epochs", "9", "--resume", "--out"], ["sample"], ["eval"]):
+        assert main([*command, "run"]) == 1
         err = capsys.readouterr().err
         assert "run/best.npz is not there, which had the weights that validated best; put" in err
+    assert (run / "last.npz").read_bytes() == before
     assert eval(re.search(r"in Python: (.*)", err)[1], {"Run": rnnfast.Run}).params
     assert len(rnnfast.Run.load(trained / "new").sample(3)) == 3  # before the first epoch
 

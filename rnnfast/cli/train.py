@@ -112,6 +112,7 @@ def execute(arguments: argparse.Namespace) -> int:
             stack.enter_context(_interrupted_in(folder, ranks))
             if settings is None:
                 run = Run.resume(folder, comm=ranks, **changes)
+                Run.load(folder, comm=ranks)  # as at the end: what is wrong with it is told now
             else:
                 run = Run.start(folder, settings, comm=ranks)
         places = ranks.places()
