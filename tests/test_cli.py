@@ -1,6 +1,7 @@
 """The command, as a user types it; each test works in an empty folder of its own."""
 
 import csv
+import errno
 import os
 import re
 import signal
@@ -75,6 +76,17 @@ def test_the_plot_is_a_png_or_a_line_that_says_why_not(folder, capsys, monkeypat
     monkeypatch.chdir(folder)
     assert train("--epochs", "1", "--out", "b") == 0
     assert (folder / "b" / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_that_cannot_be_written_ends_nothing(folder, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rnnfast.cli.train.plot_history", full)
+    assert train("--epochs", "1", "--out", "run") == 0
+    out = capsys.readouterr().out
+    assert "plot: none, since run/loss.png cannot be written: No space left on device" in out
+    assert "rnnfast sample run" in out
 
 
 def test_the_history_is_a_table(folder):
@@ -489,6 +501,10 @@ def test_a_damaged_checkpoint(folder, capsys):
         ("position", "random_state", None),
         ("position", "random_state", {"recurrent.0": 1}),
         ("position", "optimizer_steps", True),
+        # which could be read, but what is saved after it could not
+        ("position", "step", 2**63 - 1),
+        ("position", "optimizer_steps", 2**53 + 1),
+        ("position", "record", [1.0, 2**63 - 1, 1.0]),
         ("arrays", "param/embedding.W", None),
         ("arrays", "param/embedding.W", np.zeros((1, 1), "f")),
         ("arrays", "param/other", np.zeros((1, 1), "f")),

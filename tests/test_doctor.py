@@ -230,6 +230,37 @@ def test_weights_of_another_run(run, doctor, tmp_path, capsys):
     assert len(rnnfast.Run.load(run).sample(3)) == 3
 
 
+def test_weights_of_another_run_beside_a_damaged_one(run, doctor, tmp_path):
+    """Of which the metadata is whole."""
+    text = tmp_path / "other.txt"
+    text.write_text(make.TEXT + "another")
+    settings = rnnfast.Settings(text, hidden=5, batch=2, time=5, epochs=1)
+    rnnfast.Run.start(tmp_path / "other", settings, verbose=False).fit(verbose=False)
+    shutil.copy(tmp_path / "other" / "best.npz", run / "best.npz")
+    data = bytearray((run / "last.npz").read_bytes())
+    data[len(data) // 2] ^= 1
+    (run / "last.npz").write_bytes(data)
+    lines, wrong = doctor()
+    assert wrong == ["last.npz", "best.npz"]
+    assert lines[-1] == NOTHING
+    with pytest.raises(rnnfast.InputError, match=r"best\.npz is of another run than last\.npz"):
+        rnnfast.Run.load(run)
+
+
+def test_a_disk_without_room_for_what_an_optimizer_keeps(trained, run, doctor, monkeypatch):
+    """Which is not in a checkpoint before the first step."""
+    shutil.rmtree(run)
+    shutil.copytree(trained / "new", run)
+    usage = shutil.disk_usage(run)
+    last = (run / "last.npz").stat().st_size
+    weights = sum(W.nbytes for W in rnnfast.Run.load(run).model.params)
+    for free, lack in ((last + 3 * weights, ["disk"]), (last + 3 * weights + 1, [])):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, n=free: usage._replace(free=n))
+        lines, wrong = doctor()
+        assert wrong == lack
+        assert ("train --resume" in lines[-1]) == (not lack)
+
+
 def test_weights_of_another_model_for_the_same_text(run, trained, tmp_path):
     settings = rnnfast.Settings(trained / "text.txt", hidden=6, batch=2, time=5, epochs=1)
     other = rnnfast.Run.start(tmp_path / "other", settings, verbose=False)

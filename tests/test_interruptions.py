@@ -53,10 +53,12 @@ def test_outputs_that_were_never_open(folder):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("full", [["stdout"], ["stderr"], ["stdout", "stderr"]])
-def test_an_output_on_a_full_disk_is_an_error_at_the_end(folder, full):
+def test_an_output_on_a_full_disk_is_an_error_at_the_end(folder, full, unbuffered):
     with open("/dev/full", "w") as file:
-        options = dict.fromkeys(full, file) | {"env": BUFFERED}
+        env = BUFFERED | {"PYTHONUNBUFFERED": unbuffered}
+        options = dict.fromkeys(full, file) | {"env": env}
         process = in_background("train", *TINY, "--epochs", "2", "--out", "run", **options)
         _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
@@ -85,6 +87,32 @@ def test_what_is_printed_on_a_full_disk_is_an_error(folder, unbuffered):
         ]
     why = "[Errno 28] standard output could not be written: No space left on device"
     assert ended == [(f"rnnfast: error: {why}\n", 1)] * len(commands)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX has pipes in folders")
+def test_a_pipe_in_the_place_of_the_history_is_replaced(folder):
+    run = rnnfast.Run.start("run", rnnfast.Settings("text.txt", hidden=3, epochs=2))
+    run.fit(1, verbose=False)
+    history = folder / "run" / "history.csv"
+    history.unlink()
+    os.mkfifo(history)
+    run.fit(2, verbose=False)
+    assert history.read_text().count("\n") == 1 + len(run.trainer.history)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="an open folder cannot be moved elsewhere")
+def test_a_folder_that_is_moved_and_linked(folder):
+    """While its run trains, as to a larger disk."""
+    run = rnnfast.Run.start("run", rnnfast.Settings("text.txt", hidden=3, epochs=2))
+
+    def moved(record, improved):
+        if run.trainer.epoch == 1:
+            os.rename("run", "moved")
+            os.symlink("moved", "run")
+
+    run.fit(verbose=False, on_epoch=moved)
+    assert rnnfast.Run.resume("moved").trainer.epoch == 2
+    assert set(os.listdir("moved")) == {"last.npz", "best.npz", "history.csv"}
 
 
 # A second process. --------------------------------------------------------------------------------
@@ -209,7 +237,7 @@ def test_a_start_that_is_refused_removes_nothing(folder, settings):
     with pytest.raises(InputError):
         rnnfast.Run.start("own", rnnfast.Settings(**({"text": "text.txt"} | settings)))
     (folder / "own" / "history.csv").write_text("mine, too")
-    with pytest.raises(InputError, match="already holds a run"):
+    with pytest.raises(InputError, match="holds files of a run, without its"):
         rnnfast.Run.start("own", rnnfast.Settings("text.txt"))
     assert (folder / "own" / "history.csv").read_text() == "mine, too"
     assert sorted(os.listdir("own")) == ["history.csv", "notes.txt"]

@@ -95,8 +95,10 @@ def test_the_best_weights_of_a_run_are_not_taken_for_those_of_another(start):
     run = start()
     run.fit(1)
     (run.folder / "last.npz").unlink()
-    with pytest.raises(InputError, match="already holds a run"):
+    with pytest.raises(InputError, match=r"holds files of a run, without its last\.npz; give ano"):
         start()
+    with pytest.raises(InputError, match=r"has no last\.npz, .* put that back, or start a new run"):
+        rnnfast.Run.resume(run.folder)
     assert (run.folder / "best.npz").exists()
 
 
@@ -362,9 +364,18 @@ def test_a_text_that_changes_while_it_is_read(start, tmp_path, other, monkeypatc
         require_enough(*args)
 
     monkeypatch.setattr(corpus, "_require_enough", written_again)
-    with pytest.raises(InputError, match="is not the text that the run in"):
+    with pytest.raises(InputError, match=r"text.txt changes while it is read; give a copy of it"):
         start()
     assert os.listdir(tmp_path) == ["text.txt"]
+
+
+def test_words_with_what_json_has_marks_for(tmp_path):
+    """Which weigh nothing within strings."""
+    path = tmp_path / "text.txt"
+    path.write_text('{[,"\\' * 2000 + " ".join(['{[,"\\' * 2000 + str(k) for k in range(40)] * 8))
+    settings = rnnfast.Settings(path, level="word", hidden=3, batch=2, time=5, epochs=1)
+    rnnfast.Run.start(tmp_path / "run", settings, verbose=False).fit(verbose=False)
+    assert rnnfast.Run.resume(tmp_path / "run").trainer.epoch == 1
 
 
 def test_ids_are_on_the_disk_of_the_run(start, tmp_path, long, monkeypatch):

@@ -75,6 +75,13 @@ def test_what_is_written_is_no_pickle():
         assert (arrays["0"] == Model().params[0]).all()
 
 
+def test_an_order_of_bytes_that_there_is_not():
+    data = pickle.dumps([np.arange(3, dtype=">f8")], 3)
+    assert data.count(b"X\1\0\0\0>") == 1
+    with pytest.raises(ValueError, match="expected an order of bytes, got ','"):
+        _pickled.read_arrays(data.replace(b"X\1\0\0\0>", b"X\1\0\0\0,"))
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_books_files_are_read(protocol):
     """float16, in any order of memory."""

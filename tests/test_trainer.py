@@ -246,6 +246,13 @@ def test_weights_that_the_last_update_spoilt_are_not_handed_on(stop):
     assert not trainer.history
 
 
+@pytest.mark.parametrize("no", [None, "", 0, False])
+def test_what_is_false_does_not_stop(no):
+    trainer = _trainer()
+    trainer.fit(1, stop=lambda: no)
+    assert trainer.epoch == 1
+
+
 @pytest.mark.parametrize("value", [0, -1, 2.5, "3", True])
 @pytest.mark.parametrize("argument", ["batch_size", "time_size", "records_per_epoch"])
 def test_sizes_of_a_trainer(argument, value):

@@ -15,7 +15,7 @@ from .._version import __version__
 from ..errors import InputError, RankError, TrainingDiverged, TrainingInterrupted
 from ..threads import set_num_threads
 from ..training.ranks import ONE_RANK, OneRank, world
-from .output import lost, naming_output, open_standard_files, shown
+from .output import lost, open_standard_files, shown, watched_output
 
 # A module each, with `execute`, and `add_options` where there are some; it is imported where it is
 # the one that is meant, so that nobody waits for what another command needs.
@@ -63,7 +63,7 @@ def _main(argv: Sequence[str]) -> int:
             # of a character that cannot be shown its number is, as on standard error
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(errors="backslashreplace")
-            with ranks.or_none(), naming_output():
+            with ranks.or_none(), watched_output():
                 return _run(argv, ranks)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         return EXIT_ERROR

@@ -5,7 +5,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
 GONE = errno.EIO, errno.EINVAL  # a terminal; on Windows a closed pipe
@@ -39,14 +39,44 @@ class _Named:
         return getattr(self._output, name)
 
 
+class _Watched:
+    """Standard error, of whose errors `lost` tells, whoever goes on after them."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+
+    def write(self, text: str) -> int:
+        with self._watching():
+            return self._output.write(text)
+
+    def flush(self) -> None:
+        with self._watching():
+            self._output.flush()
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            _forget(self._output, error)
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._output, name)
+
+
 def _named(error: OSError) -> OSError:
     return OSError(error.errno, f"standard output could not be written: {error.strerror}")
 
 
 @contextmanager
-def naming_output() -> Iterator[None]:
-    """Within it, an error of standard output is an OSError of the same class that says so."""
-    with redirect_stdout(sys.stdout and cast(TextIO, _Named(sys.stdout))):
+def watched_output() -> Iterator[None]:
+    """Within it, an error of standard output is an OSError of the same class that says so, and
+    `lost` knows of those of standard error."""
+    with (
+        redirect_stdout(sys.stdout and cast(TextIO, _Named(sys.stdout))),
+        redirect_stderr(sys.stderr and cast(TextIO, _Watched(sys.stderr))),
+    ):
         yield
 
 

@@ -259,3 +259,5 @@ def _plot(run: Run) -> None:
         say(f"plot: {path}")
     except ImportError:
         say("plot: none, since matplotlib is not installed (`pip install matplotlib`)")
+    except OSError as error:
+        say(f"plot: none, since {path} cannot be written: {error.strerror}")

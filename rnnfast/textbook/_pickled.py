@@ -141,6 +141,8 @@ def _array(numbers: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> Arra
     if _function(dtype) != "dtype" or (code := dtype.arguments[0]) not in CODES:
         raise ValueError(f"expected an array of {', '.join(sorted(CODES))}, got {_text(dtype)}")
     byte_order = dtype.state[1]
+    if byte_order not in ("<", ">", "=", "|"):
+        raise ValueError(f"expected an order of bytes, got {_text(byte_order)}")
     flat: Array = np.frombuffer(numbers, np.dtype(byte_order + code))
     if not isinstance(shape, tuple) or len(shape) > 32:
         raise ValueError(f"expected a shape, got {_text(shape)}")

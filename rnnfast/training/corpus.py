@@ -109,8 +109,17 @@ def _has_another_size(path: Path, size: int | None) -> bool:
     return False
 
 
-def encoded(text: Text, vocabulary: Vocabulary, sha256: str, folder: Path, verbose: bool) -> Corpus:
-    """A text whose checksum and vocabulary are known from before; no error shows what is in it."""
+def encoded(
+    text: Text,
+    vocabulary: Vocabulary,
+    sha256: str,
+    folder: Path,
+    *,
+    verbose: bool,
+    is_new: bool = False,
+) -> Corpus:
+    """A text whose checksum and vocabulary are known from before, when it was read for this run if
+    that `is_new`; no error shows what is in it."""
     digest = Digest()
     try:
         ids = gather(
@@ -119,6 +128,8 @@ def encoded(text: Text, vocabulary: Vocabulary, sha256: str, folder: Path, verbo
         same = digest.sha256 == sha256
     except (UnknownToken, NotText):
         same = False
+    if not same and is_new:
+        raise InputError(f"{text.name} changes while it is read; give a copy of it")
     if not same:
         raise _other_text(text.name, folder)
     return Corpus(text.name, digest.characters, ids)

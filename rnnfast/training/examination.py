@@ -42,19 +42,20 @@ def examine(folder: Path) -> Iterator[Finding]:
         what = "is no folder" if folder.exists() else "does not exist"
         yield Finding("folder", f"{folder} {what}; check the path", False)
         return
-    lock, disk = _seen("lock", _lock, folder), _seen("disk", _space, folder)
+    lock = _seen("lock", _lock, folder)
     yield lock
     last, finding = _checkpoint(folder, LAST)
+    disk = _seen("disk", partial(_space, last), folder)
     yield finding
     best, of_best = _checkpoint(folder, BEST)
+    if best or not (folder / BEST).exists():
+        try:
+            require_best(folder)
+        except InputError as error:
+            best, of_best = None, Finding(BEST, str(error), False)
     if last:
         if not (folder / BEST).exists() and last.position["best_loss"] is None:
             best, of_best = last, Finding(BEST, "not there, for no epoch has ended")
-        elif best or not (folder / BEST).exists():
-            try:
-                require_best(folder)
-            except InputError as error:
-                best, of_best = None, Finding(BEST, str(error), False)
         text, history = _text(folder), _seen(HISTORY, partial(_history, last), folder)
         free = not is_locked(folder / LOCK)
         works = best and free and all(each.good for each in (lock, disk, text, history))
@@ -157,10 +158,16 @@ def _others(folder: Path) -> Finding:
     return Finding("other files", f"{names}{more}: not of a run, left alone" if others else "none")
 
 
-def _space(folder: Path) -> Finding:
-    """A file is written beside its place before it takes that."""
-    files = [folder / name for name in (LAST, BEST) if (folder / name).is_file()]
-    needed = max((path.stat().st_size for path in files), default=0)
+def _space(last: SavedRun | None, folder: Path) -> Finding:
+    """A file is written beside its place before it takes that, and `best.npz` is written first."""
+    there = {n: os.path.getsize(folder / n) for n in (LAST, BEST) if (folder / n).is_file()}
+    of_last, of_best = there.get(LAST, 0), there.get(BEST, 0)
+    if last:
+        weights = sum(W.nbytes for W in last.model.params)
+        if not last.position["optimizer_steps"]:
+            of_last += weights * len(last.settings.new_optimizer().slots)
+        of_best = of_best or weights
+    needed = max(of_best, of_best - there.get(BEST, 0) + of_last)
     free, writable = shutil.disk_usage(folder).free, os.access(folder, os.W_OK)
     seen = f"{free:,} bytes free, of which a save takes {needed:,} for a moment"
     return Finding(

@@ -23,13 +23,14 @@ FIRST_SETTINGS = (  # that there were in version 1
 LATER_SETTINGS = ("precision",)  # which are left out where they are None
 PATH_MOST = 4096  # characters
 WHOLE_MOST = 2**63 - 1
+TAKEN_MOST = 2**53  # steps or tokens that a training may have behind it: more can be counted
 
 
 def require_meta(version: int, meta: Any, *, resumable: bool) -> None:
     """Raise InputError, with the name of the field, unless a checkpoint has all that is resumed or
     loaded from, and nothing else. `resumable` is whether it has a position."""
     optional: set[str] = set()
-    checks, of_position = META, POSITION
+    checks, of_position = META, POSITION | {"random_state": of_any_name(GENERATOR)}
     if version < 4:  # since then these are arrays
         checks = checks | {"context": each(whole)}
         of_position = of_position | {"history": each(having(RECORD))}
@@ -58,6 +59,10 @@ def _require_tokens(tokens: list[str], level: str) -> None:
 def require_position(position: Any) -> None:
     """Raise InputError, with the name of the field, unless `Trainer.restore` can take it."""
     having(POSITION, NEWER)("", position)
+    counts = {name: position.get(name, 0) for name in COUNTS} | {"record[1]": position["record"][1]}
+    for name, value in counts.items():
+        if value > TAKEN_MOST:
+            raise InputError(f"{name}: expected at most 2^53 to carry on from, got {value}")
 
 
 def number(
@@ -73,10 +78,8 @@ def number(
     if isinstance(value, int):
         good = good and abs(value) <= WHOLE_MOST
     if not good or value < least or (finite and not math.isfinite(value)):
-        raise InputError(
-            f"{name}: expected a {'whole ' if whole else ''}number of at least {least}, "
-            f"got {_short(value)}"
-        )
+        kind = f"{'whole ' if whole else ''}number of at least {least} and below 2^63"
+        raise InputError(f"{name}: expected a {kind}, got {_short(value)}")
     return value
 
 
@@ -94,11 +97,14 @@ def whole(name: str, value: Any) -> None:
 
 
 def below(most: int) -> Check:
-    """A whole number from 0 on; it may be larger than `number` takes."""
+    """A whole number from 0 on, below a power of two; it may be larger than `number` takes."""
 
     def check(name: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < most:
-            raise InputError(f"{name}: expected a whole number from 0 on, got {_short(value)}")
+            end = f"2^{most.bit_length() - 1}"
+            raise InputError(
+                f"{name}: expected a whole number from 0 on, below {end}, got {_short(value)}"
+            )
 
     return check
 
@@ -130,15 +136,26 @@ def maybe(check: Check) -> Check:
     return lambda name, value: None if value is None else check(name, value)
 
 
-def each(check: Check, count: int | None = None) -> Check:
-    """A list of things, or of `count`."""
+def each(check: Check) -> Check:
+    """A list of any number of things."""
 
     def of_list(name: str, value: Any) -> None:
-        if not isinstance(value, list) or count not in (None, len(value)):
-            many = "" if count is None else f" of {count}"
-            raise InputError(f"{name}: expected a list{many}, got {_short(value)}")
+        if not isinstance(value, list):
+            raise InputError(f"{name}: expected a list, got {_short(value)}")
         for k, item in enumerate(value):
             check(f"{name}[{k}]", item)
+
+    return of_list
+
+
+def of_each(*checks: Check) -> Check:
+    """A list of as many things as there are checks."""
+
+    def of_list(name: str, value: Any) -> None:
+        if not isinstance(value, list) or len(value) != len(checks):
+            raise InputError(f"{name}: expected a list of {len(checks)}, got {_short(value)}")
+        for k, check in enumerate(checks):
+            check(f"{name}[{k}]", value[k])
 
     return of_list
 
@@ -169,6 +186,25 @@ def having(checks: Mapping[str, Check], optional: Iterable[str] = ()) -> Check:
     return check
 
 
+def of_any_name(check: Check) -> Check:
+    """An object of things of one kind."""
+
+    def of_each_name(name: str, value: Any) -> None:
+        mapping(name, value)
+        for key in value:
+            check(f"{name}.{key:.60}", value[key])
+
+    return of_each_name
+
+
+GENERATOR = having(
+    {
+        "bit_generator": like("PCG64"),
+        "state": having({"state": below(2**128), "inc": below(2**128)}),
+        "has_uint32": below(2),
+        "uinteger": below(2**32),
+    }
+)
 SETTINGS: dict[str, Check] = {
     **{field.name: anything for field in fields(Settings)},  # which look at the values
     "lr": real(least=0),
@@ -180,14 +216,7 @@ META: dict[str, Check] = {
     "sha256": like("[0-9a-f]{64}"),
     "text_bytes": maybe(whole),
     "model": mapping,
-    "random_state": having(
-        {
-            "bit_generator": like("PCG64"),
-            "state": having({"state": below(2**128), "inc": below(2**128)}),
-            "has_uint32": below(2),
-            "uinteger": below(2**32),
-        }
-    ),
+    "random_state": GENERATOR,
 }
 RECORD: dict[str, Check] = {
     "epoch": real(least=0),
@@ -199,11 +228,12 @@ RECORD: dict[str, Check] = {
     "valid_bits_per_token": maybe(real(finite=False)),
     "tokens_per_second": real(least=0),
 }
+COUNTS = ("epoch", "block", "step", "optimizer_steps", "earlier")
 POSITION: dict[str, Check] = {
-    **dict.fromkeys(("epoch", "block", "step", "optimizer_steps", "earlier"), whole),
+    **dict.fromkeys(COUNTS, whole),
     **dict.fromkeys(("lr", "peak_lr"), real(least=0)),
     "best_loss": maybe(real()),
-    "record": each(real(), 3),
+    "record": of_each(real(), real(least=0), real(least=0)),
     "carried": each(text),
     "random_state": mapping,
 }

@@ -14,8 +14,10 @@ from ..errors import InputError
 LOCK = ".lock"
 NUMBER_MOST = 20  # digits
 ATTEMPTS = 100  # where others come and leave at the same time
-_held: dict[Path, tuple[int, int]] = {}  # thread that has a folder, and how often it asked for it
-_files: dict[Path, IO[bytes]] = {}  # their locks
+# Thread that has a folder, and how often it asked for it. By names: a folder may be moved, and a
+# link put in its place.
+_held: dict[str, tuple[int, int]] = {}
+_files: dict[str, IO[bytes]] = {}  # their locks
 _mutex = threading.Lock()  # of both
 
 
@@ -32,36 +34,38 @@ def locked(folder: Path) -> Iterator[None]:
     FolderInUse where somebody else has it, InputError where the folder cannot be written.
     """
     try:
-        place = folder.resolve()
+        name, place = os.path.abspath(folder), folder.resolve()
         missing = [part for part in (place, *place.parents) if not part.exists()]
-    except RuntimeError as error:  # a loop of links, before Python 3.13
-        raise InputError(f"run folder {folder} is no path: {error}; give another --out") from error
+    except (RuntimeError, ValueError) as error:  # a loop of links, before Python 3.13; a zero
+        raise InputError(
+            f"run folder {str(folder)!r} is no path: {error}; give another --out"
+        ) from error
     except OSError as error:
         raise cannot_be_written(folder, error) from error
     thread, process = threading.get_ident(), os.getpid()
     with _mutex:
-        owner, depth = _held.get(place, (thread, 0))
+        owner, depth = _held.get(name, (thread, 0))
         if owner != thread:
             raise FolderInUse(
                 f"run folder {folder} is in use by another thread of this process; wait for it, or "
                 "take another folder"
             )
-        _held[place] = thread, depth + 1
+        _held[name] = thread, depth + 1
     try:
         if not depth:
-            _files[place] = _locked_file(folder, place)
+            _files[name] = _locked_file(folder, place)
         yield
     finally:
         if os.getpid() == process:
             try:
                 if not depth:
-                    _leave(place, missing)
+                    _leave(name, place, missing)
             finally:  # afterwards: who comes then finds no lock of this process
                 with _mutex:
                     if depth:
-                        _held[place] = thread, depth
+                        _held[name] = thread, depth
                     else:
-                        del _held[place]
+                        del _held[name]
 
 
 def who_has(folder: Path) -> str:
@@ -74,8 +78,8 @@ def who_has(folder: Path) -> str:
     return who if who.isdecimal() else ""
 
 
-def _leave(place: Path, missing: list[Path]) -> None:
-    file = _files.pop(place, None)
+def _leave(name: str, place: Path, missing: list[Path]) -> None:
+    file = _files.pop(name, None)
     with suppress(OSError):  # rmdir refuses what is not empty
         if file is not None:
             (place / LOCK).unlink()

@@ -28,6 +28,11 @@ def holds_run(folder: str | os.PathLike[str]) -> bool:
 
 
 def no_run(folder: Path) -> InputError:
+    if is_taken(folder):
+        return InputError(
+            f"{folder} has no {LAST}, from which a run is resumed; put that back, or start a new "
+            "run with another --out"
+        )
     return InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
 
 
@@ -36,6 +41,8 @@ def require_no_run(folder: Path) -> None:
     if is_taken(folder):
         raise InputError(
             f"{folder} already holds a run; continue it with --resume, or give another --out"
+            if holds_run(folder)
+            else f"{folder} holds files of a run, without its {LAST}; give another --out"
         )
 
 
@@ -101,7 +108,8 @@ class RunFiles:
         """Append what is new; the first time, the file is made that of this history."""
         path, written = self.place / HISTORY, self._lines
         self._lines = None  # after an error, all of it is written again
-        if written is not None and path.exists():
+        # nothing else: a pipe would wait for a reader
+        if written is not None and path.is_file() and not path.is_symlink():
             with naming(path), open(path, "ab") as file:
                 file.write(as_csv(history[written:]))
                 file.flush()

@@ -127,6 +127,8 @@ class Run:
         With `verbose`, standard error shows how far a long text was read.
         """
         folder, ranks = Path(folder), as_ranks(comm)
+        if not isinstance(settings, Settings):
+            raise TypeError(f"settings: expected Settings, got {type(settings).__name__}")
         with _only_writer(folder, ranks):
             ranks.of_first(lambda: require_no_run(folder))
             return cls._start(folder, settings, verbose, ranks)
@@ -144,7 +146,7 @@ class Run:
             rng = np.random.default_rng(settings.seed)
             run = cls(folder, settings, vocabulary, rng, ranks)
             run.sha256 = sha256
-            run._encode(text, verbose)
+            run._encode(text, verbose, is_new=True)
             run.context = run._beginning_of_text(run.corpus.train)
             run._trainer = run._new_trainer()
         try:
@@ -222,9 +224,15 @@ class Run:
         found = text_of_checkpoint(self.settings, self.text_bytes, self.folder)
         return self._encode(found, verbose)
 
-    def _encode(self, text: Text, verbose: bool) -> Corpus:
-        shown = verbose and self.ranks.rank == 0
-        self._corpus = encoded(text, self.vocabulary, self.sha256, self.folder, shown)
+    def _encode(self, text: Text, verbose: bool, *, is_new: bool = False) -> Corpus:
+        self._corpus = encoded(
+            text,
+            self.vocabulary,
+            self.sha256,
+            self.folder,
+            verbose=verbose and self.ranks.rank == 0,
+            is_new=is_new,
+        )
         self.text_bytes = None if self.settings.text is None else text.size
         return self._corpus
 

@@ -13,6 +13,7 @@ from .._types import Array, Ids
 from ..archive import damage, load_archive, load_meta
 from ..errors import InputError
 from ..models.language_models import LAYER_OF_CELL, LanguageModel, param_shapes
+from ..text.lanes import PADDING
 from ..text.vocabulary import Vocabulary
 from . import checkpoint
 from .fields import require_meta
@@ -137,6 +138,9 @@ class SavedRun:
             model = LanguageModel.from_params(params, **config)
             if model.precision != (settings.precision or settings.dtype):
                 raise InputError("settings.precision: expected that of the model, got another")
+            ignored = model.affine.ignore_label
+            if ignored != PADDING:
+                raise InputError(f"model.affine.ignore_label: expected {PADDING}, got {ignored}")
             _require_known_arrays(model, optimizer, arrays, position, settings.batch)
             if position:
                 model.set_random_state(position["random_state"])

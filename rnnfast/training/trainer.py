@@ -397,7 +397,7 @@ class Trainer:
                             on_step(tokens, loss)
                         for callback in callbacks:
                             callback.on_step(self, tokens, loss)
-                        asked[0] = bool(kept()) or (stop is not None and stop())
+                        asked[0] = bool(kept()) or (stop is not None and bool(stop()))
                         asked[1] = save is not None and time.monotonic() > saved + 60 * save_every
                     if self.step % CHECKED_EVERY == 0:
                         self._require_same_ranks()

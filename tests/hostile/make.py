@@ -405,6 +405,8 @@ def fields_of_checkpoints(meta):
         [1, 2, 3, 4],
         "abc",
         None,
+        [1.0, -5, 1.0],
+        [1.0, 5, -1e9],
         [HUGE] * 3,
         [[]] * 3,
         ...,
@@ -417,6 +419,16 @@ def fields_of_checkpoints(meta):
         yield ("position", "carried"), value
     for value in (None, [], 3, "x", {"unknown": {}}, ...):
         yield ("position", "random_state"), value
+    for name in meta["position"]["random_state"]:
+        of_layer = ("position", "random_state", name)
+        for value in (-1, HUGE, "3", 1.5, 0.9, True, None, [], ...):
+            for keys in (("state", "state"), ("state", "inc"), ("has_uint32",), ("uinteger",)):
+                yield (*of_layer, *keys), value
+        yield (*of_layer, "has_uint32"), 7
+        yield (*of_layer, "unknown"), 1
+        yield (*of_layer, "state", "unknown"), 1
+    for value in (0, 3, -(2**63), None, 1.5, True, "x", []):
+        yield ("model", "affine", "ignore_label"), value
     for name in ("settings", "vocabulary", "position", "random_state"):
         for value in (None, [], {}, 3, "x", ...):
             yield (name,), value
