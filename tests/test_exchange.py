@@ -362,6 +362,120 @@ def test_data_of_keras_that_stand_elsewhere(keras_files):
             exchange.from_keras(changed(change))
 
 
+def nothing(layers):
+    del layers["lstm"]
+
+
+def a_folder_of_one_that_is_none(layers):
+    layers["lstm/forward_layer"] = np.ones(3)
+    layers["lstm/backward_layer"] = np.ones(3)
+
+
+def layers_that_are_an_array(layers):
+    file = layers.parent
+    del file["layers"]
+    file["layers"] = np.ones(3)
+
+
+def layers_of_another_file(layers):
+    import h5py
+
+    file = layers.parent
+    del file["layers"]
+    file["layers"] = h5py.ExternalLink("other.h5", "/layers")
+
+
+def arrays_of_another_file(layers):
+    import h5py
+
+    place = "lstm/cell/vars"
+    del layers[place]
+    layers[place] = h5py.ExternalLink("other.h5", f"/layers/{place}")
+
+
+def a_table_without_numbers(layers):
+    layers.create_dataset("lstm_1/vars/0", (10**12, 0), "f4")
+
+
+def a_name_that_no_network_has(layers):
+    layers.move("lstm", "a\x0fb")
+
+
+def an_array_without_a_number(layers):
+    layers["lstm/cell/vars/x"] = np.ones(3, "f4")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (nothing, "no layers with weights"),
+        (a_folder_of_one_that_is_none, "/layers/lstm/forward_layer: expected a group, got a Data"),
+        (layers_that_are_an_array, "/layers: expected a group, got a Dataset"),
+        (layers_of_another_file, "'layers' stands elsewhere"),
+        (arrays_of_another_file, "'vars' stands elsewhere"),
+        (a_table_without_numbers, "lstm_1, array 0: expected numbers, got none"),
+        (a_name_that_no_network_has, "layers: expected names of printable characters"),
+        (an_array_without_a_number, "lstm: expected arrays 0, 1, 2, 3, got"),
+    ],
+)
+def test_weights_of_keras_that_are_no_layers(change, told, tmp_path):
+    library("h5py")
+    import h5py
+
+    path = tmp_path / "it.weights.h5"
+    for name in (path, tmp_path / "other.h5"):
+        with h5py.File(name, "w") as file:
+            for k, shape in enumerate([(D, 4 * H), (H, 4 * H), (4 * H,)]):
+                file[f"layers/lstm/cell/vars/{k}"] = np.ones(shape, "f4")
+    assert layers_of(path, {}).keys() == {"lstm"}
+    with h5py.File(path, "r+") as file:
+        change(file["layers"])
+    with pytest.raises(rnnfast.InputError, match=re.escape(told)) as caught:
+        layers_of(path, {})
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"config": {"layers": []}}, "dense: weights of no layer"),
+        ({"config": {"layers": {}}}, "layers: expected a list, got {}"),
+        ([], "expected an object with config, got []"),
+        (3, "name: expected a str, got 3"),
+        ("a\x0fb", "layers: expected names of printable characters"),
+        ("\ud800", "layers: expected names of printable characters"),
+    ],
+)
+def test_configurations_of_keras_that_are_none(config, told, tmp_path):
+    library("h5py")
+    import h5py
+
+    with h5py.File(tmp_path / "weights", "w") as file:
+        file["layers/dense/vars/0"] = np.ones((D, H), "f4")
+    if not isinstance(config, dict | list):  # the name of the layer
+        layer = {"class_name": "Dense", "config": {"name": config}}
+        config = {"config": {"layers": [layer]}}
+    with zipfile.ZipFile(tmp_path / "it.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.write(tmp_path / "weights", "model.weights.h5")
+    with pytest.raises(rnnfast.InputError, match=re.escape(told)) as caught:
+        layers_of(tmp_path / "it.keras", {})
+    assert "it.keras" in str(caught.value)
+
+
+def test_a_member_of_a_keras_file_that_has_fewer_bytes_than_it_says(tmp_path):
+    library("h5py")
+    with zipfile.ZipFile(tmp_path / "it.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", "x")
+    data = bytearray((tmp_path / "it.keras").read_bytes())
+    entry = data.rindex(b"PK\1\2")
+    data[entry + 20 : entry + 28] = 2 * (1 << 30).to_bytes(4, "little")
+    (tmp_path / "it.keras").write_bytes(data)
+    with pytest.raises(rnnfast.InputError, match=r"it\.keras is no Keras file, or is damaged"):
+        exchange.from_keras(tmp_path / "it.keras")
+
+
 def test_layers_of_keras_that_there_are_not_here():
     keras = library("keras")
     layers = keras.layers
@@ -549,6 +663,97 @@ def test_nodes_of_onnx_that_there_are_not_here(kind, changes, told):
         exchange.from_onnx(graph_of(kind, **changes))
 
 
+def node_called(name):
+    def change(model):
+        model.graph.node[0].name = name
+
+    return change
+
+
+def a_type(model):
+    (attribute,) = (a for a in model.graph.node[0].attribute if a.name == "activations")
+    attribute.type = attribute.INT
+
+
+def a_reference(model):
+    model.graph.node[0].attribute[0].ref_attr_name = "other"
+
+
+def two_nodes_of_a_name(model):
+    model.graph.node.add().CopyFrom(model.graph.node[0])
+
+
+def two_names_of_one_parameter(model):
+    model.graph.node.add().CopyFrom(model.graph.node[0])
+    for node, name in zip(model.graph.node, ("a.b", "a_b"), strict=True):
+        node.name = name
+    for W in model.graph.initializer:
+        if W.name == "W":  # as many inputs as outputs
+            W.CopyFrom(next(R for R in model.graph.initializer if R.name == "R"))
+            W.name = "W"
+
+
+def constants_without_values(model):
+    model.graph.node.add().op_type = "Constant"
+    model.graph.node.add(op_type="Constant").attribute.add(name="value")
+    model.graph.initializer[0].name = "other"
+
+
+def constants_in_another_file(model):
+    from onnx import TensorProto
+
+    tensor = model.graph.initializer.pop(0)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/hostname")
+    node = model.graph.node.add(op_type="Constant", output=["W"])
+    attribute = node.attribute.add(name="value", type=4)
+    attribute.t.CopyFrom(tensor)
+
+
+def biases_without_a_finite_sum(model):
+    from onnx import numpy_helper
+
+    large = numpy_helper.from_array(np.full((1, 8 * H), 3e38, "f4"), "B")
+    (B,) = (tensor for tensor in model.graph.initializer if tensor.name == "B")
+    B.CopyFrom(large)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (node_called("a\x0fb"), r"expected names of printable characters but the backslash, got "),
+        (node_called("xs"), "expected no layer named xs"),
+        (node_called("loss"), "expected no layer named loss"),
+        ((b"NAME", b"\xffAME"), r"printable characters but the backslash, got '\\\\xffAME'"),
+        ((b"forward", b"\xfforward"), r"NAME: attribute direction: .*, got '\\\\xfforward'"),
+        ((b"Sigmoid", b"\xffigmoid"), r"NAME: attribute activations: expected the usual ones"),
+        (a_type, "NAME: attribute activations: expected STRINGS, got INT"),
+        (a_reference, "NAME: attribute .*: expected .*, got a reference"),
+        (two_nodes_of_a_name, "NAME: expected one node of this name, got several"),
+        (two_names_of_one_parameter, r"differ with _ for every dot, got a\.b, a_b"),
+        (constants_without_values, "NAME: input W: W is no constant"),
+        (constants_in_another_file, "W: external data: its data stand outside the folder"),
+        (biases_without_a_finite_sum, "two biases of a cell: expected a finite sum, got infinity"),
+    ],
+)
+def test_models_of_onnx_that_are_odd(change, told, tmp_path):
+    library("onnx")
+    attributes = {"direction": "forward", "activations": ["Sigmoid", "Tanh", "Tanh"]}
+    model, path = graph_of("LSTM", attributes=attributes), tmp_path / "it.onnx"
+    model.graph.node[0].name = "NAME"
+    path.write_bytes(model.SerializeToString())
+    assert layers_of(path, {}).keys() == {"NAME"}
+    if isinstance(change, tuple):  # bytes that are no UTF-8
+        path.write_bytes(path.read_bytes().replace(*change))
+    else:
+        change(model)
+        path.write_bytes(model.SerializeToString())
+    with pytest.raises(rnnfast.InputError, match=told) as caught:
+        layers_of(path, {})
+    assert str(path) in str(caught.value)
+
+
 def test_weights_that_are_no_constants():
     library("onnx")
     model = graph_of("GRU")
@@ -595,6 +800,9 @@ def test_external_data_of_onnx(tmp_path):
     for location in ("../outside", str(tmp_path / "outside"), "link", "."):
         refused("outside the folder of the model|is a folder", location=location)
     refused("does not exist", location="missing")
+    os.symlink("loop", tmp_path / "in" / "loop")
+    refused("W: (external data: .*loop|.* cannot be read)", location="loop")
+    refused("W: external data: invalid literal", offset="x")
     refused("its data are not those of its shape", offset="9999999999999")
     refused("its data are not those of its shape", length="-1")
     refused("W: its data are damaged", length=str(4 * H * D))
@@ -816,6 +1024,33 @@ def test_files_that_cannot_be_imported(tmp_path, monkeypatch, capsys):
     assert sorted(os.listdir()) == sorted(
         f"{name}.pt" for name in ("ab", "code", "cut", "list", "odd", "three")
     )
+
+
+@pytest.mark.parametrize(
+    ("states", "told"),
+    [
+        ({"a.weight": np.ones((0, D), "f4")}, r"a\.weight: expected numbers, got none: its shape"),
+        ({"b.weight": np.ones((10**12, 0), "f4")}, r"b\.weight: expected numbers, got none"),
+        ({"b.weight_ih_l" + "9" * 5000: np.ones(1, "f4")}, r"b\.weight_ih_l9{400,} \.\.\."),
+        ({"xs.weight": np.ones((H, D), "f4"), "xs.bias": np.ones(H, "f4")}, "no layer named xs"),
+        ({"a.weight": np.ones((2, 2), "f4"), "a.bias": np.ones(3, "f4")}, r"a\.bias: expected"),
+        ({"weight": np.ones((2, 2), "f4"), "bias": np.ones(2, "f4"),
+          "a.weight": np.ones((2, 2), "f4")}, "expected names that are texts, got ''"),
+    ],
+)  # fmt: skip
+def test_states_in_files_that_make_no_network(states, told, tmp_path):
+    library("safetensors")
+    from safetensors.numpy import save_file
+
+    save_file(states, tmp_path / "it.safetensors")
+    with pytest.raises(rnnfast.InputError, match=told) as caught:
+        layers_of(tmp_path / "it.safetensors", {"a": "embedding", "b": "linear"})
+    assert "it.safetensors" in str(caught.value)
+
+
+def test_states_that_are_lists():
+    with pytest.raises(rnnfast.InputError, match=r"a\.bias: expected a tensor or an array, got li"):
+        exchange.from_torch({"a.weight": np.ones((2, 2), "f4"), "a.bias": [[1], [1, 2]]})
 
 
 def test_files_of_torch_that_have_more_in_them_than_bytes(tmp_path):

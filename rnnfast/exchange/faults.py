@@ -10,6 +10,7 @@ from ..errors import InputError
 
 DTYPES = ("float32", "float64")
 SHOWN = 50
+LONGEST = 500  # characters of one of them, which may quote what a file has
 NAMES = 8  # that an array of a file has at most, in the mean
 
 
@@ -41,7 +42,7 @@ class Faults:
         return len(self._found)
 
     def add(self, fault: str) -> None:
-        self._found.append(fault)
+        self._found.append(fault if len(fault) <= LONGEST else f"{fault[:LONGEST]} ...")
 
     def from_here(self) -> Callable[[], bool]:
         """What says whether something has been found since."""
@@ -54,10 +55,12 @@ class Faults:
             self.add(f"{where}: expected float32 or float64, got {array.dtype}; convert it")
         elif array.ndim != ndim:
             self.add(f"{where}: expected {ndim} axes, got shape {array.shape}")
+        elif not array.size:  # other arrays of a layer would be as large as its shape says
+            self.add(f"{where}: expected numbers, got none: its shape is {array.shape}")
         elif not np.isfinite(array).all():
             self.add(f"{where}: expected finite numbers, got NaN or infinity")
         else:
-            return array
+            return array.astype(array.dtype.newbyteorder("="), copy=False)
         return None
 
     def require(self, where: str, array: Array, shape: Shape, dtype: np.dtype[Any]) -> bool:

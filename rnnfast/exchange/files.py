@@ -12,17 +12,18 @@ from ..errors import InputError
 from ..layers import TimeAffine, TimeEmbedding
 from ..losses import TimeSoftmaxWithLoss, TimeSquaredLoss
 from ..models import Network
-from .faults import NAMES, Budget
+from .faults import NAMES, Budget, Faults
 from .keras import from_keras
 from .onnx import from_onnx
-from .torch import Kind, from_torch
+from .torch import Kind, of_states
 
 
 def layers_of(path: Path, kinds: Mapping[str, Kind]) -> dict[str, Any]:
-    """The layers of a file by name; `kinds` as in `from_torch`.
+    """The layers of a file by name, of which `network_of` makes a network; `kinds` as in
+    `from_torch`.
 
-    Raises InputError for a file that cannot be read or whose name ends otherwise, and ImportError
-    where the library is missing that reads it.
+    Raises InputError, which names the file, for one that cannot be read, whose name ends otherwise
+    or whose layers make no network, and ImportError where the library is missing that reads it.
     """
     ending = path.suffix.lower()
     if ending not in READERS:
@@ -31,7 +32,10 @@ def layers_of(path: Path, kinds: Mapping[str, Kind]) -> dict[str, Any]:
         )
     open_regular(path).close()
     found = READERS[ending](path, kinds)
-    return found if isinstance(found, dict) else {"layer": found}
+    layers = found if isinstance(found, dict) else {"layer": found}
+    with damage(path, "file of a network"):
+        network_of(layers)
+    return layers
 
 
 def _torch(path: Path, kinds: Mapping[str, Kind]) -> Any:
@@ -51,7 +55,7 @@ def _torch(path: Path, kinds: Mapping[str, Kind]) -> Any:
                 raise ValueError(f"it holds {name!r:.60}, expected names of tensors")
             if isinstance(tensor, torch.Tensor):  # a few numbers may stand for many
                 budget.take(name, tensor.numel() * tensor.element_size())
-    return from_torch(states, kinds=kinds)
+    return _of_states(path, states, kinds)
 
 
 def _require_stored(path: Path) -> None:
@@ -81,7 +85,15 @@ def _safetensors(path: Path, kinds: Mapping[str, Kind]) -> Any:
             states = load_file(path)
         except SafetensorError as error:
             raise ValueError(str(error)) from error
-    return from_torch(states, kinds=kinds)
+    return _of_states(path, states, kinds)
+
+
+def _of_states(path: Path, states: Mapping[str, Any], kinds: Mapping[str, Kind]) -> Any:
+    faults = Faults(f"{path}: the weights do not fit")
+    with damage(path, "state dict"):
+        found = of_states(states, "tanh", kinds, faults)
+    faults.raise_any()
+    return found[""] if found.keys() == {""} else found
 
 
 READERS: dict[str, Callable[[Path, Mapping[str, Kind]], Any]] = {
@@ -98,7 +110,8 @@ def network_of(layers: Mapping[str, Any]) -> Network:
     """A network in which each layer takes the outputs of the one before, in their order. Its loss
     is softmax with cross entropy behind an embedding, and else the squared error.
 
-    Raises InputError where a layer does not take as many as the one before has.
+    Raises InputError where a layer does not take as many as the one before has, and for names that
+    layers of a network cannot have.
     """
     before = None
     for name, layer in layers.items():
@@ -113,7 +126,15 @@ def network_of(layers: Mapping[str, Any]) -> Network:
         before = outputs
     reads_ids = isinstance(next(iter(layers.values())), TimeEmbedding)
     loss = TimeSoftmaxWithLoss() if reads_ids else TimeSquaredLoss()
-    return Network({name.replace(".", "_"): layer for name, layer in layers.items()}, loss)
+    named = {name.replace(".", "_"): layer for name, layer in layers.items()}
+    if len(named) < len(layers):
+        raise InputError(
+            f"layers: expected names that differ with _ for every dot, got {', '.join(layers)}"
+        )
+    try:
+        return Network(named, loss)
+    except (TypeError, ValueError) as error:  # other programs name layers as they like
+        raise InputError(f"the layers make no network: {error}") from error
 
 
 def _sizes(layer: Any) -> tuple[int | None, int]:

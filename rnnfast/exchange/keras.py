@@ -21,6 +21,7 @@ from ..archive import damage
 from ..errors import InputError
 from ..layers import TimeAffine, TimeEmbedding
 from ..layers.cell import GRU_CELLS, RNN_CELLS, Activation, rnn_cell
+from ..models.saving import field
 from .faults import Budget, Faults
 from .gates import KERAS
 from .recurrent import Direction, Recurrent, ours, theirs
@@ -71,8 +72,9 @@ def from_keras(source: Any, *, activation: Activation = "tanh") -> Any:
         For anything else.
     """
     rnn_cell(activation)
-    faults = Faults("from_keras: the weights do not fit")
-    if isinstance(source, (str, os.PathLike)):
+    of_file = isinstance(source, (str, os.PathLike))
+    faults = Faults(f"{os.fspath(source) if of_file else 'source'}: the weights do not fit")
+    if of_file:
         found = _of_file(Path(source), activation, faults)
     elif hasattr(source, "get_config") and hasattr(source, "get_weights"):
         # a model has layers, and so has a Bidirectional, which is one
@@ -88,6 +90,8 @@ def from_keras(source: Any, *, activation: Activation = "tanh") -> Any:
         raise TypeError(
             f"source: expected a layer or model of Keras's, or a path, got {type(source).__name__}"
         )
+    if not found:
+        faults.add("no layers with weights")
     faults.raise_any()
     return found[""] if found.keys() == {""} else found
 
@@ -105,8 +109,9 @@ def _layer(
     if kind == "Bidirectional":
         directions = 2
         _require(where, config, ("merge_mode",), faults)
-        inner = config.get("layer", {})
-        kind, config = inner.get("class_name"), inner.get("config", {})
+        inner = field(config, "layer", dict, f"{where}: ")
+        kind = field(inner, "class_name", str, f"{where}: ")
+        config = field(inner, "config", dict, f"{where}: ")
     if kind not in LAYERS:
         faults.add(f"{where}: a {kind}, for which there is no layer")
         return None
@@ -202,6 +207,8 @@ def _of_file(path: Path, activation: Activation, faults: Faults) -> dict[str, An
                 for name, arrays in _arrays_by_layer(h5py, file).items()
                 if arrays.arrays
             }
+        except EOFError as error:
+            raise ValueError("it ends within a member") from error
         except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # those of h5py
             raise ValueError(str(error)) from error
 
@@ -223,13 +230,16 @@ def _of_archive(h5py: Any, file: IO[bytes], faults: Faults) -> dict[str, Any]:
             arrays = _arrays_by_layer(h5py, member)
     found: dict[str, Any] = {}
     counts: dict[str, int] = {}
-    for layer in model["config"]["layers"]:
-        kind, config = layer["class_name"], layer["config"]
+    for layer in field(field(model, "config", dict), "layers", list):
+        kind, config = field(layer, "class_name", str), field(layer, "config", dict)
         stem = SNAKE.sub("_", kind).lower()
         number = counts[stem] = counts.get(stem, -1) + 1
         own = arrays.pop(f"{stem}_{number}" if number else stem, Stored())
         if kind not in WITHOUT_WEIGHTS:
-            found[config["name"]] = _layer(config["name"], kind, config, own.arrays, faults)
+            name = field(config, "name", str)
+            if name in found:
+                faults.add(f"{name}: expected one layer of this name, got several")
+            found[name] = _layer(name, kind, config, own.arrays, faults)
     for name, own in arrays.items():
         if own.arrays:
             faults.add(f"{name}: weights of no layer that the configuration has")
@@ -248,20 +258,17 @@ def _arrays_by_layer(h5py: Any, file: IO[bytes]) -> dict[str, Stored]:
     budget = Budget(file.seek(0, os.SEEK_END))  # one array may have many names, by hard links
     with h5py.File(file) as weights:
         found = {}
-        for name, group in _members(h5py, weights["layers"]).items():
+        for name, group in _members(h5py, _members(h5py, weights)["layers"]).items():
             parts = _members(h5py, group)
             both = "forward_layer" in parts
-            sides = (
-                [parts[f"{side}_layer"] for side in ("forward", "backward")] if both else [group]
-            )
+            names = ("forward_layer", "backward_layer")
+            sides = [_members(h5py, parts[side]) for side in names] if both else [parts]
             cell = all("cell" in side for side in sides)
-            holders = [side["cell"] if cell else side for side in sides]
+            holders = [_members(h5py, side["cell"]) if cell else side for side in sides]
             arrays = [
                 _read(h5py, f"{name}, array {k}", array, budget)
                 for holder in holders
-                for k, array in sorted(
-                    _members(h5py, holder["vars"]).items(), key=lambda member: int(member[0])
-                )
+                for k, array in enumerate(_numbered(name, _members(h5py, holder["vars"])))
             ]
             found[name] = Stored(arrays, both, cell)
         return found
@@ -269,10 +276,20 @@ def _arrays_by_layer(h5py: Any, file: IO[bytes]) -> dict[str, Stored]:
 
 def _members(h5py: Any, group: Any) -> dict[str, Any]:
     """What is in a group itself: links to elsewhere are none of it."""
+    if not isinstance(group, h5py.Group):
+        raise ValueError(f"{group.name}: expected a group, got a {type(group).__name__}")
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise ValueError(f"{name!r:.60} stands elsewhere")
     return {name: group[name] for name in group}
+
+
+def _numbered(where: str, arrays: Mapping[str, Any]) -> list[Any]:
+    """What is called 0, 1, 2 ..., in this order."""
+    names = [str(k) for k in range(len(arrays))]
+    if arrays.keys() != set(names):
+        raise ValueError(f"{where}: expected arrays {', '.join(names)}, got {', '.join(arrays)}")
+    return [arrays[name] for name in names]
 
 
 def _read(h5py: Any, name: str, array: Any, budget: Budget) -> Array:

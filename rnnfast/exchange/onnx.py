@@ -32,9 +32,11 @@ INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 MUST = {"layout": 0, "input_forget": 0}
 """Attributes, where a node has them, with which it computes what our layers do."""
 READ = {
-    *MUST, "activations", "activation_alpha", "activation_beta", "clip", "direction", "hidden_size",
-    "linear_before_reset",
+    "layout": "INT", "input_forget": "INT", "hidden_size": "INT", "linear_before_reset": "INT",
+    "clip": "FLOAT", "activation_alpha": "FLOATS", "activation_beta": "FLOATS",
+    "direction": "STRING", "activations": "STRINGS",
 }  # fmt: skip
+"""Attributes that a node may have, and the types of their values."""
 LARGEST = 2**31 - 1  # bytes of a protocol buffer
 
 
@@ -216,37 +218,49 @@ def from_onnx(source: Any, *, values: Mapping[str, Array] | None = None) -> dict
     import onnx
 
     if isinstance(source, (str, os.PathLike)):
-        model = _read(onnx, Path(source))
+        model, about = _read(onnx, Path(source)), os.fspath(source)
     elif isinstance(source, onnx.ModelProto):
-        model = source
+        model, about = source, "source"
     else:
         raise TypeError(f"source: expected a path or a ModelProto, got {type(source).__name__}")
-    faults = Faults("from_onnx: not a model that can be had here")
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = node.attribute[0].t
+    faults = Faults(f"{about}: not a model that can be had here")
+    constants = _constants(model)
 
     def array(name: str) -> Array | None:
         if values and name in values:
             return np.asarray(values[name])
         if name not in constants:
             return None
+        if constants[name].data_location == onnx.TensorProto.EXTERNAL:
+            raise InputError(f"{name}: its data stand in another file; give the path of the model")
         try:
             return np.asarray(onnx.numpy_helper.to_array(constants[name]))
         except (ValueError, TypeError) as error:
-            raise InputError(f"from_onnx: {name}: its data are damaged: {error}") from error
+            raise InputError(f"{name}: its data are damaged: {error}") from error
 
-    found = {}
-    for node in model.graph.node:
-        if node.op_type in NODES and node.domain in ("", "ai.onnx"):
-            name = node.name or next(filter(None, node.output), node.op_type)
-            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-            inputs = dict(zip(INPUTS, node.input, strict=False))
-            found[name] = _layer(name, node.op_type, attributes, inputs, array, faults)
+    found: dict[str, Any] = {}
+    with damage(about, "ONNX model"):
+        for node in model.graph.node:
+            if node.op_type in NODES and node.domain in ("", "ai.onnx"):
+                name = _text(node.name or next(filter(None, node.output), node.op_type))
+                if name in found:
+                    faults.add(f"{name}: expected one node of this name, got several")
+                attributes = _attributes(onnx, name, node, faults)
+                inputs = dict(zip(INPUTS, node.input, strict=False))
+                found[name] = _layer(name, node.op_type, attributes, inputs, array, faults)
     if not found:
         faults.add("no node RNN, GRU or LSTM")
     faults.raise_any()
+    return found
+
+
+def _constants(model: Any) -> dict[str, Any]:
+    """The tensors of a model by name."""
+    found = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        values = [a.t for a in node.attribute if a.name == "value"]
+        if node.op_type == "Constant" and values and node.output:
+            found[node.output[0]] = values[0]
     return found
 
 
@@ -260,9 +274,12 @@ def _read(onnx: Any, path: Path) -> Any:
         except Exception as error:  # of protobuf, which has classes of its own
             raise ValueError(f"{error}") from error
         folder, budgets = path.resolve().parent, dict[Path, Budget]()
-        for tensor in model.graph.initializer:
+        for name, tensor in _constants(model).items():
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                _take_external(tensor, folder, budgets)
+                try:
+                    _take_external(tensor, folder, budgets)
+                except (RuntimeError, TypeError, ValueError) as error:  # links in a circle, for one
+                    raise InputError(f"{name}: external data: {error}") from error
     return model
 
 
@@ -271,18 +288,34 @@ def _take_external(tensor: Any, folder: Path, budgets: dict[Path, Budget]) -> No
     told = {entry.key: entry.value for entry in tensor.external_data}
     where = (folder / told.get("location", "")).resolve()
     if folder not in where.parents:
-        raise InputError(f"{tensor.name}: its data stand outside the folder of the model")
-    begin, size = int(told.get("offset", 0)), np.prod(tensor.dims, dtype=object)
+        raise InputError("its data stand outside the folder of the model")
+    # an array has no more axes, and the product of a million would take long
+    begin, size = int(told.get("offset", 0)), np.prod(tensor.dims[:64], dtype=object)
     with open_regular(where, "external data") as file:
         there = file.seek(0, os.SEEK_END)
         length = int(told.get("length", there - begin))
         if not 0 <= begin <= begin + length <= there or length > 8 * size:
-            raise InputError(f"{tensor.name}: its data are not those of its shape")
-        budgets.setdefault(where, Budget(there, NAMES)).take(tensor.name, length)
+            raise InputError("its data are not those of its shape")
+        budgets.setdefault(where, Budget(there, NAMES)).take("its bytes", length)
         file.seek(begin)
         tensor.raw_data = file.read(length)
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")
+
+
+def _attributes(onnx: Any, where: str, node: Any, faults: Faults) -> dict[str, Any]:
+    """Those of a node by name, of the types that they should have."""
+    found: dict[str, Any] = {}
+    for attribute in node.attribute:
+        name, kind = _text(attribute.name), onnx.AttributeProto.AttributeType.Name(attribute.type)
+        if name not in READ:
+            faults.add(f"{where}: attribute {name}: unknown")
+        elif kind != READ[name] or attribute.ref_attr_name:
+            got = "a reference" if attribute.ref_attr_name else kind
+            faults.add(f"{where}: attribute {name}: expected {READ[name]}, got {got}")
+        else:
+            found[name] = onnx.helper.get_attribute_value(attribute)
+    return found
 
 
 def _layer(
@@ -299,8 +332,6 @@ def _layer(
     cell = _cell(where, kind, directions, attributes, faults)
     if direction not in ("forward", "reverse", "bidirectional"):
         faults.add(f"{where}: attribute direction: expected one that there is, got {direction!r}")
-    for name in attributes.keys() - READ:
-        faults.add(f"{where}: attribute {name}: unknown")
     for name, value in MUST.items():
         if attributes.get(name, value) != value:
             faults.add(f"{where}: attribute {name}: expected {value}, got {attributes[name]}")
@@ -355,4 +386,5 @@ def _cell(
 
 
 def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    """A text of a protocol buffer, which gives names as bytes where they are no UTF-8."""
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value

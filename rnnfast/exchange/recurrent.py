@@ -120,7 +120,10 @@ def ours(cell: Cell, orders: Orders, Wx: Array, Wh: Array, biases: Iterable[Arra
     own = [to_ours(b, cell, orders) for b in biases]
     wanted = len(cell.weights) - 2
     if len(own) > wanted:
-        own = [np.add(*own)]
+        with np.errstate(over="ignore"):
+            own = [np.add(*own)]
+        if not np.isfinite(own[0]).all():
+            raise InputError("the two biases of a cell: expected a finite sum, got infinity")
     columns = Wh.shape[-1]
     missing = wanted - len(own)
     return *arrays, *own, *[np.zeros(columns, Wh.dtype) for _ in range(missing)]

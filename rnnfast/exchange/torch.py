@@ -20,7 +20,7 @@ from .gates import PYTORCH
 from .recurrent import Direction, Recurrent, ours, theirs
 
 Kind: TypeAlias = Literal["embedding", "linear"]
-NAME = re.compile(r"(weight|bias)_(ih|hh|hr)_l(\d+)(_reverse)?")
+NAME = re.compile(r"(weight|bias)_(ih|hh|hr)_l(\d{1,9})(_reverse)?")
 CELL_OF_GATES = {1: "rnn", 3: "gru_reset_after", 4: "lstm"}
 MODULE_OF_CELL = {"rnn": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru_reset_after": "GRU"}
 
@@ -60,7 +60,7 @@ def from_torch(
     rnn_cell(activation)
     faults = Faults("from_torch: the weights do not fit")
     if isinstance(source, Mapping):
-        found = _of_states(source, activation, kinds or {}, faults)
+        found = of_states(source, activation, kinds or {}, faults)
     elif (torch := sys.modules.get("torch")) and isinstance(source, torch.nn.Module):
         found = _of_modules(torch, source, faults)
     else:
@@ -100,9 +100,10 @@ def _of_modules(torch: Any, source: Any, faults: Faults) -> dict[str, Any]:
     return found
 
 
-def _of_states(
+def of_states(
     states: Mapping[str, Any], activation: Activation, kinds: Mapping[str, Kind], faults: Faults
 ) -> dict[str, Any]:
+    """The layers of a state dict, by their names there; what is wrong is noted."""
     groups: dict[str, dict[str, Any]] = {}
     for name, tensor in states.items():
         if not isinstance(name, str):
@@ -145,7 +146,12 @@ def _array(where: str, tensor: Any, ndim: int, faults: Faults) -> Array | None:
             why = str(error).partition("\n")[0]
             faults.add(f"{where}: expected a dense tensor with its numbers, got another: {why}")
             return None
-    return faults.checked(where, np.asarray(tensor), ndim)
+    try:
+        array = np.asarray(tensor)
+    except (TypeError, ValueError) as error:  # lists of several lengths, for one
+        faults.add(f"{where}: expected a tensor or an array, got {type(tensor).__name__}: {error}")
+        return None
+    return faults.checked(where, array, ndim)
 
 
 def _recurrent(
