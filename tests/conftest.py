@@ -21,6 +21,15 @@ ALONE = {
     "resumed": "the fixture starts ranks that write into one folder",
     "whole": "the fixture has runs that it makes at the first call",
     "limited": "the fixture limits the files of the process",
+    **dict.fromkeys(
+        (
+            "test_torch.py",
+            "test_torch_autograd.py",
+            "test_torch_modules.py",
+            "test_torch_programs.py",
+        ),
+        "PyTorch's global generator, and what `accelerate` replaces, are those of all threads",
+    ),
 }
 CALLS = {
     "testmod": "doctest replaces sys.stdout and linecache",
