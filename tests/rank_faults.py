@@ -661,6 +661,11 @@ def run_under_a_file():
 
 
 @fault
+def run_without_settings():
+    rnnfast.Run.start(FOLDER / "unset", on(1, None, settings()), comm=COMM)
+
+
+@fault
 def run_that_is_there():
     start("there")
     start("there")

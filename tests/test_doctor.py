@@ -247,18 +247,51 @@ def test_weights_of_another_run_beside_a_damaged_one(run, doctor, tmp_path):
         rnnfast.Run.load(run)
 
 
-def test_a_disk_without_room_for_what_an_optimizer_keeps(trained, run, doctor, monkeypatch):
-    """Which is not in a checkpoint before the first step."""
+@pytest.mark.parametrize(
+    "options", [{}, {"batch": 6, "window": 25}, {"layers": 2, "optimizer": "sgd"}]
+)
+def test_room_for_what_the_saves_to_come_have_more(options, run, doctor, trained, monkeypatch):
+    """What an optimizer keeps, states that are carried, the first `best.npz`."""
     shutil.rmtree(run)
-    shutil.copytree(trained / "new", run)
+    options = {"hidden": 30, "batch": 2, "time": 5, "epochs": 2} | options
+    training = rnnfast.Run.start(run, rnnfast.Settings(trained / "text.txt", **options))
+
+    def said():
+        lines, wrong = doctor()
+        assert not wrong
+        return int(re.search(r"saves take up to ([\d,]+)", lines[-2])[1].replace(",", ""))
+
+    def taken(*names):
+        return sum((run / name).stat().st_size for name in names)
+
+    before = said()
+    training.fit(1, verbose=False)
+    assert taken("best.npz", "last.npz") <= before
+    after = said()
+    blocks = iter(range(8))
+    with pytest.raises(rnnfast.TrainingInterrupted):
+        training.fit(2, verbose=False, stop=lambda: next(blocks) == 7)
+    assert taken("last.npz") <= after < 1.3 * taken("last.npz")
+    assert taken("last.npz", "best.npz") <= before < 1.7 * taken("last.npz", "best.npz")
     usage = shutil.disk_usage(run)
-    last = (run / "last.npz").stat().st_size
-    weights = sum(W.nbytes for W in rnnfast.Run.load(run).model.params)
-    for free, lack in ((last + 3 * weights, ["disk"]), (last + 3 * weights + 1, [])):
+    needed = said()
+    for free, lack in ((needed, ["disk"]), (needed + 1, [])):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, n=free: usage._replace(free=n))
         lines, wrong = doctor()
         assert wrong == lack
         assert ("train --resume" in lines[-1]) == (not lack)
+
+
+def test_best_weights_that_are_lost_beside_a_damaged_checkpoint(run, doctor):
+    """The weights of that one are no way out."""
+    data = bytearray((run / "last.npz").read_bytes())
+    data[len(data) // 2] ^= 1
+    (run / "last.npz").write_bytes(data)
+    (run / "best.npz").unlink()
+    lines, wrong = doctor()
+    assert wrong == ["last.npz", "best.npz"]
+    assert "best.npz: WRONG: not there" in lines
+    assert lines[-1] == NOTHING
 
 
 def test_weights_of_another_model_for_the_same_text(run, trained, tmp_path):

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +115,23 @@ def test_a_folder_that_is_moved_and_linked(folder):
     run.fit(verbose=False, on_epoch=moved)
     assert rnnfast.Run.resume("moved").trainer.epoch == 2
     assert set(os.listdir("moved")) == {"last.npz", "best.npz", "history.csv"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere a link needs rights")
+def test_one_folder_of_two_names_and_two_that_look_like_one(folder):
+    """A name may lead back from where a link has led."""
+    (folder / "elsewhere" / "deep").mkdir(parents=True)
+    os.symlink("elsewhere/deep", "link")
+    os.symlink("run", "alias")
+    run, alias, another = Path("run"), Path("alias"), Path("link/../run")
+    with ThreadPoolExecutor(1) as pool, locked(run):
+        with locked(alias), locked(another):
+            assert os.listdir("run") == os.listdir("elsewhere/run") == [".lock"]
+        assert os.listdir("run") == [".lock"]
+        with pytest.raises(FolderInUse, match="in use by another thread of this process"):
+            pool.submit(locked(alias).__enter__).result()
+        with locked(another):
+            pass
 
 
 # A second process. --------------------------------------------------------------------------------

@@ -104,6 +104,7 @@ FAULTS = {
     "run_with_other_settings": (None, "RankError: rank 1 .* in setting hidden: expected 8, got 9"),
     "run_with_few_lanes": (None, FEW),
     "run_under_a_file": (0, "InputError: .* Not a directory"),
+    "run_without_settings": (1, "TypeError: settings: expected Settings, got NoneType"),
     "run_that_is_there": (0, "InputError: .* already holds a run"),
     "full_disk_at_start": (0, "InputError: .* No space left on device"),
     "full_disk_later": (0, "OSError: .* No space left on device"),

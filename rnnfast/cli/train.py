@@ -260,4 +260,4 @@ def _plot(run: Run) -> None:
     except ImportError:
         say("plot: none, since matplotlib is not installed (`pip install matplotlib`)")
     except OSError as error:
-        say(f"plot: none, since {path} cannot be written: {error.strerror}")
+        say(f"plot: none, since {path} cannot be written: {error.strerror or error}")

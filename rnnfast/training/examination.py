@@ -48,7 +48,7 @@ def examine(folder: Path) -> Iterator[Finding]:
     disk = _seen("disk", partial(_space, last), folder)
     yield finding
     best, of_best = _checkpoint(folder, BEST)
-    if best or not (folder / BEST).exists():
+    if best or (last and not (folder / BEST).exists()):
         try:
             require_best(folder)
         except InputError as error:
@@ -159,17 +159,23 @@ def _others(folder: Path) -> Finding:
 
 
 def _space(last: SavedRun | None, folder: Path) -> Finding:
-    """A file is written beside its place before it takes that, and `best.npz` is written first."""
+    """A file is written beside its place before it takes that, and `best.npz` is written first.
+    What it has more than now, of an optimizer and of carried states, is counted too."""
     there = {n: os.path.getsize(folder / n) for n in (LAST, BEST) if (folder / n).is_file()}
     of_last, of_best = there.get(LAST, 0), there.get(BEST, 0)
     if last:
-        weights = sum(W.nbytes for W in last.model.params)
+        of_best = of_best or of_last
+        settings, model = last.settings, last.model
         if not last.position["optimizer_steps"]:
-            of_last += weights * len(last.settings.new_optimizer().slots)
-        of_best = of_best or weights
+            of_last += sum(W.nbytes for W in model.params) * len(settings.new_optimizer().slots)
+        if not last.position["carried"]:
+            blocks = 1 + (settings.window or 0) // settings.time
+            states = model.Cell.cell.S * settings.layers * settings.hidden * settings.batch
+            of_last += blocks * states * model.params[0].itemsize
+        of_last += of_last // 10  # what is around arrays, and the history
     needed = max(of_best, of_best - there.get(BEST, 0) + of_last)
     free, writable = shutil.disk_usage(folder).free, os.access(folder, os.W_OK)
-    seen = f"{free:,} bytes free, of which a save takes {needed:,} for a moment"
+    seen = f"{free:,} bytes free, of which saves take up to {needed:,}"
     return Finding(
         "disk", seen if writable else "the folder is read-only", free > needed and writable
     )

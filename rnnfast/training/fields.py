@@ -78,8 +78,10 @@ def number(
     if isinstance(value, int):
         good = good and abs(value) <= WHOLE_MOST
     if not good or value < least or (finite and not math.isfinite(value)):
-        kind = f"{'whole ' if whole else ''}number of at least {least} and below 2^63"
-        raise InputError(f"{name}: expected a {kind}, got {_short(value)}")
+        kind = "whole " if whole else "finite " if finite else ""
+        above = "" if math.isinf(least) else f" of at least {least}"
+        most = ", below 2^63" if isinstance(value, int) else ""
+        raise InputError(f"{name}: expected a {kind}number{above}{most}, got {_short(value)}")
     return value
 
 

@@ -14,9 +14,9 @@ from ..errors import InputError
 LOCK = ".lock"
 NUMBER_MOST = 20  # digits
 ATTEMPTS = 100  # where others come and leave at the same time
-# Thread that has a folder, and how often it asked for it. By names: a folder may be moved, and a
-# link put in its place.
-_held: dict[str, tuple[int, int]] = {}
+# Thread that has a folder, how often it asked for it, and where that is. By the name that it asked
+# for first: the folder may be moved then, and a link put in its place.
+_held: dict[str, tuple[int, int, Path]] = {}
 _files: dict[str, IO[bytes]] = {}  # their locks
 _mutex = threading.Lock()  # of both
 
@@ -34,7 +34,7 @@ def locked(folder: Path) -> Iterator[None]:
     FolderInUse where somebody else has it, InputError where the folder cannot be written.
     """
     try:
-        name, place = os.path.abspath(folder), folder.resolve()
+        name, place = str(folder.absolute()), folder.resolve()
         missing = [part for part in (place, *place.parents) if not part.exists()]
     except (RuntimeError, ValueError) as error:  # a loop of links, before Python 3.13; a zero
         raise InputError(
@@ -44,13 +44,15 @@ def locked(folder: Path) -> Iterator[None]:
         raise cannot_be_written(folder, error) from error
     thread, process = threading.get_ident(), os.getpid()
     with _mutex:
-        owner, depth = _held.get(name, (thread, 0))
+        if name not in _held:  # it may have another one
+            name = next((one for one, held in _held.items() if held[-1] == place), name)
+        owner, depth, _ = _held.get(name, (thread, 0, place))
         if owner != thread:
             raise FolderInUse(
                 f"run folder {folder} is in use by another thread of this process; wait for it, or "
                 "take another folder"
             )
-        _held[name] = thread, depth + 1
+        _held[name] = thread, depth + 1, place
     try:
         if not depth:
             _files[name] = _locked_file(folder, place)
@@ -63,7 +65,7 @@ def locked(folder: Path) -> Iterator[None]:
             finally:  # afterwards: who comes then finds no lock of this process
                 with _mutex:
                     if depth:
-                        _held[name] = thread, depth
+                        _held[name] = thread, depth, place
                     else:
                         del _held[name]
 

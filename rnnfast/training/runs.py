@@ -127,8 +127,9 @@ class Run:
         With `verbose`, standard error shows how far a long text was read.
         """
         folder, ranks = Path(folder), as_ranks(comm)
-        if not isinstance(settings, Settings):
-            raise TypeError(f"settings: expected Settings, got {type(settings).__name__}")
+        with ranks.together():
+            if not isinstance(settings, Settings):
+                raise TypeError(f"settings: expected Settings, got {type(settings).__name__}")
         with _only_writer(folder, ranks):
             ranks.of_first(lambda: require_no_run(folder))
             return cls._start(folder, settings, verbose, ranks)
