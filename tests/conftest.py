@@ -36,6 +36,7 @@ CALLS = {
     "manual_seed": "PyTorch's global generator is that of all threads",
     "seed": "NumPy's global generator is that of all threads",
     "tracemalloc": "it counts the memory of all threads",
+    "raise_signal": "a signal is one of the process, and collected in its main thread",
 }
 
 
