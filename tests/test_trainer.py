@@ -475,7 +475,7 @@ def test_fields_are_named_with_what_they_are_in():
     trainer = _trainer()
     trainer.fit(1)
     arrays, position = trainer.state()
-    with pytest.raises(InputError, match=r"^record\[2\]: expected a number"):
+    with pytest.raises(InputError, match=r"^record\[2\]: expected a finite number"):
         trainer.restore(arrays, position | {"record": [1, 2, "3"]})
     with pytest.raises(InputError, match=r"^record: expected a list of 3, got list"):
         trainer.restore(arrays, position | {"record": [1, 2]})
