@@ -18,13 +18,14 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from hostile import make
+from hostile import foreign, make
 
 SECONDS = 20  # after which an input counts as one that hangs
 INTERESTING = [
@@ -53,9 +54,10 @@ class Fuzz:
     def __init__(self, folder):
         import rnnfast  # here: atheris has a look at what is imported within its context
         from rnnfast.cli.commands import main
+        from rnnfast.exchange import files
         from rnnfast.textbook.base_model import BaseModel
 
-        self.rnnfast, self.main = rnnfast, main
+        self.rnnfast, self.main, self.exchange = rnnfast, main, files
         self.folder = Path(folder)
         self.valid = make.valid_files(folder)
         Regressor = rnnfast.SequenceRegressor
@@ -102,18 +104,39 @@ class Fuzz:
                 run = rnnfast.Run.resume(path.parent, text="text.txt", verbose=False)
                 run.fit(verbose=False, stop=lambda: True)
 
+    def read_foreign(self, kind, data):
+        """What is taken makes a network that is the same when it is saved and loaded."""
+        path = self.scratch / f"a{foreign.FILES[kind].ending}"
+        path.write_bytes(data)
+        try:
+            with warnings.catch_warnings():  # PyTorch's, of pickles
+                warnings.simplefilter("ignore", UserWarning)
+                layers = self.exchange.layers_of(path, foreign.KINDS)
+            network, copy = self.exchange.network_of(layers), self.scratch / "model.npz"
+            network.save(copy)
+            loaded = self.rnnfast.Network.load(copy)
+            for W, own in zip(network.params, loaded.params, strict=True):
+                np.testing.assert_array_equal(W, own)
+        except self.rnnfast.InputError as error:
+            if path.name not in str(error):
+                raise Wrong(f"an error without the name of the file: {error}") from error
+
+    def file(self, kind):
+        """A valid file. Those of other programs are made when they are asked for."""
+        if kind not in self.valid:
+            self.valid[kind] = foreign.FILES[kind](self.folder)
+        return self.valid[kind]
+
     # targets
 
     def give(self, target, data):
         kind, _, part = target.rpartition("_")
-        if part == "bytes":
-            self.read(kind, data)
-        elif part == "meta":
-            self.read(kind, self.valid[kind].with_meta(data))
-        elif part == "array":
-            self.read(kind, self.valid[kind].with_array(data))
-        else:
+        if not kind:
             getattr(self, target)(data)
+            return
+        if part != "bytes":
+            data = getattr(self.file(kind), f"with_{part}")(data)
+        (self.read_foreign if kind in foreign.FILES else self.read)(kind, data)
 
     def pickle(self, data):
         self.read("parameters", data)
@@ -155,13 +178,17 @@ class Fuzz:
             os.chdir(self.folder)
 
     def seeds(self, target):
-        kind = target.partition("_")[0]
-        if target.endswith("_bytes"):
-            return [self.valid[kind].data]
-        if target.endswith("_meta"):
-            return [json.dumps(self.valid[kind].meta).encode()]
-        if target.endswith("_array"):
-            return [self.valid[kind].members[self.valid[kind].first]]
+        kind, _, part = target.rpartition("_")
+        if part == "bytes":
+            return [self.file(kind).data]
+        if part == "meta":
+            return [json.dumps(self.file(kind).meta).encode()]
+        if part == "array":
+            return [self.file(kind).members[self.file(kind).first]]
+        if part == "drawn":
+            return [bytes(8)]
+        if kind and part == "pickle":
+            return [self.file(kind).pickle]
         if target == "pickle":
             import pickle
 
@@ -178,15 +205,22 @@ class Fuzz:
         ]
 
 
-TARGETS = [
+OWN = [
     *("checkpoint_bytes", "model_bytes", "parameters_bytes", "checkpoint_meta", "model_meta"),
     *("checkpoint_array", "model_array", "pickle", "vocabulary", "arguments", "network_meta"),
     *("language_meta", "seq2seq_meta", "char_meta", "regressor_meta", "regressor_array"),
 ]
+FOREIGN = [
+    *("torch_bytes", "torch_pickle", "safetensors_bytes", "safetensors_meta", "onnx_bytes"),
+    *("onnx_drawn", "keras_bytes", "keras_meta", "keras_drawn", "hdf5_bytes", "hdf5_drawn"),
+]
+TARGETS = OWN + FOREIGN
 
 
 def changed(rng, data, target):
     """Valid bytes with some changes."""
+    if target.endswith("_drawn"):
+        return rng.randbytes(8)
     if target.endswith("_meta") and rng.random() < 0.9:
         return json.dumps(changed_json(rng, json.loads(data))).encode()
     if target == "arguments":
@@ -291,7 +325,7 @@ def with_atheris(words):
 
     target, *options = words
     with atheris.instrument_imports(include=["rnnfast", "pickletools", "argparse"]):
-        for name in ("cli.commands", "training.runs", "textbook.base_model"):
+        for name in ("cli.commands", "training.runs", "textbook.base_model", "exchange.files"):
             importlib.import_module(f"rnnfast.{name}")
     corpus = tempfile.mkdtemp()
     fuzz = Fuzz(tempfile.mkdtemp())
