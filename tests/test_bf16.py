@@ -6,10 +6,13 @@ in last bits before they are rounded: see `rounded.require_rounded_alike`.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import sequences
+from drawn import EDGES, ROWS, moved
+from forms import SEED, form
 from problems import (
     BIDIRECTIONAL,
     LAYOUTS,
@@ -181,6 +184,41 @@ def test_two_directions_of_whole_numbers(sizes, seed, threads):
         outputs, cache = sequences.run_both_forward(ops, blocks, **BF16)
         results.append(outputs | sequences.run_both_backward(ops, blocks, cache))
     assert_same(*results)
+
+
+def run_one_way(ops, blocks, **options):
+    outputs, cache = sequences.run_forward(ops, blocks[0], **options)
+    return outputs | sequences.run_backward(ops, blocks[0], cache)
+
+
+def run_both_ways(ops, blocks, **options):
+    outputs, cache = sequences.run_both_forward(ops, blocks, **options)
+    return outputs | sequences.run_both_backward(ops, blocks, cache)
+
+
+@pytest.mark.parametrize("run", [run_one_way, run_both_ways])
+def test_drawn_blocks_of_whole_numbers(run):
+    """Of any sizes, options, strides and numbers of threads."""
+    changed, count = 0, form(30, 10_000)
+    for k in range(count):
+        rng = np.random.default_rng([SEED, k])
+        engine.set_num_threads(int(rng.choice([1, 2, 3])))
+        sizes = [int(n) for n in (rng.choice(ROWS), rng.integers(1, 6), *rng.choice(EDGES, 2))]
+        names = [name for name in sequences.OPTIONS if rng.random() < 0.4]
+        blocks = [whole_block(sizes, names, 2 * k + way) for way in range(2)]
+        if run is run_both_ways:
+            blocks = sequences.both_directions(*blocks)
+        given = [block.map(partial(moved, rng=rng)) for block in blocks]
+        given[1].xs = given[0].xs
+        expected, plain = run(numpy_ops, blocks, **BF16), run(numpy_ops, blocks)
+        try:
+            assert_same(run(kernels, given, **BF16), expected)
+        except AssertionError as error:
+            error.add_note(f"RNNFAST_SEED={SEED}, block {k}: {sizes}, {names}")
+            raise
+        changed += any((expected[name] != plain[name]).any() for name in plain)
+    print(f"\n{count:,} blocks, 0 differ from their twins, {changed:,} from float32")
+    assert changed > count / 2
 
 
 @pytest.mark.parametrize("order", [plain, np.ascontiguousarray])
