@@ -4,20 +4,13 @@ refused with its name."""
 import os
 
 import pytest
+from exchanges import library
 from hostile import foreign, fuzz
 
 from rnnfast.exchange.files import layers_of
 
 # of Keras, and of what NumPy says to it
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-def library_of(kind):
-    name = foreign.FILES[kind].library
-    if name == "keras":
-        os.environ.setdefault("KERAS_BACKEND", "torch")
-        pytest.importorskip("torch", reason="Keras computes with PyTorch here")
-    pytest.importorskip(name, reason=f"{name} makes these files, and is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +23,7 @@ def fuzzed(tmp_path_factory):
 @pytest.mark.parametrize("target", fuzz.FOREIGN)
 def test_bytes_that_are_made_up(fuzzed, target):
     """A short form of `hostile/fuzz.py`."""
-    library_of(target.partition("_")[0])
+    library(foreign.FILES[target.partition("_")[0]].library)
     os.chdir(fuzzed.folder)
     assert fuzz.run(fuzzed, target, seed=0, count=40) == 40
 
@@ -46,7 +39,7 @@ def test_bytes_that_are_made_up(fuzzed, target):
     }.items(),
 )
 def test_what_is_changed_is_valid(fuzzed, kind, layers, tmp_path):
-    library_of(kind)
+    library(foreign.FILES[kind].library)
     path = tmp_path / f"it{foreign.FILES[kind].ending}"
     path.write_bytes(fuzzed.file(kind).data)
     found = layers_of(path, foreign.KINDS)
