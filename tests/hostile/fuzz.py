@@ -14,6 +14,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -56,7 +57,9 @@ class Fuzz:
         from rnnfast.cli.commands import main
         from rnnfast.exchange import files
         from rnnfast.textbook.base_model import BaseModel
+        from rnnfast.training.examination import examine
 
+        self.examine = examine
         self.rnnfast, self.main, self.exchange = rnnfast, main, files
         self.folder = Path(folder)
         self.valid = make.valid_files(folder)
@@ -82,6 +85,9 @@ class Fuzz:
         """What is taken is used too."""
         path = self.scratch / {"checkpoint": "run/last.npz", "model": "model.npz"}.get(kind, "a")
         path.write_bytes(data)
+        if kind == "checkpoint":
+            self.read_run(path.parent)
+            return
         rnnfast = self.rnnfast
         with contextlib.suppress(rnnfast.InputError):
             if kind == "parameters":
@@ -90,19 +96,32 @@ class Fuzz:
                 model = rnnfast.SequenceRegressor.load(path)
                 model.predict(np.ones((1, 2, 2)))
                 model.save(path)
-            elif kind != "checkpoint":
+            else:
                 model = rnnfast.Network.load(path)
                 with contextlib.suppress(TypeError):  # another input than one of ids
                     model.predict([[0, 1]])
                 model.save(path)
-            else:
-                rnnfast.Run.load(path.parent).sample(3)
-        if kind == "checkpoint":
-            with contextlib.suppress(
-                rnnfast.InputError, rnnfast.TrainingInterrupted, rnnfast.TrainingDiverged
-            ):
-                run = rnnfast.Run.resume(path.parent, text="text.txt", verbose=False)
-                run.fit(verbose=False, stop=lambda: True)
+
+    def read_run(self, folder):
+        """What `rnnfast doctor` says that works does."""
+        rnnfast = self.rnnfast
+        shutil.copy(self.folder / "run/history.csv", folder)  # the input before may have trained
+        (folder / "best.npz").unlink(missing_ok=True)
+        works = "; ".join(finding.command for finding in self.examine(folder))
+        try:
+            rnnfast.Run.load(folder).sample(3)
+        except rnnfast.InputError as error:
+            if "rnnfast sample" in works:
+                raise Wrong("doctor says that sampling works") from error
+        try:
+            rnnfast.Run.resume(folder, text="text.txt", verbose=False).fit(
+                verbose=False, stop=lambda: True
+            )
+        except (rnnfast.TrainingInterrupted, rnnfast.TrainingDiverged):
+            return
+        except rnnfast.InputError as error:
+            if "rnnfast train --resume" in works:
+                raise Wrong("doctor says that training goes on") from error
 
     def read_foreign(self, kind, data):
         """What is taken makes a network that is the same when it is saved and loaded."""
