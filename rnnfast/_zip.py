@@ -152,7 +152,9 @@ def _located(file: IO[bytes], entry: Member) -> Member:
     *common, packed, size, named, extra = fields
     rest = _read(file, entry.header + LOCAL.size, named + extra)
     if extra:
-        if extra != SIZES.size or (packed, size) != (FULL_32, FULL_32):
+        short = size, packed
+        # Python before 3.11.4 has the sizes in the short fields too
+        if extra != SIZES.size or short not in ((FULL_32, FULL_32), (entry.size, entry.size)):
             raise ValueError(f"{entry.name!r} has fields that are not known")
         kind, length, size, packed = SIZES.unpack(rest[named:])
         if (kind, length) != (1, SIZES.size - 4):

@@ -20,6 +20,7 @@ ALONE = {
     "of_one": "the fixture computes what it keeps for all",
     "resumed": "the fixture starts ranks that write into one folder",
     "whole": "the fixture has runs that it makes at the first call",
+    "test_threads_of_a_call": "it looks at how many threads the process has",
     "limited": "the fixture limits the files of the process",
     **dict.fromkeys(
         (

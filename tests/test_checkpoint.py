@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import struct
 import zipfile
 
 import numpy as np
@@ -232,6 +233,29 @@ def test_what_is_larger_than_4_gb_is_read(tmp_path, monkeypatch, limit):
         path.write_bytes(data[:k] + bytes([data[k] ^ 1]) + data[k + 1 :])
         with pytest.raises(InputError, match="is no checkpoint, or is damaged"):
             load_archive(path, "checkpoint")
+
+
+def test_what_python_before_3_11_4_has_written_is_read(tmp_path):
+    """Its local headers have sizes twice, in fields of four bytes and of eight."""
+    path = tmp_path / "a.npz"
+    arrays = {"x": np.arange(50.0), "y": np.ones(3, "f4")}
+    save_archive(path, "checkpoint", arrays, {"a": 1})
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        headers = [(info.header_offset, info.file_size) for info in archive.infolist()]
+    for at, size in headers:
+        assert data[at + 18 : at + 26] == b"\xff" * 8
+        data[at + 18 : at + 26] = struct.pack("<2L", size, size)
+    path.write_bytes(data)
+    _, loaded, meta = load_archive(path, "checkpoint")
+    assert meta == {"a": 1}
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(loaded[name], array, strict=True)
+    for at, _ in headers:
+        for k in range(at + 18, at + 26):
+            path.write_bytes(data[:k] + bytes([data[k] ^ 1]) + data[k + 1 :])
+            with pytest.raises(InputError, match="has fields that are not known"):
+                load_archive(path, "checkpoint")
 
 
 def test_bools_of_other_bytes(tmp_path):

@@ -26,9 +26,9 @@ def frozen(array, _):
 
 
 def mapped(array, folder):
-    path = folder / f"{len(list(folder.iterdir()))}.npy"
-    np.save(path, array)
-    return np.load(path, mmap_mode="r")
+    path = folder / str(len(list(folder.iterdir())))
+    array.tofile(path)
+    return np.memmap(path, array.dtype, "r", shape=array.shape)
 
 
 def moved(thing):
