@@ -53,7 +53,7 @@ def is_at(file: IO[Any], path: Path) -> bool:
     """Whether an open file is the one at a path, which another may have removed."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -244,8 +244,9 @@ def test_what_python_before_3_11_4_has_written_is_read(tmp_path):
     with zipfile.ZipFile(path) as archive:
         headers = [(info.header_offset, info.file_size) for info in archive.infolist()]
     for at, size in headers:
-        assert data[at + 18 : at + 26] == b"\xff" * 8
-        data[at + 18 : at + 26] = struct.pack("<2L", size, size)
+        twice = struct.pack("<2L", size, size)
+        assert data[at + 18 : at + 26] in (b"\xff" * 8, twice)
+        data[at + 18 : at + 26] = twice
     path.write_bytes(data)
     _, loaded, meta = load_archive(path, "checkpoint")
     assert meta == {"a": 1}

@@ -16,8 +16,10 @@ from processes import LIMIT, TEXT, TINY, in_background, wait_for
 from run_folders import read_history, require_equal_runs
 
 import rnnfast
+from rnnfast._locks import is_locked, open_locked
 from rnnfast.archive import load_archive, save_archive, write_atomically
 from rnnfast.errors import InputError, TrainingInterrupted
+from rnnfast.training import runs
 from rnnfast.training.folder import FolderInUse, locked
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has other signals and locks")
@@ -444,3 +446,78 @@ def test_the_history_is_appended_to(folder):
     assert [float(row["epoch"]) for row in rows] == [r.epoch for r in resumed.trainer.history]
     with pytest.raises(TrainingInterrupted):
         resumed.fit(5, verbose=False, stop=lambda: True)
+
+
+def test_a_lock_that_is_no_longer_there_is_taken_again(folder):
+    """Somebody has removed it, and another one may have the folder by now."""
+    with locked(Path("run")):
+        os.remove("run/.lock")
+        with locked(Path("run")):
+            assert is_locked(Path("run/.lock"))
+    assert not os.path.exists("run")
+    with locked(Path("run")):
+        os.remove("run/.lock")
+        other = open_locked(Path("run/.lock"))
+        with pytest.raises(FolderInUse, match="in use by process"), locked(Path("run")):
+            pass
+    assert is_locked(Path("run/.lock"))  # who leaves removes no other's
+    other.close()
+
+
+def test_a_file_of_somebodys_own_in_the_place_of_a_lock_is_kept(folder):
+    settings = rnnfast.Settings("text.txt", hidden=3)
+    os.mkdir("run")
+    Path("run/.lock").write_text("my data")
+    with pytest.raises(InputError, match=r"\.lock: expected the number of a process.* move it"):
+        rnnfast.Run.start("run", settings)
+    assert Path("run/.lock").read_text() == "my data"
+    for ours in ("", "123\n"):
+        Path("run/.lock").write_text(ours)
+        with locked(Path("run")):
+            assert Path("run/.lock").read_text() == f"{os.getpid()}\n"
+        assert os.listdir("run") == []
+        Path("run").mkdir(exist_ok=True)
+
+
+def test_a_start_that_comes_too_late_removes_nothing(folder, monkeypatch):
+    """The folder was removed, and its run writes there again before the new one does."""
+    settings = rnnfast.Settings("text.txt", hidden=12, batch=4, time=10, epochs=1)
+    other = rnnfast.Run.start("other", settings)
+    other.fit(verbose=False)
+
+    def late(*arguments):
+        for name in ("last.npz", "history.csv"):
+            shutil.copy(f"other/{name}", "run")
+        return vocabulary_of(*arguments)
+
+    vocabulary_of = runs.vocabulary_of
+    monkeypatch.setattr(runs, "vocabulary_of", late)
+    with pytest.raises(InputError, match=r"expected last\.npz as this run has read or written it"):
+        rnnfast.Run.start("run", rnnfast.Settings("text.txt", hidden=8))
+    assert set(os.listdir("run")) == {"last.npz", "history.csv"}
+
+
+@pytest.mark.parametrize("what", ["weights", "slots", "rate", "stopped"])
+def test_what_could_not_be_read_again_is_not_written(folder, what):
+    run = rnnfast.Run.start("run", rnnfast.Settings("text.txt", hidden=3, epochs=3))
+    run.fit(1, verbose=False)
+    before = {name: Path("run", name).read_bytes() for name in os.listdir("run")}
+
+    def change(*_):
+        if what == "rate":
+            run.trainer.optimizer.lr = np.inf
+        else:
+            arrays = run.trainer.optimizer.state[0] if what == "slots" else run.model.params
+            arrays[0][...] = np.inf
+        if what == "stopped":
+            raise rnnfast.TrainingInterrupted("by a callback")
+
+    told = pytest.raises(InputError, match=r"last\.npz: not written, since it could not be read")
+    if what == "stopped":
+        with told:
+            run.fit(verbose=False, on_step=change)
+    else:
+        change()
+        with told:
+            run.save(best=True)
+    assert {name: Path("run", name).read_bytes() for name in os.listdir("run")} == before

@@ -238,6 +238,8 @@ class Network:
         ------
         TypeError
             Where a layer or a subclass could not be made again; there is no file then.
+        InputError
+            Where a weight is NaN, which `load` would refuse; there is no new file then.
         ValueError, ImportError
             For another format; where safetensors is not installed.
         OSError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from .._files import open_regular
-from .._locks import open_locked
+from .._locks import is_at, open_locked
 from ..errors import InputError
 
 LOCK = ".lock"
@@ -30,7 +30,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Within it, no other thread of any process is; the folder is made where there is none, and
     removed with the folders around it that were made too, if nothing has been put there.
 
-    The lock ends with the process, however that ends; a child made by fork does not have it. Raises
+    The lock ends with the process, however that ends; a child made by fork does not have it. Where
+    its file is no longer in the folder when it is asked for again, it is taken again. Raises
     FolderInUse where somebody else has it, InputError where the folder cannot be written.
     """
     try:
@@ -54,8 +55,11 @@ def locked(folder: Path) -> Iterator[None]:
             )
         _held[name] = thread, depth + 1, place
     try:
-        if not depth:
-            _files[name] = _locked_file(folder, place)
+        if not depth or not is_at(_files[name], place / LOCK):
+            file = _locked_file(folder, place)
+            if depth:
+                _files[name].close()
+            _files[name] = file
         yield
     finally:
         if os.getpid() == process:
@@ -83,7 +87,7 @@ def who_has(folder: Path) -> str:
 def _leave(name: str, place: Path, missing: list[Path]) -> None:
     file = _files.pop(name, None)
     with suppress(OSError):  # rmdir refuses what is not empty
-        if file is not None:
+        if file is not None and is_at(file, place / LOCK):
             (place / LOCK).unlink()
         for part in missing:
             part.rmdir()
@@ -114,10 +118,25 @@ def _locked_file(folder: Path, place: Path) -> IO[bytes]:
                 "give another --out"
             )
     assert file is not None
+    try:
+        _require_lock(place, file.read(NUMBER_MOST))
+    except InputError:
+        file.close()
+        raise
     with suppress(OSError):  # of a full disk: it is locked anyway
         file.truncate(0)
+        file.seek(0)
         file.write(f"{os.getpid()}\n".encode())
     return file
+
+
+def _require_lock(place: Path, content: bytes) -> None:
+    """Raise InputError for a file that somebody has called as locks are."""
+    if content.strip() and not content.strip().isdigit():
+        raise InputError(
+            f"{place / LOCK}: expected the number of a process, got something else, which is "
+            "not written over; move it, or give another --out"
+        )
 
 
 def cannot_be_written(folder: Path, error: OSError) -> InputError:

@@ -1,5 +1,6 @@
 """The files of a run folder: `last.npz` to resume from, `best.npz` to use, `history.csv`."""
 
+import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,11 @@ from typing import Any
 
 from .._files import open_regular
 from .._types import Array
-from ..archive import naming, remove_leftovers, save_archive, write_atomically
+from ..archive import FORMATS, naming, remove_leftovers, save_archive, write_atomically
 from ..errors import InputError
-from .history import Record, as_csv
+from .checkpoint import require_finite
+from .fields import require_meta
+from .history import Record, as_csv, taken_from
 
 FILES = LAST, BEST, HISTORY = "last.npz", "best.npz", "history.csv"
 END_OF_ARCHIVE = 1 << 16  # bytes
@@ -54,6 +57,7 @@ class RunFiles:
         self.place = folder.absolute()  # whatever a callback does to the working folder
         self._lines: int | None = None  # of the history that this run has put into history.csv
         self.seen: tuple[int, ...] = ()  # which last.npz this run was read from, or has written
+        self._writes = False  # and what is there is its own
 
     def identity(self) -> tuple[int, ...]:
         """Which last.npz is there: its size, and a checksum of its end, where an archive has those
@@ -83,10 +87,15 @@ class RunFiles:
         best: Mapping[str, Array] | None,
     ) -> None:
         """Write the arrays of a trainer and its position, and first the arrays of `best.npz`, where
-        these are the best. The folder is made where there is none."""
+        these are the best. The folder is made where there is none.
+
+        Raises InputError for what could not be read again; nothing is written then.
+        """
+        last = {**meta, "position": position}
+        self._require_readable(arrays, last)
         self.place.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
         self.require_newest()
-        last = {**meta, "position": position}
+        self._writes = True
         is_new = not holds_run(self.place)
         for name in FILES:  # else what a kill has left of one that is seldom written stays
             remove_leftovers(self.place / name)
@@ -97,6 +106,17 @@ class RunFiles:
         self._write_history(history)
         if not is_new:  # the others are made again from the one before
             self._write_last(arrays, last)
+
+    def _require_readable(self, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+        try:
+            require_meta(FORMATS["checkpoint"][-1], json.loads(json.dumps(meta)), resumable=True)
+            for name, array in taken_from(arrays)[1].items():
+                require_finite(name, array)
+        except InputError as error:
+            raise InputError(
+                f"{self.folder / LAST}: not written, since it could not be read again, and what "
+                f"was saved before is kept: {error}"
+            ) from error
 
     def _write_last(self, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         try:
@@ -121,6 +141,7 @@ class RunFiles:
 
     def remove_half(self) -> None:
         """Leave nothing of a run that could not be saved for the first time."""
-        for name in (HISTORY, LAST):  # without the last it is no run that can be resumed
+        # without the last it is no run that can be resumed
+        for name in (HISTORY, LAST) if self._writes else ():
             with suppress(OSError):
                 (self.place / name).unlink()
