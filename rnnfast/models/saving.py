@@ -53,7 +53,8 @@ def save(path: str | PathLike[str], model: Any, format: Format = "npz") -> None:
     ties = tied(params)
     arrays = {name: W for name, W in params.items() if name not in ties}
     for name, W in arrays.items():
-        require_no_nan(name, W)  # which could not be read again
+        if W.dtype.kind == "f":
+            require_no_nan(name, W)  # which could not be read again
     meta = {"class": class_name(model), "config": model.config(), "tied": ties}
     if format == "safetensors":
         save_tensors(path, "model", arrays, meta)
