@@ -1,4 +1,4 @@
-"""Files that are opened to be read: regular ones alone, since others may have no end."""
+"""Regular files, which alone are read and replaced: others may have no end, or be the machine's."""
 
 import os
 import stat
@@ -48,8 +48,38 @@ def open_regular(path: str | os.PathLike[str], what: str = "") -> IO[bytes]:
         raise InputError(f"{name!r} is no path: {error}") from error
 
 
+def mode_of_replaceable(path: Path) -> int | None:
+    """The permissions of the regular file at a path, after links were followed; None where there is
+    none.
+
+    Raises InputError where a device, a socket, a folder or the pipe that a link leads to would be
+    lost, and where the path is none. A pipe that somebody has put there may be replaced.
+    """
+    if os.path.islink(path) and os.path.realpath(path.parent) == "/dev":  # /dev/stdout, for one
+        raise _no_place(path, stat.S_IFCHR)
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return stat.S_IMODE(mode)
+        if stat.S_ISFIFO(path.lstat().st_mode):
+            return None
+    except OSError:  # nothing is there, or whoever writes is told why not
+        return None
+    except ValueError as error:  # a zero in it
+        raise InputError(f"{str(path)!r} is no path: {error}; give the name of a file") from error
+    raise _no_place(path, mode)
+
+
+def _no_place(path: Path, mode: int) -> InputError:
+    return InputError(f"{path} is {_kind(mode)}, expected a file; give the name of a file")
+
+
+def _kind(mode: int) -> str:
+    return KINDS.get(stat.S_IFMT(mode), "something else")
+
+
 def _require_regular(name: str, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        kind = _kind(status.st_mode)
         do = "give a file" if kind == "a folder" else "write what comes from there to a file first"
         raise InputError(f"{name} is {kind}, and only regular files are read; {do}")

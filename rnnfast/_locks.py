@@ -12,6 +12,9 @@ if os.name == "posix":
 # of file systems that have no locks
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
+# a link is not followed, nor a pipe waited for
+FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
 
 def open_locked(path: Path) -> IO[bytes] | None:
     """The file at a path, which is made where there is none, locked until it is closed; None where
@@ -19,7 +22,7 @@ def open_locked(path: Path) -> IO[bytes] | None:
 
     Nothing that stands for another file is opened, nor what is no file.
     """
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    flags = os.O_RDWR | os.O_CREAT | FLAGS
     while True:
         file = open(os.open(path, flags, 0o666), "r+b", buffering=0)  # noqa: SIM115 - it stays open
         try:
@@ -41,9 +44,8 @@ def is_locked(path: Path) -> bool:
     nor is it opened."""
     if path.is_symlink() or not path.is_file():
         return False
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        with open(os.open(path, flags), "rb") as file:
+        with open(os.open(path, os.O_RDONLY | FLAGS), "rb") as file:
             return try_lock(file) is False
     except FileNotFoundError:
         return False

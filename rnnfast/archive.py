@@ -12,6 +12,7 @@ import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 
 from . import _zip
 from ._checks import aligned
-from ._files import open_regular
+from ._files import mode_of_replaceable, open_regular
 from ._locks import is_at, try_lock
 from ._types import Array
 from ._version import __version__
@@ -29,6 +30,9 @@ from .errors import InputError
 
 META = "meta.json"
 PARTIAL = ".partial"  # at the end of the name of a file that is being written
+OWNER = stat.S_IRUSR | stat.S_IWUSR  # may remove what a killed process has left
+# of file systems that cannot, and of folders in which one may write but not look
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
 META_MOST = 1 << 25  # bytes
 PART = 1 << 20  # numbers that are looked at together
 MESSAGE_MOST = 1000  # characters
@@ -58,16 +62,21 @@ FORMATS: dict[str, tuple[int, ...]] = {
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
     """Call `write(file)` on a binary file that takes the place of `path` when all is on disk.
 
-    Of several that write to one path at the same time, the last one stays. Raises OSError, with the
-    path in its message, where that is not possible; what was there before is still there then, but
-    where the folder alone could not be synced.
+    Of several that write to one path at the same time, the last one stays. It has the permissions
+    of the file that it replaces, and its owner can write. Raises OSError, with the path in its
+    message, where that is not possible, and InputError where something else than a file is there;
+    what was there before is still there then, but where the folder alone could not be synced.
     """
     path = Path(path)
+    mode = mode_of_replaceable(path)
     with naming(path):
         remove_leftovers(path)
         temporary, file = _new_beside(path)
         try:
             with file:
+                if mode is not None and hasattr(os, "fchmod"):  # before there is anything to read
+                    with suppress(OSError):  # not every file system can
+                        os.fchmod(file.fileno(), mode | OWNER)
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -81,14 +90,20 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
             raise
     if os.name == "posix":  # elsewhere a folder cannot be opened, nor its entry synced
         with naming(path):
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system can
-                    raise
-            finally:
-                os.close(folder)
+            _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where that is possible."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
 
 
 @contextmanager
@@ -125,7 +140,7 @@ def leftovers(path: Path) -> Iterator[Path]:
     """What saves of a file have left beside it: those that are going on, and killed ones."""
     name = re.compile(re.escape(f".{path.name}") + r"(\.[0-9a-f]{16})?" + re.escape(PARTIAL))
     for beside in path.parent.glob(f".{glob.escape(path.name)}*{PARTIAL}"):
-        if name.fullmatch(beside.name) and beside.is_file() and not beside.is_symlink():
+        if name.fullmatch(beside.name) and os.path.isfile(beside) and not os.path.islink(beside):
             yield beside
 
 

@@ -1,14 +1,20 @@
 """Files are whole or not there, and nothing in them is executed."""
 
+import errno
 import io
 import os
 import pickle
+import socket
+import stat
 import struct
 import zipfile
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rnnfast._files import mode_of_replaceable
 from rnnfast.archive import MESSAGE_MOST, damage, load_archive, save_archive, write_atomically
 from rnnfast.errors import InputError
 
@@ -283,3 +289,100 @@ def test_objects_are_not_written(tmp_path):
     with pytest.raises(TypeError, match="x: expected an array of numbers, got dtype object"):
         save_archive(tmp_path / "a", "checkpoint", {"x": np.array([None])}, {})
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX has such files")
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("kind", ["device", "pipe", "socket", "folder"])
+def test_what_is_no_file_is_not_replaced(kind, linked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    if kind == "device":
+        if os.geteuid() or not hasattr(os, "makedev"):
+            pytest.skip("only root makes devices")
+        os.mknod("a", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind("a")
+    else:
+        (os.mkfifo if kind == "pipe" else os.mkdir)("a")
+    os.symlink("a", "link")
+    path, before = "link" if linked else "a", os.lstat("a")
+    if kind == "pipe" and not linked:  # somebody has put it there, and may have another
+        write_atomically(path, lambda file: file.write(b"new"))
+        assert os.path.isfile(path)
+        return
+    expected = f"^{path} is a {kind}, expected a file; give the name of a file$"
+    with pytest.raises(InputError, match=expected):
+        write_atomically(path, lambda file: pytest.fail("it was written"))
+    assert os.path.samestat(os.lstat("a"), before)
+    assert sorted(os.listdir()) == ["a", "link"]
+
+
+@pytest.mark.skipif(not os.path.islink("/dev/stdout"), reason="the system has no /dev/stdout")
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/../dev/stdout", "/proc/../dev/stderr"])
+def test_links_among_devices_are_not_replaced(path):
+    """Wherever they lead; nothing is written here, since that would harm the machine."""
+    with pytest.raises(InputError, match=f"^{path} is a device, expected a file"):
+        mode_of_replaceable(Path(path))
+
+
+def test_a_link_is_replaced(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    for to in ("file", "missing", "link"):
+        (tmp_path / "link").symlink_to(to)
+        write_atomically(tmp_path / "link", lambda file: file.write(b"new"))
+        assert not (tmp_path / "link").is_symlink()
+        (tmp_path / "link").unlink()
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [("", r"\. is a folder, expected a file"), ("a\0b", r"'a\\x00b' is no path: .*null")],
+)
+def test_names_that_are_no_path(path, says):
+    with pytest.raises(InputError, match=says):
+        write_atomically(path, lambda file: file.write(b"new"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX has such permissions")
+def test_permissions_stay(tmp_path):
+    """From the first byte on."""
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def mode(path):
+        return stat.S_IMODE(path.stat().st_mode)
+
+    def write(file):
+        file.write(b"new")
+        assert mode(Path(file.name)) == expected
+
+    for given, expected in [(0o600, 0o600), (0o664, 0o664), (0o440, 0o640)]:
+        path.chmod(given)
+        write_atomically(path, write)
+        assert mode(path) == expected
+    (tmp_path / "link").symlink_to("a")
+    write_atomically(tmp_path / "link", write)
+    assert mode(tmp_path / "link") == expected
+    (tmp_path / "other").touch()
+    expected = mode(tmp_path / "other")
+    write_atomically(tmp_path / "new", write)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere folders are not synced")
+@pytest.mark.parametrize("refused", ["EACCES", "EINVAL", "EIO"])
+def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, refused):
+    """As one that others may write into, but not look at."""
+    error, before = OSError(getattr(errno, refused), "refused"), os.open
+
+    def opened(path, *args, **kwargs):
+        if path == tmp_path:
+            raise error
+        return before(path, *args, **kwargs)
+
+    monkeypatch.setattr("os.open", opened)
+    raised = pytest.raises(OSError, match="refused") if refused == "EIO" else nullcontext()
+    with raised:
+        write_atomically(tmp_path / "a", lambda file: file.write(b"new"))
+    assert (tmp_path / "a").read_bytes() == b"new"

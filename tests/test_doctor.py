@@ -1,8 +1,12 @@
 """What `rnnfast doctor` says of a run folder, in which it changes nothing."""
 
+import contextlib
+import errno
 import os
 import re
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 from hostile import make
@@ -14,6 +18,7 @@ from rnnfast.training import folder
 WORKS = "works: `rnnfast train --resume --out run`; `rnnfast sample run`"
 USABLE = "works: `rnnfast sample run`"
 NOTHING = "works: nothing"
+NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -199,10 +204,12 @@ def test_pipes_in_the_place_of_files(run, doctor, monkeypatch):
     assert lines[-1] == NOTHING
 
 
-@pytest.mark.parametrize("kind", ["loop", "dangling", "folder"])
-def test_a_lock_that_is_no_file(kind, run, doctor):
+@pytest.mark.parametrize("kind", ["loop", "dangling", "folder", "of somebody's own"])
+def test_a_lock_that_is_none(kind, run, doctor):
     if kind == "folder":
         (run / ".lock").mkdir()
+    elif kind == "of somebody's own":
+        (run / ".lock").write_text("my data")
     else:
         (run / ".lock").symlink_to(".lock" if kind == "loop" else "missing")
     lines, wrong = doctor()
@@ -273,6 +280,11 @@ def test_room_for_what_the_saves_to_come_have_more(options, run, doctor, trained
         training.fit(2, verbose=False, stop=lambda: next(blocks) == 7)
     assert taken("last.npz") <= after < 1.3 * taken("last.npz")
     assert taken("last.npz", "best.npz") <= before < 1.7 * taken("last.npz", "best.npz")
+    sizes = [(run / name).stat().st_size for name in ("last.npz", "best.npz", "history.csv")]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _: os.statvfs_result((0, 1 << 20, *[8] * 8)))
+        assert max(sizes) < 1 << 20
+        assert said() == 3 << 20  # the lock, the history, and what takes the place of best.npz
     usage = shutil.disk_usage(run)
     needed = said()
     for free, lack in ((needed, ["disk"]), (needed + 1, [])):
@@ -363,3 +375,120 @@ def test_looking_disturbs_no_training(run):
         patch.setattr(folder, "open_locked", once)
         with folder.locked(run):
             assert len(attempts) == 2
+
+
+@pytest.fixture
+def others(trained, monkeypatch):
+    """A run in a folder into which anybody may look."""
+    if not hasattr(os, "fork"):
+        pytest.skip("the system has no fork")
+    with tempfile.TemporaryDirectory() as place:
+        monkeypatch.chdir(place)
+        os.chmod(place, 0o755)
+        shutil.copy(trained / "text.txt", ".")
+        settings = rnnfast.Settings("text.txt", hidden=5, batch=2, time=5, epochs=1)
+        rnnfast.Run.start("run", settings, verbose=False).fit(verbose=False)
+        for name in (".lock", ".last.npz.0123456789abcdef.partial"):
+            Path("run", name).touch()
+        if os.geteuid() == 0:
+            for path in (Path("run"), *Path("run").iterdir()):
+                os.chown(path, NOBODY, NOBODY)
+        yield
+        os.chmod("run", 0o755)
+
+
+def said_to_a_user(*command):
+    """The exit code and the lines of a command of somebody who is not root."""
+    with open("said", "w+") as said:
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                if os.geteuid() == 0:
+                    os.setgroups([])
+                    os.setgid(NOBODY)
+                    os.setuid(NOBODY)
+                with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                    code = main(command)
+                said.flush()
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said.seek(0)
+        return code, said.read().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "expected", "works"),
+    [
+        ("run", 0o444, ["last.npz", "best.npz", "disk"], NOTHING),
+        ("run", 0o000, ["last.npz", "best.npz", "other files", "disk"], NOTHING),
+        ("run", 0o333, ["other files"], WORKS),
+        ("run", 0o555, ["disk"], USABLE),
+        ("run/.lock", 0o000, ["lock"], USABLE),
+        ("run/.lock", 0o444, ["lock"], USABLE),
+        ("run/history.csv", 0o000, [], WORKS),
+        ("run/last.npz", 0o000, ["last.npz"], USABLE),
+        ("run/best.npz", 0o000, ["best.npz"], NOTHING),
+    ],
+)
+def test_what_may_not_be_read_or_written(name, mode, expected, works, others):
+    """All of it is told, and training goes on where it is said to."""
+    os.chmod(name, mode)
+    code, lines = said_to_a_user("doctor", "run")
+    wrong = [line.partition(":")[0] for line in lines if ": WRONG: " in line]
+    if name == "run":  # a lock in it may be out of sight
+        wrong = [subject for subject in wrong if subject != "lock"]
+    assert wrong == expected
+    assert code == bool(expected)
+    assert works in lines
+    code, lines = said_to_a_user("train", "--resume", "--epochs", "2", "--out", "run")
+    assert code == (works != WORKS), lines
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX has sticky folders")
+@pytest.mark.parametrize("user", ["owner", "root", "other"])
+def test_a_sticky_folder(user, run, doctor, monkeypatch):
+    run.chmod(0o1777)
+    users = {"owner": os.geteuid(), "root": 0, "other": os.geteuid() + 1}
+    monkeypatch.setattr(os, "geteuid", lambda: users[user])
+    lines, wrong = doctor()
+    assert wrong == ["disk"] * (user == "other")
+    assert lines[-1] == (USABLE if wrong else WORKS)
+    assert not wrong or "disk: WRONG: last.npz cannot be replaced: it is another" in lines[-2]
+
+
+@pytest.mark.parametrize("name", ["last.npz", "best.npz", "history.csv"])
+@pytest.mark.parametrize("refusal", [errno.EPERM, errno.EACCES])
+def test_attributes_that_forbid_to_replace_a_file(name, refusal, run, doctor, monkeypatch):
+    """As `chattr +i` and `+a`, which are for root alone; who may only not write, may replace."""
+    before = os.open
+
+    def opened(path, flags, *args, **kwargs):
+        if flags & os.O_WRONLY and Path(path).name == name:
+            raise OSError(refusal, os.strerror(refusal))
+        return before(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", opened)
+    lines, wrong = doctor()
+    assert wrong == ["disk"] * (refusal == errno.EPERM)
+    assert lines[-1] == (USABLE if wrong else WORKS)
+    assert not wrong or lines[-2].startswith(f"disk: WRONG: {name} cannot be replaced: its attrib")
+
+
+@pytest.mark.parametrize("name", ["last.npz", "best.npz"])
+def test_links_to_a_disk_that_is_not_there(name, run, doctor):
+    (run / name).rename(run.parent / "moved")
+    (run / name).symlink_to(run.parent / "moved")
+    assert doctor()[0][-1] == WORKS
+    (run.parent / "moved").unlink()
+    lines, wrong = doctor()
+    assert wrong == [name]
+    assert f"{name}: WRONG: a link to {run.parent / 'moved'}, where nothing is" in lines
+    assert lines[-1] == (USABLE if name == "last.npz" else NOTHING)
+
+
+def test_a_name_that_is_too_long(capsys):
+    assert main(["doctor", "a" * 300]) == 1
+    out, _ = capsys.readouterr()
+    assert out == "folder: WRONG: cannot be looked at: File name too long\nworks: nothing\n"

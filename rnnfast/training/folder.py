@@ -119,7 +119,7 @@ def _locked_file(folder: Path, place: Path) -> IO[bytes]:
             )
     assert file is not None
     try:
-        _require_lock(place, file.read(NUMBER_MOST))
+        require_lock(place, file)
     except InputError:
         file.close()
         raise
@@ -130,12 +130,13 @@ def _locked_file(folder: Path, place: Path) -> IO[bytes]:
     return file
 
 
-def _require_lock(place: Path, content: bytes) -> None:
-    """Raise InputError for a file that somebody has called as locks are."""
-    if content.strip() and not content.strip().isdigit():
+def require_lock(place: Path, file: IO[bytes]) -> None:
+    """Raise InputError for a file of a folder that somebody has called as its lock is."""
+    content = file.read(NUMBER_MOST).strip()
+    if content and not content.isdigit():
         raise InputError(
-            f"{place / LOCK}: expected the number of a process, got something else, which is "
-            "not written over; move it, or give another --out"
+            f"{place / LOCK}: expected the number of a process, got something else, which is not "
+            "written over; move it, or give another --out"
         )
 
 
