@@ -9,11 +9,12 @@ import sys
 
 import numpy as np
 import pytest
-from ranks import start
+from ranks import finished, start
 from run_folders import require_equal_runs
 
 import rnnfast
 from rnnfast import selfcheck
+from rnnfast._launch import LAUNCHERS, launched
 from rnnfast.archive import load_archive, save_archive
 from rnnfast.cli import main
 from rnnfast.cli.sample import BETWEEN
@@ -339,6 +340,44 @@ def test_environment_sets_the_threads(monkeypatch, capsys):
     monkeypatch.setenv("RNNFAST_NUM_THREADS", "none")
     assert main(["info"]) == 1
     assert "RNNFAST_NUM_THREADS: expected" in capsys.readouterr().err
+
+
+LONG = 5000 * "1"  # digits, which Python does not read
+
+
+@pytest.mark.parametrize("command", [["info"], ["--version"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("RNNFAST_NUM_THREADS", "abc", "expected a whole number of at least 1, got 'abc'"),
+        ("RNNFAST_NUM_THREADS", "0", "expected a whole number of at least 1, got '0'"),
+        ("RNNFAST_NUM_THREADS", "2.0", "expected a whole number of at least 1, got '2.0'"),
+        ("RNNFAST_NUM_THREADS", LONG, "expected a whole number of at least 1, got '1111"),
+        ("RNNFAST_CPU", "AVX512", "expected an instruction set that this processor and this build"),
+        ("RNNFAST_CPU", LONG, "expected an instruction set that this processor and this build"),
+        ("TQDM_MININTERVAL", "junk", "expected what the progress bar tqdm can use"),
+        ("TQDM_NCOLS", "abc", "expected what the progress bar tqdm can use"),
+    ],
+)
+def test_junk_in_the_environment_is_told(variable, value, told, command):
+    env = {variable: value}
+    code, out, err = finished(start(sys.executable, "-m", "rnnfast", *command, env=env))
+    assert (code, out) == (1, "")
+    assert err.startswith(f"rnnfast: error: {variable}: {told}")
+    assert "unset it" in err
+    assert (len(err.splitlines()), len(err) < 300) == (1, True)
+    _, _, err = finished(start(sys.executable, "-c", "import rnnfast", env=env))
+    assert f"\nrnnfast.errors.InputError: {variable}: {told}" in err
+
+
+@pytest.mark.parametrize("numbers", [(LONG, "0"), (LONG, LONG), ("1", "5"), ("0", "0"), ("3", "")])
+@pytest.mark.parametrize("names", LAUNCHERS)
+def test_what_no_launcher_would_say_is_left_alone(names, numbers, monkeypatch, capsys):
+    for name, number in zip(names, numbers, strict=True):
+        monkeypatch.setenv(name, number)
+    assert launched() == (0, 1)
+    assert main(["sample", "nofolder"]) == 1
+    assert capsys.readouterr().err.startswith("rnnfast: error: ")
 
 
 def test_module_and_version():
