@@ -80,7 +80,7 @@ def test_the_plot_is_a_png_or_a_line_that_says_why_not(folder, capsys, monkeypat
 
 
 def test_a_plot_that_cannot_be_written_ends_nothing(folder, capsys, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("rnnfast.cli.train.plot_history", full)
@@ -88,6 +88,25 @@ def test_a_plot_that_cannot_be_written_ends_nothing(folder, capsys, monkeypatch)
     out = capsys.readouterr().out
     assert "plot: none, since run/loss.png cannot be written: No space left on device" in out
     assert "rnnfast sample run" in out
+
+
+@pytest.mark.parametrize("error", [ValueError("'junk' is not a valid value"), ImportError("Qt4")])
+def test_settings_that_matplotlib_cannot_use_end_nothing(error, capsys, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("rnnfast.training.plot.axes", fail)
+    assert train("--epochs", "1", "--out", "run") == 0
+    out = capsys.readouterr().out
+    assert (
+        f"\nplot: none, since matplotlib cannot draw it: {type(error).__name__}: {error}\n" in out
+    )
+    assert "rnnfast sample run" in out
+    command = ["example", "addition", "--pairs", "20", "--epochs", "1", "--out", "example"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert f"\naccuracy: none, since matplotlib cannot draw it: {type(error).__name__}: " in out
+    assert "next: " in out
 
 
 def test_the_history_is_a_table(folder):

@@ -13,6 +13,7 @@ from ..threads import get_num_threads
 from ..training.plot import plot_attention, plot_curve
 from ..training.progress import Progress
 from .options import count, number, seed
+from .output import draw
 
 PAIRS = 50_000
 ANSWERS_SHOWN = 10
@@ -125,15 +126,8 @@ def _draw(example: Example, result: Result, folder: Path) -> None:
         weights = example.attention(model, question, answer)
         read = example.read(question)
         pictures["attention"] = lambda path: plot_attention(path, weights, read, answer)
-    for name, draw in pictures.items():
-        path = folder / f"{name}.png"
-        try:
-            draw(path)
-            print(f"{name}: {path}")
-        except ImportError:
-            print(
-                f"{name}: no picture, since matplotlib is not installed (`pip install matplotlib`)"
-            )
+    for name, write in pictures.items():
+        draw(name, folder / f"{name}.png", write)
 
 
 def _answer(example: Example, folder: Path, question: str) -> str:

@@ -5,6 +5,7 @@ import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import count as count_from
 from itertools import takewhile
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..training.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
 from ..training.trainer import SAVE_EVERY, loss_text
 from .eval import loss_of
 from .options import above_zero, count, flag, fraction, not_negative, seed
-from .output import say
+from .output import draw, say
 from .sample import BETWEEN, SAMPLE_TEMPERATURE
 
 DEFAULT_FOLDER = "rnnfast-run"
@@ -145,7 +146,8 @@ def _say_what_came_out(run: Run, best: Run, test_loss: float) -> None:
     unit = run.vocabulary.unit
     say(f"validation, best epoch: {loss_text(run.trainer.best_loss, unit)}")
     say(f"test, same weights:     {loss_text(test_loss, unit)}")
-    _plot(run)
+    write_plot = partial(plot_history, history=run.trainer.history, unit=unit)
+    draw("plot", run.folder / "loss.png", write_plot)
     _show_samples(best)
     _say_what_is_next(run)
 
@@ -250,14 +252,3 @@ def _describe(run: Run, places: Sequence[str]) -> None:
 def _threads() -> str:
     count = get_num_threads()
     return f"{count} thread{'s' * (count > 1)}"
-
-
-def _plot(run: Run) -> None:
-    path = run.folder / "loss.png"
-    try:
-        plot_history(path, run.trainer.history, run.vocabulary.unit)
-        say(f"plot: {path}")
-    except ImportError:
-        say("plot: none, since matplotlib is not installed (`pip install matplotlib`)")
-    except OSError as error:
-        say(f"plot: none, since {path} cannot be written: {error.strerror or error}")
