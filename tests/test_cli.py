@@ -18,6 +18,7 @@ from rnnfast._launch import LAUNCHERS, launched
 from rnnfast.archive import load_archive, save_archive
 from rnnfast.cli import main
 from rnnfast.cli.sample import BETWEEN
+from rnnfast.training.settings import SCHEDULES
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
 TINY = ["--hidden", "12", "--embedding", "6", "--batch", "4", "--time", "10"]
@@ -640,6 +641,13 @@ def test_bad_options_are_usage_errors(options, capsys):
         train(*options)
     assert caught.value.code == 2
     assert options[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_learning_rate_that_overflows_leaves_nothing_behind(schedule, folder, capsys):
+    assert train("--lr", "1e308", "--schedule", schedule, "--out", "run") == 1
+    assert re.match(r"rnnfast: error: lr: expected .* got 1e\+308\n$", capsys.readouterr().err)
+    assert [path.name for path in folder.iterdir()] == ["text.txt"]
 
 
 @pytest.mark.parametrize("length", ["0", "-3", "1.5", str(10**21)])
