@@ -4,6 +4,7 @@ import csv
 import errno
 import os
 import re
+import shlex
 import signal
 import sys
 
@@ -641,6 +642,14 @@ def test_bad_options_are_usage_errors(options, capsys):
         train(*options)
     assert caught.value.code == 2
     assert options[0] in capsys.readouterr().err
+
+
+def test_commands_for_a_folder_whose_name_is_like_an_option(capsys):
+    assert train("--epochs", "1", "--out=-lead") == 0
+    ways = re.findall(r"^  rnnfast (\S.*?)  ", capsys.readouterr().out, re.MULTILINE)
+    assert main(shlex.split(ways[0])) == 0
+    assert main(shlex.split(ways[2])) == 0
+    assert ways[2] == "train --resume --out ./-lead --epochs 2"
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

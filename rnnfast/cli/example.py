@@ -1,12 +1,11 @@
 """`rnnfast example`."""
 
 import argparse
-import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, as_word
 from ..models import AttentionSeq2seq, Seq2seq
 from ..systems.examples import EXAMPLES, STOP, Example, Result, train_example
 from ..threads import get_num_threads
@@ -56,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> int:
     _draw(example, result, folder)
     ask = f'rnnfast example {example.name} --ask "{_longest(result)}"'
     if arguments.out:
-        ask += f" --out {shlex.quote(str(folder))}"
+        ask += f" --out {as_word(folder)}"
     print(
         f"next: `{ask}` asks it a question of yours;\n"
         f"      rnnfast.{type(result.model).__name__}.load({str(folder / 'model.npz')!r}) is the "
@@ -135,8 +134,8 @@ def _answer(example: Example, folder: Path, question: str) -> str:
     path = folder / "model.npz"
     if not path.exists():
         raise InputError(
-            f"{path} does not exist; `rnnfast example {example.name} --out "
-            f"{shlex.quote(str(folder))}` makes it"
+            f"{path} does not exist; `rnnfast example {example.name} --out {as_word(folder)}` "
+            "makes it"
         )
     model: Seq2seq = example.Model.load(path)
     if model.vocab_size != len(example.vocabulary):

@@ -1,7 +1,6 @@
 """`rnnfast train`."""
 
 import argparse
-import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, TrainingInterrupted
+from ..errors import InputError, TrainingInterrupted, as_word
 from ..layers.initial import INITS
 from ..models import LAYER_OF_CELL
 from ..text.lanes import unigram_entropy
@@ -137,7 +136,7 @@ def _interrupted_in(folder: Path, ranks: OneRank) -> Iterator[None]:
             raise
         raise TrainingInterrupted(
             f"interrupted; {folder} keeps what was saved last, "
-            f"`rnnfast train --resume --out {shlex.quote(str(folder))}` carries on",
+            f"`rnnfast train --resume --out {as_word(folder)}` carries on",
             getattr(stop, "number", signal.SIGINT),
         ) from None
 
@@ -162,7 +161,7 @@ def _show_samples(run: Run) -> None:
 
 
 def _say_what_is_next(run: Run) -> None:
-    folder, epochs = shlex.quote(str(run.folder)), 2 * max(run.settings.epochs, run.trainer.epoch)
+    folder, epochs = as_word(run.folder), 2 * max(run.settings.epochs, run.trainer.epoch)
     ways = {
         f"rnnfast sample {folder}": "writes more",
         f"rnnfast score {folder} FILE": "says how likely the lines of a file are",

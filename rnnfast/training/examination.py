@@ -1,7 +1,6 @@
 """What is in a run folder, what can be done with it, and what is wrong: nothing is changed."""
 
 import os
-import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,7 +10,7 @@ from typing import NamedTuple
 from .._files import open_regular
 from .._locks import is_locked
 from ..archive import FORMATS, leftovers
-from ..errors import InputError
+from ..errors import InputError, as_word
 from .folder import LOCK, who_has
 from .history import as_csv
 from .run_files import BEST, FILES, HISTORY, LAST
@@ -59,9 +58,9 @@ def examine(folder: Path) -> Iterator[Finding]:
         text, history = _text(folder), _seen(HISTORY, partial(_history, last), folder)
         free = not is_locked(folder / LOCK)
         works = best and free and all(each.good for each in (lock, disk, text, history))
-        yield text._replace(command=f"rnnfast train --resume --out {_named(folder)}" * bool(works))
+        yield text._replace(command=f"rnnfast train --resume --out {as_word(folder)}" * bool(works))
         yield history
-    yield of_best._replace(command=f"rnnfast sample {_named(folder)}" if best else "")
+    yield of_best._replace(command=f"rnnfast sample {as_word(folder)}" if best else "")
     for name in (*FILES, PLOT):
         for path in leftovers(folder / name):
             yield _seen(path.name, partial(_leftover, name), path)
@@ -75,12 +74,6 @@ def _seen(subject: str, look: Callable[[Path], Finding], path: Path) -> Finding:
         return look(path)
     except OSError as error:
         return Finding(subject, f"cannot be looked at: {error.strerror}", False)
-
-
-def _named(folder: Path) -> str:
-    """A folder as a word of a command line, which no option is."""
-    name = str(folder)
-    return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 def _leftover(name: str, path: Path) -> Finding:
