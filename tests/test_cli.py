@@ -391,6 +391,16 @@ def test_junk_in_the_environment_is_told(variable, value, told, command):
     assert f"\nrnnfast.errors.InputError: {variable}: {told}" in err
 
 
+def test_a_name_in_tqdm_file_is_no_file():
+    code = (
+        "import io, sys; from rnnfast.training.progress import Progress\n"
+        "sys.stderr = io.StringIO(); sys.stderr.isatty = lambda: True\n"
+        "Progress(9).advance(3); print(sys.stderr.getvalue())"
+    )
+    code, out, err = finished(start(sys.executable, "-c", code, env={"TQDM_FILE": "abc"}))
+    assert (code, "/9.00" in out) == (0, True), err
+
+
 @pytest.mark.parametrize("numbers", [(LONG, "0"), (LONG, LONG), ("1", "5"), ("0", "0"), ("3", "")])
 @pytest.mark.parametrize("names", LAUNCHERS)
 def test_what_no_launcher_would_say_is_left_alone(names, numbers, monkeypatch, capsys):

@@ -45,6 +45,7 @@ class Progress:
             unit_scale=True,
             delay=self._wait if read else 0,
             dynamic_ncols=True,
+            file=sys.stderr,  # whatever TQDM_FILE says, which can only be a name
             disable=not (self._shown and sys.stderr.isatty()),
         )
         self._total = total
