@@ -4,7 +4,7 @@ Layers and losses have the interface of the textbook "Deep Learning from Scratch
 name can be imported from here. `rnnfast.reference` has the same layers in NumPy alone.
 """
 
-from . import _signals  # noqa: F401 - first, since it says what Ctrl-C does during the rest
+from . import _signals, _start  # noqa: F401 - first: what Ctrl-C and errors do during the rest
 from ._version import __version__
 from .errors import InputError, RankError, TrainingDiverged, TrainingInterrupted
 from .info import build_info

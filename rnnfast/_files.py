@@ -52,8 +52,8 @@ def mode_of_replaceable(path: Path) -> int | None:
     """The permissions of the regular file at a path, after links were followed; None where there is
     none.
 
-    Raises InputError where a device, a socket, a folder or the pipe that a link leads to would be
-    lost, and where the path is none. A pipe that somebody has put there may be replaced.
+    Raises InputError where a device, a pipe, a socket or a folder would be lost, and where the path
+    is none.
     """
     if os.path.islink(path) and os.path.realpath(path.parent) == "/dev":  # /dev/stdout, for one
         raise _no_place(path, stat.S_IFCHR)
@@ -61,8 +61,6 @@ def mode_of_replaceable(path: Path) -> int | None:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
             return stat.S_IMODE(mode)
-        if stat.S_ISFIFO(path.lstat().st_mode):
-            return None
     except OSError:  # nothing is there, or whoever writes is told why not
         return None
     except ValueError as error:  # a zero in it

@@ -17,10 +17,15 @@ LAUNCHERS = (  # variables with how many processes there are, and which of them 
 def launched() -> tuple[int, int]:
     """Which process this is, and of how many that a launcher has started: 0 of 1 where none has."""
     for size, rank in LAUNCHERS:
-        numbers = os.environ.get(size, ""), os.environ.get(rank, "")
-        if all(number.isdecimal() for number in numbers):
-            return int(numbers[1]), int(numbers[0])
+        if 0 <= _number(rank) < _number(size):
+            return _number(rank), _number(size)
     return 0, 1
+
+
+def _number(variable: str) -> int:
+    """What a variable of the environment counts; -1 where that is nothing a launcher would say."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() and len(text) < 10 else -1
 
 
 def is_command() -> bool:

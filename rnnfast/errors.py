@@ -1,5 +1,8 @@
 """Errors whose message is written for whoever runs a training, not for whoever calls a layer."""
 
+import os
+import shlex
+
 
 class InputError(ValueError):
     """A text, file, run folder or setting that cannot be used; the message says what to do."""
@@ -22,3 +25,9 @@ class TrainingInterrupted(Exception):
 
 class RankError(RuntimeError):
     """One of the processes that train together failed, or has something that others have not."""
+
+
+def as_word(path: str | os.PathLike[str]) -> str:
+    """A path as a word of a command that a message suggests: none that would be an option."""
+    name = os.fspath(path)
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)

@@ -3,6 +3,7 @@
 import math
 import os
 from pathlib import Path
+from reprlib import repr as shortened
 
 from ._checks import as_count
 from .errors import InputError
@@ -38,9 +39,16 @@ def default_num_threads() -> int:
     asked = os.environ.get(ENVIRONMENT, "")
     if not asked:
         return available_cpus()
-    if not asked.isdecimal() or int(asked) < 1:
-        raise InputError(f"{ENVIRONMENT}: expected a whole number of at least 1, got {asked!r}")
-    return int(asked)
+    try:
+        count = int(asked) if asked.isdecimal() else 0
+    except ValueError:  # of thousands of digits
+        count = 0
+    if count < 1:
+        raise InputError(
+            f"{ENVIRONMENT}: expected a whole number of at least 1, got {shortened(asked)}; "
+            "unset it to use all CPUs"
+        )
+    return count
 
 
 def set_num_threads(n: int) -> None:

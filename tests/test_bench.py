@@ -592,6 +592,27 @@ def test_plot_without_matplotlib_is_an_error_before_anything_is_measured(monkeyp
     assert out == ""
 
 
+def test_settings_that_matplotlib_cannot_use_are_told_before_anything_is_measured(
+    tiny, monkeypatch, capsys
+):
+    (tiny / "matplotlib.py").write_text("raise ValueError('junk is no backend')")
+    monkeypatch.syspath_prepend(tiny)
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    assert main(["bench", "--table", "lstm", "--plot", "b.png"]) == 1
+    told = "rnnfast: error: b.png: matplotlib cannot be used: junk is no backend\n"
+    assert capsys.readouterr() == ("", told)
+
+
+@pytest.mark.parametrize("option", ["--json", "--markdown", "--plot"])
+@pytest.mark.parametrize("make", [os.mkdir, getattr(os, "mkfifo", os.mkdir)])
+def test_what_is_no_file_is_told_before_anything_is_measured(make, option, tiny, capsys):
+    make(place := "taken")  # no device: where this fails, it is replaced
+    assert main(["bench", "--table", "lstm", option, place]) == 1
+    out, err = capsys.readouterr()
+    assert re.match(rf"rnnfast: error: {place} is a \w+, expected a file; give the name of", err)
+    assert out == ""
+
+
 def layer_task(**options):
     return ours.Layer(1, **{"cell": "lstm", "dtype": "float32", "way": "both", **options})
 

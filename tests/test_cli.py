@@ -4,19 +4,22 @@ import csv
 import errno
 import os
 import re
+import shlex
 import signal
 import sys
 
 import numpy as np
 import pytest
-from ranks import start
+from ranks import finished, start
 from run_folders import require_equal_runs
 
 import rnnfast
 from rnnfast import selfcheck
+from rnnfast._launch import LAUNCHERS, launched
 from rnnfast.archive import load_archive, save_archive
 from rnnfast.cli import main
 from rnnfast.cli.sample import BETWEEN
+from rnnfast.training.settings import SCHEDULES
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
 TINY = ["--hidden", "12", "--embedding", "6", "--batch", "4", "--time", "10"]
@@ -79,7 +82,7 @@ def test_the_plot_is_a_png_or_a_line_that_says_why_not(folder, capsys, monkeypat
 
 
 def test_a_plot_that_cannot_be_written_ends_nothing(folder, capsys, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("rnnfast.cli.train.plot_history", full)
@@ -87,6 +90,25 @@ def test_a_plot_that_cannot_be_written_ends_nothing(folder, capsys, monkeypatch)
     out = capsys.readouterr().out
     assert "plot: none, since run/loss.png cannot be written: No space left on device" in out
     assert "rnnfast sample run" in out
+
+
+@pytest.mark.parametrize("error", [ValueError("'junk' is not a valid value"), ImportError("Qt4")])
+def test_settings_that_matplotlib_cannot_use_end_nothing(error, capsys, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("rnnfast.training.plot.axes", fail)
+    assert train("--epochs", "1", "--out", "run") == 0
+    out = capsys.readouterr().out
+    assert (
+        f"\nplot: none, since matplotlib cannot draw it: {type(error).__name__}: {error}\n" in out
+    )
+    assert "rnnfast sample run" in out
+    command = ["example", "addition", "--pairs", "20", "--epochs", "1", "--out", "example"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert f"\naccuracy: none, since matplotlib cannot draw it: {type(error).__name__}: " in out
+    assert "next: " in out
 
 
 def test_the_history_is_a_table(folder):
@@ -341,6 +363,54 @@ def test_environment_sets_the_threads(monkeypatch, capsys):
     assert "RNNFAST_NUM_THREADS: expected" in capsys.readouterr().err
 
 
+LONG = 5000 * "1"  # digits, which Python does not read
+
+
+@pytest.mark.parametrize("command", [["info"], ["--version"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("RNNFAST_NUM_THREADS", "abc", "expected a whole number of at least 1, got 'abc'"),
+        ("RNNFAST_NUM_THREADS", "0", "expected a whole number of at least 1, got '0'"),
+        ("RNNFAST_NUM_THREADS", "2.0", "expected a whole number of at least 1, got '2.0'"),
+        ("RNNFAST_NUM_THREADS", LONG, "expected a whole number of at least 1, got '1111"),
+        ("RNNFAST_CPU", "AVX512", "expected an instruction set that this processor and this build"),
+        ("RNNFAST_CPU", LONG, "expected an instruction set that this processor and this build"),
+        ("TQDM_MININTERVAL", "junk", "expected what the progress bar tqdm can use"),
+        ("TQDM_NCOLS", "abc", "expected what the progress bar tqdm can use"),
+    ],
+)
+def test_junk_in_the_environment_is_told(variable, value, told, command):
+    env = {variable: value}
+    code, out, err = finished(start(sys.executable, "-m", "rnnfast", *command, env=env))
+    assert (code, out) == (1, "")
+    assert err.startswith(f"rnnfast: error: {variable}: {told}")
+    assert "unset it" in err
+    assert (len(err.splitlines()), len(err) < 300) == (1, True)
+    _, _, err = finished(start(sys.executable, "-c", "import rnnfast", env=env))
+    assert f"\nrnnfast.errors.InputError: {variable}: {told}" in err
+
+
+def test_a_name_in_tqdm_file_is_no_file():
+    code = (
+        "import io, sys; from rnnfast.training.progress import Progress\n"
+        "sys.stderr = io.StringIO(); sys.stderr.isatty = lambda: True\n"
+        "Progress(9).advance(3); print(sys.stderr.getvalue())"
+    )
+    code, out, err = finished(start(sys.executable, "-c", code, env={"TQDM_FILE": "abc"}))
+    assert (code, "/9.00" in out) == (0, True), err
+
+
+@pytest.mark.parametrize("numbers", [(LONG, "0"), (LONG, LONG), ("1", "5"), ("0", "0"), ("3", "")])
+@pytest.mark.parametrize("names", LAUNCHERS)
+def test_what_no_launcher_would_say_is_left_alone(names, numbers, monkeypatch, capsys):
+    for name, number in zip(names, numbers, strict=True):
+        monkeypatch.setenv(name, number)
+    assert launched() == (0, 1)
+    assert main(["sample", "nofolder"]) == 1
+    assert capsys.readouterr().err.startswith("rnnfast: error: ")
+
+
 def test_module_and_version():
     process = in_background("--version")
     out, _ = process.communicate(timeout=60)
@@ -582,6 +652,21 @@ def test_bad_options_are_usage_errors(options, capsys):
         train(*options)
     assert caught.value.code == 2
     assert options[0] in capsys.readouterr().err
+
+
+def test_commands_for_a_folder_whose_name_is_like_an_option(capsys):
+    assert train("--epochs", "1", "--out=-lead") == 0
+    ways = re.findall(r"^  rnnfast (\S.*?)  ", capsys.readouterr().out, re.MULTILINE)
+    assert main(shlex.split(ways[0])) == 0
+    assert main(shlex.split(ways[2])) == 0
+    assert ways[2] == "train --resume --out ./-lead --epochs 2"
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_learning_rate_that_overflows_leaves_nothing_behind(schedule, folder, capsys):
+    assert train("--lr", "1e308", "--schedule", schedule, "--out", "run") == 1
+    assert re.match(r"rnnfast: error: lr: expected .* got 1e\+308\n$", capsys.readouterr().err)
+    assert [path.name for path in folder.iterdir()] == ["text.txt"]
 
 
 @pytest.mark.parametrize("length", ["0", "-3", "1.5", str(10**21)])

@@ -137,6 +137,27 @@ def test_export_and_import(kind, trained, tmp_path, monkeypatch, capsys):
     assert "already there; give another --out" in capsys.readouterr().err
 
 
+def test_export_replaces_nothing_and_leaves_no_half(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["export", str(trained), "--to", "npz", "--out", "a.npz"]
+    (tmp_path / "a.npz.vocabulary.json").write_text("mine")
+    assert main(command) == 1
+    told = "rnnfast: error: a.npz.vocabulary.json is already there; give another --out\n"
+    assert capsys.readouterr() == ("", told)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+    (tmp_path / "a.npz.vocabulary.json").unlink()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rnnfast.cli.export.write_atomically", full)
+        assert main(command) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main(command) == 0
+
+
 @pytest.mark.parametrize("kind", ["npz", "safetensors", "torch", "onnx"])
 def test_export_of_rounded_products(kind, trained, tmp_path, monkeypatch, capsys):
     """Ours keep the precision; others have no place for it, which is said."""

@@ -31,6 +31,7 @@ ORDER = [
         "_locks",
         "_random",
         "_signals",
+        "_start",
         "_types",
         "_version",
         "_zip",

@@ -787,3 +787,14 @@ def test_a_history_and_a_context_of_any_length(start):
     np.testing.assert_array_equal(loaded.context, run.context)
     np.testing.assert_array_equal(resumed.trainer.history.rows, run.trainer.history.rows)
     assert len((run.folder / "history.csv").read_bytes().splitlines()) > 300_000
+
+
+def test_fit_within_fit_changes_nothing(start):
+    run = start(epochs=1)
+
+    def again(*_):
+        with pytest.raises(RuntimeError, match="fit is running"):
+            run.fit(3)
+
+    run.fit(verbose=False, on_epoch=again)
+    assert (run.settings.epochs, run.trainer.epoch) == (1, 1)

@@ -481,6 +481,22 @@ def test_what_callbacks_raise_comes_out_and_training_carries_on():
     _require_equal(trainer.model.params, whole.model.params)
 
 
+def test_fit_within_fit_is_refused():
+    trainer = _trainer(time_size=70)
+    calls = []
+
+    def again(*_):
+        calls.append(trainer.step)
+        with pytest.raises(RuntimeError, match=r"^fit is running; it cannot be called"):
+            trainer.fit(3, verbose=False)
+
+    trainer.fit(2, verbose=False, on_step=again, on_epoch=again)
+    assert (trainer.epoch, trainer.step) == (2, 2 * trainer.steps_per_epoch)
+    assert len(calls) == trainer.step + 2
+    trainer.fit(3, verbose=False)
+    assert trainer.epoch == 3
+
+
 def test_the_example_of_a_callback():
     results = doctest.testmod(rnnfast.training.trainer)
     assert results.attempted

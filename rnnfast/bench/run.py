@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from .._files import mode_of_replaceable
 from ..errors import InputError
 from . import report
 from .tables import TABLES, Row, Table, measure
@@ -35,16 +36,19 @@ def run(
     Raises
     ------
     InputError
-        For a folder that is not there; and, at the end, where a contestant failed or computed
-        something else.
+        For a folder that is not there, and a folder or device where a file is to be; and, at the
+        end, where a contestant failed or computed something else.
     """
     json, plot, markdown = (Path(path) if path else None for path in (json, plot, markdown))
     for path in (json, plot, markdown):
-        if path and not path.absolute().parent.is_dir():  # said now, not after ten minutes
-            raise InputError(f"{path}: there is no such folder")
+        if path:
+            _require_place(path)  # said now, not after ten minutes
     names = list(dict.fromkeys(names or TABLES))  # each once
     if plot:
-        import matplotlib  # noqa: F401  (likewise)
+        try:
+            import matplotlib  # noqa: F401  (likewise)
+        except ValueError as error:  # in the settings of whoever uses it
+            raise InputError(f"{plot}: matplotlib cannot be used: {error}") from None
     facts, command = report.header(), _command(names, quick, threads, json, plot, markdown)
     for name, value in facts.items():
         print(f"{name:14} {value}")
@@ -74,6 +78,13 @@ def run(
     wrong = [r for _, rows in tables for r in rows if r.note not in ("", "absent")]
     if wrong:
         raise InputError(f"{len(wrong)} rows could not be measured, the first: {wrong[0].note}")
+
+
+def _require_place(path: Path) -> None:
+    """Raise InputError unless a file can be written there, or be replaced."""
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: there is no such folder")
+    mode_of_replaceable(path)
 
 
 def _command(

@@ -1,18 +1,18 @@
 """`rnnfast example`."""
 
 import argparse
-import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, as_word
 from ..models import AttentionSeq2seq, Seq2seq
 from ..systems.examples import EXAMPLES, STOP, Example, Result, train_example
 from ..threads import get_num_threads
 from ..training.plot import plot_attention, plot_curve
 from ..training.progress import Progress
 from .options import count, number, seed
+from .output import draw
 
 PAIRS = 50_000
 ANSWERS_SHOWN = 10
@@ -55,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> int:
     _draw(example, result, folder)
     ask = f'rnnfast example {example.name} --ask "{_longest(result)}"'
     if arguments.out:
-        ask += f" --out {shlex.quote(str(folder))}"
+        ask += f" --out {as_word(folder)}"
     print(
         f"next: `{ask}` asks it a question of yours;\n"
         f"      rnnfast.{type(result.model).__name__}.load({str(folder / 'model.npz')!r}) is the "
@@ -125,15 +125,8 @@ def _draw(example: Example, result: Result, folder: Path) -> None:
         weights = example.attention(model, question, answer)
         read = example.read(question)
         pictures["attention"] = lambda path: plot_attention(path, weights, read, answer)
-    for name, draw in pictures.items():
-        path = folder / f"{name}.png"
-        try:
-            draw(path)
-            print(f"{name}: {path}")
-        except ImportError:
-            print(
-                f"{name}: no picture, since matplotlib is not installed (`pip install matplotlib`)"
-            )
+    for name, write in pictures.items():
+        draw(name, folder / f"{name}.png", write)
 
 
 def _answer(example: Example, folder: Path, question: str) -> str:
@@ -141,8 +134,8 @@ def _answer(example: Example, folder: Path, question: str) -> str:
     path = folder / "model.npz"
     if not path.exists():
         raise InputError(
-            f"{path} does not exist; `rnnfast example {example.name} --out "
-            f"{shlex.quote(str(folder))}` makes it"
+            f"{path} does not exist; `rnnfast example {example.name} --out {as_word(folder)}` "
+            "makes it"
         )
     model: Seq2seq = example.Model.load(path)
     if model.vocab_size != len(example.vocabulary):

@@ -35,8 +35,10 @@ def execute(arguments: argparse.Namespace) -> int:
     run = Run.load(arguments.run)
     ending, write = FORMATS[arguments.to]
     path = Path(arguments.out or f"{Path(arguments.run).resolve().name}{ending}")
-    if path.exists():
-        raise InputError(f"{path} is already there; give another --out")
+    beside = path.with_name(f"{path.name}.vocabulary.json")
+    for taken in (path, beside):
+        if taken.exists():
+            raise InputError(f"{taken} is already there; give another --out")
     try:
         write(run.model, path)
     except ImportError as error:
@@ -44,10 +46,13 @@ def execute(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"--to {arguments.to} needs {needed} (`pip install {needed}`): {error}"
         ) from None
-    beside = path.with_name(f"{path.name}.vocabulary.json")
     vocabulary = {"level": run.vocabulary.level, "tokens": run.vocabulary.tokens}
     text = json.dumps(vocabulary).encode()
-    write_atomically(beside, lambda file: file.write(text))
+    try:
+        write_atomically(beside, lambda file: file.write(text))
+    except BaseException:
+        path.unlink()  # a model alone would be in the way of another try
+        raise
     for what, where in {"model": path, "vocabulary": beside}.items():
         print(f"{what}: {shlex.quote(str(where))}, {where.stat().st_size:,} bytes")
     if run.model.precision == "bfloat16" and arguments.to in TO_OTHERS:

@@ -4,8 +4,9 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 GONE = errno.EIO, errno.EINVAL  # a terminal; on Windows a closed pipe
@@ -86,6 +87,21 @@ def say(*lines: str) -> None:
         print(*lines, sep="\n", flush=True)
     except OSError as error:
         _forget(sys.stdout, error)
+
+
+def draw(name: str, path: Path, write: Callable[[Path], None]) -> None:
+    """Let a picture be written, and say where it is, or why there is none: no error of that ends
+    what has been trained."""
+    try:
+        write(path)
+        seen = str(path)
+    except ModuleNotFoundError:
+        seen = "none, since matplotlib is not installed (`pip install matplotlib`)"
+    except OSError as error:
+        seen = f"none, since {path} cannot be written: {error.strerror or error}"
+    except Exception as error:  # of a library, and of settings that whoever uses it has made
+        seen = f"none, since matplotlib cannot draw it: {type(error).__name__}: {error}"
+    say(shown(f"{name}: {seen}"))
 
 
 def shown(text: str) -> str:

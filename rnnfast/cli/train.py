@@ -1,16 +1,16 @@
 """`rnnfast train`."""
 
 import argparse
-import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import count as count_from
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, TrainingInterrupted
+from ..errors import InputError, TrainingInterrupted, as_word
 from ..layers.initial import INITS
 from ..models import LAYER_OF_CELL
 from ..text.lanes import unigram_entropy
@@ -25,7 +25,7 @@ from ..training.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
 from ..training.trainer import SAVE_EVERY, loss_text
 from .eval import loss_of
 from .options import above_zero, count, flag, fraction, not_negative, seed
-from .output import say
+from .output import draw, say
 from .sample import BETWEEN, SAMPLE_TEMPERATURE
 
 DEFAULT_FOLDER = "rnnfast-run"
@@ -136,7 +136,7 @@ def _interrupted_in(folder: Path, ranks: OneRank) -> Iterator[None]:
             raise
         raise TrainingInterrupted(
             f"interrupted; {folder} keeps what was saved last, "
-            f"`rnnfast train --resume --out {shlex.quote(str(folder))}` carries on",
+            f"`rnnfast train --resume --out {as_word(folder)}` carries on",
             getattr(stop, "number", signal.SIGINT),
         ) from None
 
@@ -145,7 +145,8 @@ def _say_what_came_out(run: Run, best: Run, test_loss: float) -> None:
     unit = run.vocabulary.unit
     say(f"validation, best epoch: {loss_text(run.trainer.best_loss, unit)}")
     say(f"test, same weights:     {loss_text(test_loss, unit)}")
-    _plot(run)
+    write_plot = partial(plot_history, history=run.trainer.history, unit=unit)
+    draw("plot", run.folder / "loss.png", write_plot)
     _show_samples(best)
     _say_what_is_next(run)
 
@@ -160,7 +161,7 @@ def _show_samples(run: Run) -> None:
 
 
 def _say_what_is_next(run: Run) -> None:
-    folder, epochs = shlex.quote(str(run.folder)), 2 * max(run.settings.epochs, run.trainer.epoch)
+    folder, epochs = as_word(run.folder), 2 * max(run.settings.epochs, run.trainer.epoch)
     ways = {
         f"rnnfast sample {folder}": "writes more",
         f"rnnfast score {folder} FILE": "says how likely the lines of a file are",
@@ -250,14 +251,3 @@ def _describe(run: Run, places: Sequence[str]) -> None:
 def _threads() -> str:
     count = get_num_threads()
     return f"{count} thread{'s' * (count > 1)}"
-
-
-def _plot(run: Run) -> None:
-    path = run.folder / "loss.png"
-    try:
-        plot_history(path, run.trainer.history, run.vocabulary.unit)
-        say(f"plot: {path}")
-    except ImportError:
-        say("plot: none, since matplotlib is not installed (`pip install matplotlib`)")
-    except OSError as error:
-        say(f"plot: none, since {path} cannot be written: {error.strerror or error}")

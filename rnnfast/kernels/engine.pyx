@@ -5,6 +5,7 @@ of them stands on top of each other: panels.pyx, products.pyx, sums.pyx.
 """
 
 import os
+from reprlib import repr as _shortened
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from cython.parallel cimport parallel, threadid
 from libc.string cimport memset
 
 from ..cells import KERNEL_CELLS as _CELLS
+from ..errors import InputError as _InputError
 
 
 cdef extern from *:
@@ -172,9 +174,9 @@ def _level():
         k += 1
     asked = os.environ.get("RNNFAST_CPU") or [*usable].pop()
     if asked not in usable:
-        raise ImportError(
+        raise _InputError(
             f"RNNFAST_CPU: expected an instruction set that this processor and this build have "
-            f"({', '.join(usable)}), got {asked!r}; unset it to use the best one"
+            f"({', '.join(usable)}), got {_shortened(asked)}; unset it to use the best one"
         )
     cdef const Level* level = simd_levels[<Py_ssize_t> usable[asked]]
     for format_ in range(SIMD_FORMATS):

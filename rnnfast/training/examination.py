@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import NamedTuple
 from .._files import mode_of_replaceable, open_regular
 from .._locks import FLAGS, is_locked
 from ..archive import FORMATS, leftovers
-from ..errors import InputError
+from ..errors import InputError, as_word
 from .folder import LOCK, require_lock, who_has
 from .history import as_csv
 from .run_files import BEST, FILES, HISTORY, LAST
@@ -64,9 +63,9 @@ def examine(folder: Path) -> Iterator[Finding]:
         history = _seen(HISTORY, partial(_history, last), folder)
         free = lock.good and not is_locked(folder / LOCK)
         works = best and free and all(each.good for each in (lock, disk, text, history))
-        yield text._replace(command=f"rnnfast train --resume --out {_named(folder)}" * bool(works))
+        yield text._replace(command=f"rnnfast train --resume --out {as_word(folder)}" * bool(works))
         yield history
-    yield of_best._replace(command=f"rnnfast sample {_named(folder)}" if best else "")
+    yield of_best._replace(command=f"rnnfast sample {as_word(folder)}" if best else "")
     for name in (*FILES, PLOT):
         for path in leftovers(folder / name):
             yield _seen(path.name, partial(_leftover, name), path)
@@ -97,12 +96,6 @@ def _refused(path: Path, flags: int) -> OSError | None:
     except OSError as error:
         return error
     return None
-
-
-def _named(folder: Path) -> str:
-    """A folder as a word of a command line, which no option is."""
-    name = str(folder)
-    return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 def _leftover(name: str, path: Path) -> Finding:
@@ -176,7 +169,8 @@ def _history(last: SavedRun, folder: Path) -> Finding:
         with open_regular(folder / HISTORY) as file:
             found = file.read(len(expected) + 1)
     except InputError:
-        mode_of_replaceable(folder / HISTORY)  # raises one for what a save cannot replace either
+        if not (folder / HISTORY).is_fifo():  # which a save removes
+            mode_of_replaceable(folder / HISTORY)  # raises one for what a save cannot replace
         what = "cannot be read" if os.path.lexists(folder / HISTORY) else "not there"
         return Finding(HISTORY, f"{what}; the next save writes it again")
     if found != expected:

@@ -1,6 +1,7 @@
 """How far a training is, or a text was read: a bar on a terminal, now and then a plain line
 elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -8,7 +9,16 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from tqdm import tqdm
+from ..errors import InputError
+
+try:
+    from tqdm import tqdm
+except ValueError as error:  # it reads its own variables when it is imported
+    names = ", ".join(name for name in os.environ if name.startswith("TQDM_"))
+    raise InputError(
+        f"{names or 'tqdm'}: expected what the progress bar tqdm can use, got something else: "
+        f"{error}; unset it"
+    ) from None
 
 SECONDS_BETWEEN_LINES = 10
 SECONDS_BEFORE_READING_IS_SHOWN = 1
@@ -35,6 +45,7 @@ class Progress:
             unit_scale=True,
             delay=self._wait if read else 0,
             dynamic_ncols=True,
+            file=sys.stderr,  # whatever TQDM_FILE says, which can only be a name
             disable=not (self._shown and sys.stderr.isatty()),
         )
         self._total = total

@@ -11,7 +11,7 @@ from typing import Any
 from .._files import open_regular
 from .._types import Array
 from ..archive import FORMATS, naming, remove_leftovers, save_archive, write_atomically
-from ..errors import InputError
+from ..errors import InputError, as_word
 from .checkpoint import require_finite
 from .fields import require_meta
 from .history import Record, as_csv, taken_from
@@ -36,7 +36,7 @@ def no_run(folder: Path) -> InputError:
             f"{folder} has no {LAST}, from which a run is resumed; put that back, or start a new "
             "run with another --out"
         )
-    return InputError(f"{folder} holds no run; `rnnfast train --out {folder}` makes one")
+    return InputError(f"{folder} holds no run; `rnnfast train --out {as_word(folder)}` makes one")
 
 
 def require_no_run(folder: Path) -> None:
@@ -128,7 +128,8 @@ class RunFiles:
         """Append what is new; the first time, the file is made that of this history."""
         path, written = self.place / HISTORY, self._lines
         self._lines = None  # after an error, all of it is written again
-        # nothing else: a pipe would wait for a reader
+        if path.is_fifo():  # it would wait for a reader
+            path.unlink()
         if written is not None and path.is_file() and not path.is_symlink():
             with naming(path), open(path, "ab") as file:
                 file.write(as_csv(history[written:]))

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from .._signals import collecting, kept
 from .._types import Array, Ids, Seed
 from .._version import __version__
 from ..archive import damage
-from ..errors import InputError, TrainingDiverged, TrainingInterrupted
+from ..errors import InputError, TrainingDiverged, TrainingInterrupted, as_word
 from ..models.language_models import LanguageModel
 from ..text.corpora import Text
 from ..text.lanes import PADDING
@@ -292,10 +291,11 @@ class Run:
             As in `Trainer.fit`; the folder keeps what was saved last.
         InputError, RuntimeError
             Where `epochs` is no count; where the folder is in use by another process, or holds what
-            another one has trained since; where this run comes from `Run.load`.
+            another one has trained since; where this run comes from `Run.load`; where `fit` runs.
         """
         trainer = self.trainer
         with self.ranks.together():
+            trainer.require_idle()
             save_every = as_above_zero("save_every", save_every)
             epochs = self.settings.epochs if epochs is None else epochs
             settings = replace(self.settings, epochs=epochs)
@@ -332,10 +332,9 @@ class Run:
                     if self.ranks.size > 1 and not isinstance(stopped, StoppedByAll):
                         raise  # of a callback: the others have ended with an error
                     self.save()
-                    out = shlex.quote(str(self.folder))
                     raise TrainingInterrupted(
                         f"stopped after step {trainer.step} and saved; "
-                        f"`rnnfast train --resume --out {out}` carries on",
+                        f"`rnnfast train --resume --out {as_word(self.folder)}` carries on",
                         kept() or None,
                     ) from None
         except KeyboardInterrupt as stopped:  # the second of them

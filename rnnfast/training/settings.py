@@ -46,6 +46,7 @@ OF_TRAINER = (  # and of Trainer
 )
 COUNTS = ("hidden", "embedding", "layers", "batch", "time", "accumulate", "epochs")
 MOST = 10**9  # of all counts: what is made of some of them must fit into a machine's numbers
+MOST_LR = 1e100  # a schedule multiplies it by the number of a step
 # of runs that were saved before there was a choice
 BEFORE = {"dropout": 0.0, "init": "textbook", "schedule": "plateau", "patience": None}
 
@@ -134,8 +135,10 @@ class Settings:
             self.text = os.fspath(self.text)
         if self.lr is None:
             self.lr = LEARNING_RATES[self.optimizer]
-        if not 0 < as_real(self.lr) < math.inf:
-            raise InputError(f"lr: expected a finite number above 0 or None, got {self.lr!r}")
+        if not 0 < as_real(self.lr) <= MOST_LR:
+            raise InputError(
+                f"lr: expected a number above 0 and at most {MOST_LR:g}, or None, got {self.lr!r}"
+            )
         self.lr = float(self.lr)
         decay = self.weight_decay
         if decay is not None:

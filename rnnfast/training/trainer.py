@@ -110,6 +110,7 @@ SAVE_EVERY = 5.0  # minutes
 DEFAULT_SCHEDULE = ReduceLROnPlateau(0.5)
 GONE_APART = "they have gone apart: something in a layer, callback or schedule is not the same"
 CHECKED_EVERY = 256  # steps, whether all ranks have the same weights
+_fitting: set[int] = set()  # trainers, by id: a copy that a callback makes is another
 SETTINGS_OF_ALL = (  # that all ranks must have
     *("batch_size", "time_size", "window", "accumulate", "max_grad", "max_value", "peak_lr"),
     *("patience", "average", "restore_best", "record_every", "best_loss"),
@@ -346,13 +347,15 @@ class Trainer:
             are not, at the end of an epoch or where stop() said so.
         TrainingInterrupted
             When stop() said so. Calling `fit` again carries on.
-        InputError
-            Where the schedule does not fit so many epochs; nothing has changed then.
+        InputError, RuntimeError
+            Where the schedule does not fit so many epochs; where `fit` is running; nothing has
+            changed then.
         RankError
             Where another rank has raised an error, or the ranks do not have the same text, settings
             or weights, which is looked at when `fit` begins, and every 256 steps.
         """
         with self.ranks.together():
+            self.require_idle()
             epochs = as_count("epochs", epochs, least=0)
             save_every = as_above_zero("save_every", save_every)
             callbacks = tuple(callbacks)
@@ -366,7 +369,7 @@ class Trainer:
         self.ranks.require_same(fields)
         if begins:
             verbose = verbose and self.ranks.rank == 0
-            with self._lanes_of_this_rank():
+            with self._alone(), self._lanes_of_this_rank():
                 self._fit(epochs, verbose, on_step, on_epoch, callbacks, stop, save, save_every)
         _write(self.model.params, self._best)
 
@@ -422,6 +425,23 @@ class Trainer:
             if self.stopped_early:
                 best = loss_text(self.best_loss, self.unit)
                 progress.line(f"stopped early (patience {self.patience}); best validation: {best}")
+
+    def require_idle(self) -> None:
+        """Raise RuntimeError where `fit` is running."""
+        if id(self) in _fitting:
+            raise RuntimeError(
+                "fit is running; it cannot be called by what it calls, nor by another thread: "
+                "return from there, or give the first call as many epochs"
+            )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Within it, `fit` cannot be called: each of the two would count the other's steps."""
+        _fitting.add(id(self))
+        try:
+            yield
+        finally:
+            _fitting.remove(id(self))
 
     @contextmanager
     def _lanes_of_this_rank(self) -> Iterator[None]:
