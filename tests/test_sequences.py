@@ -630,7 +630,8 @@ def test_many_steps_kept_or_not_copied_or_not(names, cell):
     first, second = (
         run_forward(kernels, block, cache=cache, copy_hs=False)[0]["hs"] for _ in range(2)
     )
-    assert np.shares_memory(first, second)  # that of the cache
+    # that of the cache, which is new at every call in a debug build
+    assert np.shares_memory(first, second) is not kernels.build.BOUNDS_CHECKED
 
 
 @every_cell
