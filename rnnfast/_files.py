@@ -48,28 +48,24 @@ def open_regular(path: str | os.PathLike[str], what: str = "") -> IO[bytes]:
         raise InputError(f"{name!r} is no path: {error}") from error
 
 
-def mode_of_replaceable(path: Path) -> int | None:
-    """The permissions of the regular file at a path, after links were followed; None where there is
-    none.
+def require_replaceable(path: Path) -> os.stat_result | None:
+    """The status of the regular file at a path, after links were followed; None where none is.
 
     Raises InputError where a device, a pipe, a socket or a folder would be lost, and where the path
-    is none.
+    is none. A link is replaced, whatever it leads to, but for those in /dev.
     """
-    if os.path.islink(path) and os.path.realpath(path.parent) == "/dev":  # /dev/stdout, for one
-        raise _no_place(path, stat.S_IFCHR)
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode):
-            return stat.S_IMODE(mode)
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode) and os.path.realpath(path.parent) == "/dev":  # /dev/stdout, for one
+            mode = stat.S_IFCHR
+        elif stat.S_ISREG(mode) or stat.S_ISLNK(mode):
+            status = path.stat()
+            return status if stat.S_ISREG(status.st_mode) else None
     except OSError:  # nothing is there, or whoever writes is told why not
         return None
     except ValueError as error:  # a zero in it
         raise InputError(f"{str(path)!r} is no path: {error}; give the name of a file") from error
-    raise _no_place(path, mode)
-
-
-def _no_place(path: Path, mode: int) -> InputError:
-    return InputError(f"{path} is {_kind(mode)}, expected a file; give the name of a file")
+    raise InputError(f"{path} is {_kind(mode)}, expected a file; move it, or give another name")
 
 
 def _kind(mode: int) -> str:

@@ -13,7 +13,7 @@ if os.name == "posix":
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 # a link is not followed, nor a pipe waited for
-FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+AS_IT_IS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def open_locked(path: Path) -> IO[bytes] | None:
@@ -22,7 +22,7 @@ def open_locked(path: Path) -> IO[bytes] | None:
 
     Nothing that stands for another file is opened, nor what is no file.
     """
-    flags = os.O_RDWR | os.O_CREAT | FLAGS
+    flags = os.O_RDWR | os.O_CREAT | AS_IT_IS
     while True:
         file = open(os.open(path, flags, 0o666), "r+b", buffering=0)  # noqa: SIM115 - it stays open
         try:
@@ -45,7 +45,7 @@ def is_locked(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
     try:
-        with open(os.open(path, os.O_RDONLY | FLAGS), "rb") as file:
+        with open(os.open(path, os.O_RDONLY | AS_IT_IS), "rb") as file:
             return try_lock(file) is False
     except FileNotFoundError:
         return False

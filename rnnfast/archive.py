@@ -15,6 +15,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from . import _zip
 from ._checks import aligned
-from ._files import mode_of_replaceable, open_regular
+from ._files import open_regular, require_replaceable
 from ._locks import is_at, try_lock
 from ._types import Array
 from ._version import __version__
@@ -30,7 +31,7 @@ from .errors import InputError
 
 META = "meta.json"
 PARTIAL = ".partial"  # at the end of the name of a file that is being written
-OWNER = stat.S_IRUSR | stat.S_IWUSR  # may remove what a killed process has left
+OWNER = stat.S_IRUSR | stat.S_IWUSR  # by which it can look whether something was left by a kill
 # of file systems that cannot, and of folders in which one may write but not look
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
 META_MOST = 1 << 25  # bytes
@@ -63,20 +64,22 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     """Call `write(file)` on a binary file that takes the place of `path` when all is on disk.
 
     Of several that write to one path at the same time, the last one stays. It has the permissions
-    of the file that it replaces, and its owner can write. Raises OSError, with the path in its
-    message, where that is not possible, and InputError where something else than a file is there;
-    what was there before is still there then, but where the folder alone could not be synced.
+    of the file that it replaces, and its owner can write; it has its owner and group too, where the
+    system lets them be given, and else nobody of another group gets what that group had.
+
+    Raises OSError, with the path in its message, where that is not possible, and InputError where
+    something else than a file is there; what was there before is still there then, but where the
+    folder alone could not be synced.
     """
     path = Path(path)
-    mode = mode_of_replaceable(path)
+    replaced = require_replaceable(path)
     with naming(path):
         remove_leftovers(path)
-        temporary, file = _new_beside(path)
+        temporary, file = _new_beside(path, 0o666 if replaced is None else OWNER)
         try:
             with file:
-                if mode is not None and hasattr(os, "fchmod"):  # before there is anything to read
-                    with suppress(OSError):  # not every file system can
-                        os.fchmod(file.fileno(), mode | OWNER)
+                if replaced is not None:
+                    _make_alike(file, replaced)
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -91,6 +94,20 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     if os.name == "posix":  # elsewhere a folder cannot be opened, nor its entry synced
         with naming(path):
             _sync(path.parent)
+
+
+def _make_alike(file: IO[bytes], other: os.stat_result) -> None:
+    """Give a file the owner, the group and the permissions of another, as far as one can."""
+    if not hasattr(os, "fchown"):
+        return
+    mode = stat.S_IMODE(other.st_mode) & 0o777 | OWNER
+    for owner, group in ((other.st_uid, -1), (-1, other.st_gid)):
+        with suppress(OSError):  # only root gives files away
+            os.fchown(file.fileno(), owner, group)
+    if os.fstat(file.fileno()).st_gid != other.st_gid:
+        mode &= ~stat.S_IRWXG
+    with suppress(OSError):  # not every file system can
+        os.fchmod(file.fileno(), mode)
 
 
 def _sync(folder: Path) -> None:
@@ -115,13 +132,13 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
-def _new_beside(path: Path) -> tuple[Path, IO[bytes]]:
-    """A new file in the same folder, locked until it is closed."""
+def _new_beside(path: Path, mode: int) -> tuple[Path, IO[bytes]]:
+    """A new file in the same folder, with these permissions at most, locked until it is closed."""
     while True:
         beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
         file: IO[bytes] | None = None
         try:
-            file = open(beside, "xb")  # noqa: SIM115 - it stays open
+            file = open(beside, "xb", opener=partial(os.open, mode=mode))  # noqa: SIM115 - stays open
             try_lock(file, wait=True)  # for somebody who looks whether it is a leftover
             if is_at(file, beside):
                 return beside, file

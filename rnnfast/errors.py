@@ -1,4 +1,5 @@
-"""Errors whose message is written for whoever runs a training, not for whoever calls a layer."""
+"""Errors whose message is written for whoever runs a training, not for whoever calls a layer; and
+how a path stands in the commands that such a message suggests."""
 
 import os
 import shlex

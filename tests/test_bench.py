@@ -609,7 +609,7 @@ def test_what_is_no_file_is_told_before_anything_is_measured(make, option, tiny,
     make(place := "taken")  # no device: where this fails, it is replaced
     assert main(["bench", "--table", "lstm", option, place]) == 1
     out, err = capsys.readouterr()
-    assert re.match(rf"rnnfast: error: {place} is a \w+, expected a file; give the name of", err)
+    assert re.match(rf"rnnfast: error: {place} is a \w+, expected a file; move it, or", err)
     assert out == ""
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnnfast._files import mode_of_replaceable
+from rnnfast import archive
+from rnnfast._files import require_replaceable
 from rnnfast.archive import MESSAGE_MOST, damage, load_archive, save_archive, write_atomically
 from rnnfast.errors import InputError
 
@@ -299,7 +300,10 @@ def test_what_is_no_file_is_not_replaced(kind, linked, tmp_path, monkeypatch):
     if kind == "device":
         if os.geteuid() or not hasattr(os, "makedev"):
             pytest.skip("only root makes devices")
-        os.mknod("a", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        try:
+            os.mknod("a", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("root may make no devices here")
     elif kind == "socket":
         with socket.socket(socket.AF_UNIX) as made:
             made.bind("a")
@@ -307,9 +311,13 @@ def test_what_is_no_file_is_not_replaced(kind, linked, tmp_path, monkeypatch):
         (os.mkfifo if kind == "pipe" else os.mkdir)("a")
     os.symlink("a", "link")
     path, before = "link" if linked else "a", os.lstat("a")
-    expected = f"^{path} is a {kind}, expected a file; give the name of a file$"
-    with pytest.raises(InputError, match=expected):
-        write_atomically(path, lambda file: pytest.fail("it was written"))
+    if linked:  # the link alone is lost
+        write_atomically(path, lambda file: file.write(b"new"))
+        assert os.path.isfile("link")
+    else:
+        expected = f"^a is a {kind}, expected a file; move it, or give another name$"
+        with pytest.raises(InputError, match=expected):
+            write_atomically(path, lambda file: pytest.fail("it was written"))
     assert os.path.samestat(os.lstat("a"), before)
     assert sorted(os.listdir()) == ["a", "link"]
 
@@ -319,7 +327,7 @@ def test_what_is_no_file_is_not_replaced(kind, linked, tmp_path, monkeypatch):
 def test_links_among_devices_are_not_replaced(path):
     """Wherever they lead; nothing is written here, since that would harm the machine."""
     with pytest.raises(InputError, match=f"^{path} is a device, expected a file"):
-        mode_of_replaceable(Path(path))
+        require_replaceable(Path(path))
 
 
 def test_a_link_is_replaced(tmp_path):
@@ -364,6 +372,43 @@ def test_permissions_stay(tmp_path):
     (tmp_path / "other").touch()
     expected = mode(tmp_path / "other")
     write_atomically(tmp_path / "new", write)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="root gives files away")
+@pytest.mark.parametrize("refused", [False, True])
+def test_owner_and_group_stay(tmp_path, monkeypatch, refused):
+    """Where the group cannot stay, another gets none of what it had."""
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    path.chmod(0o664)
+    os.chown(path, 65534, 65534)
+    if refused:
+
+        def fchown(*_):
+            raise PermissionError
+
+        monkeypatch.setattr(os, "fchown", fchown)
+    write_atomically(path, lambda file: file.write(b"new"))
+    found = path.stat()
+    expected = (0, 0, 0o604) if refused else (65534, 65534, 0o664)
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == expected
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX has such permissions")
+def test_nobody_else_can_open_what_replaces_a_private_file(tmp_path, monkeypatch):
+    """Even before it has its own permissions."""
+    path, seen = tmp_path / "a", []
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    lock = archive.try_lock
+
+    def try_lock(file, **options):
+        seen.append(stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+        return lock(file, **options)
+
+    monkeypatch.setattr(archive, "try_lock", try_lock)
+    write_atomically(path, lambda file: file.write(b"new"))
+    assert seen == [0o600]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere folders are not synced")

@@ -16,7 +16,7 @@ from run_folders import require_equal_runs
 import rnnfast
 from rnnfast import selfcheck
 from rnnfast._launch import LAUNCHERS, launched
-from rnnfast.archive import load_archive, save_archive
+from rnnfast.archive import load_archive, save_archive, write_atomically
 from rnnfast.cli import main
 from rnnfast.cli.sample import BETWEEN
 from rnnfast.training.settings import SCHEDULES
@@ -90,6 +90,16 @@ def test_a_plot_that_cannot_be_written_ends_nothing(folder, capsys, monkeypatch)
     out = capsys.readouterr().out
     assert "plot: none, since run/loss.png cannot be written: No space left on device" in out
     assert "rnnfast sample run" in out
+
+
+def test_what_is_in_the_place_of_a_plot_ends_nothing(capsys, monkeypatch):
+    def taken(path, **_):
+        path.mkdir()
+        write_atomically(path, lambda file: None)
+
+    monkeypatch.setattr("rnnfast.cli.train.plot_history", taken)
+    assert train("--epochs", "1", "--out", "run") == 0
+    assert "\nplot: none, since run/loss.png is a folder, expected a f" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("error", [ValueError("'junk' is not a valid value"), ImportError("Qt4")])

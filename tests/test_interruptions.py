@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -464,6 +465,34 @@ def test_a_lock_that_is_no_longer_there_is_taken_again(folder):
     other.close()
 
 
+def test_a_link_that_leads_elsewhere_by_now(folder):
+    for name in ("one", "two"):
+        os.mkdir(name)
+    os.symlink("one", "link")
+    with locked(Path("link")):
+        os.remove("link")
+        os.symlink("two", "link")
+        with locked(Path("link")):
+            assert (os.listdir("one"), os.listdir("two")) == ([], [".lock"])
+    assert (os.listdir("one"), os.listdir("two")) == ([], [])
+
+
+@pytest.mark.parametrize("what", ["folder", "socket"])
+@pytest.mark.parametrize("name", ["last.npz", "best.npz", "history.csv"])
+def test_what_is_in_the_way_of_a_save_is_told_before_training(folder, name, what):
+    run = rnnfast.Run.start("run", rnnfast.Settings("text.txt", hidden=3, epochs=1))
+    Path("run", name).unlink(missing_ok=True)
+    if what == "folder":
+        os.mkdir(f"run/{name}")
+    else:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(f"run/{name}")
+    before = sorted(os.listdir("run"))
+    with pytest.raises(InputError, match=rf"{name} is a {what}, expected a file; move it"):
+        run.fit(verbose=False, on_step=lambda *_: pytest.fail("it trains"))
+    assert sorted(os.listdir("run")) == before
+
+
 def test_a_file_of_somebodys_own_in_the_place_of_a_lock_is_kept(folder):
     settings = rnnfast.Settings("text.txt", hidden=3)
     os.mkdir("run")
@@ -471,7 +500,7 @@ def test_a_file_of_somebodys_own_in_the_place_of_a_lock_is_kept(folder):
     with pytest.raises(InputError, match=r"\.lock: expected the number of a process.* move it"):
         rnnfast.Run.start("run", settings)
     assert Path("run/.lock").read_text() == "my data"
-    for ours in ("", "123\n"):
+    for ours in ("", "123\n", "\0\0\0\0\n"):
         Path("run/.lock").write_text(ours)
         with locked(Path("run")):
             assert Path("run/.lock").read_text() == f"{os.getpid()}\n"

@@ -3,7 +3,9 @@ early stopping, averages, callbacks. And that all of it carries on bit for bit."
 
 import doctest
 import json
+import os
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -495,6 +497,49 @@ def test_fit_within_fit_is_refused():
     assert len(calls) == trainer.step + 2
     trainer.fit(3, verbose=False)
     assert trainer.epoch == 3
+
+
+def test_one_thread_of_several_fits():
+    trainer, refused = _trainer(), []
+    inside, ready = threading.Event(), threading.Event()
+
+    def other():
+        ready.wait(60)
+        try:
+            trainer.fit(1, verbose=False)
+        except RuntimeError as error:
+            refused.append(str(error))
+        inside.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+
+    def on_step(*_):
+        ready.set()
+        assert inside.wait(60)
+
+    trainer.fit(1, verbose=False, on_step=on_step)
+    thread.join()
+    assert refused
+    assert refused[0].startswith("fit is running; it cannot be called by what it calls, nor by ano")
+    assert trainer.epoch == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_child_made_by_fork_within_fit_may_fit():
+    trainer = _trainer()
+
+    def child(*_):
+        if os.fork() == 0:
+            try:
+                _trainer().fit(1, verbose=False)
+                trainer.require_idle()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.wait()[1] == 0
+
+    trainer.fit(1, verbose=False, on_epoch=child)
 
 
 def test_the_example_of_a_callback():

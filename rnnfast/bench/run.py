@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from .._files import mode_of_replaceable
+from .._files import require_replaceable
 from ..errors import InputError
 from . import report
 from .tables import TABLES, Row, Table, measure
@@ -81,10 +81,10 @@ def run(
 
 
 def _require_place(path: Path) -> None:
-    """Raise InputError unless a file can be written there, or be replaced."""
+    """Raise InputError where there is no folder for a file, or something else than a file."""
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: there is no such folder")
-    mode_of_replaceable(path)
+    require_replaceable(path)
 
 
 def _command(

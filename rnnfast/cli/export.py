@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ def execute(arguments: argparse.Namespace) -> int:
     path = Path(arguments.out or f"{Path(arguments.run).resolve().name}{ending}")
     beside = path.with_name(f"{path.name}.vocabulary.json")
     for taken in (path, beside):
-        if taken.exists():
+        if os.path.lexists(taken):
             raise InputError(f"{taken} is already there; give another --out")
     try:
         write(run.model, path)
@@ -51,7 +53,8 @@ def execute(arguments: argparse.Namespace) -> int:
     try:
         write_atomically(beside, lambda file: file.write(text))
     except BaseException:
-        path.unlink()  # a model alone would be in the way of another try
+        with suppress(OSError):
+            path.unlink()  # a model alone would be in the way of another try
         raise
     for what, where in {"model": path, "vocabulary": beside}.items():
         print(f"{what}: {shlex.quote(str(where))}, {where.stat().st_size:,} bytes")

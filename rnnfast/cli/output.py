@@ -9,6 +9,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from ..errors import InputError
+
 GONE = errno.EIO, errno.EINVAL  # a terminal; on Windows a closed pipe
 _lost: list[OSError] = []  # the errors of what could not be written
 
@@ -95,8 +97,11 @@ def draw(name: str, path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(path)
         seen = str(path)
-    except ModuleNotFoundError:
-        seen = "none, since matplotlib is not installed (`pip install matplotlib`)"
+    except ModuleNotFoundError as error:
+        library = str(error.name).partition(".")[0]
+        seen = f"none, since {library} is not installed (`pip install {library}`)"
+    except InputError as error:
+        seen = f"none, since {error}"
     except OSError as error:
         seen = f"none, since {path} cannot be written: {error.strerror or error}"
     except Exception as error:  # of a library, and of settings that whoever uses it has made

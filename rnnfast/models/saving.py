@@ -52,9 +52,15 @@ def save(path: str | PathLike[str], model: Any, format: Format = "npz") -> None:
     params = model.named_params()
     ties = tied(params)
     arrays = {name: W for name, W in params.items() if name not in ties}
-    for name, W in arrays.items():
-        if W.dtype.kind == "f":
-            require_no_nan(name, W)  # which could not be read again
+    try:
+        for name, W in arrays.items():
+            if W.dtype.kind == "f":
+                require_no_nan(name, W)
+    except InputError as error:
+        raise InputError(
+            f"{path}: not written, since it could not be read again: {error}; take weights from "
+            "before they were NaN, or train with a smaller learning rate"
+        ) from error
     meta = {"class": class_name(model), "config": model.config(), "tied": ties}
     if format == "safetensors":
         save_tensors(path, "model", arrays, meta)

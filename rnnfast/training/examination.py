@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from .._files import mode_of_replaceable, open_regular
-from .._locks import FLAGS, is_locked
+from .._files import open_regular, require_replaceable
+from .._locks import AS_IT_IS, is_locked
 from ..archive import FORMATS, leftovers
 from ..errors import InputError, as_word
 from .folder import LOCK, require_lock, who_has
@@ -90,7 +90,7 @@ def _unseen(subject: str, error: OSError) -> Finding:
 def _refused(path: Path, flags: int) -> OSError | None:
     """Why a file cannot be opened, which changes nothing; it may be gone."""
     try:
-        os.close(os.open(path, flags | FLAGS))
+        os.close(os.open(path, flags | AS_IT_IS))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -121,7 +121,7 @@ def _lock(folder: Path) -> Finding:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         return Finding("lock", f"{LOCK} is no file, so that nobody can have it; remove it", False)
     if refused := _refused(path, os.O_RDWR):
-        seen = f"{LOCK} cannot be opened to be written: {refused.strerror}; remove it"
+        seen = f"{LOCK} cannot be opened to be written: {refused.strerror}; let it, or remove it"
         return Finding("lock", seen, False)
     if path.exists():
         with open_regular(path) as file:
@@ -170,7 +170,7 @@ def _history(last: SavedRun, folder: Path) -> Finding:
             found = file.read(len(expected) + 1)
     except InputError:
         if not (folder / HISTORY).is_fifo():  # which a save removes
-            mode_of_replaceable(folder / HISTORY)  # raises one for what a save cannot replace
+            require_replaceable(folder / HISTORY)  # raises one for what a save cannot replace
         what = "cannot be read" if os.path.lexists(folder / HISTORY) else "not there"
         return Finding(HISTORY, f"{what}; the next save writes it again")
     if found != expected:

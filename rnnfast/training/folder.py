@@ -43,11 +43,11 @@ def locked(folder: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise cannot_be_written(folder, error) from error
-    thread, process = threading.get_ident(), os.getpid()
+    thread, process, before = threading.get_ident(), os.getpid(), place
     with _mutex:
         if name not in _held:  # it may have another one
             name = next((one for one, held in _held.items() if held[-1] == place), name)
-        owner, depth, _ = _held.get(name, (thread, 0, place))
+        owner, depth, before = _held.get(name, (thread, 0, place))
         if owner != thread:
             raise FolderInUse(
                 f"run folder {folder} is in use by another thread of this process; wait for it, or "
@@ -55,21 +55,21 @@ def locked(folder: Path) -> Iterator[None]:
             )
         _held[name] = thread, depth + 1, place
     try:
-        if not depth or not is_at(_files[name], place / LOCK):
-            file = _locked_file(folder, place)
-            if depth:
-                _files[name].close()
-            _files[name] = file
+        if not depth:
+            _files[name] = _locked_file(folder, place)
+        elif not _is_in(_files[name], folder, place):
+            gone, _files[name] = _files[name], _locked_file(folder, place)
+            _give_up(gone, before)
         yield
     finally:
         if os.getpid() == process:
             try:
                 if not depth:
-                    _leave(name, place, missing)
+                    _leave(name, missing)
             finally:  # afterwards: who comes then finds no lock of this process
                 with _mutex:
                     if depth:
-                        _held[name] = thread, depth, place
+                        _held[name] = thread, depth, _held[name][-1]
                     else:
                         del _held[name]
 
@@ -84,15 +84,29 @@ def who_has(folder: Path) -> str:
     return who if who.isdecimal() else ""
 
 
-def _leave(name: str, place: Path, missing: list[Path]) -> None:
+def _leave(name: str, missing: list[Path]) -> None:
     file = _files.pop(name, None)
+    if file is not None:
+        _give_up(file, _held[name][-1])
     with suppress(OSError):  # rmdir refuses what is not empty
-        if file is not None and is_at(file, place / LOCK):
-            (place / LOCK).unlink()
         for part in missing:
             part.rmdir()
-    if file is not None:
-        file.close()
+
+
+def _give_up(file: IO[bytes], place: Path) -> None:
+    """Unlock a folder, and remove the file of its lock, if that is still the one."""
+    with suppress(OSError):
+        if is_at(file, place / LOCK):
+            (place / LOCK).unlink()
+    file.close()
+
+
+def _is_in(file: IO[bytes], folder: Path, place: Path) -> bool:
+    """Whether the lock of a folder is still there."""
+    try:
+        return is_at(file, place / LOCK)
+    except OSError as error:
+        raise cannot_be_written(folder, error) from error
 
 
 def _locked_file(folder: Path, place: Path) -> IO[bytes]:
@@ -132,7 +146,7 @@ def _locked_file(folder: Path, place: Path) -> IO[bytes]:
 
 def require_lock(place: Path, file: IO[bytes]) -> None:
     """Raise InputError for a file of a folder that somebody has called as its lock is."""
-    content = file.read(NUMBER_MOST).strip()
+    content = file.read(NUMBER_MOST).strip(b"\0\r\n ")  # zeros, after a power cut
     if content and not content.isdigit():
         raise InputError(
             f"{place / LOCK}: expected the number of a process, got something else, which is not "

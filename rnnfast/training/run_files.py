@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .._files import open_regular
+from .._files import open_regular, require_replaceable
 from .._types import Array
 from ..archive import FORMATS, naming, remove_leftovers, save_archive, write_atomically
 from ..errors import InputError, as_word
@@ -57,7 +57,7 @@ class RunFiles:
         self.place = folder.absolute()  # whatever a callback does to the working folder
         self._lines: int | None = None  # of the history that this run has put into history.csv
         self.seen: tuple[int, ...] = ()  # which last.npz this run was read from, or has written
-        self._writes = False  # and what is there is its own
+        self._has_begun = False  # to write: what is there is of this run
 
     def identity(self) -> tuple[int, ...]:
         """Which last.npz is there: its size, and a checksum of its end, where an archive has those
@@ -70,8 +70,12 @@ class RunFiles:
         except (FileNotFoundError, InputError):
             return ()
 
-    def require_newest(self) -> None:
-        """Raise InputError where another run has written there since."""
+    def require_place(self) -> None:
+        """Raise InputError where another run has written there since, and where something else than
+        a file is in the way."""
+        for name in FILES:
+            if not (name == HISTORY and (self.place / name).is_fifo()):  # which is removed
+                require_replaceable(self.place / name)
         if self.identity() not in ((), self.seen):
             raise InputError(
                 f"{self.folder}: expected {LAST} as this run has read or written it, got that of "
@@ -94,8 +98,8 @@ class RunFiles:
         last = {**meta, "position": position}
         self._require_readable(arrays, last)
         self.place.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
-        self.require_newest()
-        self._writes = True
+        self.require_place()
+        self._has_begun = True
         is_new = not holds_run(self.place)
         for name in FILES:  # else what a kill has left of one that is seldom written stays
             remove_leftovers(self.place / name)
@@ -143,6 +147,6 @@ class RunFiles:
     def remove_half(self) -> None:
         """Leave nothing of a run that could not be saved for the first time."""
         # without the last it is no run that can be resumed
-        for name in (HISTORY, LAST) if self._writes else ():
+        for name in (HISTORY, LAST) if self._has_begun else ():
             with suppress(OSError):
                 (self.place / name).unlink()

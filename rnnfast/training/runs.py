@@ -310,7 +310,7 @@ class Run:
 
         try:
             with _only_writer(self._files.place, self.ranks), collecting():
-                self.ranks.of_first(self._files.require_newest)
+                self.ranks.of_first(self._files.require_place)
                 if settings.epochs > self.settings.epochs:
                     if trainer.schedule == self.settings.new_schedule():  # nobody has set another
                         trainer.schedule = settings.new_schedule()

@@ -57,12 +57,13 @@ class Settings:
 
     `text` is a path, or None for the built-in corpus; `level` is what a token is, "char" or "word".
     `batch`, `time`, `window`, `accumulate`, `max_grad`, `max_value`, `average` and `patience` are
-    those of `Trainer`, where the first two are called batch_size and time_size. `lr` and
-    `weight_decay` None are what suits the optimizer; the latter is of "sgd", "momentum" and "adamw"
-    alone. `schedule` is "constant", "cosine", which after a short warm-up falls to 0 at the end of
-    the last of the `epochs`, "plateau", which halves the learning rate after an epoch that did not
-    improve validation, or "textbook", which divides it by 4. `precision` "bfloat16" rounds operands
-    of products; None, or the name of the dtype, does not. Others are those of `LanguageModel`.
+    those of `Trainer`, where the first two are called batch_size and time_size. `lr`, 1e100 at
+    most, and `weight_decay` None are what suits the optimizer; the latter is of "sgd", "momentum"
+    and "adamw" alone. `schedule` is "constant", "cosine", which after a short warm-up falls to 0 at
+    the end of the last of the `epochs`, "plateau", which halves the learning rate after an epoch
+    that did not improve validation, or "textbook", which divides it by 4. `precision` "bfloat16"
+    rounds operands of products; None, or the name of the dtype, does not. Others are those of
+    `LanguageModel`.
     """
 
     text: str | os.PathLike[str] | None = None

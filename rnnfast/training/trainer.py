@@ -1,6 +1,8 @@
 """Training by truncated BPTT: epochs over parallel lanes, state carried from block to block."""
 
 import math
+import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -110,7 +112,9 @@ SAVE_EVERY = 5.0  # minutes
 DEFAULT_SCHEDULE = ReduceLROnPlateau(0.5)
 GONE_APART = "they have gone apart: something in a layer, callback or schedule is not the same"
 CHECKED_EVERY = 256  # steps, whether all ranks have the same weights
-_fitting: set[int] = set()  # trainers, by id: a copy that a callback makes is another
+# What has `fit` of a trainer, by the trainer's id: a copy that a callback makes is another.
+_fitting: dict[int, object] = {}
+_mutex = threading.Lock()
 SETTINGS_OF_ALL = (  # that all ranks must have
     *("batch_size", "time_size", "window", "accumulate", "max_grad", "max_value", "peak_lr"),
     *("patience", "average", "restore_best", "record_every", "best_loss"),
@@ -437,11 +441,15 @@ class Trainer:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Within it, `fit` cannot be called: each of the two would count the other's steps."""
-        _fitting.add(id(self))
+        own = object()
         try:
+            with _mutex:
+                self.require_idle()
+                _fitting[id(self)] = own
             yield
         finally:
-            _fitting.remove(id(self))
+            if _fitting.get(id(self)) is own:
+                del _fitting[id(self)]
 
     @contextmanager
     def _lanes_of_this_rank(self) -> Iterator[None]:
@@ -803,3 +811,14 @@ def _counted(model: Network, targets: Ids) -> int:
     """How many targets the loss of a model is a mean over."""
     ignored = getattr(getattr(model, "loss_layer", None), "ignore_label", PADDING)
     return int(((targets != ignored) & (targets != PADDING)).sum())
+
+
+def _forget() -> None:
+    """In a child made by fork: what its parent trains, it does not."""
+    global _mutex  # noqa: PLW0603 - a lock that somebody had is had for ever
+    _mutex = threading.Lock()
+    _fitting.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
