@@ -43,7 +43,7 @@ def locked(folder: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise cannot_be_written(folder, error) from error
-    thread, process, before = threading.get_ident(), os.getpid(), place
+    thread, process = threading.get_ident(), os.getpid()
     with _mutex:
         if name not in _held:  # it may have another one
             name = next((one for one, held in _held.items() if held[-1] == place), name)
