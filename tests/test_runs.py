@@ -775,7 +775,7 @@ def test_a_history_and_a_context_of_any_length(start):
     run = start(time=11)
     run.fit(1)
     line = run.trainer.history[-1]
-    for step in range(300_000):
+    for step in range(100_000):
         run.trainer.history.append(replace(line, step=step, valid_loss=None))
     run.context = np.arange(1_000_000) % 20
     run.save(best=True)
@@ -786,7 +786,7 @@ def test_a_history_and_a_context_of_any_length(start):
     assert most < 5 * (run.folder / "last.npz").stat().st_size
     np.testing.assert_array_equal(loaded.context, run.context)
     np.testing.assert_array_equal(resumed.trainer.history.rows, run.trainer.history.rows)
-    assert len((run.folder / "history.csv").read_bytes().splitlines()) > 300_000
+    assert len((run.folder / "history.csv").read_bytes().splitlines()) > 100_000
 
 
 def test_fit_within_fit_changes_nothing(start):

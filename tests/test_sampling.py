@@ -401,7 +401,7 @@ CHOICES = [
 @OPS
 def test_top_k_and_top_p_leave_what_their_definition_says(ops):
     """Counted exactly: of n equally spaced u, a token of probability p has n p, but for one."""
-    n = 1000
+    n = 300
     us = (np.arange(n) + 0.5) / n
     for choice in CHOICES:
         counts = np.bincount(drawn(ops, LOGITS, us, choice), minlength=len(LOGITS))
