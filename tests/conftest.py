@@ -1,5 +1,6 @@
 """Fixtures that more than one file of tests uses, and which tests only one thread can run."""
 
+import os
 import signal
 import sys
 
@@ -67,6 +68,16 @@ def threads_for_small_calls():
     yield
     engine.set_num_threads(threads)
     engine.set_serial_flops(flops)
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory):
+    """The targets of `hostile/fuzz.py`, whose folder is then the working one."""
+    from hostile import fuzz
+
+    before = os.getcwd()
+    yield fuzz.Fuzz(tmp_path_factory.mktemp("fuzz"))
+    os.chdir(before)
 
 
 @pytest.fixture

@@ -13,13 +13,6 @@ from rnnfast.exchange.files import layers_of
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-@pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory):
-    before = os.getcwd()
-    yield fuzz.Fuzz(tmp_path_factory.mktemp("fuzz"))
-    os.chdir(before)
-
-
 @pytest.mark.parametrize("target", fuzz.FOREIGN)
 def test_bytes_that_are_made_up(fuzzed, target):
     """A short form of `hostile/fuzz.py`."""

@@ -334,13 +334,6 @@ def test_memory_as_the_system_counts_it(valid, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory):
-    before = os.getcwd()
-    yield fuzz.Fuzz(tmp_path_factory.mktemp("fuzz"))
-    os.chdir(before)
-
-
 @pytest.mark.parametrize("target", fuzz.OWN)
 def test_bytes_that_are_made_up(fuzzed, target):
     """A short form of `hostile/fuzz.py`."""
